@@ -1,0 +1,220 @@
+"""Config: one frozen model per stage, shared by the command line, the YAML file and the Prefect form."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from segcore.errors import ConfigError
+
+StageT = TypeVar("StageT", bound="StageConfig")
+
+
+class StageConfig(BaseModel):
+    """Base of all stage configs: frozen, and a key it does not know is refused with the nearest match."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workspace: str
+    """Folder or object-store prefix (`s3://...`) that holds images, masks, models and reports."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_key(str(key), list(cls.model_fields)))
+        return values
+
+
+class IngestConfig(StageConfig):
+    """Sources -> images in the workspace, with their targets."""
+
+    sources: tuple[str, ...] = ()
+    """Files, globs, folders or URLs to ingest."""
+    manifest: str | None = None
+    """CSV with the columns source, target, valid, split, group, and any metadata; paths relative to the file."""
+    targets: str | None = None
+    """Pattern of each source's target; `{stem}` is the source's name without suffix, `{parent}` its folder."""
+    classes: str | None = None
+    """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours."""
+    ids: Literal["name", "hash"] = "name"
+    """`hash` keeps the sources' names out of image ids, logs and reports."""
+    overwrite: bool = False
+    """Rewrite images that exist under another plan."""
+    shard_px: int = Field(default=2048, ge=256, multiple_of=256)
+    """Side of a shard, the unit of writing, in px."""
+    processes: int = Field(default=0, ge=0)
+    """Decoding processes; 0 = one per core."""
+    open_deadline_s: float = Field(default=60.0, gt=0)
+    """A source that takes longer to open is refused."""
+    read_deadline_s: float = Field(default=120.0, gt=0)
+    """A source of which one shard takes longer to decode is refused."""
+    memory_mib: int = Field(default=1024, ge=256)
+    """Memory that decoding one source may take, over the decoder's own."""
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
+
+    @model_validator(mode="after")
+    def _have_sources(self) -> Self:
+        if not self.sources and self.manifest is None:
+            raise ValueError("nothing to ingest: give sources, or a manifest")
+        if self.manifest is not None and (self.sources or self.targets):
+            raise ValueError("a manifest names sources and targets itself: give either it, or sources and targets")
+        return self
+
+
+class TrainConfig(StageConfig):
+    """Labelled images in the workspace -> a model package."""
+
+    name: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Name of the model; its id is this and 8 hex digits of the package's digest."""
+    architecture: Literal["unet"] = "unet"
+    channels: tuple[int, ...] = (32, 64, 128, 256, 256)
+    """Feature channels of each U-Net stage, finest first; the stride is 2^(stages - 1)."""
+    tile_px: int = Field(default=256, ge=32)
+    """Side of a training tile in px."""
+    batch: int = Field(default=8, ge=1)
+    level: int = Field(default=0, ge=0)
+    """Pyramid level to train on."""
+    minutes: float = Field(default=15.0, gt=0)
+    """Time budget; the schedule is fitted to it."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Exact number of steps; given, it takes the place of the time budget (and makes a run repeatable)."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    ce_weight: float = Field(default=1.0, ge=0)
+    dice_weight: float = Field(default=1.0, ge=0)
+    foreground_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the tiles that are centred on a pixel of a class drawn evenly, the rest anywhere usable."""
+    validation_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share of images, by group, held out for validation where the manifest gives no split."""
+    validate_every: int = Field(default=0, ge=0)
+    """Steps between validations; 0 = about ten in the budget."""
+    patience: int = Field(default=0, ge=0)
+    """Validations without a better score before the run stops; 0 = never."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    amp: bool = True
+    """Mixed precision where the device has it."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads of the model; 0 = all cores."""
+    seed: int = 0
+    run: str | None = None
+    """Run id; the same id goes on from its last checkpoint."""
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
+
+
+class PredictConfig(StageConfig):
+    """Images and a model package -> masks."""
+
+    model: str
+    """Model id in the workspace, or the path of a model package."""
+    images: tuple[str, ...] = ()
+    """Image ids; none = every image in the workspace."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    """Name of the mask under `labels/`; the model id by default."""
+    blend: Literal["crop", "gaussian"] = "crop"
+    tile_px: int | None = Field(default=None, ge=16)
+    """Side of a tile's write window in px (`gaussian`: of the whole tile); the package's by default."""
+    halo_px: int | None = Field(default=None, ge=0)
+    """Context around the write window in px; the package's by default, rounded up to the model's stride."""
+    batch: int = Field(default=1, ge=1)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    tile_workers: int = Field(default=0, ge=0)
+    """Threads that run the model, one core each; 0 = one per core (CPU), 1 on a GPU."""
+    shard_px: int = Field(default=2048, ge=256, multiple_of=256)
+    """Side of the mask's shards in px."""
+    overwrite: bool = False
+    """Rewrite a mask of the same name that was made under another plan."""
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
+
+
+class ScoreConfig(StageConfig):
+    """Masks and targets -> counts and scores."""
+
+    model: str
+    """Model id in the workspace (the mask's name), or the path of a model package."""
+    images: tuple[str, ...] = ()
+    """Image ids; none = every image that has the mask."""
+    split: str | None = None
+    """Only images of this split (train, val, test)."""
+
+
+class ReportConfig(ScoreConfig):
+    """Scores and pictures -> report.html and report.json."""
+
+    run: str | None = None
+    """Run id: the folder under `reports/`; the time of day by default."""
+    title: str = "Segmentation report"
+
+
+class ExportConfig(StageConfig):
+    """Masks -> files in the source's own geometry."""
+
+    model: str
+    """Model id in the workspace (the mask's name), or the path of a model package."""
+    output: str
+    """Folder to write to."""
+    format: Literal["geotiff", "png", "geojson"] = "geotiff"
+    images: tuple[str, ...] = ()
+    """Image ids; none = every image that has the mask."""
+    overwrite: bool = False
+
+
+STAGES: dict[str, type[StageConfig]] = {
+    "ingest": IngestConfig,
+    "train": TrainConfig,
+    "predict": PredictConfig,
+    "score": ScoreConfig,
+    "report": ReportConfig,
+    "export": ExportConfig,
+}
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for a key that a config does not have, with the nearest one it has."""
+    nearest = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key '{key}': {hint}"
+
+
+def build_config(stage: type[StageT], values: Mapping[str, Any], where: str = "the options") -> StageT:
+    """Check the values of one stage.
+
+    Args:
+        stage: the config's class.
+        values: keys and values as the user gave them.
+        where: what to name in an error (a file, "the options").
+
+    Raises:
+        ConfigError: one line with the first thing that is wrong.
+    """
+    try:
+        return stage.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {f'{place}: ' if place else ''}{message}") from error
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: if it cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values

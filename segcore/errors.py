@@ -1,0 +1,33 @@
+"""Errors that a user can act on: one line each, *what failed and where, expected X, got Y, what to do*."""
+
+
+class SegcoreError(Exception):
+    """Base of every error that the user, rather than the program, can mend."""
+
+
+class ConfigError(SegcoreError):
+    """A setting, table or manifest is wrong."""
+
+
+class SourceError(SegcoreError):
+    """A user's own file cannot be read, or is refused for safety."""
+
+
+class StoreError(SegcoreError):
+    """The workspace, or an object in it, is missing, damaged or not usable."""
+
+
+class IncompleteError(StoreError):
+    """An image or a mask is not finished: the stage that makes it has to be run (again)."""
+
+
+class PlanMismatchError(StoreError):
+    """Another plan already stands under the same name."""
+
+
+class LeaseHeldError(StoreError):
+    """Another process is writing the same image or mask at this moment."""
+
+
+class ContractError(SegcoreError):
+    """An image does not meet the input contract of a model package."""

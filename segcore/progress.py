@@ -1,0 +1,32 @@
+"""Progress: how a long stage tells the outside how far it is; a terminal, a log or a flow listens."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Listener that the stages call; it must be cheap, and safe to call from any thread."""
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """A stage begins: `total` pieces of `unit` ("shards", "steps", "images") are ahead."""
+
+    def advance(self, amount: int = 1) -> None:
+        """`amount` more pieces are finished."""
+
+    def note(self, message: str) -> None:
+        """One line that a person should see (a warning, a failed image, a score)."""
+
+
+class Silent:
+    """The listener that hears nothing; the default of every stage."""
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        return
+
+    def advance(self, amount: int = 1) -> None:
+        return
+
+    def note(self, message: str) -> None:
+        return
+
+
+SILENT = Silent()

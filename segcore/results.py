@@ -1,0 +1,55 @@
+"""Results: what every stage returns, small enough for JSON; arrays stay in the workspace."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+State = Literal["done", "skipped", "failed"]
+
+
+class ItemResult(BaseModel):
+    """What became of one source or image."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: State
+    source: str | None = None
+    """The user's own file."""
+    image: str | None = None
+    """The image id in the workspace."""
+    path: str | None = None
+    """What was written."""
+    error: str | None = None
+    """One line, where `state` is failed."""
+    scores: dict[str, Any] | None = None
+    details: dict[str, Any] = {}
+    """Numbers worth showing: shards written and resumed, tiles, share skipped."""
+
+
+class StageResult(BaseModel):
+    """What one stage did, in total and item by item."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    items: tuple[ItemResult, ...] = ()
+    paths: tuple[str, ...] = ()
+    """What a person opens next: images, masks, the package, the report."""
+    scores: dict[str, Any] | None = None
+    seconds: float = 0.0
+    peak_mib: float = 0.0
+    """Highest summed PSS of the process tree while the stage ran."""
+    details: dict[str, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.items)
+
+
+def exit_code(items: Iterable[ItemResult]) -> int:
+    """0 all done (or skipped as unchanged), 3 partly done, 1 all failed."""
+    states = [item.state for item in items]
+    if "failed" not in states:
+        return 0
+    return 1 if all(state == "failed" for state in states) else 3
