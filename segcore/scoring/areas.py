@@ -1,0 +1,71 @@
+"""Areas: pixel counts -> *physical units*, where the size of a pixel is known."""
+
+import rasterio.crs
+from rasterio.errors import CRSError
+
+from segcore.spatial import Georef, Spacing
+
+METERS_PER = {
+    "nanometer": 1e-9,
+    "micrometer": 1e-6,
+    "millimeter": 1e-3,
+    "centimeter": 1e-2,
+    "meter": 1.0,
+    "kilometer": 1e3,
+    "foot": 0.3048,
+}
+"""NGFF units that lengths are converted from; an angle (degree) has no area."""
+
+SMALL_UNITS = {"um2": 1e-12, "mm2": 1e-6}
+LARGE_UNITS = {"m2": 1.0, "ha": 1e4}
+VOLUME_UNITS = {"mm3": 1e-9, "ml": 1e-6}
+
+UNIT_LABELS = {"um2": "µm²", "mm2": "mm²", "m2": "m²", "ha": "ha", "mm3": "mm³", "ml": "ml"}
+"""How the units of areas and volumes are written for people."""
+
+
+def pixel_size(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef | None) -> dict[str, float]:
+    """The area (or, with a z axis, the volume) of one pixel in every unit that suits it; {} if not known.
+
+    A georeference in a projected CRS comes first: its transform may be rotated. Areas are those of the map's
+    plane. Degrees have no fixed length, so they give no area; pixels of a time series do not add up to one.
+
+    Args:
+        axes: of the mask, e.g. ("y", "x").
+        spacing: of level 0.
+        georef: of level 0.
+    """
+    if "t" in axes:
+        return {}
+    if georef is not None and "z" not in axes:
+        meters = _meters_per_crs_unit(georef)
+        if meters is not None:
+            a, b, _, d, e, _ = georef.transform
+            return _in_units(abs(a * e - b * d) * meters**2, LARGE_UNITS)
+    if spacing is None or spacing.unit not in METERS_PER or any(axis not in spacing.values for axis in axes):
+        return {}
+    meters = METERS_PER[spacing.unit]
+    size = 1.0
+    for axis in axes:
+        size *= spacing.values[axis] * meters
+    if "z" in axes:
+        return _in_units(size, VOLUME_UNITS)
+    return _in_units(size, SMALL_UNITS if meters < 1e-1 else LARGE_UNITS)
+
+
+def _meters_per_crs_unit(georef: Georef) -> float | None:
+    """Metres per unit of a projected CRS; None for a geographic or unknown one."""
+    try:
+        if georef.crs_wkt is not None:
+            crs = rasterio.crs.CRS.from_wkt(georef.crs_wkt)
+        elif georef.epsg is not None:
+            crs = rasterio.crs.CRS.from_epsg(georef.epsg)
+        else:
+            return None
+        return float(crs.linear_units_factor[1]) if crs.is_projected else None
+    except CRSError:
+        return None
+
+
+def _in_units(square_meters: float, units: dict[str, float]) -> dict[str, float]:
+    return {unit: square_meters / meters for unit, meters in units.items()}
