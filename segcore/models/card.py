@@ -1,0 +1,82 @@
+"""Card: the README.md of a model package, for the person who wonders what this model is and whether to trust it."""
+
+import html
+from typing import Any
+
+from segcore.models.info import PackageInfo
+
+
+def model_card(info: PackageInfo) -> str:
+    """The card as markdown; names from outside are escaped."""
+    contract = info.contract
+    spacing = "unknown" if contract.spacing is None else _spacing(contract.spacing.values, contract.spacing.unit)
+    lines = [
+        f"# {_cell(info.name)}",
+        "",
+        f"A segmentation model ({_cell(info.architecture.architecture)}) made with segcore {_cell(info.code_version)}.",
+        "It gives each pixel one of the classes below. Trust it on images like those that it was trained on,",
+        "and score it on some of yours before you rely on it.",
+        "",
+        "## Classes",
+        "",
+        *_table(("id", "name", "colour"), [(c.id, c.name, f"#{bytes(c.color).hex()}") for c in info.classes]),
+        "",
+        "## Input",
+        "",
+        *_table(
+            ("property", "expected"),
+            [
+                ("bands, in order", ", ".join(contract.bands)),
+                ("type", contract.dtype),
+                ("pixel size", spacing),
+                ("pyramid level", contract.level),
+                ("normalisation", "(pixel - mean) / std per band, in the image's own values"),
+                ("mean", ", ".join(f"{value:.6g}" for value in contract.mean)),
+                ("std", ", ".join(f"{value:.6g}" for value in contract.std)),
+                ("tile + halo", f"{contract.tile_px} + {contract.halo_px} px, multiples of {contract.stride}"),
+            ],
+        ),
+        "",
+    ]
+    for title, values in (("Scores on held-out images", info.scores), ("Training data", info.data)):
+        if values:
+            lines += [f"## {title}", "", *_table(("what", "value"), list(_flat(values))), ""]
+    if info.training:
+        lines += ["## Training settings", "", *_table(("setting", "value"), list(_flat(info.training))), ""]
+    lines += [
+        "## Use",
+        "",
+        "    segcore predict --workspace WORKSPACE --model THIS_FOLDER",
+        "",
+        "Weights are in `model.safetensors` (no pickle), all else in `model.json`;",
+        "`sha256sum -c SHA256SUMS` checks both.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
+    return [f"| {' | '.join(_cell(value) for value in row)} |" for row in (head, ("---",) * len(head), *rows)]
+
+
+def _cell(value: Any) -> str:
+    """Text that cannot leave its table cell, nor be read as HTML or as a link."""
+    text = " ".join(str(value).split())
+    for mark in "\\`*_[]|":
+        text = text.replace(mark, f"\\{mark}")
+    return html.escape(text, quote=False)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as rows "a.b" -> value; ratios to four digits."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return rows
+
+
+def _spacing(values: dict[str, float], unit: str) -> str:
+    return ", ".join(f"{axis} {size:.6g} {unit}" for axis, size in values.items())

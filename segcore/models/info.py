@@ -1,0 +1,76 @@
+"""Info: what model.json says about a model; the input contract is what an image must meet before its first tile."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from segcore.classes import ClassInfo
+from segcore.models import ModelConfig
+from segcore.spatial import Spacing
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class InputContract(BaseModel):
+    """What the model expects of an image, and how its tiles are cut and normalised: (pixel - mean) / std per band."""
+
+    model_config = _FROZEN
+
+    bands: tuple[str, ...] = Field(min_length=1)
+    """Names of the image's channels, in the order of the model's input."""
+    dtype: str
+    """numpy's name of the image's type; mean and std are in its values."""
+    spacing: Spacing | None
+    """Pixel size at `level`, where all training images had the same; None if unknown or mixed."""
+    spacing_tolerance: float = Field(default=0.1, ge=0)
+    """Relative difference of spacing that is still accepted."""
+    level: int = Field(default=0, ge=0)
+    """Pyramid level that the model was trained on."""
+    mean: tuple[float, ...]
+    """Per band, in the image's own values."""
+    std: tuple[float, ...]
+    """Per band, in the image's own values; positive."""
+    tile_px: int = Field(default=512, ge=1)
+    """Side of a tile's write window."""
+    halo_px: int = Field(default=32, ge=0)
+    """Context around the write window; a multiple of the stride."""
+    stride: int = Field(default=1, ge=1)
+    """Sides of a read window are multiples of this."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if not len(self.bands) == len(self.mean) == len(self.std):
+            raise ValueError(f"{len(self.bands)} bands need as many mean and std, got {self.mean} and {self.std}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        if self.halo_px % self.stride or self.tile_px % self.stride:
+            raise ValueError(f"tile {self.tile_px} px and halo {self.halo_px} px must be multiples of {self.stride}")
+        return self
+
+
+class PackageInfo(BaseModel):
+    """All of model.json."""
+
+    model_config = _FROZEN
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    architecture: ModelConfig
+    contract: InputContract
+    classes: tuple[ClassInfo, ...] = Field(min_length=1)
+    """Class k of the logits is `classes[k]`: ids 0, 1, 2... in order."""
+    scores: dict[str, Any] = {}
+    """Of the held-out images, at the chosen checkpoint."""
+    data: dict[str, Any] = {}
+    """Digest of the training data, number of images and of pixels."""
+    training: dict[str, Any] = {}
+    """The resolved config, without the workspace's place."""
+    seed: int | None = None
+    code_version: str = ""
+
+    @model_validator(mode="after")
+    def _ids_in_order(self) -> Self:
+        ids = [info.id for info in self.classes]
+        if ids != list(range(len(ids))):
+            raise ValueError(f"class ids must be 0, 1, 2... in order, got {ids}")
+        return self

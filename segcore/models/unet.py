@@ -1,0 +1,69 @@
+"""U-Net: the default architecture. tiles (N, C, Y, X) -> logits (N, K, Y, X).
+
+    C -> [conv conv] ------------ skip ------------> [conv conv] -> 1x1 -> K     full resolution
+              | pool                                    ^ up
+          [conv conv] ----------- skip ----------> [conv conv]                   1/2
+              | pool                                    ^ up
+              +------------> [conv conv] ---------------+                        1/4 ...
+
+After Ronneberger et al., "U-Net" (2015), with batch normalisation and with borders padded by zeros,
+so that the logits have the tile's own shape. Batch norm is frozen in use: unlike instance or group
+norm it gives a pixel the same logits in every tile that holds enough context around it.
+"""
+
+from typing import cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+
+class UNetArguments(BaseModel):
+    """What a U-Net is built from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    in_channels: int = Field(ge=1)
+    """Bands of the image."""
+    num_classes: int = Field(ge=1)
+    channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 128), min_length=1, max_length=8)
+    """Feature channels of each stage, finest first; the stride is 2^(stages - 1)."""
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with a double 3x3 convolution per stage, max-pool down, 2x2 transposed convolution up."""
+
+    def __init__(self, arguments: UNetArguments) -> None:
+        super().__init__()
+        channels = arguments.channels
+        self.stride = 2 ** (len(channels) - 1)
+        self.down = nn.ModuleList(
+            _double_conv(n_in, n_out) for n_in, n_out in zip((arguments.in_channels, *channels), channels, strict=False)
+        )
+        deeper = channels[:0:-1]
+        finer = channels[-2::-1]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in zip(deeper, finer, strict=True))
+        self.merge = nn.ModuleList(_double_conv(2 * b, b) for b in finer)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Conv2d(channels[0], arguments.num_classes, 1)
+
+    def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:
+        """Logits (N, K, Y, X) of normalised tiles (N, C, Y, X); y and x must be multiples of `stride`."""
+        y, x = tiles_ncyx.shape[-2:]
+        assert y % self.stride == x % self.stride == 0, f"tile {(y, x)} is no multiple of stride {self.stride}"
+        features = self.down[0](tiles_ncyx)
+        skips = []
+        for stage in self.down[1:]:
+            skips.append(features)
+            features = stage(self.pool(features))
+        for up, merge in zip(self.up, self.merge, strict=True):
+            features = merge(torch.cat((skips.pop(), up(features)), dim=1))
+        return cast(torch.Tensor, self.head(features))
+
+
+def _double_conv(n_in: int, n_out: int) -> nn.Sequential:
+    """(conv 3x3 -> batch norm -> ReLU) twice; the norm has a bias, so the convolution needs none."""
+    layers: list[nn.Module] = []
+    for a, b in ((n_in, n_out), (n_out, n_out)):
+        layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
