@@ -9,9 +9,10 @@ from segcore.models import ModelConfig, build_model
 SMALL = ModelConfig(architecture="unet", arguments={"in_channels": 3, "num_classes": 5, "channels": (4, 8, 8)})
 
 
-@pytest.mark.parametrize(
-    "config", [SMALL, ModelConfig(architecture="conv1", arguments={"in_channels": 3, "num_classes": 5})]
-)
+CONV1 = ModelConfig(architecture="conv1", arguments={"in_channels": 3, "num_classes": 5})
+
+
+@pytest.mark.parametrize("config", [SMALL, CONV1])
 def test_build_model_gives_logits_of_the_tiles_shape(config: ModelConfig) -> None:
     logits = build_model(config).eval()(torch.zeros(2, 3, 12, 20))
     assert logits.shape == (2, 5, 12, 20)
