@@ -1,0 +1,21 @@
+"""Store: the only place that opens Zarr or the workspace. Pixels in and out, with plan, ledger and lease."""
+
+from segcore.store.image import Image, Label
+from segcore.store.objects import Objects
+from segcore.store.pyramid import PyramidSpec, fitting_shard_px
+from segcore.store.staging import Staging, UnitWriter
+from segcore.store.verify import Problem, verify
+from segcore.store.workspace import Workspace
+
+__all__ = [
+    "Image",
+    "Label",
+    "Objects",
+    "Problem",
+    "PyramidSpec",
+    "Staging",
+    "UnitWriter",
+    "Workspace",
+    "fitting_shard_px",
+    "verify",
+]

@@ -1,0 +1,114 @@
+"""Lease: who is writing an image or a mask at this moment. It only saves work; the plan keeps pixels right.
+
+Terms are create-only objects `lease/<n>`; the owner goes on by creating `<n+1>`. A contender watches one
+term on its own clock, so that no two machines' clocks are compared. An owner on the same machine that is
+no longer alive is followed at once.
+"""
+
+import json
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from segcore.errors import LeaseHeldError, StoreError
+from segcore.store.objects import Objects
+
+TERM_S = 30.0
+
+
+def _machine() -> str:
+    """Names this machine (and PID namespace) since its last start."""
+    parts = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        if Path(path).exists():
+            parts.append(str(Path(path).readlink()) if Path(path).is_symlink() else Path(path).read_text().strip())
+    return " ".join(parts)
+
+
+def _me() -> dict[str, Any]:
+    return {"machine": _machine(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _is_dead(owner: dict[str, Any]) -> bool:
+    """True if the owner surely lives no more; False where that cannot be known."""
+    if owner.get("machine") != _machine():
+        return False
+    try:
+        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) > 1.0
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Lease:
+    """Taken in the constructor, renewed in a thread, given back by `release`.
+
+    Raises:
+        LeaseHeldError: if another live process holds it.
+    """
+
+    def __init__(self, objects: Objects, prefix: str, term_s: float = TERM_S) -> None:
+        self._objects, self._prefix, self._term_s = objects, prefix, term_s
+        self._number = self._take()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name=f"lease {prefix}", daemon=True)
+        self._thread.start()
+
+    def _newest(self) -> tuple[int, dict[str, Any]] | None:
+        numbers = [int(key.rsplit("/", 1)[-1]) for key, _ in self._objects.list(self._prefix)]
+        if not numbers:
+            return None
+        data = self._objects.get(f"{self._prefix}/{max(numbers)}")
+        return (max(numbers), json.loads(data) if data else {})
+
+    def _take(self) -> int:
+        newest = self._newest()
+        if newest is not None:
+            number, term = newest
+            if not term.get("released") and not _is_dead(term.get("owner", {})):
+                self._outwait(number, term)
+        number = 0 if newest is None else newest[0] + 1
+        if not self._create(number):
+            raise LeaseHeldError(f"{self._objects.describe(self._prefix)}: another process has just begun on it")
+        return number
+
+    def _outwait(self, number: int, term: dict[str, Any]) -> None:
+        owner = term.get("owner", {})
+        who = f"process {owner.get('pid')} on {str(owner.get('machine', 'another machine')).split(' ')[0]}"
+        held = LeaseHeldError(
+            f"{self._objects.describe(self._prefix)}: {who} is writing it; wait for it, or end it and run this again"
+        )
+        if owner.get("machine") == _machine():
+            raise held
+        time.sleep(float(term.get("term_s", self._term_s)))
+        newest = self._newest()
+        if newest is None or newest[0] != number:
+            raise held
+
+    def _create(self, number: int, released: bool = False) -> bool:
+        term = {"owner": _me(), "term_s": self._term_s, "released": released}
+        created = self._objects.put_new(f"{self._prefix}/{number}", json.dumps(term).encode())
+        if created and number >= 2:
+            self._objects.delete(f"{self._prefix}/{number - 2}")
+        return created
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self._term_s / 3):
+            try:
+                if not self._create(self._number + 1):
+                    return  # somebody took over: both write the same pixels, so going on harms nothing
+                self._number += 1
+            except StoreError:
+                continue  # the store is away for a moment; the shards' own writes will tell if it stays away
+
+    def release(self) -> None:
+        """Give the lease back, so that the next run need not wait."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        self._create(self._number + 1, released=True)

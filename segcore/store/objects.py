@@ -1,0 +1,171 @@
+"""Objects: named bytes under one prefix, the same on a local folder, an object store and in memory.
+
+Everything that segcore writes goes through this class. A put is atomic: a reader sees the old bytes, the
+new ones or nothing. On a local folder it has reached the disk when `put` returns.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import LocalStore, MemoryStore, from_url
+
+from segcore.errors import StoreError
+
+REMOTE_SCHEMES = ("s3", "gs", "az")
+
+_MEMORY: dict[str, MemoryStore] = {}
+_STAGING_FILE = re.compile(r"#\d+$|\.partial$")
+
+
+class Objects:
+    """Bytes by key below `uri`; keys are relative and `/`-separated.
+
+    Args:
+        uri: a folder, `file://`, `s3://`, `gs://`, `az://` or `memory://` (one process, for tests).
+
+    Raises:
+        StoreError: if the scheme is not known, or the store cannot be reached.
+    """
+
+    def __init__(self, uri: str) -> None:
+        scheme = urlsplit(uri).scheme if "://" in uri else ""
+        self.folder: Path | None = None
+        """The local folder, or None if the objects are elsewhere."""
+        self.raw: Any
+        """The obstore store below, which zarr's `ObjectStore` reads through."""
+        if scheme in ("", "file"):
+            self.folder = Path(uri.removeprefix("file://")).expanduser().absolute()
+            self.uri = str(self.folder)
+        elif scheme == "memory":
+            self.uri = uri.rstrip("/")
+            self.raw = _MEMORY.setdefault(self.uri, MemoryStore())
+        elif scheme in REMOTE_SCHEMES:
+            self.uri = uri.rstrip("/")
+            self.raw = from_url(self.uri, client_options={"allow_http": True})
+        else:
+            known = ", ".join(f"{name}://" for name in (*REMOTE_SCHEMES, "file", "memory"))
+            raise StoreError(f"workspace {uri}: unknown scheme '{scheme}://'; give a folder or one of {known}")
+        if self.folder is not None and self.folder.is_dir():
+            self.raw = LocalStore(self.folder)
+
+    def create(self) -> None:
+        """Make the folder, where there is one to make."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"workspace {self.uri}: cannot be created ({error.strerror})") from error
+        self.raw = LocalStore(self.folder)
+
+    def describe(self, key: str) -> str:
+        """The path or URL of an object, for people."""
+        return f"{self.uri}/{key}" if key else self.uri
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None if there is none."""
+        try:
+            return bytes(obstore.get(self.raw, key).bytes())
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise self._failed("read", key, error) from error
+
+    def size(self, key: str) -> int | None:
+        """The object's size in bytes, or None if there is none."""
+        try:
+            return int(obstore.head(self.raw, key)["size"])
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise self._failed("read", key, error) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object in one piece, over an older one."""
+        try:
+            obstore.put(self.raw, key, data)
+            self._sync(key)
+        except (BaseError, OSError) as error:
+            raise self._failed("write", key, error) from error
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object only if there is none; of many racers exactly one gets True.
+
+        Raises:
+            StoreError: if the store has no create-only put.
+        """
+        try:
+            obstore.put(self.raw, key, data, mode="create")
+            self._sync(key)
+        except AlreadyExistsError:
+            return False
+        except (BaseError, OSError) as error:
+            raise self._failed("create", key, error) from error
+        return True
+
+    def delete(self, key: str) -> None:
+        """Delete an object; none is fine."""
+        try:
+            obstore.delete(self.raw, key)
+        except (NotFoundError, FileNotFoundError):
+            return
+        except (BaseError, OSError) as error:
+            raise self._failed("delete", key, error) from error
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete every object below `prefix`."""
+        for key, _ in list(self.list(prefix)):
+            self.delete(key)
+        self.sweep(prefix)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and size of every object below the folder `prefix`, page by page, in no order."""
+        try:
+            for page in obstore.list(self.raw, prefix=prefix):
+                for meta in page:
+                    yield str(meta["path"]), int(meta["size"])
+        except (NotFoundError, FileNotFoundError):
+            return
+        except (BaseError, OSError) as error:
+            raise self._failed("list", prefix, error) from error
+
+    def folders(self, prefix: str) -> "list[str]":
+        """Names of the folders directly below `prefix`, sorted."""
+        try:
+            found = obstore.list_with_delimiter(self.raw, prefix=prefix)["common_prefixes"]
+        except (NotFoundError, FileNotFoundError):
+            return []
+        except (BaseError, OSError) as error:
+            raise self._failed("list", prefix, error) from error
+        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def sweep(self, prefix: str) -> None:
+        """Remove what a killed writer left half-written below `prefix`; only a folder can have such files."""
+        if self.folder is None:
+            return
+        for root, _, names in os.walk(self.folder / prefix):
+            for name in names:
+                if _STAGING_FILE.search(name):
+                    Path(root, name).unlink(missing_ok=True)
+
+    def _sync(self, key: str) -> None:
+        """Bring it to the disk: obstore does not, and a power cut could lose what the ledger lists."""
+        if self.folder is None:
+            return
+        path = self.folder / key
+        for target in (path, path.parent):
+            descriptor = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _failed(self, verb: str, key: str, error: Exception) -> StoreError:
+        reason = " ".join(str(error).split())
+        return StoreError(f"{self.describe(key)}: cannot {verb} it ({reason[:300]})")

@@ -1,0 +1,148 @@
+"""Plan and ledger: what a stage will do, frozen once, and which shards of it are finished.
+
+    state/<image_id>/<name>/<n>/plan.json             written once, create-only
+                               /shards/<level>/<i.j>  one record per finished shard, written after the shard
+                               /finished.json         digests of the metadata, written last
+
+The orchestrator is never asked: a rerun believes the ledger alone.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import xxhash
+from pydantic import BaseModel, ConfigDict
+
+from segcore.errors import PlanMismatchError
+from segcore.geometry import Ints
+from segcore.store.objects import Objects
+
+READ_THREADS = 8
+
+
+def digest_of(data: Any) -> str:
+    """XXH3-128 of bytes or of a C-order array, in hex: it finds damage, and is no defence against forgery."""
+    return xxhash.xxh3_128(data).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=True).encode()
+
+
+class ShardRecord(BaseModel):
+    """The ledger's word that a shard is finished."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pixels: str
+    """Digest of the pixels."""
+    size: int | None
+    """Size of the object in bytes; None where all pixels are the fill value and Zarr keeps no object."""
+    digest: str | None
+    """Digest of the object."""
+    note: dict[str, Any] = {}
+
+
+class PlanState:
+    """One numbered plan of one image or label, and its ledger."""
+
+    def __init__(self, objects: Objects, state_prefix: str, number: int) -> None:
+        self.objects = objects
+        self.number = number
+        self.prefix = f"{state_prefix}/{number}"
+
+    def load(self) -> dict[str, Any]:
+        """The frozen plan: `{"plan": ..., "storage": ...}`."""
+        data = self.objects.get(f"{self.prefix}/plan.json")
+        assert data is not None, f"{self.prefix} has no plan.json"
+        frozen: dict[str, Any] = json.loads(data)
+        return frozen
+
+    def _record_key(self, level: int, shard: Ints) -> str:
+        return f"{self.prefix}/shards/{level}/{'.'.join(map(str, shard))}"
+
+    def record(self, level: int, shard: Ints) -> ShardRecord | None:
+        """The record of one shard, or None if it is not finished."""
+        data = self.objects.get(self._record_key(level, shard))
+        return None if data is None else ShardRecord.model_validate_json(data)
+
+    def put_record(self, level: int, shard: Ints, record: ShardRecord) -> None:
+        self.objects.put(self._record_key(level, shard), record.model_dump_json().encode())
+
+    def delete_record(self, level: int, shard: Ints) -> None:
+        self.objects.delete(self._record_key(level, shard))
+
+    def recorded(self) -> Iterator[tuple[int, Ints]]:
+        """Level and index of every finished shard, in no order."""
+        for key, _ in self.objects.list(f"{self.prefix}/shards"):
+            level, name = key.split("/")[-2:]
+            yield int(level), tuple(int(i) for i in name.split("."))
+
+    def records(self) -> dict[tuple[int, Ints], ShardRecord]:
+        """Every record of the ledger."""
+        keys = list(self.recorded())
+        with ThreadPoolExecutor(READ_THREADS) as threads:
+            found = threads.map(lambda key: self.record(*key), keys)
+            return {key: record for key, record in zip(keys, found, strict=True) if record is not None}
+
+    def finished(self) -> dict[str, str] | None:
+        """Digests of the metadata objects by key, or None while the stage is not finished."""
+        data = self.objects.get(f"{self.prefix}/finished.json")
+        return None if data is None else json.loads(data)["metadata"]
+
+    def put_finished(self, metadata: dict[str, str]) -> None:
+        self.objects.put(f"{self.prefix}/finished.json", canonical_json({"metadata": metadata}))
+
+
+def state_prefix(image_id: str, name: str) -> str:
+    """Where the plans of an image (`name` = "image") or label are kept."""
+    return f"state/{image_id}/{name}"
+
+
+def latest_plan(objects: Objects, image_id: str, name: str) -> PlanState | None:
+    """The newest plan, or None if there is none."""
+    prefix = state_prefix(image_id, name)
+    numbers = (int(folder) for folder in objects.folders(prefix) if folder.isdigit())
+    for number in sorted(numbers, reverse=True):
+        if objects.size(f"{prefix}/{number}/plan.json") is not None:
+            return PlanState(objects, prefix, number)
+    return None
+
+
+def create_plan(objects: Objects, image_id: str, name: str, number: int, frozen: dict[str, Any]) -> PlanState:
+    """Freeze a plan under a number; where another process was faster, its plan must be the same.
+
+    Raises:
+        PlanMismatchError: naming the difference.
+    """
+    state = PlanState(objects, state_prefix(image_id, name), number)
+    if not objects.put_new(f"{state.prefix}/plan.json", canonical_json(frozen)):
+        refuse_other_plan(state.load(), frozen, f"{image_id}/{name}")
+    return state
+
+
+def plan_difference(old: Any, new: Any, at: str = "") -> list[str]:
+    """Dotted keys at which two plans differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in plan_difference(old.get(key), new.get(key), f"{at}.{key}".lstrip("."))]
+    same = canonical_json(old) == canonical_json(new)
+    return [] if same else [f"{at}: {_short(old)} -> {_short(new)}"]
+
+
+def refuse_other_plan(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
+    """Raise PlanMismatchError where two frozen plans differ."""
+    difference = plan_difference(old, new)
+    if difference:
+        raise PlanMismatchError(
+            f"{where}: it was made, or begun, under another plan ({'; '.join(difference[:4])}); "
+            "keep the old settings, give another --name, or --overwrite it"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,167 @@
+"""Pyramid: how an image is laid out in levels, shards and chunks, and how one level becomes the next."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from segcore.geometry import Grid, Ints, Window, level_shapes
+
+CHUNK_PX = 256
+UNIT_SHARDS = 4
+"""A work unit is this many shards wide and high."""
+UNIT_LEVELS = 3
+"""Levels that a work unit can build alone: 4x4, 2x2 and 1 shard."""
+MAX_INTERLEAVED_CHANNELS = 4
+MAX_SHARD_BYTES = 64 << 20
+
+Kind = Literal["image", "mask", "instances"]
+Pixels = npt.NDArray[np.generic]
+
+
+class PyramidSpec(BaseModel):
+    """The layout of one multiscale array.
+
+    `kind` decides how levels go down: images by the mean, masks by the mode, instances by nearest.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    axes: tuple[str, ...]
+    """Axis names, e.g. ("c", "y", "x"); only y and x are halved."""
+    shape: Ints
+    dtype: str
+    kind: Kind
+    fill: float = 0
+    """Value of pixels that no shard holds."""
+    nodata: float | None = None
+    """Left out of the mean."""
+    shard_px: int = 2048
+
+    @property
+    def halve(self) -> tuple[bool, ...]:
+        return tuple(axis in "yx" for axis in self.axes)
+
+    @property
+    def levels(self) -> list[Ints]:
+        """Shape of every level, finest first."""
+        return level_shapes(self.shape, self.halve)
+
+    @property
+    def chunk(self) -> Ints:
+        """Smallest unit read: 256 px in y and x; up to 4 channels together, more one by one."""
+        num_channels = self.shape[self.axes.index("c")] if "c" in self.axes else 1
+        together = num_channels if num_channels <= MAX_INTERLEAVED_CHANNELS else 1
+        return tuple({"c": together, "y": CHUNK_PX, "x": CHUNK_PX}.get(axis, 1) for axis in self.axes)
+
+    @property
+    def shard(self) -> Ints:
+        """Unit of writing: all channels, one z and one t, `shard_px` in y and x."""
+        num_channels = self.shape[self.axes.index("c")] if "c" in self.axes else 1
+        side = {"c": num_channels, "y": self.shard_px, "x": self.shard_px}
+        return tuple(side.get(axis, 1) for axis in self.axes)
+
+    def grid(self, level: int) -> Grid:
+        """The shards of a level."""
+        return Grid(self.levels[level], self.shard)
+
+    @property
+    def units(self) -> Grid:
+        """The work units of level 0: 4x4 shards."""
+        return Grid(self.shape, tuple(n * UNIT_SHARDS if h else n for n, h in zip(self.shard, self.halve, strict=True)))
+
+    def parent(self, shard: Ints) -> Ints:
+        """The shard of the next level that this one goes into."""
+        return tuple(i // 2 if h else i for i, h in zip(shard, self.halve, strict=True))
+
+    def children(self, level: int, shard: Ints) -> list[Ints]:
+        """The shards of `level - 1` that go into a shard of `level`."""
+        window = self.grid(level).window(shard)
+        finer = Window(
+            tuple(a * 2 if h else a for a, h in zip(window.start, self.halve, strict=True)),
+            tuple(n * 2 if h else n for n, h in zip(window.shape, self.halve, strict=True)),
+        )
+        return list(self.grid(level - 1).touching(finer))
+
+    def reduced(self, pixels: Pixels) -> Pixels:
+        """Pixels of one level -> those of the next: y and x halved, the last odd row or column alone."""
+        assert self.axes[-2:] == ("y", "x"), f"y and x must come last, got {self.axes}"
+        if self.kind == "instances":
+            return pixels[..., ::2, ::2]
+        pad = [(0, 0)] * (pixels.ndim - 2) + [(0, n % 2) for n in pixels.shape[-2:]]
+        padded = np.pad(pixels, pad, mode="edge") if any(after for _, after in pad) else pixels
+        if self.kind == "mask":
+            return mode_2x2(padded)
+        nodata = self.nodata
+        if nodata is None:
+            return mean_2x2(padded)
+        channel = self.axes.index("c") if "c" in self.axes else None
+        return valid_mean_2x2(padded, nodata, channel)
+
+
+def fitting_shard_px(axes: tuple[str, ...], shape: Ints, dtype: str, wanted_px: int) -> int:
+    """The largest shard side, halved from `wanted_px`, at which a shard is at most 64 MiB."""
+    num_channels = shape[axes.index("c")] if "c" in axes else 1
+    side = wanted_px
+    while side > CHUNK_PX and side % 2 == 0 and side // 2 % CHUNK_PX == 0:
+        if math.prod((num_channels, side, side, np.dtype(dtype).itemsize)) <= MAX_SHARD_BYTES:
+            break
+        side //= 2
+    return side
+
+
+def mean_2x2(pixels: Pixels) -> Pixels:
+    """Mean of every 2x2 block of the last two (even) axes; integers are rounded half up."""
+    if np.issubdtype(pixels.dtype, np.floating):
+        rows = pixels[..., ::2, :] + pixels[..., 1::2, :]
+        return ((rows[..., ::2] + rows[..., 1::2]) / pixels.dtype.type(4)).astype(pixels.dtype)
+    if pixels.dtype == np.bool_:
+        return mode_2x2(pixels)
+    wide = np.dtype(np.int64 if pixels.dtype.itemsize > 2 else np.int32 if pixels.dtype.itemsize == 2 else np.int16)
+    rows = pixels[..., ::2, :].astype(wide)
+    rows += pixels[..., 1::2, :]
+    total = rows[..., ::2] + rows[..., 1::2]
+    total += 2
+    total >>= 2
+    return total.astype(pixels.dtype)
+
+
+def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels:
+    """`mean_2x2` of the valid pixels only; nodata where a block has none.
+
+    Args:
+        pixels: last two axes y and x, even.
+        nodata: the fill value (NaN counts too); a pixel is valid where any channel differs from it.
+        channel: the axis of the channels, if there is one.
+    """
+    differs = ~np.isnan(pixels) if np.isnan(nodata) else pixels != np.asarray(nodata).astype(pixels.dtype)
+    valid = differs.any(axis=channel, keepdims=True) if channel is not None else differs
+    if valid.all():
+        return mean_2x2(pixels)
+    blocks_of = (np.s_[..., ::2, ::2], np.s_[..., ::2, 1::2], np.s_[..., 1::2, ::2], np.s_[..., 1::2, 1::2])
+    count = sum(valid[block].astype(np.int64) for block in blocks_of)
+    integer = np.issubdtype(pixels.dtype, np.integer)
+    wide = np.int64 if integer else np.float64
+    total = sum(np.where(valid[block], pixels[block], 0).astype(wide) for block in blocks_of)
+    safe = np.maximum(count, 1)
+    mean = (2 * total + safe) // (2 * safe) if integer else total / safe
+    return np.where(count > 0, mean, nodata).astype(pixels.dtype)
+
+
+def mode_2x2(pixels: Pixels) -> Pixels:
+    """Most frequent id of every 2x2 block of the last two (even) axes.
+
+    Ties go to the lowest id; `ignore` is the highest, so it wins only where it is the more frequent.
+    """
+    a, b = pixels[..., ::2, ::2], pixels[..., ::2, 1::2]
+    c, d = pixels[..., 1::2, ::2], pixels[..., 1::2, 1::2]
+    # A sorting network for four values, so that equal ids stand together.
+    low1, high1, low2, high2 = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
+    first, last = np.minimum(low1, low2), np.maximum(high1, high2)
+    middle1, middle2 = np.maximum(low1, low2), np.minimum(high1, high2)
+    second, third = np.minimum(middle1, middle2), np.maximum(middle1, middle2)
+    out = np.where(third == last, third, first)
+    out = np.where(second == third, second, out)
+    return np.where(first == second, first, out)

@@ -1,0 +1,375 @@
+"""Staging: one image or label while it is written, shard by shard, so that a killed run goes on exactly.
+
+    put(shard) -> level 0 object -> ledger record -> reduced into its parent -> (4 children there) parent ...
+
+A work unit builds the levels that lie wholly inside it; `finish` builds those above from their ledgered
+children, writes the metadata, and last of all the group's `zarr.json`: with it the image is complete.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from segcore.classes import ClassInfo
+from segcore.errors import IncompleteError, StoreError
+from segcore.geometry import Ints, Window, z_order
+from segcore.spatial import Georef, Spacing
+from segcore.store import ngff
+from segcore.store.arrays import array_metadata, encode_shard, open_array, shard_key
+from segcore.store.lease import Lease
+from segcore.store.plan import (
+    PlanState,
+    ShardRecord,
+    canonical_json,
+    create_plan,
+    digest_of,
+    latest_plan,
+    plan_difference,
+    refuse_other_plan,
+    state_prefix,
+)
+from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
+from segcore.store.workspace import Workspace, array_prefix, rebuild_label_list
+
+
+class Staging:
+    """A pyramid being written; made by `begin`, or by `attach` in a child process."""
+
+    def __init__(
+        self, workspace: Workspace, image_id: str, name: str, state: PlanState, spec: PyramidSpec, lease: Lease | None
+    ) -> None:
+        self.workspace, self.image_id, self.name = workspace, image_id, name
+        self.spec, self.state = spec, state
+        self.prefix = array_prefix(image_id, name)
+        self._objects = workspace.objects
+        self._lease = lease
+        self._records: dict[tuple[int, Ints], ShardRecord] | None = None
+        self.finished = False
+
+    @classmethod
+    def begin(
+        cls,
+        workspace: Workspace,
+        image_id: str,
+        name: str,
+        plan: dict[str, Any],
+        spec: PyramidSpec,
+        overwrite: bool = False,
+        supersede: Sequence[str] = (),
+    ) -> "Staging":
+        """Begin, or go on with, an image (`name` = "image") or a label.
+
+        Args:
+            workspace: where it is written.
+            image_id: the image it belongs to.
+            name: "image" or the label's name.
+            plan: JSON; all that decides the pixels, frozen in `plan.json`.
+            spec: layout of the pyramid.
+            overwrite: replace what was made under another plan.
+            supersede: keys of `plan` whose change alone makes the old result stale, so that it is replaced
+                without `overwrite` (the digest of a source that has changed).
+
+        Raises:
+            PlanMismatchError: if another plan stands under this name; the difference is named.
+            LeaseHeldError: if another process is writing it.
+        """
+        objects = workspace.objects
+        frozen = {"plan": plan, "storage": spec.model_dump(mode="json")}
+        state = latest_plan(objects, image_id, name)
+        if state is not None and state.finished() is not None and not plan_difference(state.load(), frozen):
+            done = cls(workspace, image_id, name, state, spec, None)
+            done.finished = objects.size(f"{done.prefix}/zarr.json") is not None
+            if done.finished:
+                return done
+        lease = Lease(objects, f"{state_prefix(image_id, name)}/lease")
+        try:
+            state = cls._agreed_plan(workspace, image_id, name, frozen, overwrite, supersede)
+            staging = cls(workspace, image_id, name, state, spec, lease)
+            objects.sweep(staging.prefix)
+            objects.sweep(state_prefix(image_id, name))
+            staging._put_array_metadata()
+            staging._load_ledger()
+        except BaseException:
+            lease.release()
+            raise
+        return staging
+
+    @staticmethod
+    def _agreed_plan(
+        workspace: Workspace,
+        image_id: str,
+        name: str,
+        frozen: dict[str, Any],
+        overwrite: bool,
+        supersede: Sequence[str],
+    ) -> PlanState:
+        objects = workspace.objects
+        state = latest_plan(objects, image_id, name)
+        if state is None:
+            return create_plan(objects, image_id, name, 0, frozen)
+        old = state.load()
+        if not plan_difference(old, frozen):
+            return state
+        if not overwrite and not _differ_only_in(old, frozen, supersede):
+            refuse_other_plan(old, frozen, f"{image_id}/{name}")
+        withdraw(workspace, image_id, name)
+        replacement = create_plan(objects, image_id, name, state.number + 1, frozen)
+        objects.delete_prefix(state.prefix)
+        return replacement
+
+    @classmethod
+    def attach(cls, workspace: Workspace, image_id: str, name: str) -> "Staging":
+        """The plan that is being worked on, for a child process; the lease stays with the parent."""
+        state = latest_plan(workspace.objects, image_id, name)
+        if state is None:
+            raise StoreError(f"{image_id}/{name}: no plan in {workspace.uri}")
+        return cls(workspace, image_id, name, state, PyramidSpec.model_validate(state.load()["storage"]), None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lease back; unfinished work stays for the next run."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    # Work that is left
+
+    def units(self) -> list[Ints]:
+        """Work units with an unfinished shard on any level that they build, in raster order."""
+        records = self._ledger()
+        return [unit for unit in self.spec.units.indices() if any(key not in records for key in self.unit_shards(unit))]
+
+    def unit_window(self, unit: Ints) -> Window:
+        """Level-0 pixels of a work unit, all axes."""
+        return self.spec.units.window(unit)
+
+    def unit_shards(self, unit: Ints) -> list[tuple[int, Ints]]:
+        """Level and index of every shard that a work unit owns, finest level first."""
+        shards = list(self.spec.grid(0).touching(self.unit_window(unit)))
+        owned = [(0, shard) for shard in shards]
+        for level in range(1, min(UNIT_LEVELS, len(self.spec.levels))):
+            shards = sorted({self.spec.parent(shard) for shard in shards})
+            owned += [(level, shard) for shard in shards]
+        return owned
+
+    def pending(self, unit: Ints) -> list[Ints]:
+        """Level-0 shards of a unit without a ledger record, in Z-order."""
+        return z_order([shard for level, shard in self.unit_shards(unit) if level == 0 and not self.is_done(0, shard)])
+
+    def shard_window(self, shard: Ints) -> Window:
+        """Level-0 pixels of a shard, all axes, clipped to the array."""
+        return self.spec.grid(0).window(shard)
+
+    def is_done(self, level: int, shard: Ints) -> bool:
+        """True if the ledger has a record of the shard (and, in the parent, its object has the right size)."""
+        if self._records is not None:
+            return (level, shard) in self._records
+        return self.state.record(level, shard) is not None
+
+    def unit_writer(self, unit: Ints) -> "UnitWriter":
+        """A writer for one work unit; it belongs to one thread."""
+        return UnitWriter(self, unit)
+
+    # Writing
+
+    def write_shard(self, level: int, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
+        """Put a whole shard, then its ledger record."""
+        window = self.spec.grid(level).window(shard)
+        assert pixels.shape == window.shape, f"shard {shard} of level {level} needs {window.shape}, got {pixels.shape}"
+        pixels = np.ascontiguousarray(pixels, dtype=self.spec.dtype)
+        data = encode_shard(self.spec, pixels)
+        key = shard_key(self.prefix, level, shard)
+        if data is None:
+            self._objects.delete(key)
+        else:
+            self._objects.put(key, data)
+        record = ShardRecord(
+            pixels=digest_of(pixels),
+            size=None if data is None else len(data),
+            digest=None if data is None else digest_of(data),
+            note=dict(note or {}),
+        )
+        self.state.put_record(level, shard, record)
+        if self._records is not None:
+            self._records[level, shard] = record
+
+    def read_shard(self, level: int, shard: Ints) -> Pixels:
+        """Read back a finished shard."""
+        reader = open_array(self._objects, f"{self.prefix}/{level}")
+        return reader.read(self.spec.grid(level).window(shard))
+
+    def finish(
+        self,
+        attributes: dict[str, Any],
+        classes: Sequence[ClassInfo] = (),
+        channels: Sequence[str] = (),
+    ) -> None:
+        """Build the levels above the work units, write the metadata, and mark it complete.
+
+        Args:
+            attributes: JSON for the key `segcore`; `spacing` and `georef` in it also go into NGFF and GeoZarr.
+            classes: of a label.
+            channels: names of an image's channels.
+
+        Raises:
+            IncompleteError: if shards are missing.
+        """
+        self._load_ledger()
+        missing = self.units()
+        if missing:
+            raise IncompleteError(f"{self.image_id}/{self.name}: {len(missing)} work units are not finished")
+        for level in range(UNIT_LEVELS, len(self.spec.levels)):
+            for shard in self.spec.grid(level).indices():
+                if not self.is_done(level, shard):
+                    self.write_shard(level, shard, self._from_children(level, shard))
+        metadata = self._group_metadata(attributes, classes, channels)
+        digests = {key: digest_of(data) for key, data in {**self._array_metadata(), **metadata}.items()}
+        self.state.put_finished(digests)
+        for key, data in metadata.items():
+            self._objects.put(key, data)
+        if self.name != "image":
+            rebuild_label_list(self.workspace, self.image_id)
+        self.finished = True
+        self.close()
+
+    def _from_children(self, level: int, shard: Ints) -> Pixels:
+        parent = _Parent(self.spec, level, shard)
+        for child in self.spec.children(level, shard):
+            parent.place(child, self.spec.reduced(self.read_shard(level - 1, child)))
+        return parent.pixels
+
+    def _group_metadata(
+        self, attributes: dict[str, Any], classes: Sequence[ClassInfo], channels: Sequence[str]
+    ) -> dict[str, bytes]:
+        spacing = Spacing.model_validate(attributes["spacing"]) if attributes.get("spacing") else None
+        georef = Georef.model_validate(attributes["georef"]) if attributes.get("georef") else None
+        ome: dict[str, Any] = {"version": ngff.VERSION, "multiscales": ngff.multiscales(self.name, self.spec, spacing)}
+        own = {**attributes, "kind": self.spec.kind, "nodata": self.spec.nodata, "plan": self.state.number}
+        if self.spec.kind == "image":
+            coarsest = open_array(self._objects, f"{self.prefix}/{len(self.spec.levels) - 1}")
+            pixels = coarsest.read(Window.whole(coarsest.shape))
+            ome["omero"] = ngff.omero(channels, pixels, self.spec.axes)
+            own["channels"] = list(channels)
+        else:
+            ome["image-label"] = ngff.image_label(classes)
+            own["classes"] = [c.model_dump(mode="json") for c in classes]
+        extra = ngff.geozarr(georef, self.spec.shape[-2:]) if georef else {}
+        return {f"{self.prefix}/zarr.json": canonical_json(ngff.group({"ome": ome, "segcore": own, **extra}))}
+
+    # The ledger and the arrays' metadata
+
+    def _array_metadata(self) -> dict[str, bytes]:
+        levels = enumerate(self.spec.levels)
+        return {
+            f"{self.prefix}/{level}/zarr.json": canonical_json(array_metadata(self.spec, shape))
+            for level, shape in levels
+        }
+
+    def _put_array_metadata(self) -> None:
+        for key, data in self._array_metadata().items():
+            if self._objects.get(key) != data:
+                self._objects.put(key, data)
+
+    def _ledger(self) -> dict[tuple[int, Ints], ShardRecord]:
+        if self._records is None:
+            self._load_ledger()
+        assert self._records is not None
+        return self._records
+
+    def _load_ledger(self) -> None:
+        """Read all records; one whose object is missing or has another size is withdrawn."""
+        records = self.state.records()
+        sizes = {} if not records else dict(self._objects.list(self.prefix))
+        for (level, shard), record in list(records.items()):
+            if record.size is not None and sizes.get(shard_key(self.prefix, level, shard)) != record.size:
+                self.state.delete_record(level, shard)
+                del records[level, shard]
+        self._records = records
+
+
+class _Parent:
+    """A shard of a coarser level while its children come in."""
+
+    def __init__(self, spec: PyramidSpec, level: int, shard: Ints) -> None:
+        self._spec, self._level, self._shard = spec, level, shard
+        self._window = spec.grid(level).window(shard)
+        self.pixels = np.full(self._window.shape, spec.fill, dtype=spec.dtype)
+        self.awaited = set(spec.children(level, shard))
+
+    def place(self, child: Ints, reduced: Pixels) -> None:
+        fine = self._spec.grid(self._level - 1).window(child)
+        start = tuple(a // 2 if h else a for a, h in zip(fine.start, self._spec.halve, strict=True))
+        self.pixels[Window(start, reduced.shape).relative_to(self._window.start).slices] = reduced
+        self.awaited.discard(child)
+
+
+class UnitWriter:
+    """Writes the shards of one work unit, and every coarser shard that they complete.
+
+    At most one shard per level is under way when shards come in Z-order, one row of them otherwise.
+    """
+
+    def __init__(self, staging: Staging, unit: Ints) -> None:
+        self._staging = staging
+        self._top = min(UNIT_LEVELS, len(staging.spec.levels)) - 1
+        self._parents: dict[tuple[int, Ints], _Parent] = {}
+        self._resume(staging.unit_shards(unit))
+
+    def _resume(self, owned: list[tuple[int, Ints]]) -> None:
+        """Feed finished shards whose parent is not: what a killed run had in memory."""
+        is_done: Callable[[int, Ints], bool] = self._staging.is_done
+        done = {key for key in owned if is_done(*key)}
+        for level, shard in owned:
+            parent = (level + 1, self._staging.spec.parent(shard))
+            if (level, shard) in done and level < self._top and parent not in done:
+                self._feed(level, shard, self._staging.read_shard(level, shard))
+
+    def put(self, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
+        """Write a level-0 shard.
+
+        Args:
+            shard: its index.
+            pixels: shape of `Staging.shard_window(shard)`.
+            note: JSON kept in the ledger record.
+        """
+        self._staging.write_shard(0, shard, pixels, note)
+        self._feed(0, shard, pixels)
+
+    def _feed(self, level: int, shard: Ints, pixels: Pixels) -> None:
+        if level == self._top:
+            return
+        spec = self._staging.spec
+        key = (level + 1, spec.parent(shard))
+        if key not in self._parents:
+            self._parents[key] = _Parent(spec, *key)
+        parent = self._parents[key]
+        parent.place(shard, spec.reduced(pixels))
+        if not parent.awaited:
+            del self._parents[key]
+            self._staging.write_shard(*key, parent.pixels)
+            self._feed(*key, parent.pixels)
+
+
+def withdraw(workspace: Workspace, image_id: str, name: str) -> None:
+    """Take away the mark of completeness, then the pixels; the masks of an image stay."""
+    objects, prefix = workspace.objects, array_prefix(image_id, name)
+    objects.delete(f"{prefix}/zarr.json")
+    if name != "image":
+        rebuild_label_list(workspace, image_id)
+    for folder in objects.folders(prefix):
+        if folder.isdigit():
+            objects.delete_prefix(f"{prefix}/{folder}")
+
+
+def _differ_only_in(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> bool:
+    def without(frozen: dict[str, Any]) -> dict[str, Any]:
+        return {**frozen, "plan": {key: value for key, value in frozen["plan"].items() if key not in keys}}
+
+    return bool(keys) and not plan_difference(without(old), without(new))
