@@ -1,0 +1,401 @@
+"""Isolation: doubtful code (decoders of users' files) runs in child processes that may die.
+
+    tasks --> ChildPool --pickle over a socket--> child: limit memory, call function(beat, *args)
+      outcomes <--            beats, result, or silence / death --> killed, replaced, tried once more
+
+Each child is a fresh interpreter (never a fork, and `__main__` is never run again), lives for many tasks,
+may take a stated amount of memory over its own, must give a sign of life (a *beat*) before a deadline, and
+dies with its parent. What the C libraries print goes nowhere. The pool knows nothing of images.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import pickle
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Self
+
+import psutil
+
+from segcore.errors import SegcoreError, SourceError
+
+MIB = 2**20
+START_DEADLINE_S = 120.0
+"""A child that has not started, or not imported the task's module, by then is broken (busy machines are slow)."""
+POLL_S = 0.25
+"""How often memory is looked at where the system does not enforce a limit."""
+MAX_ATTEMPTS = 2
+HAS_DATA_LIMIT = sys.platform == "linux"
+"""Linux counts all private writable memory under RLIMIT_DATA; macOS enforces no such limit, so we look ourselves."""
+BOOT = "from segcore.isolation import serve; serve()"
+CHILD_ENVIRON = {
+    # One task, one core: the pool is the parallelism, and every thread's stack counts as memory.
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"),
+    "MALLOC_ARENA_MAX": "2",
+}
+
+Beat = Callable[..., None]
+"""What a task's function calls after each finished piece: `beat()`, or `beat(amount)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A call that a child makes: `function(beat, *args)`.
+
+    The function is found by its module and name, so it stands at the top level of an importable module;
+    arguments and result are pickled. It may be run twice (a child that died is replaced), so it must be safe
+    to repeat.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    label: str
+    """What errors name: the file."""
+    open_deadline_s: float = 60.0
+    """Silence allowed before the first beat."""
+    read_deadline_s: float = 120.0
+    """Silence allowed after any beat."""
+
+    def __post_init__(self) -> None:
+        assert self.function.__module__ != "__main__", f"{self.function} must stand in a module that can be imported"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task: exactly one of `result` and `error` counts."""
+
+    task: Task
+    result: Any = None
+    error: SegcoreError | None = None
+    """One line that names the task's label; None if it went well."""
+    attempts: int = 1
+    traceback: str | None = None
+    """The child's traceback, for --debug."""
+
+
+class ChildPool:
+    """Long-lived child processes that run tasks under a memory limit and deadlines.
+
+    Use as a context manager; one `run` at a time.
+
+    Args:
+        processes: number of children; they are started when tasks come.
+        memory_mib: memory that a task may take, over what its child holds after start and imports.
+    """
+
+    def __init__(self, processes: int, memory_mib: int = 1024) -> None:
+        if processes < 1 or memory_mib < 1:
+            raise ValueError(f"a pool needs processes and memory, got {processes} processes, {memory_mib} MiB")
+        self._processes = processes
+        self._memory_mib = memory_mib
+        self._idle: list[_Child] = []
+        self._busy: dict[Connection, _Child] = {}
+        # The kernel kills a child when the *thread* that started it ends: so one thread starts them all, and
+        # lives as long as the pool.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="child-starter")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all children."""
+        for child in (*self._idle, *self._busy.values()):
+            child.kill()
+        self._idle.clear()
+        self._busy.clear()
+        self._starter.shutdown()
+
+    def run(self, tasks: Iterable[Task], on_beat: Callable[[Task, int], None] | None = None) -> Iterator[Outcome]:
+        """Run tasks; their outcomes come as they finish.
+
+        Args:
+            tasks: consumed one by one, as children come free. While the next one is being made, nobody watches
+                the deadlines: it must not block for long.
+            on_beat: called in this thread at every beat, with its amount; a task that is tried again beats again.
+
+        Yields:
+            One outcome per task. An error that the function raises as SegcoreError is passed on as it is; any
+            other, and a child that dies or overruns twice, becomes a SourceError of one line.
+        """
+        assert not self._busy, "one run at a time"
+        waiting = iter(tasks)
+        again: deque[_Job] = deque()
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and not again and len(self._busy) < self._processes:
+                    task = next(waiting, None)
+                    if task is None:
+                        exhausted = True
+                    else:
+                        self._begin(_Job(task))
+                while again and len(self._busy) < self._processes:
+                    self._begin(again.popleft())
+                if not self._busy:
+                    if exhausted and not again:
+                        return
+                    continue
+                for child in self._step(on_beat):
+                    job = child.job
+                    assert job is not None
+                    if job.outcome is None:
+                        again.append(job)
+                    else:
+                        yield job.outcome
+        finally:
+            for child in self._busy.values():
+                child.kill()
+            self._busy.clear()
+
+    def _begin(self, job: "_Job") -> None:
+        """Give a job to an idle or a new child."""
+        child = self._idle.pop() if self._idle else self._starter.submit(_Child, self._memory_mib).result()
+        job.attempts += 1
+        child.give(job)
+        self._busy[child.connection] = child
+
+    def _step(self, on_beat: Callable[[Task, int], None] | None) -> "list[_Child]":
+        """Wait for messages, deaths and deadlines; children whose attempt is over, taken out of the busy ones."""
+        timeout = max(0.0, min(child.silent_until for child in self._busy.values()) - time.monotonic())
+        if not HAS_DATA_LIMIT:
+            timeout = min(timeout, POLL_S)
+        ready = wait(list(self._busy), timeout)
+        over = []
+        for connection, child in list(self._busy.items()):
+            if connection in ready:
+                self._receive(child, on_beat)
+            elif time.monotonic() >= child.silent_until:
+                child.fail(f"no sign of life for {child.allowed_s:g} s while {child.phase}; stopped")
+            elif not HAS_DATA_LIMIT and child.held_mib() > child.baseline_mib + self._memory_mib:
+                child.fail(f"needs more than {self._memory_mib} MiB of memory to decode; raise memory_mib")
+            if not child.running:
+                over.append(child)
+                del self._busy[connection]
+                if child.alive and child.held_mib() > child.baseline_mib + self._memory_mib / 2:
+                    child.kill()  # what this task left behind must not fail a later one
+                elif child.alive:
+                    self._idle.append(child)
+        return over
+
+    def _receive(self, child: "_Child", on_beat: Callable[[Task, int], None] | None) -> None:
+        """Take one message of a child, or notice its death."""
+        job = child.job
+        assert job is not None
+        try:
+            kind, *content = pickle.loads(child.connection.recv_bytes())
+        except (EOFError, OSError):
+            child.fail(f"decoder crashed ({child.death()})")
+            return
+        if kind == "started":
+            child.baseline_mib = content[0]
+            child.expect("opening", job.task.open_deadline_s)
+        elif kind == "beat":
+            child.expect("reading", job.task.read_deadline_s)
+            if on_beat is not None:
+                on_beat(job.task, content[0])
+        elif kind == "result":
+            child.finish(Outcome(job.task, result=content[0], attempts=job.attempts))
+        else:
+            assert kind == "error", kind
+            error, text = content
+            child.finish(Outcome(job.task, error=error, attempts=job.attempts, traceback=text))
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A task on its way, over its attempts."""
+
+    task: Task
+    attempts: int = 0
+    outcome: Outcome | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Child:
+    """The parent's side of one child process."""
+
+    memory_mib: int
+    process: "subprocess.Popen[bytes]" = field(init=False)
+    connection: Connection = field(init=False)
+    job: _Job | None = None
+    running: bool = False
+    alive: bool = True
+    phase: str = "starting"
+    allowed_s: float = START_DEADLINE_S
+    silent_until: float = 0.0
+    baseline_mib: float = 0.0
+
+    def __post_init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        settings = {"fd": theirs.fileno(), "parent": os.getpid(), "memory_mib": self.memory_mib}
+        path = [entry or os.getcwd() for entry in sys.path]
+        environ = {**os.environ, **CHILD_ENVIRON, "PYTHONPATH": os.pathsep.join(path)}
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", BOOT, json.dumps(settings)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environ,
+            )
+        self.connection = Connection(ours.detach())
+
+    def give(self, job: _Job) -> None:
+        """Send it a job."""
+        self.job = job
+        self.running = True
+        self.expect("starting", START_DEADLINE_S)
+        with contextlib.suppress(OSError):  # dead already: the next read says so
+            self.connection.send_bytes(pickle.dumps((job.task.function, job.task.args, job.task.label)))
+
+    def expect(self, phase: str, within_s: float) -> None:
+        """Set the deadline of the next sign of life."""
+        self.phase, self.allowed_s = phase, within_s
+        self.silent_until = time.monotonic() + within_s
+
+    def finish(self, outcome: Outcome) -> None:
+        """The job is done, well or not; the child is free."""
+        assert self.job is not None
+        self.job.outcome = outcome
+        self.running = False
+
+    def fail(self, what: str) -> None:
+        """Kill the child; its job ends with an error if this was the last attempt."""
+        self.kill()
+        job = self.job
+        assert job is not None
+        self.running = False
+        if job.attempts >= MAX_ATTEMPTS:
+            error = SourceError(f"{job.task.label}: {what} (tried {job.attempts} times)")
+            job.outcome = Outcome(job.task, error=error, attempts=job.attempts)
+
+    def death(self) -> str:
+        """How the process ended: by which signal, or with which status."""
+        try:
+            status = self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        return f"signal {signal.Signals(-status).name.removeprefix('SIG')}" if status < 0 else f"exit status {status}"
+
+    def held_mib(self) -> float:
+        """Memory it holds now."""
+        try:
+            return _held_mib(psutil.Process(self.process.pid))
+        except psutil.Error:
+            return 0.0
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.alive = False
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+def serve() -> None:
+    """The child's main loop: take jobs from the parent until it is gone."""
+    settings = json.loads(sys.argv[1])
+    _die_with(settings["parent"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    connection = Connection(settings["fd"])
+    memory = _MemoryLimit(settings["memory_mib"])
+    while True:
+        try:
+            job = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        connection.send_bytes(_perform(job, connection, memory))
+
+
+def _perform(job: bytes, connection: Connection, memory: "_MemoryLimit") -> bytes:
+    """Run one job; the pickled answer, which never raises in the parent."""
+
+    def beat(amount: int = 1) -> None:
+        connection.send_bytes(pickle.dumps(("beat", amount)))
+
+    label = "task"
+    try:
+        memory.lift()
+        function, args, label = pickle.loads(job)  # imports the function's module
+        memory.set()
+        connection.send_bytes(pickle.dumps(("started", memory.baseline_mib)))
+        return pickle.dumps(("result", function(beat, *args)))
+    except SegcoreError as error:
+        return pickle.dumps(("error", error, traceback.format_exc()))
+    except MemoryError as error:
+        text = f"{label}: needs more than {memory.limit_mib} MiB of memory to decode (MemoryError); raise memory_mib"
+        return pickle.dumps(("error", SourceError(text), _one_line(error)))
+    except Exception as error:  # noqa: BLE001 - format libraries raise anything; the parent gets one line
+        text = f"{label}: {type(error).__name__}: {_one_line(error)}"
+        return pickle.dumps(("error", SourceError(text), traceback.format_exc()))
+
+
+class _MemoryLimit:
+    """RLIMIT_DATA at a fixed distance over what the child holds after its imports."""
+
+    def __init__(self, limit_mib: int) -> None:
+        self.limit_mib = limit_mib
+        self.baseline_mib = _held_mib(psutil.Process())
+        self._before_mib = self.baseline_mib
+
+    def lift(self) -> None:
+        """Before a job's module is imported: imports count as baseline."""
+        self._before_mib = _held_mib(psutil.Process())
+        _restrict_data(None)
+
+    def set(self) -> None:
+        """After the imports. What earlier jobs left behind is no baseline."""
+        self.baseline_mib += max(0.0, _held_mib(psutil.Process()) - self._before_mib)
+        _restrict_data(self.baseline_mib + self.limit_mib)
+
+
+def _restrict_data(mib: float | None) -> None:
+    """Set the soft limit of private writable memory, or lift it."""
+    if HAS_DATA_LIMIT:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard if mib is None else int(mib * MIB), hard))
+
+
+def _held_mib(process: psutil.Process) -> float:
+    """What RLIMIT_DATA counts, in MiB; resident memory where that does not exist."""
+    memory = process.memory_info()
+    return float(getattr(memory, "data", memory.rss)) / MIB
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _die_with(parent: int) -> None:
+    """End this process when its parent ends, however it ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(0)
+
+    if sys.platform != "linux":
+        threading.Thread(target=watch, daemon=True).start()
