@@ -79,6 +79,7 @@ def encode_shard(spec: PyramidSpec, pixels: Pixels) -> bytes | None:
         context=tensorstore.Context(),
     ).result()
     encoder.write(pixels).result()
+    assert encoder.kvstore is not None
     found = encoder.kvstore.read("/".join(["c", *("0" for _ in pixels.shape)])).result()
     return bytes(found.value) if found.state == "value" else None
 

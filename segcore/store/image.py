@@ -11,7 +11,7 @@ from segcore.geometry import Ints, Window
 from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Pixels
+from segcore.store.pyramid import Pixels, differs_from
 
 
 class _Pyramid:
@@ -124,7 +124,7 @@ class Image(_Pyramid):
         """
         assert window.ndim == 2, f"validity is over (y, x), got {window}"
         if self.has_valid:
-            return self._valid_label().read(window, level) != 0
+            return self._valid_label().read(window, level).astype(np.bool_)
         if self.nodata is None:
             return np.ones(window.shape, dtype=np.bool_)
         leading = self.shape(level)[:-2]
@@ -135,5 +135,5 @@ class Image(_Pyramid):
         """The nodata rule on pixels already read: `(..., Y, X)` -> `(Y, X)`, True = usable."""
         if self.nodata is None:
             return np.ones(pixels.shape[-2:], dtype=np.bool_)
-        differs = ~np.isnan(pixels) if np.isnan(self.nodata) else pixels != np.asarray(self.nodata).astype(pixels.dtype)
-        return differs.reshape(-1, *pixels.shape[-2:]).any(axis=0)
+        usable: npt.NDArray[np.bool_] = differs_from(pixels, self.nodata).reshape(-1, *pixels.shape[-2:]).any(axis=0)
+        return usable

@@ -39,7 +39,7 @@ def _is_dead(owner: dict[str, Any]) -> bool:
     if owner.get("machine") != _machine():
         return False
     try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) > 1.0
+        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) > 1.0)
     except psutil.NoSuchProcess:
         return True
 

@@ -135,15 +135,15 @@ class Objects:
         except (BaseError, OSError) as error:
             raise self._failed("list", prefix, error) from error
 
-    def folders(self, prefix: str) -> "list[str]":
+    def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below `prefix`, sorted."""
         try:
             found = obstore.list_with_delimiter(self.raw, prefix=prefix)["common_prefixes"]
         except (NotFoundError, FileNotFoundError):
-            return []
+            return ()
         except (BaseError, OSError) as error:
             raise self._failed("list", prefix, error) from error
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return tuple(sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found))
 
     def sweep(self, prefix: str) -> None:
         """Remove what a killed writer left half-written below `prefix`; only a folder can have such files."""

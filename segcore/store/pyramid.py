@@ -1,7 +1,7 @@
 """Pyramid: how an image is laid out in levels, shards and chunks, and how one level becomes the next."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ MAX_INTERLEAVED_CHANNELS = 4
 MAX_SHARD_BYTES = 64 << 20
 
 Kind = Literal["image", "mask", "instances"]
-Pixels = npt.NDArray[np.generic]
+Pixels = npt.NDArray[Any]
 
 
 class PyramidSpec(BaseModel):
@@ -115,14 +115,14 @@ def fitting_shard_px(axes: tuple[str, ...], shape: Ints, dtype: str, wanted_px: 
 def mean_2x2(pixels: Pixels) -> Pixels:
     """Mean of every 2x2 block of the last two (even) axes; integers are rounded half up."""
     if np.issubdtype(pixels.dtype, np.floating):
-        rows = pixels[..., ::2, :] + pixels[..., 1::2, :]
-        return ((rows[..., ::2] + rows[..., 1::2]) / pixels.dtype.type(4)).astype(pixels.dtype)
+        quarter: Pixels = _sum_2x2(pixels) / pixels.dtype.type(4)
+        return quarter
     if pixels.dtype == np.bool_:
         return mode_2x2(pixels)
     wide = np.dtype(np.int64 if pixels.dtype.itemsize > 2 else np.int32 if pixels.dtype.itemsize == 2 else np.int16)
     rows = pixels[..., ::2, :].astype(wide)
     rows += pixels[..., 1::2, :]
-    total = rows[..., ::2] + rows[..., 1::2]
+    total: Pixels = rows[..., ::2] + rows[..., 1::2]
     total += 2
     total >>= 2
     return total.astype(pixels.dtype)
@@ -136,18 +136,28 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
         nodata: the fill value (NaN counts too); a pixel is valid where any channel differs from it.
         channel: the axis of the channels, if there is one.
     """
-    differs = ~np.isnan(pixels) if np.isnan(nodata) else pixels != np.asarray(nodata).astype(pixels.dtype)
-    valid = differs.any(axis=channel, keepdims=True) if channel is not None else differs
+    differs = differs_from(pixels, nodata)
+    valid: Pixels = differs.any(axis=channel, keepdims=True) if channel is not None else differs
     if valid.all():
         return mean_2x2(pixels)
-    blocks_of = (np.s_[..., ::2, ::2], np.s_[..., ::2, 1::2], np.s_[..., 1::2, ::2], np.s_[..., 1::2, 1::2])
-    count = sum(valid[block].astype(np.int64) for block in blocks_of)
     integer = np.issubdtype(pixels.dtype, np.integer)
-    wide = np.int64 if integer else np.float64
-    total = sum(np.where(valid[block], pixels[block], 0).astype(wide) for block in blocks_of)
+    count: Pixels = _sum_2x2(valid.astype(np.int64))
+    total: Pixels = _sum_2x2(np.where(valid, pixels, 0).astype(np.int64 if integer else np.float64))
     safe = np.maximum(count, 1)
     mean = (2 * total + safe) // (2 * safe) if integer else total / safe
     return np.where(count > 0, mean, nodata).astype(pixels.dtype)
+
+
+def differs_from(pixels: Pixels, nodata: float) -> npt.NDArray[np.bool_]:
+    """True where a value is not nodata; NaN equals NaN here."""
+    differs: npt.NDArray[np.bool_] = ~np.isnan(pixels) if np.isnan(nodata) else pixels != pixels.dtype.type(nodata)
+    return differs
+
+
+def _sum_2x2(values: Pixels) -> Pixels:
+    rows: Pixels = values[..., ::2, :] + values[..., 1::2, :]
+    total: Pixels = rows[..., ::2] + rows[..., 1::2]
+    return total
 
 
 def mode_2x2(pixels: Pixels) -> Pixels:
