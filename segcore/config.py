@@ -74,11 +74,13 @@ class TrainConfig(StageConfig):
     name: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Name of the model; its id is this and 8 hex digits of the package's digest."""
     architecture: Literal["unet"] = "unet"
+    """Kind of network."""
     channels: tuple[int, ...] = (32, 64, 128, 256, 256)
     """Feature channels of each U-Net stage, finest first; the stride is 2^(stages - 1)."""
     tile_px: int = Field(default=256, ge=32)
     """Side of a training tile in px."""
     batch: int = Field(default=8, ge=1)
+    """Tiles per training step."""
     level: int = Field(default=0, ge=0)
     """Pyramid level to train on."""
     minutes: float = Field(default=15.0, gt=0)
@@ -86,9 +88,13 @@ class TrainConfig(StageConfig):
     max_steps: int | None = Field(default=None, ge=1)
     """Exact number of steps; given, it takes the place of the time budget (and makes a run repeatable)."""
     learning_rate: float = Field(default=2e-3, gt=0)
+    """Highest learning rate; it warms up to this and decays to zero."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Of AdamW."""
     ce_weight: float = Field(default=1.0, ge=0)
+    """Weight of cross entropy in the loss."""
     dice_weight: float = Field(default=1.0, ge=0)
+    """Weight of the Dice loss in the loss."""
     foreground_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the tiles that are centred on a pixel of a class drawn evenly, the rest anywhere usable."""
     validation_share: float = Field(default=0.2, gt=0, lt=1)
@@ -98,11 +104,13 @@ class TrainConfig(StageConfig):
     patience: int = Field(default=0, ge=0)
     """Validations without a better score before the run stops; 0 = never."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; `auto` takes CUDA, else MPS, else the CPU."""
     amp: bool = True
     """Mixed precision where the device has it."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of the model; 0 = all cores."""
     seed: int = 0
+    """Of weights, tiles and augmentation."""
     run: str | None = None
     """Run id; the same id goes on from its last checkpoint."""
     dry_run: bool = False
@@ -119,13 +127,17 @@ class PredictConfig(StageConfig):
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name of the mask under `labels/`; the model id by default."""
     blend: Literal["crop", "gaussian"] = "crop"
+    """`crop`: each tile writes its centre alone; `gaussian`: overlapping tiles are averaged."""
     tile_px: int | None = Field(default=None, ge=16)
     """Side of a tile's write window in px (`gaussian`: of the whole tile); the package's by default."""
     halo_px: int | None = Field(default=None, ge=0)
     """Context around the write window in px; the package's by default, rounded up to the model's stride."""
     batch: int = Field(default=1, ge=1)
+    """Tiles that go through the model at once."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the model; `auto` is the fastest that agrees with float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; `auto` takes CUDA, else MPS, else the CPU."""
     tile_workers: int = Field(default=0, ge=0)
     """Threads that run the model, one core each; 0 = one per core (CPU), 1 on a GPU."""
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
@@ -153,6 +165,7 @@ class ReportConfig(ScoreConfig):
     run: str | None = None
     """Run id: the folder under `reports/`; the time of day by default."""
     title: str = "Segmentation report"
+    """Headline of the page."""
 
 
 class ExportConfig(StageConfig):
@@ -163,9 +176,11 @@ class ExportConfig(StageConfig):
     output: str
     """Folder to write to."""
     format: Literal["geotiff", "png", "geojson"] = "geotiff"
+    """File format; `geojson` holds one polygon per region."""
     images: tuple[str, ...] = ()
     """Image ids; none = every image that has the mask."""
     overwrite: bool = False
+    """Write over files that exist."""
 
 
 STAGES: dict[str, type[StageConfig]] = {
