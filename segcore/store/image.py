@@ -135,5 +135,4 @@ class Image(_Pyramid):
         """The nodata rule on pixels already read: `(..., Y, X)` -> `(Y, X)`, True = usable."""
         if self.nodata is None:
             return np.ones(pixels.shape[-2:], dtype=np.bool_)
-        usable: npt.NDArray[np.bool_] = differs_from(pixels, self.nodata).reshape(-1, *pixels.shape[-2:]).any(axis=0)
-        return usable
+        return np.asarray(differs_from(pixels, self.nodata).reshape(-1, *pixels.shape[-2:]).any(axis=0))

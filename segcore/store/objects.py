@@ -6,6 +6,7 @@ new ones or nothing. On a local folder it has reached the disk when `put` return
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,10 @@ class Objects:
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object below `prefix`."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder / prefix, ignore_errors=True)  # empty folders too
         for key, _ in list(self.list(prefix)):
             self.delete(key)
-        self.sweep(prefix)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object below the folder `prefix`, page by page, in no order."""

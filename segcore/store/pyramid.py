@@ -137,7 +137,7 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
         channel: the axis of the channels, if there is one.
     """
     differs = differs_from(pixels, nodata)
-    valid: Pixels = differs.any(axis=channel, keepdims=True) if channel is not None else differs
+    valid = np.asarray(differs.any(axis=channel, keepdims=True)) if channel is not None else differs
     if valid.all():
         return mean_2x2(pixels)
     integer = np.issubdtype(pixels.dtype, np.integer)

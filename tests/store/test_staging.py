@@ -1,0 +1,282 @@
+"""Staging: same pixels however it is interrupted, whole shards only, complete or not there at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segcore.classes import default_classes
+from segcore.errors import IncompleteError, LeaseHeldError, PlanMismatchError, StoreError
+from segcore.geometry import Ints, Window
+from segcore.spatial import Georef, Spacing
+from segcore.store import Objects, PyramidSpec, Staging, Workspace, verify
+from segcore.store.arrays import _ZarrReader
+
+SPEC = PyramidSpec(axes=("c", "y", "x"), shape=(3, 1700, 2600), dtype="uint8", kind="image", shard_px=256)
+PLAN = {"source": {"digest": "abc"}, "tile": 512}
+ATTRIBUTES: dict[str, Any] = {
+    "source": "file.tif",
+    "spacing": Spacing(values={"y": 0.5, "x": 0.25}, unit="micrometer", origin="file").model_dump(),
+}
+
+
+def picture() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, SPEC.shape, dtype=np.uint8)
+    pixels[:, :512, :512] = 0  # shards of nothing but fill
+    return pixels
+
+
+def write(staging: Staging, pixels: np.ndarray, stop_after: int | None = None) -> list[Ints]:
+    """Write all pending shards, or the first few; returns those written."""
+    written: list[Ints] = []
+    for unit in staging.units():
+        writer = staging.unit_writer(unit)
+        for shard in staging.pending(unit):
+            if len(written) == stop_after:
+                return written
+            writer.put(shard, pixels[staging.shard_window(shard).slices])
+            written.append(shard)
+    return written
+
+
+def make(workspace: Workspace, pixels: np.ndarray) -> None:
+    with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
+        write(staging, pixels)
+        staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+
+
+def test_every_level_reads_back_what_was_written(workspace: Workspace) -> None:
+    pixels = picture()
+    make(workspace, pixels)
+    image = workspace.image("a")
+    expected = pixels
+    for level in range(image.num_levels):
+        assert (image.read(Window.whole(image.shape(level)), level) == expected).all()
+        expected = SPEC.reduced(expected)
+    assert image.num_levels == len(SPEC.levels) == 4
+    assert image.channels == ("r", "g", "b")
+    assert workspace.image_ids() == ["a"]
+    assert verify(workspace) == []
+
+
+def test_an_unaligned_window_is_the_same_through_zarr_and_tensorstore(local_workspace: Workspace) -> None:
+    pixels = picture()
+    make(local_workspace, pixels)
+    window = Window((0, 201, 333), (3, 700, 1001))
+    reader = _ZarrReader(local_workspace.objects, "images/a.ome.zarr/0")
+    assert (local_workspace.image("a").read(window) == pixels[window.slices]).all()
+    assert (reader.read(window) == pixels[window.slices]).all()
+
+
+def test_an_interrupted_run_goes_on_and_writes_nothing_twice(workspace: Workspace) -> None:
+    pixels = picture()
+    written = []
+    for stop_after in (3, 0, 17, 30, None):
+        staging = Staging.begin(workspace, "a", "image", PLAN, SPEC)
+        written += write(staging, pixels, stop_after)
+        if stop_after is None:
+            staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+        staging.close()
+    assert sorted(written) == sorted(SPEC.grid(0).indices())
+    image, whole = workspace.image("a"), Workspace.open(f"memory://{workspace.uri}/whole", create=True)
+    make(whole, pixels)
+    for level in range(image.num_levels):
+        window = Window.whole(image.shape(level))
+        assert (image.read(window, level) == whole.image("a").read(window, level)).all()
+    assert verify(workspace) == []
+
+
+class FailingEveryThirdPut:
+    """Makes every third shard put of a workspace raise."""
+
+    def __init__(self, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self._put = objects.put
+        monkeypatch.setattr(objects, "put", self.put)
+
+    def put(self, key: str, data: bytes) -> None:
+        if "/c/" in key:
+            self.count += 1
+            if self.count % 3 == 0:
+                raise StoreError("injected")
+        self._put(key, data)
+
+
+def test_failing_writes_end_in_the_same_pixels(local_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = picture()
+    failing = FailingEveryThirdPut(local_workspace.objects, monkeypatch)
+    for _ in range(200):
+        try:
+            make(local_workspace, pixels)
+            break
+        except StoreError as error:
+            assert str(error) == "injected"
+    assert failing.count > 70
+    image = local_workspace.image("a")
+    assert (image.read(Window.whole(SPEC.shape)) == pixels).all()
+    assert (image.read(Window.whole(image.shape(1)), 1) == SPEC.reduced(pixels)).all()
+    assert verify(local_workspace) == []
+
+
+def test_an_unfinished_image_is_not_there_and_says_so(workspace: Workspace) -> None:
+    with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
+        write(staging, picture(), 5)
+        with pytest.raises(IncompleteError, match="work units are not finished"):
+            staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+    assert workspace.image_ids() == []
+    with pytest.raises(IncompleteError, match="not complete"):
+        workspace.image("a")
+    with pytest.raises(StoreError, match="no image b"):
+        workspace.image("b")
+
+
+def test_another_plan_is_refused_with_the_difference_named(workspace: Workspace) -> None:
+    make(workspace, picture())
+    with pytest.raises(PlanMismatchError, match="plan.tile: 512 -> 256"):
+        Staging.begin(workspace, "a", "image", {**PLAN, "tile": 256}, SPEC)
+    assert workspace.image_ids() == ["a"]
+
+
+def test_overwrite_replaces_the_pixels_in_place(workspace: Workspace) -> None:
+    make(workspace, picture())
+    other = 255 - picture()
+    with Staging.begin(workspace, "a", "image", {**PLAN, "tile": 256}, SPEC, overwrite=True) as staging:
+        assert workspace.image_ids() == []
+        assert len(write(staging, other)) == SPEC.grid(0).num_cells
+        staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+    assert (workspace.image("a").read(Window.whole(SPEC.shape)) == other).all()
+    assert workspace.objects.folders("state/a/image") == ("1", "lease")
+    assert verify(workspace) == []
+
+
+def test_a_changed_source_supersedes_without_overwrite(workspace: Workspace) -> None:
+    make(workspace, picture())
+    changed = {**PLAN, "source": {"digest": "def"}}
+    with pytest.raises(PlanMismatchError):
+        Staging.begin(workspace, "a", "image", {**changed, "tile": 256}, SPEC, supersede=("source",))
+    with Staging.begin(workspace, "a", "image", changed, SPEC, supersede=("source",)) as staging:
+        assert len(staging.units()) == SPEC.units.num_cells
+
+
+def test_a_finished_image_is_skipped_and_takes_no_lease(workspace: Workspace) -> None:
+    make(workspace, picture())
+    terms = sorted(workspace.objects.list("state/a/image/lease"))
+    with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
+        assert staging.finished
+    assert sorted(workspace.objects.list("state/a/image/lease")) == terms
+
+
+def test_a_live_writer_keeps_others_out(local_workspace: Workspace) -> None:
+    with Staging.begin(local_workspace, "a", "image", PLAN, SPEC):
+        with pytest.raises(LeaseHeldError, match="is writing it"):
+            Staging.begin(local_workspace, "a", "image", PLAN, SPEC)
+    Staging.begin(local_workspace, "a", "image", PLAN, SPEC).close()
+
+
+def test_a_dead_writer_is_followed_at_once(local_workspace: Workspace) -> None:
+    Staging.begin(local_workspace, "a", "image", PLAN, SPEC).close()
+    objects = local_workspace.objects
+    newest = max(int(key.rsplit("/", 1)[-1]) for key, _ in objects.list("state/a/image/lease"))
+    term = json.loads(objects.get(f"state/a/image/lease/{newest}") or b"")
+    term["owner"]["pid"], term["released"] = 2**22 - 1, False
+    objects.put(f"state/a/image/lease/{newest + 1}", json.dumps(term).encode())
+    Staging.begin(local_workspace, "a", "image", PLAN, SPEC).close()
+
+
+def test_verify_names_missing_damaged_and_unexpected_objects(local_workspace: Workspace) -> None:
+    make(local_workspace, picture())
+    folder = Path(local_workspace.uri) / "images/a.ome.zarr"
+    (folder / "0/c/0/3/4").unlink()
+    damaged = bytearray((folder / "1/c/0/1/1").read_bytes())
+    damaged[100] ^= 1
+    (folder / "1/c/0/1/1").write_bytes(damaged)
+    (folder / "2/zarr.json").write_text("{}")
+    assert not (folder / "0/c/0/0/0").exists()
+    (folder / "0/c/0/0").mkdir(parents=True, exist_ok=True)
+    (folder / "0/c/0/0/0").write_bytes(b"ghost")
+    found = {
+        (problem.key.removeprefix("images/a.ome.zarr/"), problem.what.split(":")[0].split(",")[0])
+        for problem in verify(local_workspace)
+    }
+    assert found == {
+        ("0/c/0/3/4", "missing"),
+        ("1/c/0/1/1", "damaged"),
+        ("2/zarr.json", "damaged"),
+        ("0/c/0/0/0", "there"),
+    }
+
+
+def test_a_shard_that_lost_bytes_is_written_again_by_the_next_run(local_workspace: Workspace) -> None:
+    pixels = picture()
+    with Staging.begin(local_workspace, "a", "image", PLAN, SPEC) as staging:
+        write(staging, pixels)
+    folder = Path(local_workspace.uri) / "images/a.ome.zarr"
+    (folder / "0/c/0/3/4").write_bytes(b"cut")
+    with Staging.begin(local_workspace, "a", "image", PLAN, SPEC) as staging:
+        assert write(staging, pixels) == [(0, 3, 4)]
+        staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+    assert verify(local_workspace) == []
+
+
+def label(workspace: Workspace, name: str) -> None:
+    spec = PyramidSpec(axes=("y", "x"), shape=SPEC.shape[1:], dtype="uint8", kind="mask", shard_px=512)
+    ids = (picture()[0] > 99).astype(np.uint8)
+    with Staging.begin(workspace, "a", name, {"model": name}, spec) as staging:
+        write(staging, ids)
+        staging.finish(ATTRIBUTES, classes=default_classes(2))
+
+
+def test_labels_are_listed_when_complete(workspace: Workspace) -> None:
+    make(workspace, picture())
+    label(workspace, "m-2")
+    label(workspace, "m-1")
+    assert workspace.label_names("a") == ["m-1", "m-2"]
+    listed = json.loads(workspace.objects.get("images/a.ome.zarr/labels/zarr.json") or b"")
+    assert listed["attributes"]["ome"]["labels"] == ["m-1", "m-2"]
+    assert workspace.label("a", "m-1").classes == default_classes(2)
+    assert (workspace.label("a", "m-2").read(Window.whole(SPEC.shape[1:])) == (picture()[0] > 99)).all()
+
+
+def test_outside_validators_accept_image_and_labels(local_workspace: Workspace) -> None:
+    import ome_zarr_models
+    import yaozarrs
+    import zarr
+
+    make(local_workspace, picture())
+    label(local_workspace, "m-1")
+    root = str(Path(local_workspace.uri) / "images/a.ome.zarr")
+    yaozarrs.validate_zarr_store(root)
+    yaozarrs.validate_zarr_store(f"{root}/labels/m-1")
+    image: Any = ome_zarr_models.open_ome_zarr(zarr.open_group(root, mode="r"))
+    datasets = image.ome_attributes.multiscales[0].datasets
+    assert datasets[2].coordinateTransformations[0].scale == [1.0, 2.0, 1.0]
+    assert datasets[2].coordinateTransformations[1].translation == [0.0, 0.75, 0.375]
+    assert type(image).__name__ == "Image"
+    mask: Any = ome_zarr_models.open_ome_zarr(zarr.open_group(f"{root}/labels/m-1", mode="r"))
+    assert type(mask).__name__ == "ImageLabel"
+
+
+def test_georeference_is_written_in_geozarrs_words(local_workspace: Workspace) -> None:
+    georef = Georef(crs_wkt='PROJCS["x"]', epsg=26914, transform=(5.0, 0.0, 1e5, 0.0, -5.0, 4e6))
+    with Staging.begin(local_workspace, "a", "image", PLAN, SPEC) as staging:
+        write(staging, picture())
+        staging.finish({**ATTRIBUTES, "georef": georef.model_dump()}, channels=("r", "g", "b"))
+    data = json.loads(local_workspace.objects.get("images/a.ome.zarr/zarr.json") or b"")["attributes"]
+    assert data["proj:code"] == "EPSG:26914"
+    assert data["spatial:transform"] == [5.0, 0.0, 1e5, 0.0, -5.0, 4e6]
+    assert local_workspace.image("a").georef == georef
+
+
+def test_validity_follows_label_then_nodata_then_all(local_workspace: Workspace) -> None:
+    spec = SPEC.model_copy(update={"nodata": 0.0})
+    pixels = picture()
+    with Staging.begin(local_workspace, "a", "image", PLAN, spec) as staging:
+        write(staging, pixels)
+        staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+    window = Window((500, 500), (40, 30))
+    valid = local_workspace.image("a").read_valid(window)
+    assert (valid == (pixels[:, 500:540, 500:530] != 0).any(axis=0)).all()
+    assert not valid[:12, :12].any()
