@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import safetensors.torch
 import torch
@@ -25,13 +24,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from segcore.classes import ClassInfo
-from segcore.errors import ConfigError, ContractError, StoreError
+from segcore.errors import ConfigError, ContractError
 from segcore.models import ModelConfig, build_model
 from segcore.models.card import model_card
 from segcore.models.info import InputContract, PackageInfo
-
-if TYPE_CHECKING:
-    from segcore.store import Workspace
+from segcore.store import Objects, Workspace
 
 __all__ = ["InputContract", "ModelPackage", "PackageInfo", "read_package", "write_package"]
 
@@ -41,12 +38,6 @@ CARD = "README.md"
 SUMS = "SHA256SUMS"
 _FILES = (WEIGHTS, INFO, CARD)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class Puts(Protocol):
-    """Where a package is written to: the workspace's objects."""
-
-    def put(self, key: str, data: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,9 @@ class ModelPackage:
         return _loaded(self.architecture, self._weights, self.folder).to(device)
 
 
-def write_package(objects: Puts, prefix: str, info: PackageInfo, weights: Mapping[str, torch.Tensor]) -> ModelPackage:
+def write_package(
+    objects: Objects, prefix: str, info: PackageInfo, weights: Mapping[str, torch.Tensor]
+) -> ModelPackage:
     """Write a package as `<prefix>/<model_id>/`; the same content twice is the same package.
 
     Args:
@@ -106,7 +99,7 @@ def write_package(objects: Puts, prefix: str, info: PackageInfo, weights: Mappin
     return ModelPackage(model_id, hashlib.sha256(sums).hexdigest(), folder, info, files[WEIGHTS])
 
 
-def read_package(ws: "Workspace | None", model: str) -> ModelPackage:
+def read_package(ws: Workspace | None, model: str) -> ModelPackage:
     """Read a package and check all of it; nothing in it is ever run.
 
     Args:
@@ -134,7 +127,7 @@ def _model_id(name: str, sums: bytes) -> str:
     return f"{name}-{hashlib.sha256(sums).hexdigest()[:8]}"
 
 
-def _find(ws: "Workspace | None", model: str) -> tuple[str, dict[str, bytes]]:
+def _find(ws: Workspace | None, model: str) -> tuple[str, dict[str, bytes]]:
     """The package's place, for the user, and its files: from the workspace first, then as a folder or URI."""
     names = (*_FILES, SUMS)
     if ws is not None and _ID.fullmatch(model):
@@ -142,13 +135,8 @@ def _find(ws: "Workspace | None", model: str) -> tuple[str, dict[str, bytes]]:
         if any(data is not None for data in found.values()):
             return _all_there(ws.describe(f"models/{model}"), found)
     if "://" in model:
-        from segcore.store import Workspace
-
         parent, _, last = model.rstrip("/").rpartition("/")
-        try:
-            objects = Workspace.open(parent).objects
-        except StoreError as error:
-            raise ContractError(f"model package {model}: {error}") from error
+        objects = Objects(parent)
         return _all_there(model, {name: objects.get(f"{last}/{name}") for name in names})
     path = Path(model)
     if path.is_dir():
@@ -157,10 +145,10 @@ def _find(ws: "Workspace | None", model: str) -> tuple[str, dict[str, bytes]]:
     raise ContractError(f"model '{model}': {_where_not_found(ws)}")
 
 
-def _where_not_found(ws: "Workspace | None") -> str:
+def _where_not_found(ws: Workspace | None) -> str:
     if ws is None:
         return "expected the folder of a model package, found none of that path"
-    ids = sorted({key.split("/")[1] for key, _ in ws.objects.list("models/") if key.endswith(f"/{SUMS}")})
+    ids = [name for name in ws.objects.folders("models") if ws.objects.size(f"models/{name}/{SUMS}") is not None]
     there = f"models there: {', '.join(ids)}" if ids else "no model there yet, train one first"
     return f"expected an id in workspace {ws.uri} or the folder of a package, found neither; {there}"
 

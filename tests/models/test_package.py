@@ -13,21 +13,22 @@ from segcore.classes import default_classes
 from segcore.errors import ContractError
 from segcore.models import ModelConfig, build_model
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, read_package, write_package
+from segcore.store import Objects, Workspace
 
 CONFIG = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_classes": 2, "channels": [4, 8]})
 
 
-class Folder:
-    """Objects of a local folder, and the order in which they were put."""
+class Folder(Objects):
+    """Objects of a local folder that remember the order in which they were put."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(str(root))
+        self.create()
         self.keys: list[str] = []
 
     def put(self, key: str, data: bytes) -> None:
         self.keys.append(key)
-        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / key).write_bytes(data)
+        super().put(key, data)
 
 
 def info(name: str = "cells") -> PackageInfo:
@@ -120,7 +121,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     state["head.bias"][0] = value
     with pytest.raises(ContractError, match=r"head.bias holds NaN or Inf"):
         write_package(Folder(tmp_path / "new"), "models", info(), state)
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "models").exists()
     folder = tmp_path / package.folder
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(state))
     resummed(folder)
@@ -171,3 +172,17 @@ def test_model_card_escapes_names_from_outside(tmp_path: Path) -> None:
     card = (tmp_path / package.folder / "README.md").read_text()
     assert "red, nir\\|x" in card
     assert package.model_id not in card
+
+
+def test_read_package_finds_an_id_in_the_workspace_and_says_which_there_are(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    package = write_package(ws.objects, "models", info(), build_model(CONFIG).state_dict())
+    assert read_package(ws, package.model_id).digest == package.digest
+    assert read_package(ws, package.model_id).folder == ws.describe(f"models/{package.model_id}")
+    with pytest.raises(ContractError, match=f"models there: {package.model_id}"):
+        read_package(ws, "cells-00000000")
+
+
+def test_read_package_reads_a_uri(tmp_path: Path) -> None:
+    package, _, _ = written(tmp_path)
+    assert read_package(None, f"file://{tmp_path}/{package.folder}").digest == package.digest
