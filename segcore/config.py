@@ -73,9 +73,9 @@ class TrainConfig(StageConfig):
 
     name: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Name of the model; its id is this and 8 hex digits of the package's digest."""
-    architecture: Literal["unet"] = "unet"
+    architecture: Literal["unet", "conv1"] = "unet"
     """Kind of network."""
-    channels: tuple[int, ...] = (32, 64, 128, 256, 256)
+    channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 128), min_length=1, max_length=8)
     """Feature channels of each U-Net stage, finest first; the stride is 2^(stages - 1)."""
     tile_px: int = Field(default=256, ge=32)
     """Side of a training tile in px."""
@@ -101,6 +101,12 @@ class TrainConfig(StageConfig):
     """Share of images, by group, held out for validation where the manifest gives no split."""
     validate_every: int = Field(default=0, ge=0)
     """Steps between validations; 0 = about ten in the budget."""
+    validation_mpx: float = Field(default=4.0, gt=0)
+    """Megapixels that a validation looks at, evenly spread over the held-out images; the last one at 16 times more."""
+    augment: bool = True
+    """Flips, turns, scale, brightness, contrast, gamma, blur and noise, drawn anew for each tile."""
+    cache_mib: int = Field(default=1024, ge=0)
+    """Memory for decoded training images that stay at hand; the others are read tile by tile."""
     patience: int = Field(default=0, ge=0)
     """Validations without a better score before the run stops; 0 = never."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
