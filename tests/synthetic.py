@@ -1,0 +1,58 @@
+"""Small images, targets and masks, written through the store as ingest and predict write them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segcore.classes import ClassInfo, default_classes
+from segcore.spatial import Georef, Spacing
+from segcore.store import PyramidSpec, Staging, Workspace
+
+
+def put_image(
+    workspace: Workspace,
+    image_id: str,
+    pixels: npt.NDArray[Any],
+    spacing: Spacing | None = None,
+    georef: Georef | None = None,
+    split: str | None = None,
+    nodata: float | None = None,
+    has_valid: bool = False,
+) -> None:
+    """An image of axes (c, y, x)."""
+    dtype = str(pixels.dtype)
+    spec = PyramidSpec(axes=("c", "y", "x"), shape=pixels.shape, dtype=dtype, kind="image", nodata=nodata, shard_px=256)
+    attributes = {
+        "source": f"/sources/{image_id}.tif",
+        "spacing": spacing.model_dump(mode="json") if spacing else None,
+        "georef": georef.model_dump(mode="json") if georef else None,
+        "split": split,
+        "has_valid": has_valid,
+    }
+    with Staging.begin(workspace, image_id, "image", {"source": image_id}, spec) as staging:
+        _fill(staging, pixels)
+        staging.finish(attributes, channels=tuple(f"band {i}" for i in range(pixels.shape[0])))
+
+
+def put_label(
+    workspace: Workspace,
+    image_id: str,
+    name: str,
+    ids: npt.NDArray[Any],
+    classes: tuple[ClassInfo, ...] | None = None,
+    version: int = 0,
+) -> None:
+    """A target, mask or `valid` of axes (y, x); another `version` is another plan, and overwrites."""
+    fill = 0 if name == "valid" else int(np.iinfo(ids.dtype).max)
+    spec = PyramidSpec(axes=("y", "x"), shape=ids.shape, dtype=str(ids.dtype), kind="mask", fill=fill, shard_px=256)
+    with Staging.begin(workspace, image_id, name, {"version": version}, spec, overwrite=True) as staging:
+        _fill(staging, ids)
+        staging.finish({"digest": f"{name}-{version}"}, classes=classes or default_classes(2))
+
+
+def _fill(staging: Staging, pixels: npt.NDArray[Any]) -> None:
+    for unit in staging.units():
+        writer = staging.unit_writer(unit)
+        for shard in staging.pending(unit):
+            writer.put(shard, pixels[staging.shard_window(shard).slices])
