@@ -1,0 +1,89 @@
+"""Contract: does an image meet what the model package was trained for? Checked before its first tile."""
+
+from segcore.errors import ContractError
+from segcore.models.info import InputContract
+from segcore.spatial import Spacing
+from segcore.store import Image
+
+METERS = {
+    "nanometer": 1e-9,
+    "micrometer": 1e-6,
+    "millimeter": 1e-3,
+    "centimeter": 1e-2,
+    "meter": 1.0,
+    "kilometer": 1e3,
+    "inch": 0.0254,
+    "foot": 0.3048,
+}
+
+
+def check_contract(contract: InputContract, image: Image) -> list[str]:
+    """Refuse an image that the model was not made for.
+
+    Returns:
+        Warnings, one line each: a spacing that one side does not know.
+
+    Raises:
+        ContractError: naming both sides.
+    """
+    where = f"image {image.image_id}"
+    if contract.level != 0:
+        raise ContractError(f"{where}: the model reads level {contract.level}; expected a model of level 0")
+    if image.axes != ("c", "y", "x"):
+        raise ContractError(
+            f"{where}: expected axes c, y, x, got {', '.join(image.axes)}: the model sees one plane at a time"
+        )
+    if image.channels != contract.bands:
+        raise ContractError(
+            f"{where}: the model expects the bands {', '.join(contract.bands)} in this order, "
+            f"the image has {', '.join(image.channels)}; use a model trained on such images"
+        )
+    if image.dtype.name != contract.dtype:
+        raise ContractError(
+            f"{where}: the model expects {contract.dtype} pixels, the image has {image.dtype.name}; "
+            "use a model trained on such images"
+        )
+    return check_spacing(contract.spacing, image.spacing, contract.spacing_tolerance, where)
+
+
+def check_spacing(expected: Spacing | None, got: Spacing | None, tolerance: float, where: str) -> list[str]:
+    """Compare pixel sizes in y and x, in whatever units they are given.
+
+    Args:
+        expected: the model's.
+        got: the image's.
+        tolerance: relative difference that is accepted.
+        where: names the image in messages.
+    """
+    if expected is None and got is None:
+        return []
+    if expected is None or got is None:
+        unknown, known = ("model", got) if expected is None else ("image", expected)
+        return [f"{where}: pixel size of the {unknown} is unknown, the other's is {_words(known)}; taken as the same"]
+    for axis in ("y", "x"):
+        factor = _ratio(got.unit, expected.unit)
+        if factor is None or axis not in expected.values or axis not in got.values:
+            raise ContractError(f"{where}: the model expects {_words(expected)}, the image has {_words(got)}")
+        ratio = got.values[axis] * factor / expected.values[axis]
+        if abs(ratio - 1) > tolerance:
+            raise ContractError(
+                f"{where}: the model expects {_words(expected)} within {tolerance:.0%}, the image has {_words(got)}; "
+                "resample it, or use a model trained at its pixel size"
+            )
+    return []
+
+
+def _ratio(unit: str, other: str) -> float | None:
+    """How many `other` one `unit` is; None if the two cannot be compared."""
+    if unit == other:
+        return 1.0
+    if unit in METERS and other in METERS:
+        return METERS[unit] / METERS[other]
+    return None
+
+
+def _words(spacing: Spacing | None) -> str:
+    if spacing is None:
+        return "unknown"
+    sides = " x ".join(f"{spacing.values[axis]:g}" for axis in ("y", "x") if axis in spacing.values)
+    return f"{sides} {spacing.unit} per pixel"

@@ -1,0 +1,91 @@
+"""Estimate: what predict would do, in tiles, shards, bytes, memory and time; nothing is written."""
+
+import math
+from typing import Any
+
+import torch
+
+from segcore.errors import SegcoreError
+from segcore.geometry import Grid
+from segcore.inference.contract import check_contract
+from segcore.inference.numerics import Network
+from segcore.inference.pipeline import SHARDS_WAITING
+from segcore.inference.plan import Job, mask_spec, tiling_for
+from segcore.inference.precision import calibration_tiles, timed_ids
+from segcore.inference.tiling import Tiling
+from segcore.measure import MIB, Peak, tree_bytes
+from segcore.results import ItemResult
+from segcore.store import Image, Workspace
+
+
+def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
+    """The items that predict would return, with what each would cost, and the sums.
+
+    The time is that of a few tiles of the first image, without the share that will be skipped.
+    """
+    cost: _Cost | None = None
+    items = []
+    for image_id in dict.fromkeys(image_ids):
+        try:
+            image = ws.image(image_id)
+            check_contract(job.package.contract, image)
+            tiling = tiling_for(job.config, job.package, image.shape()[-2:])
+            cost = cost or _Cost(job, image, tiling)
+            complete = job.name in ws.label_names(image_id)
+        except SegcoreError as error:
+            items.append(ItemResult(state="failed", image=image_id, error=str(error)))
+            continue
+        details = _details(job, image, tiling, cost, complete)
+        items.append(ItemResult(state="skipped", source=image.source, image=image_id, details=details))
+    sums = {
+        key: sum(item.details.get(key, 0) for item in items)
+        for key in ("tiles", "shards", "read_bytes", "write_bytes", "expected_s")
+    }
+    memory_mib = max((item.details.get("memory_mib", 0) for item in items), default=0)
+    return tuple(items), {"dry_run": True, "precision": job.precision, "memory_mib": memory_mib, **sums}
+
+
+class _Cost:
+    """Seconds and memory of one tile, found by running a few of them on one thread."""
+
+    def __init__(self, job: Job, image: Image, tiling: Tiling) -> None:
+        tiles = calibration_tiles(image, tiling)
+        network = Network(job.package, job.device, job.precision, batch=1)
+        before = tree_bytes()
+        with Peak(interval_s=0.02) as peak:
+            _, seconds = timed_ids(network, tiles)
+        num_px = math.prod(tiling.read)
+        self.base_bytes = before
+        self.s_per_px = seconds / (len(tiles) * num_px)
+        on_host = peak.mib * MIB - before if job.device.type == "cpu" else 0
+        self.bytes_per_px = max(0.0, on_host / num_px)
+        if job.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _details(job: Job, image: Image, tiling: Tiling, cost: _Cost, complete: bool) -> dict[str, Any]:
+    spec = mask_spec(job, image)
+    if complete:
+        return {"complete": True, "tiles": 0, "shards": 0, "read_bytes": 0, "write_bytes": 0, "expected_s": 0.0}
+    tiles = Grid(tiling.shape, tiling.core).num_cells
+    tile_px = math.prod(tiling.read)
+    item_bytes = image.dtype.itemsize * image.shape()[0]
+    side = job.config.shard_px
+    if job.config.blend == "gaussian":
+        width = min(4 * side, tiling.shape[1])
+        piece = tiling.read[0] * (width + 2 * tiling.halo) * item_bytes
+        sums = tiling.read[0] * width * 4 * len(job.package.classes)
+    else:
+        height, width = (min(side, n) for n in tiling.shape)
+        piece = (height + 2 * tiling.halo) * (width + 2 * tiling.halo) * item_bytes + height * width
+        sums = 0
+    in_flight = (job.tile_workers + 2) * piece + sums + (SHARDS_WAITING + 4) * side * side
+    memory = cost.base_bytes + in_flight + job.tile_workers * job.batch * tile_px * cost.bytes_per_px
+    return {
+        "tiles": tiles,
+        "shards": spec.grid(0).num_cells,
+        "read_bytes": tiles * tile_px * item_bytes,
+        "write_bytes": sum(math.prod(shape) for shape in spec.levels) * (1 if job.dtype == "uint8" else 2),
+        "memory_mib": round(memory / MIB),
+        "expected_s": round(tiles * tile_px * cost.s_per_px / job.tile_workers, 1),
+    }

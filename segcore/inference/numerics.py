@@ -1,0 +1,192 @@
+"""Numerics: the model made ready for one device and precision; tiles in, class ids or logits out.
+
+Legend: n tiles, c bands, k classes, y and x pixels.
+
+The device gets the image's own dtype and normalises there; what comes back is ids, one byte per pixel.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from segcore.errors import ConfigError, SegcoreError
+from segcore.inference.tiling import Pixels
+from segcore.models.info import InputContract
+from segcore.models.package import ModelPackage
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NotFiniteError(SegcoreError):
+    """The model answered NaN or Inf; `tile` is the first such tile's place in its batch."""
+
+    def __init__(self, message: str, tile: int) -> None:
+        super().__init__(message)
+        self.tile = tile
+
+
+def resolve_device(asked: str) -> torch.device:
+    """The device for "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        ConfigError: if the asked one is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(name for name, usable in there.items() if usable) if asked == "auto" else asked
+    if not there[kind]:
+        usable = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ConfigError(
+            f"device {kind}: expected one that PyTorch can use here ({usable}); give one of them, or auto"
+        )
+    return torch.device(kind)
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """Fold each batch norm that directly follows a convolution of the same `nn.Sequential` into it, in place.
+
+    Only a Sequential says by itself that nothing else sees what lies between the two. The answers stay the
+    same within rounding; the model must be in evaluation mode.
+    """
+    for parent in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
+        for i in range(len(parent) - 1):
+            conv, norm = parent[i], parent[i + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                parent[i] = fuse_conv_bn_eval(conv, norm)
+                parent[i + 1] = nn.Identity()
+    return model
+
+
+def prepared(package: ModelPackage, device: torch.device, precision: str) -> nn.Module:
+    """The package's model, folded, channels last, in `precision` on `device`."""
+    model = fold_batch_norm(package.load_weights("cpu").eval()).requires_grad_(False)
+    model = model.to(device=device, dtype=DTYPES[precision])
+    return cast(nn.Module, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
+class Network:
+    """A model ready to answer; may be called from several threads.
+
+    Args:
+        package: the model.
+        device: where it runs.
+        precision: "float32", "bfloat16" or "float16".
+        batch: number of tiles in every call.
+    """
+
+    def __init__(self, package: ModelPackage, device: torch.device, precision: str, batch: int) -> None:
+        self.device = device
+        self.precision = precision
+        self.batch = batch
+        self.fits = batch
+        """Tiles that go through the device at once: less than `batch` after it ran out of memory."""
+        self._contract: InputContract = package.contract
+        self._model = prepared(package, device, precision)
+        bands = (1, len(package.contract.bands), 1, 1)
+        self._mean = torch.tensor(package.contract.mean, dtype=torch.float32, device=device).reshape(bands)
+        self._std = torch.tensor(package.contract.std, dtype=torch.float32, device=device).reshape(bands)
+
+    def ids(self, tiles: Pixels, halo: int, nodata: float | None = None) -> Pixels:
+        """Class ids of the tiles' centres.
+
+        Args:
+            tiles: (N, C, Y, X) with N = `batch`, in the image's own dtype.
+            halo: dropped on every side, px.
+            nodata: the image's; float pixels that have it in all bands are taken for average ones.
+
+        Returns:
+            (N, Y - 2 halo, X - 2 halo), uint8, or uint16 for more than 255 classes.
+
+        Raises:
+            NotFiniteError: if a logit is NaN or Inf.
+            SegcoreError: if the device has not the memory for one tile.
+        """
+        parts = []
+        for logits_nkyx in self._answers(tiles, nodata):
+            y, x = logits_nkyx.shape[-2:]
+            parts.append(best_class(logits_nkyx[..., halo : y - halo, halo : x - halo]).cpu().numpy())
+        return cast(Pixels, np.concatenate(parts)[: len(tiles)])
+
+    def logits(self, tiles: Pixels, nodata: float | None = None) -> torch.Tensor:
+        """Logits (N, K, Y, X), float32, on the device; arguments and errors as in `ids`."""
+        return torch.cat([part.float() for part in self._answers(tiles, nodata)])[: len(tiles)]
+
+    def _answers(self, tiles: Pixels, nodata: float | None) -> Iterator[torch.Tensor]:
+        """The logits of all tiles, in calls of `fits` tiles, fewer each time the device runs out of memory."""
+        done = 0
+        while done < len(tiles):
+            size = self.fits
+            part = tiles[done : done + size]
+            if len(part) < size:
+                part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            try:
+                logits_nkyx = self.forward(self._normalised(part, nodata))
+            except torch.OutOfMemoryError as error:
+                self._halve(size, error)
+                continue
+            if not bool(torch.isfinite(logits_nkyx.sum(dtype=torch.float32))):
+                self._refuse_not_finite(logits_nkyx, done)
+            yield logits_nkyx
+            done += size
+
+    def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:
+        """Logits of normalised tiles, in the model's own precision."""
+        return cast(torch.Tensor, self._model(tiles_ncyx))
+
+    def _normalised(self, tiles: Pixels, nodata: float | None) -> torch.Tensor:
+        """(pixel - mean) / std on the device, channels last."""
+        raw = torch.from_numpy(tiles)
+        if self.device.type == "cuda":
+            raw = raw.pin_memory().to(self.device, non_blocking=True)
+        elif self.device.type == "mps" and raw.dtype == torch.float64:  # MPS knows no float64
+            raw = raw.float()
+        moved = raw.to(self.device).to(torch.float32, memory_format=torch.channels_last)
+        normal = moved.sub(self._mean).div_(self._std)
+        if nodata is not None and np.issubdtype(tiles.dtype, np.floating):
+            # Fill values such as -3.4e38 or NaN would reach their neighbours through the halo.
+            empty = moved.isnan() if np.isnan(nodata) else moved == float(np.float32(nodata))
+            normal.masked_fill_(empty.all(dim=1, keepdim=True), 0.0)
+        return normal.to(DTYPES[self.precision])
+
+    def _halve(self, size: int, error: Exception) -> None:
+        if size == 1:
+            raise SegcoreError(
+                f"device {self.device}: out of memory with a single tile; give a smaller tile_px, or device: cpu"
+            ) from error
+        self.fits = min(self.fits, size // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _refuse_not_finite(self, logits_nkyx: torch.Tensor, done: int) -> None:
+        """The sum of finite logits can overflow too: look at each before it is called wrong."""
+        wrong = (~torch.isfinite(logits_nkyx)).flatten(1).sum(dim=1)
+        if bool(wrong.any()):
+            first = int(wrong.nonzero()[0])
+            message = (
+                f"expected finite logits, got {int(wrong[first])} that are NaN or Inf in {self.precision}; "
+                "look at the pixels there, or try precision: float32"
+            )
+            raise NotFiniteError(message, done + first)
+
+
+def best_class(logits_nkyx: torch.Tensor) -> torch.Tensor:
+    """The id of the highest logit (N, Y, X); ties go to the lowest id."""
+    num_classes = logits_nkyx.shape[1]
+    if num_classes == 2:  # several times faster than argmax over an axis of two
+        return (logits_nkyx[:, 1] > logits_nkyx[:, 0]).to(torch.uint8)
+    return logits_nkyx.argmax(dim=1).to(torch.uint8 if num_classes <= 255 else torch.uint16)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """While it lasts, the same tile gives the same bits: one CPU thread per caller, fixed GPU kernels, no TF32."""
+    threads = torch.get_num_threads()
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,117 @@
+"""Plan: all that decides the pixels of one image's mask, resolved and frozen before its first tile."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import segcore
+from segcore.config import PredictConfig
+from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
+from segcore.models.package import ModelPackage
+from segcore.store import Image, PyramidSpec
+
+ENGINE = 1
+"""Goes up with every change of this code that can change a pixel."""
+
+STALE_WITH = ("source",)
+"""Keys of the plan whose change alone makes a mask stale: another plan, but no contradiction."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call of predict does to every image."""
+
+    config: PredictConfig
+    package: ModelPackage
+    device: torch.device
+    precision: str
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """Name of the masks under `labels/`."""
+        return self.config.name or self.package.model_id
+
+    @property
+    def ignore(self) -> int:
+        """Id of unusable pixels in the mask."""
+        return 255 if self.dtype == "uint8" else 65535
+
+    @property
+    def dtype(self) -> str:
+        """Of the mask: uint8 while ids and `ignore` fit."""
+        return "uint8" if len(self.package.classes) <= 255 else "uint16"
+
+    @property
+    def tile_workers(self) -> int:
+        """Threads that run the model: those asked for, else one per core, or one for a GPU."""
+        if self.config.tile_workers:
+            return self.config.tile_workers
+        return num_cores() if self.device.type == "cpu" else 1
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def tiling_for(config: PredictConfig, package: ModelPackage, shape_yx: tuple[int, ...]) -> Tiling:
+    """The tile grid of an image (y, x): what the config asks for, else what the package was made with."""
+    contract = package.contract
+    tile_px = config.tile_px or contract.tile_px
+    if config.blend == "gaussian":
+        return gaussian_tiling(shape_yx, tile_px, config.halo_px, contract.stride)
+    halo_px = contract.halo_px if config.halo_px is None else config.halo_px
+    return crop_tiling(shape_yx, tile_px, halo_px, contract.stride, config.shard_px)
+
+
+def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
+    """The plan of one image, for `plan.json`."""
+    spacing = image.spacing
+    return {
+        "stage": "predict",
+        "engine": ENGINE,
+        "source": {
+            "digest": image.digest,
+            "plan": image.attributes.get("plan"),
+            "spacing": None if spacing is None else spacing.model_dump(mode="json"),
+        },
+        "model": job.package.digest,
+        "level": job.package.contract.level,
+        "blend": job.config.blend,
+        "tile_px": list(tiling.core if job.config.blend == "crop" else tiling.read),
+        "halo_px": tiling.halo,
+        "batch": job.batch,
+        "precision": job.precision,
+        "device": job.device.type,
+    }
+
+
+def mask_spec(job: Job, image: Image) -> PyramidSpec:
+    """How the mask of an image is stored."""
+    shape = image.shape()[-2:]
+    return PyramidSpec(axes=("y", "x"), shape=shape, dtype=job.dtype, kind="mask", shard_px=job.config.shard_px)
+
+
+def mask_attributes(job: Job, image: Image, plan: dict[str, Any]) -> dict[str, Any]:
+    """What the finished mask says of itself, under the key `segcore`."""
+    spacing, georef = image.spacing, image.georef
+    return {
+        "source": image.source,
+        "spacing": None if spacing is None else spacing.model_dump(mode="json"),
+        "georef": None if georef is None else georef.model_dump(mode="json"),
+        "split": image.split,
+        "group": image.group,
+        "digest": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
+        "model": {"id": job.package.model_id, "digest": job.package.digest},
+        "predict": plan,
+        "config": job.config.model_dump(mode="json", exclude={"workspace"}),
+        "code_version": segcore.__version__,
+        "torch_version": str(torch.__version__),
+    }

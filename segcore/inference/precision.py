@@ -1,0 +1,200 @@
+"""Precision: which number format `auto` means for a model on a device; found once, kept with the model.
+
+A lower precision is taken if it is faster here, and its mask agrees with float32's on a small set of tiles.
+"""
+
+import json
+import re
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segcore.errors import ConfigError
+from segcore.geometry import Tile, Window
+from segcore.inference.numerics import Network
+from segcore.inference.tiling import Pixels, Tiling, read_reflected, stacked
+from segcore.models.package import ModelPackage
+from segcore.store import Image, Workspace
+
+MIN_AGREEMENT = 0.999
+"""Share of pixels whose class must be float32's."""
+CALIBRATION_TILES = 4
+REPEATS = 3
+CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Without one of these bfloat16 is emulated, up to 80 times slower: not even tried."""
+
+
+class Calibration(BaseModel):
+    """What was found for one model on one device; `state/models/<model_id>/<device>.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    precision: str
+    device: str
+    agreement: dict[str, float] = {}
+    """Share of pixels that agree with float32, per precision tried."""
+    px_per_s: dict[str, float] = {}
+    """Pixels of whole tiles per second of one tile worker, per precision tried."""
+
+
+def check_precision(asked: str, device: torch.device) -> None:
+    """Refuse a precision that the device does not have.
+
+    Raises:
+        ConfigError: naming what it has.
+    """
+    if asked == "float16" and device.type == "cpu":
+        raise ConfigError("precision float16: expected float32 or bfloat16 on a CPU; give one of them, or auto")
+    if asked == "bfloat16" and device.type == "mps":
+        raise ConfigError("precision bfloat16: expected float32 or float16 on MPS; give one of them, or auto")
+
+
+def resolve_precision(
+    ws: Workspace, package: ModelPackage, device: torch.device, image: Image, tiling: Tiling, keep: bool = True
+) -> str:
+    """What `auto` means here: read from the workspace, else found on tiles of `image` and kept there.
+
+    Args:
+        ws: where it is kept.
+        package: the model.
+        device: where it will run.
+        image: an image that meets the model's contract.
+        tiling: its tiles.
+        keep: write what was found; False for a dry run.
+    """
+    candidates = ["float32", *faster_formats(device)]
+    if len(candidates) == 1:
+        return "float32"
+    key = f"state/models/{package.model_id}/{device_slug(device)}.json"
+    kept = _kept(ws, key)
+    if kept is not None:
+        return kept.precision
+    found = calibrate(package, device, candidates, calibration_tiles(image, tiling))
+    data = json.dumps(found.model_dump(mode="json"), indent=1).encode()
+    if keep and not ws.objects.put_new(key, data):
+        theirs = _kept(ws, key)  # another process was faster: all must take the same
+        if theirs is not None:
+            return theirs.precision
+        ws.objects.put(key, data)
+    return found.precision
+
+
+def _kept(ws: Workspace, key: str) -> Calibration | None:
+    """What was found before; None too where it cannot be read (damaged, or of another version)."""
+    data = ws.objects.get(key)
+    try:
+        return None if data is None else Calibration.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def faster_formats(device: torch.device) -> list[str]:
+    """Formats that may be faster than float32 on the device."""
+    if device.type == "cuda":
+        return ["float16", "bfloat16"] if torch.cuda.is_bf16_supported() else ["float16"]
+    if device.type == "mps":
+        return []
+    return ["bfloat16"] if cpu_flags() & CPU_BFLOAT16_FLAGS else []
+
+
+def cpu_flags() -> set[str]:
+    """Instruction sets of the CPU by Linux's names; none where that cannot be known."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", info.read_text(), re.MULTILINE)
+    return set(flags[1].split()) if flags else set()
+
+
+def device_slug(device: torch.device) -> str:
+    """Names the model of a device, as a file name."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        known = sorted(cpu_flags() & (CPU_BFLOAT16_FLAGS | {"avx2", "avx512f", "avx512_vnni"}))
+        name = "-".join(["cpu", *known])
+    else:
+        name = device.type
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-").lower()
+
+
+def calibration_tiles(image: Image, tiling: Tiling, count: int = CALIBRATION_TILES) -> list[Pixels]:
+    """Tiles (1, C, Y, X) spread over the image, those with usable pixels first."""
+    every = list(tiling.tiles(Window.whole(tiling.shape))) if _num_tiles(tiling) <= 4096 else _diagonal(tiling)
+    step = max(1, len(every) // (4 * count))
+    spread = every[step // 2 :: step] or every
+    ranked = sorted(spread, key=lambda tile: not image.read_valid(tile.write).any())
+    return [stacked(read_reflected(image, tile.read), tile.read.start, [tile], 1) for tile in ranked[:count]]
+
+
+def _num_tiles(tiling: Tiling) -> int:
+    return -(-tiling.shape[0] // tiling.core[0]) * -(-tiling.shape[1] // tiling.core[1])
+
+
+def _diagonal(tiling: Tiling, count: int = 64) -> list[Tile]:
+    """Tiles along the diagonal of an image with too many to list."""
+    places = [tuple(side * (2 * i + 1) // (2 * count) for side in tiling.shape) for i in range(count)]
+    return [next(tiling.tiles(Window(place, (1, 1)))) for place in places]
+
+
+def calibrate(package: ModelPackage, device: torch.device, candidates: list[str], tiles: list[Pixels]) -> Calibration:
+    """The fastest of `candidates` (float32 first) that agrees with float32 on `tiles`."""
+    seconds: dict[str, float] = {}
+    masks: dict[str, Pixels] = {}
+    for precision in candidates:
+        network = Network(package, device, precision, batch=1)
+        masks[precision], seconds[precision] = timed_ids(network, tiles)
+    agreement = {name: float(np.mean(mask == masks["float32"])) for name, mask in masks.items()}
+    agreeing = [name for name in candidates if agreement[name] >= MIN_AGREEMENT]
+    num_px = sum(tile.shape[-2] * tile.shape[-1] for tile in tiles)
+    return Calibration(
+        precision=min(agreeing, key=lambda name: seconds[name]),
+        device=device_slug(device),
+        agreement=agreement,
+        px_per_s={name: num_px / value for name, value in seconds.items()},
+    )
+
+
+def timed_ids(network: Network, tiles: list[Pixels]) -> tuple[Pixels, float]:
+    """The ids of all tiles, and the median time in s that they take on one thread after a first run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times: list[float] = []
+    ids: list[Any] = []
+    try:
+        with torch.inference_mode():
+            for _ in range(REPEATS + 1):
+                began = time.perf_counter()
+                ids = [network.ids(tile, halo=0) for tile in tiles]
+                times.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return np.stack(ids), statistics.median(times[1:])
+
+
+def fixed_batch(package: ModelPackage, device: torch.device, precision: str, batch: int, tiling: Tiling) -> int:
+    """The batch, or 1 where a tile's answer would depend, in its last bits, on its place in the batch.
+
+    Which place a tile has depends on what was skipped and on what an earlier run finished; the mask must not.
+    """
+    if batch == 1:
+        return 1
+    network = Network(package, device, precision, batch)
+    contract = package.contract
+    noise = np.random.default_rng(0).uniform(0, 1, (len(contract.bands), *tiling.read)) * 2 - 1
+    low, high = _range(contract.dtype)
+    mean, std = (np.reshape(values, (-1, 1, 1)) for values in (contract.mean, contract.std))
+    tile = np.clip(mean + 2 * std * noise, low, high).astype(contract.dtype)
+    with torch.inference_mode():
+        logits_nkyx = network.logits(np.stack([tile] * batch))
+    return batch if bool((logits_nkyx == logits_nkyx[:1]).all()) else 1
+
+
+def _range(dtype: str) -> tuple[float, float]:
+    limits = np.iinfo(dtype) if np.issubdtype(dtype, np.integer) else np.finfo(dtype)
+    return float(limits.min), float(limits.max)

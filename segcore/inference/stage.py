@@ -1,0 +1,226 @@
+"""Predict: images and a model package -> masks, image by image through one pipeline.
+
+While one image ends, the next is already being read. An image that fails is reported, and the others go on.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from segcore.config import PredictConfig
+from segcore.errors import SegcoreError, StoreError
+from segcore.geometry import Grid, Ints
+from segcore.inference.contract import check_contract
+from segcore.inference.crop import CropShard
+from segcore.inference.estimate import estimate
+from segcore.inference.gaussian import GaussianUnit
+from segcore.inference.interrupt import ends_on_sigterm
+from segcore.inference.numerics import Network, repeatable, resolve_device
+from segcore.inference.pipeline import Load, Pipeline, Threads
+from segcore.inference.plan import STALE_WITH, Job, freeze, mask_attributes, mask_spec, tiling_for
+from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
+from segcore.inference.run import MaskRun
+from segcore.measure import Peak
+from segcore.models.package import ModelPackage, read_package
+from segcore.progress import SILENT, Progress
+from segcore.results import ItemResult, StageResult
+from segcore.store import Image, Staging, Workspace
+
+log = logging.getLogger("segcore.inference")
+
+
+def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
+    """Segment images tile by tile; a killed call is simply made again, and goes on where it was.
+
+    Args:
+        config: the workspace, the model, and how to run it.
+        progress: hears of shards as they are written, of warnings and of failed images.
+
+    Returns:
+        One item per image: `done`, `skipped` (its mask was complete), or `failed` with its error.
+
+    Raises:
+        SegcoreError: where nothing can be done at all: no workspace, model, images or device.
+    """
+    with Peak() as peak, ends_on_sigterm(), repeatable():
+        ws = Workspace.open(config.workspace)
+        package = read_package(ws, config.model)
+        image_ids = config.images or tuple(ws.image_ids())
+        if not image_ids:
+            raise StoreError(f"workspace {ws.uri}: no image in it; fill it with `segcore ingest`")
+        job = resolve(ws, config, package, image_ids)
+        if config.dry_run:
+            items, details = estimate(ws, job, image_ids)
+        else:
+            items, details = _Night(ws, job, image_ids, progress).run()
+    return StageResult(
+        stage="predict",
+        items=items,
+        paths=tuple(item.path for item in items if item.path and item.state != "failed"),
+        seconds=peak.seconds,
+        peak_mib=peak.mib,
+        details={"model": package.model_id, "name": job.name, **details},
+    )
+
+
+def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_ids: Iterable[str]) -> Job:
+    """Settle what `auto` means, on the first image that the model can take.
+
+    Raises:
+        ConfigError: if the device or the precision is not there.
+    """
+    device = resolve_device(config.device)
+    check_precision(config.precision, device)
+    precision: str = "float32" if config.precision == "auto" else config.precision
+    job = Job(config, package, device, precision, config.batch)
+    if config.precision != "auto" and config.batch == 1:
+        return job
+    for image_id in image_ids:
+        try:
+            image = ws.image(image_id)
+            check_contract(package.contract, image)
+        except SegcoreError:
+            continue  # reported when its turn comes
+        tiling = tiling_for(config, package, image.shape()[-2:])
+        if config.precision == "auto":
+            precision = resolve_precision(ws, package, device, image, tiling, keep=not config.dry_run)
+        return Job(config, package, device, precision, fixed_batch(package, device, precision, config.batch, tiling))
+    return job
+
+
+class _Night:
+    """One call of predict: the images of one workspace, in order."""
+
+    def __init__(self, ws: Workspace, job: Job, image_ids: tuple[str, ...], progress: Progress) -> None:
+        self._ws, self._job, self._image_ids, self._progress = ws, job, image_ids, progress
+        self._items: dict[str, ItemResult] = {}
+        self._runs: dict[str, MaskRun] = {}
+        self._plans: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
+        """The items in the order of the images, and details of the whole."""
+        job = self._job
+        network = Network(job.package, job.device, job.precision, job.batch)
+        readers = 4 if job.device.type != "cpu" and job.config.blend == "crop" else 1
+        threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
+        self._progress.start("predict", self._num_shards(), "shards")
+        try:
+            Pipeline(network, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
+        finally:
+            for run in self._runs.values():
+                run.staging.close()
+        for image_id, run in self._runs.items():
+            self._items[image_id] = self._item(image_id, run)
+        details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
+        if network.fits < network.batch:
+            details["batch_after_oom"] = network.fits
+        return tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids)), details
+
+    def _num_shards(self) -> int:
+        """Shards of all images, finished ones too: arithmetic on their shapes."""
+        total = 0
+        for image_id in self._image_ids:
+            try:
+                shape = self._ws.image(image_id).shape()[-2:]
+            except SegcoreError:
+                continue  # reported when its turn comes
+            total += Grid(shape, (self._job.config.shard_px,) * 2).num_cells
+        return total
+
+    def _loads(self) -> Iterator[Load]:
+        for image_id in dict.fromkeys(self._image_ids):
+            try:
+                run = self._begin(image_id)
+            except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+                self._failed(image_id, error)
+                continue
+            if run is None:
+                continue
+            for unit in run.staging.units():
+                yield from self._unit_loads(run, unit)
+                if run.failed:
+                    break
+
+    def _begin(self, image_id: str) -> MaskRun | None:
+        """Freeze the image's plan and see what is left; None if nothing is."""
+        job = self._job
+        image = self._ws.image(image_id)
+        for warning in check_contract(job.package.contract, image):
+            self._progress.note(warning)
+        tiling = tiling_for(job.config, job.package, image.shape()[-2:])
+        plan, spec = freeze(job, image, tiling), mask_spec(job, image)
+        staging = Staging.begin(
+            self._ws, image_id, job.name, plan, spec, overwrite=job.config.overwrite, supersede=STALE_WITH
+        )
+        num_shards = spec.grid(0).num_cells
+        if staging.finished:
+            self._progress.advance(num_shards)
+            details = {"shards_written": 0, "shards_resumed": num_shards}
+            self._items[image_id] = self._result("skipped", image, details)
+            return None
+        try:
+            return self._resumed(image, staging, plan, MaskRun.of(image, staging, tiling, spec, job.ignore))
+        except BaseException:
+            staging.close()
+            raise
+
+    def _resumed(self, image: Image, staging: Staging, plan: dict[str, Any], run: MaskRun) -> MaskRun | None:
+        """Count what an earlier call finished, and write what it had only in memory."""
+        for unit in staging.units():
+            pending = len(staging.pending(unit))
+            run.remaining += pending
+            if not pending:  # killed between a unit's last shard and the coarser ones that it completes
+                staging.unit_writer(unit)
+        run.counts.shards_resumed = staging.spec.grid(0).num_cells - run.remaining
+        self._progress.advance(run.counts.shards_resumed)
+        self._plans[image.image_id] = plan
+        self._runs[image.image_id] = run
+        if run.remaining == 0:
+            self._finish(run)
+            return None
+        return run
+
+    def _unit_loads(self, run: MaskRun, unit: Ints) -> Iterator[Load]:
+        pending = run.begin_unit(unit)
+        if not pending:
+            return
+        if self._job.config.blend == "gaussian":
+            for strip in GaussianUnit(run, unit, pending).strips():
+                yield Load(run, strip)
+            return
+        for shard in pending:
+            yield Load(run, partial(CropShard, run, unit, shard))
+
+    def _finish(self, run: MaskRun) -> None:
+        plan = self._plans[run.image.image_id]
+        run.finish(mask_attributes(self._job, run.image, plan), self._job.package.classes)
+
+    def _item(self, image_id: str, run: MaskRun) -> ItemResult:
+        if run.finished:
+            return self._result("done", run.image, run.details())
+        error = run.error or StoreError(f"image {image_id}: {run.remaining} shards were not written; run it again")
+        return self._failed(image_id, error, run.image, run.details())
+
+    def _result(self, state: Any, image: Image, details: dict[str, Any]) -> ItemResult:
+        path = self._ws.describe(f"images/{image.image_id}.ome.zarr/labels/{self._job.name}")
+        return ItemResult(state=state, source=image.source, image=image.image_id, path=path, details=details)
+
+    def _failed(
+        self, image_id: str, error: BaseException, image: Image | None = None, details: dict[str, Any] | None = None
+    ) -> ItemResult:
+        """The item of a failed image; noted, and its traceback logged for `--debug`."""
+        known = isinstance(error, SegcoreError)
+        message = str(error) if known else f"image {image_id}: {type(error).__name__}: {error}"
+        message = " ".join(message.split())
+        log.debug("image %s failed", image_id, exc_info=error)
+        self._progress.note(message)
+        item = ItemResult(
+            state="failed",
+            source=image.source if image else None,
+            image=image_id,
+            error=message,
+            details=details or {},
+        )
+        self._items[image_id] = item
+        return item
