@@ -168,10 +168,12 @@ class ScoreConfig(StageConfig):
 class ReportConfig(ScoreConfig):
     """Scores and pictures -> report.html and report.json."""
 
-    run: str | None = None
+    run: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Run id: the folder under `reports/`; the time of day by default."""
     title: str = "Segmentation report"
     """Headline of the page."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """Sources that failed before the report, each with its error in one line; named at the top of the page."""
 
 
 class ExportConfig(StageConfig):
@@ -183,6 +185,8 @@ class ExportConfig(StageConfig):
     """Folder to write to."""
     format: Literal["geotiff", "png", "geojson"] = "geotiff"
     """File format; `geojson` holds one polygon per region."""
+    coordinates: Literal["auto", "crs"] = "auto"
+    """Of a GeoJSON: `auto` = longitude and latitude (pixels without a CRS); `crs` = the image's own CRS."""
     images: tuple[str, ...] = ()
     """Image ids; none = every image that has the mask."""
     overwrite: bool = False
