@@ -1,0 +1,159 @@
+"""Artifacts: what Prefect's pages show of a run: progress, a table of images, a summary with a picture.
+
+All of it is best effort: a server that is down or slow costs a log line, never a stage.
+"""
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.logging import get_run_logger
+
+from segcore.results import StageResult
+
+UPDATE_EVERY_S = 2.0
+"""Between two updates of a progress artifact."""
+
+JOIN_S = 5.0
+"""How long a finished stage waits for the last update."""
+
+MAX_ROWS = 1000
+"""Images in a table artifact; Prefect refuses large ones, the report has all."""
+
+
+class BestEffort:
+    """Calls Prefect; the first failure is logged, none is raised."""
+
+    def __init__(self) -> None:
+        self._logger = get_run_logger()
+        self._said = False
+
+    def __call__(self, call: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+        try:
+            return call(*args, **keywords)
+        except Exception as error:  # noqa: BLE001 - whatever the server does, the stage goes on
+            if not self._said:
+                self._logger.warning("Prefect's pages will lack artifacts of this run: %s", error)
+                self._said = True
+            return None
+
+
+class FlowProgress:
+    """A stage's progress as a Prefect artifact and log lines, from a thread of its own.
+
+    Stages call it from many threads; none of them ever waits for the server.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._key = f"progress-{stage}"
+        self._logger = get_run_logger()
+        self._best_effort = BestEffort()
+        self._lock = threading.Lock()
+        self._text, self._unit = stage, ""
+        self._total = self._done = 0
+        self._shown: tuple[float, str] | None = None
+        self._artifact: Any = None
+        self._stop = threading.Event()
+        # The artifact belongs to this run, which a new thread would not know of.
+        context = contextvars.copy_context()
+        self._updater = threading.Thread(target=context.run, args=(self._update_until_stopped,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._updater.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._updater.join(JOIN_S)
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        with self._lock:
+            self._text, self._total, self._unit, self._done = stage, total, unit, 0
+        self._logger.info("%s: %d %s", stage, total, unit)
+
+    def advance(self, amount: int = 1) -> None:
+        with self._lock:
+            self._done += amount
+
+    def note(self, message: str) -> None:
+        self._logger.info("%s", message)
+
+    def _update_until_stopped(self) -> None:
+        while not self._stop.wait(UPDATE_EVERY_S):
+            self._update()
+        self._update()
+
+    def _update(self) -> None:
+        with self._lock:
+            percent = 100 * min(self._done / self._total, 1.0) if self._total else 0.0
+            state = (percent, f"{self._text}: {self._done} of {self._total} {self._unit}")
+        if self._total == 0 or state == self._shown:
+            return
+        self._shown = state
+        if self._artifact is None:
+            self._artifact = self._best_effort(create_progress_artifact, percent, self._key, state[1])
+        else:
+            self._best_effort(update_progress_artifact, self._artifact, percent, state[1])
+
+
+def escaped(text: Any) -> str:
+    """A name from outside, so that markdown shows it and does not obey it."""
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{char}" if char in "\\`*_{}[]()#+!|~" else char for char in plain)
+
+
+def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
+    """One row per source or image, the stages' states and the image's scores side by side."""
+    rows: dict[str, dict[str, Any]] = {}
+    for result in results:
+        for item in result.items:
+            name = item.image or item.source or "?"
+            row = rows.setdefault(name, {"image": name})
+            row[result.stage] = item.state if item.error is None else f"{item.state}: {item.error}"
+            row |= {key: value for key, value in (item.scores or {}).items() if isinstance(value, int | float | str)}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    return [{column: row.get(column, "") for column in columns} for row in rows.values()][:MAX_ROWS]
+
+
+def publish(results: list[StageResult], picture: str | None = None) -> None:
+    """Show a flow's results on its page: a table of images, and a summary with a picture and what to open.
+
+    Args:
+        results: of the stages that ran, in order.
+        picture: a small image as a `data:` URI, or None.
+    """
+    best_effort = BestEffort()
+    if rows := image_rows(results):
+        best_effort(create_table_artifact, rows, "images", "Every source and image, with its state and scores")
+    best_effort(create_markdown_artifact, summary(results, picture), "summary", "What this run did")
+
+
+def summary(results: list[StageResult], picture: str | None = None) -> str:
+    """Markdown: the picture, one line per stage, what failed, the scores, what to open."""
+    lines = ["# segcore"]
+    if picture:
+        lines += ["", f"![mask over image]({picture})"]
+    lines += ["", "| stage | done | skipped | failed | seconds | peak MiB |", "| --- | --- | --- | --- | --- | --- |"]
+    for result in results:
+        counts = [str(sum(item.state == state for item in result.items)) for state in ("done", "skipped", "failed")]
+        lines.append(f"| {result.stage} | {' | '.join(counts)} | {result.seconds:.1f} | {result.peak_mib:.0f} |")
+    failures = [item for result in results for item in result.items if item.state == "failed"]
+    if failures:
+        lines += ["", "## Failed", *(f"- {escaped(i.source or i.image)}: {escaped(i.error)}" for i in failures)]
+    scores = {key: value for result in results for key, value in (result.scores or {}).items()}
+    numbers = {key: value for key, value in scores.items() if isinstance(value, int | float)}
+    if numbers:
+        lines += ["", "## Scores", *(f"- {escaped(key)}: {value:.4g}" for key, value in numbers.items())]
+    if paths := [path for result in results if result.stage in ("report", "export", "train") for path in result.paths]:
+        lines += ["", "## Open", *(f"- `{path}`" for path in paths)]
+    return "\n".join(lines)

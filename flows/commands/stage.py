@@ -1,0 +1,38 @@
+"""The commands of the stages: ingest, train, predict, score, report, export. Options are the config's fields."""
+
+from typing import Any
+
+import typer
+
+from flows.cli import COMMANDS
+from flows.console import progress_on_stderr, show_result, stdout_kept_clean
+from flows.functions import stage_function
+from flows.options import Switches, stage_command
+from segcore.config import STAGES, StageConfig
+from segcore.results import StageResult
+
+
+def command(stage: str) -> Any:
+    """The command of one stage, ready for the group."""
+
+    def run(config: StageConfig, switches: Switches) -> None:
+        with stdout_kept_clean():
+            result = as_flow(stage, config) if switches.prefect else as_function(stage, config)
+        show_result(result, switches)
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(stage)(stage_command(STAGES[stage], run, text=COMMANDS[stage][1]))
+    return typer.main.get_command(app)
+
+
+def as_function(stage: str, config: StageConfig) -> StageResult:
+    """Run the stage in this process, without Prefect."""
+    with progress_on_stderr() as progress:
+        return stage_function(stage)(config, progress)
+
+
+def as_flow(stage: str, config: StageConfig) -> StageResult:
+    """Run the stage as a Prefect flow; the same function does the work."""
+    from flows.running import run_stage_flow
+
+    return run_stage_flow(stage, config)

@@ -1,0 +1,215 @@
+"""Console: progress on a terminal or in a log, and a stage's result as text or as one JSON object."""
+
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from flows.options import Switches
+from segcore.progress import Progress
+from segcore.results import StageResult
+
+LINE_EVERY_S = 10.0
+"""Between two progress lines where no terminal listens (cron, a log file)."""
+
+STATES = {0: "done", 1: "failed", 3: "partly"}
+
+
+class Lines:
+    """Progress as plain lines on stderr, for cron and logs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stage, self._unit = "", ""
+        self._total = self._done = 0
+        self._began = self._said = 0.0
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        with self._lock:
+            self._stage, self._total, self._unit, self._done = stage, total, unit, 0
+            self._began = self._said = time.monotonic()
+            self._say(f"{stage}: {total} {unit}")
+
+    def advance(self, amount: int = 1) -> None:
+        with self._lock:
+            self._done += amount
+            now = time.monotonic()
+            if now - self._said < LINE_EVERY_S and self._done < self._total:
+                return
+            self._said = now
+            left_s = (now - self._began) / max(self._done, 1) * max(self._total - self._done, 0)
+            share = f"{100 * self._done / self._total:.0f} %" if self._total else ""
+            self._say(f"{self._stage}: {self._done}/{self._total} {self._unit}, {share}, {left_s:.0f} s left")
+
+    def note(self, message: str) -> None:
+        with self._lock:
+            self._say(message)
+
+    @staticmethod
+    def _say(text: str) -> None:
+        typer.echo(text, err=True)
+
+
+class Bars:
+    """Progress as live bars on a terminal; one bar for each `start`."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._rich = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task: Any = None
+
+    def open(self) -> None:
+        self._rich.start()
+
+    def close(self) -> None:
+        self._rich.stop()
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._task = self._rich.add_task(stage, total=total, unit=unit)
+
+    def advance(self, amount: int = 1) -> None:
+        if self._task is not None:
+            self._rich.advance(self._task, amount)
+
+    def note(self, message: str) -> None:
+        self._rich.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[Progress]:
+    """Bars where stderr is a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield Lines()
+        return
+    bars = Bars()
+    bars.open()
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+@contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """What libraries and child processes print to stdout goes to stderr, so that stdout holds the result alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def hush_libraries(debug: bool) -> None:
+    """Warnings of libraries help a developer, not a user: they show with --debug only."""
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+def result_object(result: StageResult) -> dict[str, Any]:
+    """A stage's result as the object that `--json` prints.
+
+    Beside `stage`, `state`, `paths`, `seconds`, `peak_mib` and (where there are any) `scores`, every source or
+    image is listed with what became of it: under `sources` for ingest, under `images` for the rest.
+    """
+    items = [item.model_dump(mode="json", exclude_none=True) for item in result.items]
+    found: dict[str, Any] = {"stage": result.stage, "state": STATES[result.exit_code], "paths": list(result.paths)}
+    if result.scores is not None:
+        found["scores"] = result.scores
+    found |= {"seconds": result.seconds, "peak_mib": result.peak_mib}
+    return found | {"sources" if result.stage == "ingest" else "images": items, "details": result.details}
+
+
+def show_result(result: StageResult, switches: Switches) -> None:
+    """Print what a stage did, and leave with its exit code."""
+    if switches.json:
+        typer.echo(json.dumps(result_object(result), default=str))
+    else:
+        for line in result_lines(result):
+            typer.echo(line)
+    raise typer.Exit(result.exit_code)
+
+
+def result_lines(result: StageResult) -> Iterator[str]:
+    """What a stage did, for a person to read: failures first named, then numbers, then what to open."""
+    for item in result.items:
+        if item.state == "failed":
+            yield f"failed: {item.source or item.image}: {item.error}"
+    yield from mapping_lines(result.details)
+    if result.scores:
+        yield from score_lines(result.scores)
+    for path in result.paths:
+        yield f"-> {path}"
+    yield one_line(result)
+
+
+def one_line(result: StageResult) -> str:
+    """`predict: done, 3 done, 1 skipped in 12.3 s, peak memory 900 MiB`."""
+    states = [item.state for item in result.items]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "skipped", "failed") if state in states)
+    return (
+        f"{result.stage}: {counts or STATES[result.exit_code]} in {result.seconds:.1f} s, "
+        f"peak memory {result.peak_mib:.0f} MiB"
+    )
+
+
+def mapping_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """`key: value` lines; nested mappings are indented, lists stay on one line."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from mapping_lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(part) for part in value)
+    return str(value)
+
+
+def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
+    """Scores as lines; a mapping of classes to their scores as a table."""
+    for key, value in scores.items():
+        rows = value if isinstance(value, Mapping) else {}
+        if rows and all(isinstance(row, Mapping) for row in rows.values()):
+            yield from table_lines(key, rows)
+        else:
+            yield from mapping_lines({key: value})
+
+
+def table_lines(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of numbers under their names, columns aligned."""
+    names = [name for name in next(iter(rows.values())) if name not in ("id", "color")]
+    cells = [[title, *names], *([key, *(shown(row.get(name, "")) for name in names)] for key, row in rows.items())]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
+    for line in cells:
+        first, *rest = (
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        yield "  ".join([first, *rest]).rstrip()

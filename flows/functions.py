@@ -1,0 +1,26 @@
+"""Functions: the one place that knows which function of segcore does a stage; loaded when it is called."""
+
+import importlib
+from collections.abc import Callable
+
+from segcore.config import StageConfig
+from segcore.progress import Progress
+from segcore.results import StageResult
+
+StageFunction = Callable[[StageConfig, Progress], StageResult]
+
+FUNCTIONS = {
+    "ingest": ("segcore.ingest", "ingest"),
+    "train": ("segcore.training", "train"),
+    "predict": ("segcore.inference", "predict"),
+    "score": ("segcore.scoring", "score"),
+    "report": ("segcore.publish", "report"),
+    "export": ("segcore.export", "export"),
+}
+
+
+def stage_function(stage: str) -> StageFunction:
+    """The function behind a stage, by the stage's name."""
+    module, name = FUNCTIONS[stage]
+    function: StageFunction = getattr(importlib.import_module(module), name)
+    return function

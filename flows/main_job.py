@@ -1,0 +1,63 @@
+"""The main job: sources with targets in; a model, masks, scores and a report out. What `segcore demo` runs."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.artifacts import publish
+from flows.ending import final_state
+from flows.tasks import stage
+from segcore.config import STAGES, build_config
+from segcore.errors import SegcoreError
+from segcore.results import StageResult
+
+Settings = dict[str, Any]
+
+
+@flow(name="main-job", persist_result=True, result_serializer="json")
+def main_job(
+    workspace: str,
+    ingest: Settings,
+    train: Settings | None = None,
+    predict: Settings | None = None,
+    score: Settings | None = None,
+    report: Settings | None = None,
+) -> State[Any]:
+    """Ingest, train, predict, score, report: each a task, each resumable by running the job again.
+
+    Args:
+        workspace: folder or object-store prefix.
+        ingest: settings of the stage, as in its YAML file.
+        train: likewise.
+        predict: likewise; the model is the one trained.
+        score: likewise.
+        report: likewise.
+    """
+    given = {"train": train or {}, "predict": predict or {}, "score": score or {}, "report": report or {}}
+    where = {"workspace": workspace}
+    results: list[StageResult] = []
+    try:
+        for name in ("predict", "score", "report"):  # a wrong key is told now, not after an hour of training
+            check(name, {**where, "model": "to be trained", **given[name]})
+        check("train", {**where, **given["train"]})
+        results.append(stage("ingest", {**where, **ingest}))
+        results.append(stage("train", {**where, **given["train"]}))
+        chosen = {**where, "model": results[-1].details["model"]}
+        for name in ("predict", "score", "report"):
+            results.append(stage(name, {**chosen, **given[name]}))
+    except SegcoreError as error:
+        publish(results)
+        return Failed(message=str(error))
+    publish(results)
+    return final_state(results)
+
+
+def check(name: str, settings: Settings) -> None:
+    """Refuse settings that the stage would refuse.
+
+    Raises:
+        ConfigError: which setting of which stage is wrong.
+    """
+    build_config(STAGES[name], settings, f"settings of {name}")

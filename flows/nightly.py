@@ -1,0 +1,55 @@
+"""Nightly: ingest the sources that are new or changed, predict them, score where a target exists, report.
+
+The workspace knows what is done, so the flow asks nobody: unchanged sources and finished masks come back as
+`skipped`. A failed image is named in the report, in the run's table and in its final state, PartlyDone, which is
+of type Failed: green would be missed. No flow retries: the next night goes on where this one stopped.
+"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.artifacts import publish
+from flows.ending import final_state
+from flows.tasks import StageStoppedError, stage
+from segcore.results import StageResult
+
+
+@flow(name="nightly", retries=0, persist_result=True, result_serializer="json")
+def nightly(
+    workspace: str,
+    model: str,
+    sources: list[str] | None = None,
+    manifest: str | None = None,
+    targets: str | None = None,
+    classes: str | None = None,
+    predict: dict[str, Any] | None = None,
+) -> State[Any]:
+    """One night's work on a growing archive.
+
+    Args:
+        workspace: folder or object-store prefix.
+        model: model id in the workspace, or the path of a model package.
+        sources: files, folders or globs that are looked at every night; or give a manifest.
+        manifest: CSV of sources, targets, splits.
+        targets: pattern of a source's target, where it has one.
+        classes: class table of the targets.
+        predict: further settings of the stage: blend, device, tile_px...
+    """
+    where = {"workspace": workspace}
+    chosen = {**where, "model": model}
+    new = {"sources": sources or [], "manifest": manifest, "targets": targets, "classes": classes, "overwrite": True}
+    results: list[StageResult] = []
+    try:
+        results.append(stage("ingest", {**where, **new}))
+        # A source that changed has a new plan; `overwrite` replaces its mask too, and leaves the finished ones alone.
+        results.append(stage("predict", {**chosen, "overwrite": True, **(predict or {})}))
+        results.append(stage("score", chosen))
+        results.append(stage("report", chosen))
+    except StageStoppedError as stopped:
+        publish(results)
+        return Failed(message=str(stopped))
+    publish(results)
+    return final_state(results)

@@ -1,0 +1,79 @@
+"""The stages as Prefect flows: `segcore STAGE --prefect`, a deployment, or Prefect's own form run them.
+
+Each is the same recipe, on the stage's own config, which is also the form that Prefect's pages show.
+"""
+
+from typing import Any
+
+from prefect import Flow, flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.artifacts import publish
+from flows.ending import final_state
+from flows.tasks import StageStoppedError, stage
+from segcore.config import (
+    ExportConfig,
+    IngestConfig,
+    PredictConfig,
+    ReportConfig,
+    ScoreConfig,
+    StageConfig,
+    TrainConfig,
+)
+
+
+def single_stage(name: str, config: StageConfig) -> State[Any]:
+    """Run one stage in the current flow, show what it did, and say how the flow ends."""
+    try:
+        result = stage(name, config.model_dump(mode="json", exclude_unset=True))
+    except StageStoppedError as stopped:
+        return Failed(message=str(stopped))
+    publish([result])
+    return final_state([result])
+
+
+@flow(name="ingest", persist_result=True, result_serializer="json")
+def ingest(config: IngestConfig) -> State[Any]:
+    """Sources -> images in the workspace, with their targets."""
+    return single_stage("ingest", config)
+
+
+@flow(name="train", persist_result=True, result_serializer="json")
+def train(config: TrainConfig) -> State[Any]:
+    """Labelled images -> a model package."""
+    return single_stage("train", config)
+
+
+@flow(name="predict", persist_result=True, result_serializer="json")
+def predict(config: PredictConfig) -> State[Any]:
+    """Images and a model package -> masks."""
+    return single_stage("predict", config)
+
+
+@flow(name="score", persist_result=True, result_serializer="json")
+def score(config: ScoreConfig) -> State[Any]:
+    """Masks and targets -> scores."""
+    return single_stage("score", config)
+
+
+@flow(name="report", persist_result=True, result_serializer="json")
+def report(config: ReportConfig) -> State[Any]:
+    """Scores and pictures -> report.html and report.json."""
+    return single_stage("report", config)
+
+
+@flow(name="export", persist_result=True, result_serializer="json")
+def export(config: ExportConfig) -> State[Any]:
+    """Masks -> files in the geometry of their sources."""
+    return single_stage("export", config)
+
+
+FLOWS: dict[str, Flow[..., Any]] = {
+    "ingest": ingest,
+    "train": train,
+    "predict": predict,
+    "score": score,
+    "report": report,
+    "export": export,
+}

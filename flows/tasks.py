@@ -1,0 +1,74 @@
+"""Tasks: one stage each, on the core's own function. They take and return small JSON; pixels stay in the workspace."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+from prefect.tasks import Task
+
+from flows.artifacts import FlowProgress
+from flows.functions import stage_function
+from segcore.config import STAGES, build_config
+from segcore.errors import SegcoreError
+from segcore.results import StageResult
+
+
+class StageStoppedError(SegcoreError):
+    """A stage failed as a whole, so that the ones after it have nothing to work on."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def is_transient(error: BaseException) -> bool:
+    """True for what a later try may mend: a network that was down, an object store that was busy."""
+    return any(
+        isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.startswith(("obstore", "botocore"))
+        for cause in causes(error)
+    )
+
+
+def may_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's question after a failure: only transient I/O is tried again; the ledger keeps what is finished."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and is_transient(error)
+
+
+# Neither cached nor persisted: the workspace's ledger says what is done, and survives a kill.
+@task(
+    task_run_name="{stage}",
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=may_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def run_stage(stage: str, settings: dict[str, Any]) -> Any:
+    """One stage; a user's error becomes the task's state in one line, anything else its traceback."""
+    try:
+        with FlowProgress(stage) as progress:
+            return stage_function(stage)(build_config(STAGES[stage], settings), progress).model_dump(mode="json")
+    except SegcoreError as error:
+        if is_transient(error):
+            raise
+        return Failed(message=str(error))
+
+
+def stage(name: str, settings: dict[str, Any]) -> StageResult:
+    """Run a stage as a task of the current flow, and return its result.
+
+    Raises:
+        StageStoppedError: with the task's message, where the stage failed as a whole.
+    """
+    state = run_stage(name, settings, return_state=True)
+    left = state.result(raise_on_failure=False)
+    if not isinstance(left, dict):
+        raise StageStoppedError(f"{name}: {state.message}")
+    return StageResult.model_validate(left)
