@@ -1,0 +1,120 @@
+"""GeoJSON: every object of a mask as one polygon; background and ignore are left out.
+
+Where the image lies on earth, coordinates are longitude and latitude (RFC 7946), or, with
+`coordinates: crs`, those of the image's own CRS, which is then named in the `crs` member of GeoJSON 2008.
+Elsewhere they are pixels (x right, y down), as QuPath takes them, with its `classification`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio.warp
+import shapely
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from shapely.geometry import Polygon, mapping
+from shapely.geometry.polygon import orient
+
+from segcore.classes import ClassInfo
+from segcore.config import ExportConfig
+from segcore.errors import StoreError
+from segcore.export.geotiff import georeference
+from segcore.export.polygons import trace_windows
+from segcore.scoring.counts import foreground_rows
+from segcore.store import Image, Label
+
+WINDOW_PX = 2048
+LONGEST_EDGE_PX = 256
+"""Longer edges get points in between before they are reprojected: a straight line is bent in another CRS."""
+LON_LAT = CRS.from_epsg(4326)
+
+Points = npt.NDArray[np.float64]
+Place = Callable[[Points], Points]
+"""Pixel coordinates (N, 2) -> the file's coordinates (N, 2)."""
+
+
+def write_geojson(image: Image, mask: Label, path: Path, config: ExportConfig) -> dict[str, Any]:
+    """Write the objects of a mask as a FeatureCollection, one feature a line.
+
+    Raises:
+        StoreError: if the CRS cannot be understood, or is asked for where there is none.
+    """
+    classes = {mask.classes[row].id: mask.classes[row] for row in foreground_rows(mask.classes)}
+    skip = {mask.ignore, *(info.id for info in mask.classes if info.id not in classes)}
+    place, densify, head = _coordinates(image, config.coordinates)
+    num_objects = 0
+    with path.open("w", encoding="utf-8") as sink:
+        sink.write('{"type": "FeatureCollection", ' + "".join(f'"{k}": {json.dumps(v)}, ' for k, v in head.items()))
+        sink.write('"features": [')
+        for class_id, outline in trace_windows(mask.read, _sides(mask), WINDOW_PX, skip):
+            if class_id not in classes:
+                raise StoreError(f"image {image.image_id}: mask {mask.name} holds {class_id}, which is no class")
+            sink.write(",\n" if num_objects else "\n")
+            num_objects += 1
+            feature = _feature(num_objects, classes[class_id], _placed(outline, place, densify))
+            sink.write(json.dumps(feature, ensure_ascii=False))
+        sink.write("\n]}\n")
+    return {"objects": num_objects}
+
+
+def _sides(mask: Label) -> tuple[int, int]:
+    height, width = mask.shape()
+    return height, width
+
+
+def _coordinates(image: Image, wanted: str) -> tuple[Place, bool, dict[str, Any]]:
+    """How to place pixel coordinates, whether long edges are split first, and members for the file's head."""
+    found = georeference(image.georef, f"image {image.image_id}")
+    crs: CRS | None = found.get("crs")
+    if crs is None:
+        if wanted == "crs":
+            raise StoreError(f"image {image.image_id}: has no CRS to write coordinates in; leave `coordinates` at auto")
+        return lambda points: points, False, {}
+    transform: Affine = found["transform"]
+
+    def in_crs(points: Points) -> Points:
+        a, b, c, d, e, f = transform[:6]
+        x, y = points[:, 0], points[:, 1]
+        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+    if wanted == "crs":
+        return in_crs, False, {"crs": {"type": "name", "properties": {"name": _crs_name(crs)}}}
+
+    def in_degrees(points: Points) -> Points:
+        placed = in_crs(points)
+        longitude, latitude = rasterio.warp.transform(crs, LON_LAT, placed[:, 0], placed[:, 1])[:2]
+        return np.round(np.stack([longitude, latitude], axis=1), 9)
+
+    return in_degrees, crs != LON_LAT, {}
+
+
+def _crs_name(crs: CRS) -> str:
+    """The URN of a CRS that has one, its WKT otherwise."""
+    authority = crs.to_authority()
+    return f"urn:ogc:def:crs:{authority[0]}::{authority[1]}" if authority else str(crs.to_wkt())
+
+
+def _placed(outline: Polygon, place: Place, densify: bool) -> Polygon:
+    split = shapely.segmentize(outline, LONGEST_EDGE_PX) if densify else outline
+    moved = shapely.transform(split, place)
+    # RFC 7946: the outer ring runs counterclockwise as seen on the map.
+    return orient(moved)
+
+
+def _feature(number: int, info: ClassInfo, outline: Polygon) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "id": number,
+        "geometry": mapping(outline),
+        "properties": {
+            "class_id": info.id,
+            "class": info.name,
+            "color": "#{:02x}{:02x}{:02x}".format(*info.color),
+            "objectType": "annotation",
+            "classification": {"name": info.name, "color": list(info.color)},
+        },
+    }

@@ -1,0 +1,64 @@
+"""Outlines traced window by window against the whole mask traced at once, and burnt back into pixels."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio.features
+import shapely
+from skimage.measure import label
+
+from segcore.export.polygons import trace, trace_windows
+from segcore.geometry import Window
+
+
+def _blobs(seed: int, sides: tuple[int, int], share: float) -> npt.NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return ((rng.random(sides) < share) * rng.integers(1, 3, sides)).astype(np.uint8)
+
+
+def _windows(ids: npt.NDArray[np.uint8], window_px: int) -> list[tuple[int, shapely.Polygon]]:
+    def read(window: Window) -> npt.NDArray[np.uint8]:
+        return ids[window.slices]
+
+    return list(trace_windows(read, ids.shape, window_px, {0}))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.75, 0.95])
+@pytest.mark.parametrize("window_px", [5, 8, 64])
+def test_windows_give_the_same_objects_as_one_piece(share: float, window_px: int) -> None:
+    ids = _blobs(int(share * 100), (37, 29), share)
+    found, whole = _windows(ids, window_px), trace(ids, {0})
+    assert len(found) == len(whole)
+    by_place = {(k, o.normalize().wkb) for k, o in whole}
+    assert {(k, o.normalize().wkb) for k, o in found} == by_place
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_outlines_are_valid_and_burn_back_into_the_mask(share: float) -> None:
+    ids = _blobs(1, (41, 33), share)
+    found = _windows(ids, 8)
+    assert all(outline.is_valid and outline.geom_type == "Polygon" for _, outline in found)
+    burnt = rasterio.features.rasterize([(outline, k) for k, outline in found], out_shape=ids.shape, dtype="uint8")
+    np.testing.assert_array_equal(burnt, ids)
+    assert sum(outline.area for _, outline in found) == (ids != 0).sum()
+
+
+def test_number_of_objects_is_that_of_4_connected_components() -> None:
+    ids = (_blobs(2, (60, 60), 0.5) > 0).astype(np.uint8)
+    assert len(_windows(ids, 16)) == label(ids, connectivity=1).max()
+
+
+def test_ring_over_many_windows_keeps_its_hole_and_only_its_corners() -> None:
+    ids = np.zeros((40, 40), np.uint8)
+    ids[3:37, 3:37] = 7
+    ids[10:30, 10:30] = 0
+    ((class_id, outline),) = _windows(ids, 8)
+    assert class_id == 7
+    assert len(outline.exterior.coords) == 5
+    assert [len(ring.coords) for ring in outline.interiors] == [5]
+    assert outline.bounds == (3, 3, 37, 37)
+    assert outline.area == 34 * 34 - 20 * 20
+
+
+def test_nothing_but_background_gives_nothing() -> None:
+    assert _windows(np.zeros((20, 20), np.uint8), 8) == []
