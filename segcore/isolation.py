@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -198,7 +199,7 @@ class ChildPool:
         job = child.job
         assert job is not None
         try:
-            kind, *content = pickle.loads(child.connection.recv_bytes())
+            kind, *content = pickle.loads(child.connection.recv_bytes())  # noqa: S301 - from our own child
         except (EOFError, OSError):
             child.fail(f"decoder crashed ({child.death()})")
             return
@@ -244,7 +245,7 @@ class _Child:
     def __post_init__(self) -> None:
         ours, theirs = socket.socketpair()
         settings = {"fd": theirs.fileno(), "parent": os.getpid(), "memory_mib": self.memory_mib}
-        path = [entry or os.getcwd() for entry in sys.path]
+        path = [entry or str(Path.cwd()) for entry in sys.path]
         environ = {**os.environ, **CHILD_ENVIRON, "PYTHONPATH": os.pathsep.join(path)}
         with theirs:
             self.process = subprocess.Popen(
@@ -333,7 +334,8 @@ def _perform(job: bytes, connection: Connection, memory: "_MemoryLimit") -> byte
     label = "task"
     try:
         memory.lift()
-        function, args, label = pickle.loads(job)  # imports the function's module
+        # From our own parent; this imports the function's module.
+        function, args, label = pickle.loads(job)  # noqa: S301
         memory.set()
         connection.send_bytes(pickle.dumps(("started", memory.baseline_mib)))
         return pickle.dumps(("result", function(beat, *args)))

@@ -1,0 +1,210 @@
+"""What every reader shares: the Source it gives, its SourceInfo, and the Limits it keeps to."""
+
+import abc
+import math
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from segcore.errors import SegcoreError, SourceError
+from segcore.geometry import Ints, Window
+from segcore.sources.files import SourceFile
+from segcore.spatial import Georef, Spacing
+
+Pixels = npt.NDArray[Any]
+Valid = npt.NDArray[np.bool_]
+
+AXES = (("c", "y", "x"), ("c", "z", "y", "x"), ("t", "c", "y", "x"))
+"""Axis orders that an image may have."""
+
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+"""Pixel types that an image may have."""
+
+
+class Limits(BaseModel):
+    """What a source may ask for at most. Checked against its header, before any memory is taken for pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_px: int = Field(default=2**38, ge=1)
+    """Pixels of one y-x plane."""
+    max_channels: int = Field(default=2048, ge=1)
+    max_pages: int = Field(default=100_000, ge=1)
+    """Planes or pages (z, t and those of a TIFF)."""
+    max_tile_bytes: int = Field(default=2**28, ge=1)
+    """Decoded size of one tile or strip of a file that is read piece by piece."""
+    max_whole_px: int = Field(default=2**28, ge=1)
+    """Pixels of a picture whose format can only be decoded whole (PNG, JPEG, GIF...)."""
+    max_metadata_bytes: int = Field(default=2**24, ge=1)
+    """Length of metadata that has to be parsed (OME-XML)."""
+    max_download_bytes: int = Field(default=2**36, ge=1)
+    """Size of a remote file whose format library needs a local copy."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class SourceInfo(BaseModel):
+    """What a source is, from its header."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    uri: str
+    reader: str
+    """Which reader: "tiff", "geotiff", "svs", "picture"."""
+    reader_version: str
+    """The format library and its version."""
+    axes: tuple[str, ...]
+    """Channel first: ("c", "y", "x"), ("c", "z", "y", "x") or ("t", "c", "y", "x"); grey has one channel."""
+    shape: tuple[int, ...]
+    dtype: str
+    channels: tuple[str, ...]
+    """A name per channel."""
+    spacing: Spacing | None = None
+    georef: Georef | None = None
+    nodata: float | None = None
+    has_valid: bool = False
+    """True if the file itself says which pixels are usable (alpha, a mask band, missing tiles)."""
+    num_bytes: int
+    """Size of the file."""
+    details: dict[str, Any] = {}
+    """What `segcore inspect` shows besides: compression, tile, levels, kind. JSON only."""
+
+
+class Source(abc.ABC):
+    """A user's own image, read window by window at full resolution; a context manager, for one thread.
+
+    A reader sets `info` and `uri`, and implements `_read`, `_read_valid` and `close`.
+    """
+
+    uri: str
+    info: SourceInfo
+
+    def read(self, window: Window) -> Pixels:
+        """Pixels of a window over all axes, inside the image.
+
+        Returns:
+            A C-order array of the window's shape and the source's dtype, axes as in `info.axes`.
+
+        Raises:
+            SourceError: one line with the file, if it is damaged or cannot be decoded.
+        """
+        assert Window.whole(self.info.shape).contains(window), f"{window} is not inside {self.info.shape}"
+        with decoding(self.uri, f"at {_place(self.info.axes, window)}"):
+            pixels = np.ascontiguousarray(self._read(window))
+        assert pixels.shape == window.shape, f"{self.info.reader} read {pixels.shape} for {window}"
+        assert pixels.dtype == np.dtype(self.info.dtype), f"{pixels.dtype} is not {self.info.dtype}"
+        return pixels
+
+    def read_valid(self, window: Window) -> Valid:
+        """Which pixels of a window over (y, x) are usable.
+
+        Returns:
+            Boolean (Y, X), True = usable; all True where the file says nothing (`info.has_valid` is False).
+        """
+        assert Window.whole(self.info.shape[-2:]).contains(window), f"{window} is not inside {self.info.shape[-2:]}"
+        if not self.info.has_valid:
+            return np.ones(window.shape, dtype=np.bool_)
+        with decoding(self.uri, f"at {_place(('y', 'x'), window)}"):
+            return np.ascontiguousarray(self._read_valid(window), dtype=np.bool_)
+
+    @abc.abstractmethod
+    def _read(self, window: Window) -> Pixels:
+        """The pixels; any exception becomes a SourceError."""
+
+    def _read_valid(self, window: Window) -> Valid:
+        """Usable pixels; called only where `info.has_valid`."""
+        raise NotImplementedError
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back files and memory."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a format registers: a module in `segcore.sources` with a `READER` is found by itself."""
+
+    name: str
+    rank: int
+    """Readers are asked in rising order: the special before the general."""
+    matches: "Matcher"
+    """Does this file look like ours? Judges by content, opens nothing with a format library."""
+    open: "Opener"
+
+
+class Matcher(Protocol):
+    """Signature of `Reader.matches`."""
+
+    def __call__(self, file: SourceFile) -> bool: ...
+
+
+class Opener(Protocol):
+    """Signature of `Reader.open`."""
+
+    def __call__(self, file: SourceFile, limits: Limits, indexed: bool) -> Source: ...
+
+
+class decoding:  # noqa: N801 - reads as a statement: `with decoding(...)`
+    """Turns whatever a format library raises into a SourceError of one line; our own errors pass, as does MemoryError.
+
+    Format libraries raise anything on damaged files (ZeroDivisionError, struct.error, their own), hence the breadth.
+    """
+
+    def __init__(self, uri: str, where: str = "") -> None:
+        self.what = f"{uri}: cannot be read{f' {where}' if where else ''}"
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None or isinstance(error, (SegcoreError, MemoryError)) or not isinstance(error, Exception):
+            return
+        text = " ".join(str(error).split())[:300]
+        hint = "the file is damaged, or of a kind that the reader does not know"
+        raise SourceError(f"{self.what}: {hint} ({type(error).__name__}{f': {text}' if text else ''})") from error
+
+
+def check_shape(uri: str, axes: tuple[str, ...], shape: Ints, dtype: np.dtype[Any], limits: Limits) -> None:
+    """Refuse an image that is empty, over the limits, or of a type that the store does not hold.
+
+    Raises:
+        SourceError: one line with the file, the limit and what it asks for.
+    """
+    sides = dict(zip(axes, shape, strict=True))
+    said = " x ".join(f"{axis} {n}" for axis, n in sides.items())
+    if any(n < 1 for n in shape):
+        raise SourceError(f"{uri}: the image has no pixels ({said})")
+    checks = (
+        ("max_px", math.prod(shape[-2:]), limits.max_px),
+        ("max_channels", sides["c"], limits.max_channels),
+        ("max_pages", sides.get("z", 1) * sides.get("t", 1), limits.max_pages),
+    )
+    for name, got, allowed in checks:
+        if got > allowed:
+            raise SourceError(f"{uri}: its header asks for {said}, over the limit {name} = {allowed}; got {got}")
+    if dtype.name not in DTYPES:
+        raise SourceError(f"{uri}: pixels of type {dtype.name} are not read; expected one of {', '.join(DTYPES)}")
+
+
+def _place(axes: tuple[str, ...], window: Window) -> str:
+    """A window for a person: "y 0..256, x 512..768"."""
+    parts = zip(axes, window.start, window.stop, strict=True)
+    return ", ".join(f"{axis} {a}..{b}" for axis, a, b in parts if axis in "yx" or window.ndim > 2)
+
+
+def default_channels(count: int) -> tuple[str, ...]:
+    """Names for channels that have none: grey, red-green-blue, or numbers."""
+    if count == 1:
+        return ("grey",)
+    return ("red", "green", "blue") if count == 3 else tuple(f"channel {i}" for i in range(count))
