@@ -1,5 +1,6 @@
 """Measure: how long a stage took, and how much memory it and its children held at most."""
 
+import os
 import threading
 import time
 from types import TracebackType
@@ -11,6 +12,13 @@ INTERVAL_S = 0.3
 """Between two samples; a walk over the process tree costs a few milliseconds."""
 
 MIB = 1024 * 1024
+
+
+def num_cores() -> int:
+    """Cores that this process may use; fewer than the machine has in a container or under taskset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def process_bytes(process: psutil.Process) -> int:

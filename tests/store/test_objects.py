@@ -66,7 +66,7 @@ def test_an_unknown_scheme_is_refused_by_name() -> None:
 
 
 def test_opening_a_missing_workspace_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no such folder.*segcore ingest"):
+    with pytest.raises(StoreError, match=r"no such folder.*segcore ingest"):
         Workspace.open(str(tmp_path / "none"))
 
 

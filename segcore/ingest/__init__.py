@@ -1,0 +1,337 @@
+"""Ingest: source -> image.ome.zarr with its target, work unit by work unit, resumable.
+
+    entries -> probe (child) -> plan -> work units (children) -> finish -> image, labels
+
+One bad source fails alone; an unchanged one is skipped; a changed one takes the place of what it was.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import segcore
+from segcore.config import IngestConfig
+from segcore.errors import SegcoreError, SourceError
+from segcore.ingest.child import Probe, Settings, content_digest, probe, write_unit
+from segcore.ingest.entries import Entry, file_stamp, list_entries
+from segcore.isolation import ChildPool, Outcome, Task
+from segcore.measure import Peak, num_cores
+from segcore.progress import SILENT, Progress
+from segcore.results import ItemResult, StageResult
+from segcore.store import PyramidSpec, Staging, Workspace, fitting_shard_px
+
+__all__ = ["ingest"]
+
+
+@dataclass(eq=False)
+class _Job:
+    """One source on its way into the workspace."""
+
+    entry: Entry
+    request: dict[str, Any] = field(default_factory=dict)
+    """Everything that was asked for, kept in the image: the same request again is nothing to do."""
+    probe: Probe | None = None
+    stagings: dict[str, Staging] = field(default_factory=dict)
+    awaited: int = 0
+    """Tasks that are under way or still to come."""
+    num_shards: int = 0
+    written: int = 0
+    digest: str | None = None
+    result: ItemResult | None = None
+
+    def fail(self, error: Exception) -> None:
+        self._end("failed", error=str(error))
+
+    def skip(self, **details: Any) -> None:
+        self._end("skipped", **details)
+
+    def done(self, path: str) -> None:
+        self._end("done", path=path, shards_written=self.written, shards_resumed=self.num_shards - self.written)
+
+    def _end(self, state: Any, path: str | None = None, error: str | None = None, **details: Any) -> None:
+        for staging in self.stagings.values():
+            staging.close()
+        self.result = ItemResult(
+            state=state,
+            source=self.entry.source,
+            image=None if state == "failed" else self.entry.image_id,
+            path=path,
+            error=error,
+            details=details,
+        )
+
+
+def ingest(config: IngestConfig, progress: Progress = SILENT) -> StageResult:
+    """Bring sources into the workspace.
+
+    Args:
+        config: what, where to and how.
+        progress: hears shards, and one note per source that fails.
+
+    Returns:
+        One item per source, in the order given; `paths` are the images.
+
+    Raises:
+        ConfigError: if the sources or the manifest make no sense.
+        StoreError: if the workspace cannot be used.
+    """
+    with Peak() as peak:
+        jobs = [_Job(entry) for entry in list_entries(config)]
+        workspace = None if config.dry_run else Workspace.open(config.workspace, create=True)
+        with ChildPool(config.processes or num_cores(), config.memory_mib) as pool:
+            run = _Run(config, workspace, pool, progress)
+            try:
+                run.probe_all(jobs)
+                if workspace is not None:
+                    run.write_all(jobs)
+            finally:
+                for job in jobs:
+                    for staging in job.stagings.values():
+                        staging.close()
+    items = tuple(job.result for job in jobs if job.result is not None)
+    paths = tuple(item.path for item in items if item.path)
+    return StageResult(stage="ingest", items=items, paths=paths, seconds=peak.seconds, peak_mib=peak.mib)
+
+
+class _Run:
+    """One call of `ingest`."""
+
+    def __init__(self, config: IngestConfig, workspace: Workspace | None, pool: ChildPool, progress: Progress) -> None:
+        self.config, self.workspace, self.pool, self.progress = config, workspace, pool, progress
+        self.settings = Settings(classes=config.classes)
+        self.classes_stamp = file_stamp(config.classes) if config.classes else None
+
+    def probe_all(self, jobs: Sequence[_Job]) -> None:
+        """Open every source that is new or changed; those that cannot be opened have failed."""
+        by_task: dict[int, _Job] = {}
+
+        def tasks() -> Iterator[Task]:
+            for job in jobs:
+                if self._is_wanted(job):
+                    task = self._task(probe, job, (job.entry, self.settings))
+                    by_task[id(task)] = job
+                    yield task
+
+        self.progress.start("open", len(jobs), "sources")
+        for outcome in self.pool.run(tasks()):
+            job = by_task.pop(id(outcome.task))
+            if outcome.error is not None:
+                self._fail(job, outcome.error)
+            else:
+                job.probe = outcome.result
+                job.num_shards = self._image_spec(outcome.result).grid(0).num_cells
+                if self.config.dry_run:
+                    job.skip(**self._estimate(outcome.result))
+            self.progress.advance()
+
+    def _is_wanted(self, job: _Job) -> bool:
+        """False if the source is gone (it has failed) or unchanged (it is skipped)."""
+        entry = job.entry
+        try:
+            job.request = {
+                "source": file_stamp(entry.source),
+                "targets": [file_stamp(uri) for uri in entry.targets],
+                "valid": file_stamp(entry.valid) if entry.valid else None,
+                "classes": self.classes_stamp if entry.targets else None,
+                "split": entry.split,
+                "group": entry.group,
+                "metadata": entry.metadata,
+            }
+            if self.workspace is None or self.workspace.objects.size(_mark(entry)) is None:
+                return True
+            image = self.workspace.image(entry.image_id)
+        except SegcoreError as error:
+            self._fail(job, error)
+            return False
+        if image.attributes.get("request") != job.request:
+            return True
+        job.skip(reason="unchanged")
+        self.progress.advance()
+        return False
+
+    def write_all(self, jobs: Sequence[_Job]) -> None:
+        """Write all work units, and finish each image when its last one is there."""
+        ahead = [job for job in jobs if job.result is None]
+        by_task: dict[int, _Job] = {}
+        self.progress.start("ingest", sum(job.num_shards for job in ahead), "shards")
+
+        def tasks() -> Iterator[Task]:
+            for job in ahead:
+                for task in self._begin(job):
+                    if job.result is not None:
+                        break
+                    by_task[id(task)] = job
+                    yield task
+
+        for outcome in self.pool.run(tasks(), on_beat=lambda _, amount: self.progress.advance(amount)):
+            self._take(by_task.pop(id(outcome.task)), outcome)
+
+    def _begin(self, job: _Job) -> list[Task]:
+        """Plan an image and its labels; the tasks that are left to do."""
+        assert self.workspace is not None
+        try:
+            units = self._stage(job)
+        except SegcoreError as error:
+            self._fail(job, error)
+            return []
+        names = tuple(job.stagings)
+        tasks = [self._task(content_digest, job, (job.entry.source,))]
+        for unit in units:
+            tasks.append(self._task(write_unit, job, (self.workspace.uri, job.entry, self.settings, names, unit)))
+        job.awaited = len(tasks)
+        return tasks
+
+    def _take(self, job: _Job, outcome: Outcome) -> None:
+        """Note what a task gave; finish the image with its last one."""
+        job.awaited -= 1
+        if job.result is not None:
+            return
+        if outcome.error is not None:
+            self._fail(job, outcome.error)
+            return
+        if outcome.task.function is content_digest:
+            job.digest = outcome.result
+        else:
+            job.written += outcome.result
+        if job.awaited == 0:
+            try:
+                self._finish(job)
+            except SegcoreError as error:
+                self._fail(job, error)
+
+    def _stage(self, job: _Job) -> list[Any]:
+        """Begin image and labels; the image's work units in which anything is left to do."""
+        assert self.workspace is not None
+        assert job.probe is not None
+        units: set[Any] = set()
+        image_spec = self._image_spec(job.probe)
+        for name, spec in self._specs(job.probe, image_spec).items():
+            staging = Staging.begin(
+                self.workspace,
+                job.entry.image_id,
+                name,
+                self._plan(job, name),
+                spec,
+                overwrite=self.config.overwrite or name != "image",
+                supersede=("source",),
+            )
+            job.stagings[name] = staging
+            for unit in [] if staging.finished else staging.units():
+                found = dict(zip(spec.axes, unit, strict=True))
+                units.add(tuple(found.get(axis, 0) for axis in image_spec.axes))
+        return sorted(units)
+
+    def _plan(self, job: _Job, name: str) -> dict[str, Any]:
+        """All that decides the pixels."""
+        assert job.probe is not None
+        plan = {"source": job.request["source"], "reader": job.probe.info.reader}
+        if name in ("target", "target_instances"):
+            classes = [c.model_dump(mode="json") for c in job.probe.classes]
+            plan |= {"targets": job.request["targets"], "kind": job.probe.target_kind, "classes": classes}
+        elif name == "valid":
+            plan |= {"valid": job.request["valid"]}
+        return plan
+
+    def _image_spec(self, found: Probe) -> PyramidSpec:
+        info = found.info
+        fill = 0.0 if info.nodata is None else info.nodata
+        return PyramidSpec(
+            axes=info.axes,
+            shape=info.shape,
+            dtype=info.dtype,
+            kind="image",
+            fill=fill if _fits(fill, info.dtype) else 0,
+            nodata=info.nodata if info.nodata is not None and _fits(info.nodata, info.dtype) else None,
+            shard_px=fitting_shard_px(info.axes, info.shape, info.dtype, self.config.shard_px),
+        )
+
+    def _specs(self, found: Probe, image: PyramidSpec) -> dict[str, PyramidSpec]:
+        """Labels first: the image is complete last, and with it all that belongs to it."""
+        kept = [i for i, axis in enumerate(image.axes) if axis in "yx"]
+
+        def label(dtype: str, kind: Any) -> PyramidSpec:
+            shape = tuple(image.shape[i] for i in kept)
+            return PyramidSpec(axes=("y", "x"), shape=shape, dtype=dtype, kind=kind, shard_px=image.shard_px)
+
+        specs = {}
+        if found.has_valid:
+            specs["valid"] = label("uint8", "mask")
+        if found.target_dtype is not None:
+            specs["target"] = label(found.target_dtype, "mask")
+        if found.has_instances:
+            specs["target_instances"] = label("uint32", "instances")
+        return {**specs, "image": image}
+
+    def _finish(self, job: _Job) -> None:
+        """Upper levels and metadata, labels before the image."""
+        assert self.workspace is not None
+        assert job.probe is not None
+        if file_stamp(job.entry.source) != job.request["source"]:
+            raise SourceError(f"{job.entry.source}: it changed while it was read; ingest it again when it is at rest")
+        info = job.probe.info
+        shared = {
+            "source": job.request["source"]["uri"],
+            "spacing": info.spacing.model_dump() if info.spacing else None,
+            "georef": info.georef.model_dump() if info.georef else None,
+            "split": job.entry.split,
+            "group": job.entry.group,
+            "segcore_version": segcore.__version__,
+        }
+        for name, staging in job.stagings.items():
+            if name == "image":
+                own = {
+                    "digest": job.digest,
+                    "request": job.request,
+                    "reader": info.reader,
+                    "reader_version": info.reader_version,
+                    "details": info.details,
+                    "metadata": job.entry.metadata,
+                    "has_valid": job.probe.has_valid,
+                }
+                staging.finish({**shared, **own}, channels=info.channels)
+            else:
+                staging.finish(shared, classes=job.probe.classes if name == "target" else ())
+        job.done(self.workspace.describe(f"images/{job.entry.image_id}.ome.zarr"))
+
+    def _task(self, function: Any, job: _Job, args: tuple[Any, ...]) -> Task:
+        deadlines = {"open_deadline_s": self.config.open_deadline_s, "read_deadline_s": self.config.read_deadline_s}
+        return Task(function, args, job.entry.source, **deadlines)
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        if job.result is None:
+            job.fail(error)
+            self.progress.note(str(error))
+
+    def _estimate(self, found: Probe) -> dict[str, Any]:
+        """What `--dry-run` says of a source."""
+        specs = self._specs(found, self._image_spec(found))
+        num_bytes = {name: int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for name, spec in specs.items()}
+        return {
+            "shards": sum(spec.grid(level).num_cells for spec in specs.values() for level in range(len(spec.levels))),
+            "work_units": specs["image"].units.num_cells,
+            "bytes_uncompressed": sum(num_bytes.values()) * 4 // 3,
+            "memory_bytes": (self.config.processes or num_cores()) * _SHARDS_IN_MEMORY * _shard_bytes(specs["image"]),
+        }
+
+
+_SHARDS_IN_MEMORY = 4
+"""Per child: one that is read, and one under way on each coarser level of the work unit."""
+
+
+def _shard_bytes(spec: PyramidSpec) -> int:
+    return int(np.prod(spec.shard)) * np.dtype(spec.dtype).itemsize
+
+
+def _mark(entry: Entry) -> str:
+    return f"images/{entry.image_id}.ome.zarr/zarr.json"
+
+
+def _fits(value: float, dtype: str) -> bool:
+    """True if a fill or nodata value can be a pixel of this type."""
+    kind = np.dtype(dtype)
+    if not np.issubdtype(kind, np.integer):
+        return True
+    limits = np.iinfo(kind)
+    return bool(np.isfinite(value) and value == int(value) and limits.min <= value <= limits.max)

@@ -1,0 +1,181 @@
+"""Entries: what the user asked to ingest, one line each: from sources and a pattern, or from a manifest."""
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from pydantic import BaseModel, ConfigDict
+
+from segcore.config import IngestConfig, unknown_key
+from segcore.errors import ConfigError, SourceError
+
+SUFFIXES = (".tif", ".tiff", ".svs", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
+"""What is taken from a folder; a file that is named is taken whatever its name."""
+
+_COLUMNS = ("source", "target", "valid", "split", "group")
+_SPLITS = ("", "train", "val", "test")
+
+
+class Entry(BaseModel):
+    """One source with all that belongs to it; it travels to the child processes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    image_id: str
+    targets: tuple[str, ...] = ()
+    """Mask files; several = one per instance."""
+    valid: str | None = None
+    """A mask file, non-zero = usable."""
+    split: str | None = None
+    group: str | None = None
+    metadata: dict[str, str] = {}
+
+
+def list_entries(config: IngestConfig) -> list[Entry]:
+    """Everything to ingest, each source once, in the order given.
+
+    Raises:
+        ConfigError: if a pattern, folder or manifest gives nothing, or the manifest is wrong.
+    """
+    rows = _manifest_rows(config.manifest) if config.manifest else _source_rows(config)
+    entries: dict[str, Entry] = {}
+    for row in rows:
+        image_id = image_id_of(row["source"], config.ids)
+        entries.setdefault(image_id, Entry.model_validate({**row, "image_id": image_id}))
+    return list(entries.values())
+
+
+def canonical_uri(uri: str) -> str:
+    """One spelling per source: an absolute path, or the URL as it is."""
+    return uri if _is_remote(uri) else str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+def image_id_of(uri: str, ids: str = "name") -> str:
+    """Slug of the name and 8 hex digits of the canonical URI; with `ids` "hash", 16 digits and no name."""
+    digest = hashlib.sha256(canonical_uri(uri).encode()).hexdigest()
+    if ids == "hash":
+        return digest[:16]
+    stem = Path(uri.rstrip("/")).name.split(".")[0]
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:80] or "image"
+    return f"{slug}-{digest[:8]}"
+
+
+def file_stamp(uri: str) -> dict[str, Any]:
+    """What tells a changed file from an unchanged one without reading it: size, and mtime or ETag.
+
+    Raises:
+        SourceError: if there is no such file.
+    """
+    try:
+        if not _is_remote(uri):
+            stat = Path(canonical_uri(uri)).stat()
+            return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        system, path = fsspec.core.url_to_fs(uri)
+        info = system.info(path)
+        version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime")
+        return {"uri": uri, "size": info.get("size"), "version": str(version)}
+    except OSError as error:
+        raise SourceError(f"{uri}: cannot be opened ({error.strerror or error})") from error
+
+
+def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
+    for given in config.sources:
+        for uri in _expand(given):
+            targets = _matching_targets(config.targets, uri) if config.targets else ()
+            yield {"source": uri, "targets": targets}
+
+
+def _expand(given: str) -> list[str]:
+    """Files behind a name: itself, what a glob matches, or the images below a folder."""
+    if _is_remote(given):
+        if not any(sign in given for sign in "*["):
+            return [given]
+        system, path = fsspec.core.url_to_fs(given)
+        found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
+    elif Path(given).is_dir():
+        found = sorted(str(path) for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ConfigError(f"{given}: no image in this folder; expected names in {' '.join(SUFFIXES)}")
+        return found
+    elif Path(given).exists() or not any(sign in given for sign in "*?["):
+        return [given]
+    else:
+        found = sorted(_glob(given))
+    if not found:
+        raise ConfigError(f"{given}: nothing matches this pattern")
+    return found
+
+
+def _glob(pattern: str) -> list[str]:
+    path = Path(pattern).expanduser()
+    anchor = Path(path.anchor) if path.is_absolute() else Path()
+    return [str(found) for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
+
+
+def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
+    """The target files of a source; a source whose pattern matches nothing is an error, never silently unlabelled."""
+    plain = source.removeprefix("file://")
+    stem = Path(plain).name.removesuffix(Path(plain).suffix)
+    parent = plain.rsplit("/", 1)[0] if "/" in plain else "."
+    try:
+        filled = pattern.format(stem=stem, parent=parent)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(f"--targets {pattern}: only {{stem}} and {{parent}} can be filled in") from error
+    return tuple(_expand(filled)) if _has_match(filled) else (filled,)
+
+
+def _has_match(pattern: str) -> bool:
+    return _is_remote(pattern) or (any(sign in pattern for sign in "*?[") and bool(_glob(pattern)))
+
+
+def _manifest_rows(path: str) -> Iterator[dict[str, Any]]:
+    """Rows of a CSV manifest; relative paths start at the manifest's own folder."""
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8-sig", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read as a CSV manifest ({error})") from error
+    if not rows:
+        raise ConfigError(f"{path}: the manifest has no rows")
+    columns = [name for name in rows[0] if name is not None]
+    if "source" not in columns:
+        hint = unknown_key(columns[0], list(_COLUMNS)) if columns else "the file is empty"
+        raise ConfigError(f"{path}: expected a column 'source', got {', '.join(columns)} ({hint})")
+    folder = path.rsplit("/", 1)[0] if "/" in path else "."
+    for number, row in enumerate(rows, start=2):
+        yield _manifest_row(row, folder, f"{path}, line {number}")
+
+
+def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any]:
+    if None in row or None in row.values():
+        raise ConfigError(f"{where}: expected as many fields as the header has; quote fields that hold a comma")
+    values = {key: value.strip() for key, value in row.items()}
+    if not values["source"]:
+        raise ConfigError(f"{where}: the source is empty")
+    if values.get("split", "") not in _SPLITS:
+        raise ConfigError(f"{where}: split must be train, val or test, got '{values['split']}'")
+    located = {key: _beside(values.get(key, ""), folder) for key in ("source", "target", "valid")}
+    targets = tuple(_expand(located["target"])) if located["target"] else ()
+    return {
+        "source": located["source"],
+        "targets": targets,
+        "valid": located["valid"] or None,
+        "split": values.get("split") or None,
+        "group": values.get("group") or None,
+        "metadata": {key: value for key, value in values.items() if key not in _COLUMNS and value},
+    }
+
+
+def _beside(path: str, folder: str) -> str:
+    if not path or _is_remote(path) or Path(path).is_absolute():
+        return path
+    return f"{folder}/{path}"
+
+
+def _is_remote(uri: str) -> bool:
+    return "://" in uri and not uri.startswith("file://")

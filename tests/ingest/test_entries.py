@@ -1,0 +1,95 @@
+"""What the user asks for -> entries; or one clear line."""
+
+from pathlib import Path
+
+import pytest
+
+from segcore.config import IngestConfig
+from segcore.errors import ConfigError
+from segcore.ingest.entries import image_id_of, list_entries
+
+
+def files(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def config(folder: Path, **values: object) -> IngestConfig:
+    return IngestConfig.model_validate({"workspace": "w", **values})
+
+
+def test_image_ids_are_slugs_that_tell_equal_names_apart(tmp_path: Path) -> None:
+    first, second = image_id_of("/a/Slide 1 (HE).svs"), image_id_of("/b/Slide 1 (HE).svs")
+    assert first.startswith("Slide-1-HE-")
+    assert first != second
+    assert image_id_of("../../etc/passwd").startswith("passwd-")
+    assert image_id_of("/a/..").startswith("image-")
+    assert image_id_of("/patients/Jane.tif", "hash").isalnum()
+    assert "Jane" not in image_id_of("/patients/Jane.tif", "hash")
+
+
+def test_a_relative_path_is_the_same_source_as_its_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path, "a.tif")
+    monkeypatch.chdir(tmp_path)
+    assert len(list_entries(config(tmp_path, sources=("a.tif", str(tmp_path / "a.tif"))))) == 1
+
+
+def test_folders_and_globs_are_expanded_in_order(tmp_path: Path) -> None:
+    files(tmp_path, "b/2.tif", "b/1.PNG", "b/notes.txt", "c/3.jpg")
+    names = [
+        Path(e.source).name
+        for e in list_entries(config(tmp_path, sources=(str(tmp_path / "b"), str(tmp_path / "c/*.jpg"))))
+    ]
+    assert names == ["1.PNG", "2.tif", "3.jpg"]
+
+
+def test_a_pattern_fills_in_stem_and_parent(tmp_path: Path) -> None:
+    files(tmp_path, "i/x.y.png", "m/x.y_mask.png", "i/masks/x.y/1.png", "i/masks/x.y/2.png")
+    source = (str(tmp_path / "i/x.y.png"),)
+    one = list_entries(config(tmp_path, sources=source, targets=str(tmp_path / "m/{stem}_mask.png")))
+    assert one[0].targets == (str(tmp_path / "m/x.y_mask.png"),)
+    many = list_entries(config(tmp_path, sources=source, targets="{parent}/masks/{stem}/*.png"))
+    assert [Path(t).name for t in many[0].targets] == ["1.png", "2.png"]
+    with pytest.raises(ConfigError, match=r"only \{stem\} and \{parent\}"):
+        list_entries(config(tmp_path, sources=source, targets="{name}.png"))
+
+
+def test_a_manifest_gives_targets_split_group_and_metadata(tmp_path: Path) -> None:
+    files(tmp_path, "a.tif", "b.tif", "a_mask.png", "fov.gif")
+    manifest = tmp_path / "images.csv"
+    manifest.write_text(
+        "source,target,valid,split,group,stain\na.tif,a_mask.png,fov.gif,train,p1,HE\nb.tif,,,,p2,\n", encoding="utf-8"
+    )
+    first, second = list_entries(config(tmp_path, manifest=str(manifest)))
+    assert first.targets == (f"{tmp_path}/a_mask.png",)
+    assert (first.valid, first.split, first.group, first.metadata) == (
+        f"{tmp_path}/fov.gif",
+        "train",
+        "p1",
+        {"stain": "HE"},
+    )
+    assert (second.targets, second.valid, second.split, second.group, second.metadata) == ((), None, None, "p2", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sorce,target\na,b\n", "did you mean 'source'"),
+        ("source,split\na.tif,training\n", "line 2: split must be train, val or test, got 'training'"),
+        ("source\n", "no rows"),
+        ("source,target\na.tif\n", "as many fields as the header"),
+        ("source,target\n,b\n", "the source is empty"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        list_entries(config(tmp_path, manifest=str(tmp_path / "m.csv")))
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing matches"):
+        list_entries(config(tmp_path, sources=(str(tmp_path / "*.tif"),)))

@@ -1,0 +1,159 @@
+"""Ingest: pixels, labels and geometry arrive; one bad source fails alone; unchanged ones are not read again."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Picture
+
+from segcore.config import IngestConfig
+from segcore.geometry import Window
+from segcore.ingest import ingest
+from segcore.results import StageResult
+from segcore.store import Workspace, verify
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    return folder
+
+
+def run(tmp_path: Path, **values: Any) -> StageResult:
+    return ingest(IngestConfig.model_validate({"workspace": str(tmp_path / "w"), "processes": 1, **values}))
+
+
+def whole(workspace: Workspace, image_id: str, name: str = "image") -> np.ndarray:
+    found = workspace.image(image_id) if name == "image" else workspace.label(image_id, name)
+    return found.read(Window.whole(found.shape()))
+
+
+def put_tiff(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(128, 128), compression="deflate", **options)
+
+
+def test_a_tiff_arrives_with_pixels_spacing_and_digest(tmp_path: Path, sources: Path) -> None:
+    pixels = RNG.integers(0, 256, (700, 1100, 3), np.uint8)
+    put_tiff(sources / "slide one.tif", pixels, resolution=(20000, 10000), resolutionunit="CENTIMETER")
+    result = run(tmp_path, sources=(str(sources / "slide one.tif"),), shard_px=256)
+    assert (result.exit_code, [item.state for item in result.items]) == (0, ["done"])
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    image = workspace.image(image_id)
+    assert (whole(workspace, image_id) == pixels.transpose(2, 0, 1)).all()
+    assert image.spacing is not None
+    assert image.spacing.values == pytest.approx({"y": 1.0, "x": 0.5})
+    assert image.spacing.unit == "micrometer"
+    assert image.digest is not None
+    assert len(image.digest) == 64
+    assert verify(workspace) == []
+
+
+def test_an_unchanged_source_is_skipped_and_a_changed_one_replaced(tmp_path: Path, sources: Path) -> None:
+    path = sources / "a.png"
+    first, second = RNG.integers(0, 256, (2, 60, 70, 3), np.uint8)
+    Picture.fromarray(first).save(path)
+    assert run(tmp_path, sources=(str(path),)).items[0].state == "done"
+    again = run(tmp_path, sources=(str(path),)).items[0]
+    assert (again.state, again.details["reason"]) == ("skipped", "unchanged")
+    Picture.fromarray(second).save(path)
+    os.utime(path, ns=(1, 1))
+    assert run(tmp_path, sources=(str(path),)).items[0].state == "done"
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert (whole(workspace, workspace.image_ids()[0]) == second.transpose(2, 0, 1)).all()
+
+
+def test_bad_sources_fail_alone_and_are_named(tmp_path: Path, sources: Path) -> None:
+    pixels = RNG.integers(0, 256, (50, 50, 3), np.uint8)
+    Picture.fromarray(pixels).save(sources / "good.png")
+    (sources / "empty.tif").write_bytes(b"")
+    (sources / "text.tif").write_text("no image")
+    given = tuple(str(sources / name) for name in ("empty.tif", "good.png", "text.tif", "gone.tif"))
+    result = run(tmp_path, sources=given)
+    assert [item.state for item in result.items] == ["failed", "done", "failed", "failed"]
+    assert result.exit_code == 3
+    for item in (result.items[0], *result.items[2:]):
+        assert item.error is not None
+        assert "\n" not in item.error
+        assert item.source is not None
+        assert Path(item.source).name in item.error
+    assert len(Workspace.open(str(tmp_path / "w")).image_ids()) == 1
+
+
+def test_instances_become_target_and_ids(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(RNG.integers(0, 256, (300, 400, 3), np.uint8)).save(sources / "cell.png")
+    (sources / "masks").mkdir()
+    expected = np.zeros((300, 400), np.uint32)
+    for number, (y, x) in enumerate([(10, 10), (100, 200), (250, 350)], start=1):
+        mask = np.zeros((300, 400), np.uint8)
+        mask[y : y + 30, x : x + 40] = 255
+        expected[mask > 0] = number
+        Picture.fromarray(mask).save(sources / f"masks/{number}.png")
+    run(tmp_path, sources=(str(sources / "cell.png"),), targets="{parent}/masks/*.png", shard_px=256)
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    assert (whole(workspace, image_id, "target") == (expected > 0)).all()
+    assert (whole(workspace, image_id, "target_instances") == expected).all()
+    assert [c.name for c in workspace.label(image_id, "target").classes] == ["background", "foreground"]
+
+
+def test_a_target_of_another_size_is_refused_with_both_named(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(np.zeros((60, 80, 3), np.uint8)).save(sources / "i.png")
+    Picture.fromarray(np.zeros((61, 80), np.uint8)).save(sources / "m.png")
+    item = run(tmp_path, sources=(str(sources / "i.png"),), targets=str(sources / "m.png")).items[0]
+    assert item.state == "failed"
+    assert item.error is not None
+    assert "60" in item.error
+    assert "61" in item.error
+
+
+def test_valid_and_split_come_from_the_manifest(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(np.full((60, 80, 3), 9, np.uint8)).save(sources / "i.png")
+    valid = np.zeros((60, 80), np.uint8)
+    valid[20:40] = 255
+    Picture.fromarray(valid).save(sources / "v.png")
+    (sources / "m.csv").write_text("source,valid,split,group\ni.png,v.png,test,p7\n")
+    run(tmp_path, manifest=str(sources / "m.csv"))
+    workspace = Workspace.open(str(tmp_path / "w"))
+    image = workspace.image(workspace.image_ids()[0])
+    assert (image.split, image.group, image.has_valid) == ("test", "p7", True)
+    assert (image.read_valid(Window((0, 0), (60, 80))) == (valid > 0)).all()
+
+
+def test_alpha_becomes_valid_and_a_wrong_target_colour_is_named(tmp_path: Path, sources: Path) -> None:
+    pixels = RNG.integers(1, 256, (40, 50, 4), np.uint8)
+    pixels[:20, :, 3] = 0
+    pixels[20:, :, 3] = 255
+    Picture.fromarray(pixels).save(sources / "a.png")
+    run(tmp_path, sources=(str(sources / "a.png"),))
+    workspace = Workspace.open(str(tmp_path / "w"))
+    image = workspace.image(workspace.image_ids()[0])
+    assert image.shape() == (3, 40, 50)
+    valid = image.read_valid(Window((0, 0), (40, 50)))
+    assert not valid[:20].any()
+    assert valid[20:].all()
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(np.zeros((60, 80, 3), np.uint8)).save(sources / "i.png")
+    result = run(tmp_path, sources=(str(sources / "i.png"),), dry_run=True)
+    assert result.items[0].state == "skipped"
+    assert result.items[0].details["shards"] == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_changed_split_is_noted_without_reading_again(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(RNG.integers(0, 256, (60, 80, 3), np.uint8)).save(sources / "i.png")
+    manifest = sources / "m.csv"
+    for split in ("train", "val"):
+        manifest.write_text(f"source,split\ni.png,{split}\n")
+        result = run(tmp_path, manifest=str(manifest))
+    assert result.items[0].details == {"shards_written": 0, "shards_resumed": 1}
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert workspace.image(workspace.image_ids()[0]).split == "val"
