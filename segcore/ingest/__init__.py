@@ -137,7 +137,7 @@ class _Run:
                 "classes": self.classes_stamp if entry.targets else None,
                 "split": entry.split,
                 "group": entry.group,
-                "metadata": entry.metadata,
+                "metadata": dict(entry.metadata),
             }
             if self.workspace is None or self.workspace.objects.size(_mark(entry)) is None:
                 return True
@@ -287,7 +287,7 @@ class _Run:
                     "reader": info.reader,
                     "reader_version": info.reader_version,
                     "details": info.details,
-                    "metadata": job.entry.metadata,
+                    "metadata": dict(job.entry.metadata),
                     "has_valid": job.probe.has_valid,
                 }
                 staging.finish({**shared, **own}, channels=info.channels)

@@ -33,7 +33,8 @@ class Entry(BaseModel):
     """A mask file, non-zero = usable."""
     split: str | None = None
     group: str | None = None
-    metadata: dict[str, str] = {}
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Further columns of the manifest."""
 
 
 def list_entries(config: IngestConfig) -> list[Entry]:
@@ -167,7 +168,7 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
         "valid": located["valid"] or None,
         "split": values.get("split") or None,
         "group": values.get("group") or None,
-        "metadata": {key: value for key, value in values.items() if key not in _COLUMNS and value},
+        "metadata": tuple((key, value) for key, value in values.items() if key not in _COLUMNS and value),
     }
 
 

@@ -69,9 +69,9 @@ def test_a_manifest_gives_targets_split_group_and_metadata(tmp_path: Path) -> No
         f"{tmp_path}/fov.gif",
         "train",
         "p1",
-        {"stain": "HE"},
+        (("stain", "HE"),),
     )
-    assert (second.targets, second.valid, second.split, second.group, second.metadata) == ((), None, None, "p2", {})
+    assert (second.targets, second.valid, second.split, second.group, second.metadata) == ((), None, None, "p2", ())
 
 
 @pytest.mark.parametrize(
