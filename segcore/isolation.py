@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -102,6 +103,8 @@ class ChildPool:
             raise ValueError(f"a pool needs processes and memory, got {processes} processes, {memory_mib} MiB")
         self._processes = processes
         self._memory_mib = memory_mib
+        # What children put into temporary files goes with the pool, however a child ends.
+        self._folder = tempfile.TemporaryDirectory(prefix="segcore-", ignore_cleanup_errors=True)
         self._idle: list[_Child] = []
         self._busy: dict[Connection, _Child] = {}
         # The kernel kills a child when the *thread* that started it ends: so one thread starts them all, and
@@ -121,6 +124,7 @@ class ChildPool:
         self._idle.clear()
         self._busy.clear()
         self._starter.shutdown()
+        self._folder.cleanup()
 
     def run(self, tasks: Iterable[Task], on_beat: Callable[[Task, int], None] | None = None) -> Iterator[Outcome]:
         """Run tasks; their outcomes come as they finish.
@@ -166,10 +170,13 @@ class ChildPool:
 
     def _begin(self, job: "_Job") -> None:
         """Give a job to an idle or a new child."""
-        child = self._idle.pop() if self._idle else self._starter.submit(_Child, self._memory_mib).result()
+        child = self._idle.pop() if self._idle else self._new_child()
         job.attempts += 1
         child.give(job)
         self._busy[child.connection] = child
+
+    def _new_child(self) -> "_Child":
+        return self._starter.submit(_Child, self._memory_mib, self._folder.name).result()
 
     def _step(self, on_beat: Callable[[Task, int], None] | None) -> "list[_Child]":
         """Wait for messages, deaths and deadlines; children whose attempt is over, taken out of the busy ones."""
@@ -232,6 +239,7 @@ class _Child:
     """The parent's side of one child process."""
 
     memory_mib: int
+    folder: str
     process: "subprocess.Popen[bytes]" = field(init=False)
     connection: Connection = field(init=False)
     job: _Job | None = None
@@ -246,7 +254,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         settings = {"fd": theirs.fileno(), "parent": os.getpid(), "memory_mib": self.memory_mib}
         path = [entry or str(Path.cwd()) for entry in sys.path]
-        environ = {**os.environ, **CHILD_ENVIRON, "PYTHONPATH": os.pathsep.join(path)}
+        environ = {**os.environ, **CHILD_ENVIRON, "PYTHONPATH": os.pathsep.join(path), "TMPDIR": self.folder}
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BOOT, json.dumps(settings)],

@@ -49,7 +49,7 @@ def open_source(uri: str, limits: Limits = DEFAULT_LIMITS, *, indexed: bool = Fa
             except BaseException:
                 file.discard()
                 raise
-    known = ", ".join(reader.name for reader in readers() if reader.rank < 100)
+    known = ", ".join(reader.name for reader in readers() if reader.rank > 0)
     raise SourceError(
         f"{uri}: is no image that segcore reads; expected one of {known}; the file begins with {file.head[:16]!r}"
     )

@@ -137,7 +137,7 @@ class Reader:
 
     name: str
     rank: int
-    """Readers are asked in rising order: the special before the general."""
+    """Readers are asked in rising order, the special before the general; 0 only refuses."""
     matches: "Matcher"
     """Does this file look like ours? Judges by content, opens nothing with a format library."""
     open: "Opener"
@@ -170,7 +170,7 @@ class decoding:  # noqa: N801 - reads as a statement: `with decoding(...)`
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None or isinstance(error, (SegcoreError, MemoryError)) or not isinstance(error, Exception):
             return
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error.__cause__ or error).split())[:300]  # GDAL says "see previous exception"
         hint = "the file is damaged, or of a kind that the reader does not know"
         raise SourceError(f"{self.what}: {hint} ({type(error).__name__}{f': {text}' if text else ''})") from error
 

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import imagecodecs
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
 from segcore.errors import SourceError
@@ -154,6 +154,9 @@ def _open_header(file: SourceFile, limits: Limits) -> Image.Image:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             picture = Image.open(opened, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            opened.close()
+            raise SourceError(f"{file.uri}: begins like a picture, but its header is damaged") from error
         except BaseException:
             opened.close()
             raise

@@ -24,8 +24,8 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
 )
 """Offset, bytes, name, and what to do instead."""
 
-DICOM_TAGS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
-"""Groups 0002 and 0008 in either byte order: how a DICOM file without its preamble begins."""
+BARE_DICOM = (b"\x02\x00\x00\x00UL", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
+"""Tags near the beginning of a DICOM file that lacks its preamble; only believed under a .dcm name."""
 
 
 def _recognised(file: SourceFile) -> tuple[str, str] | None:
@@ -36,7 +36,7 @@ def _recognised(file: SourceFile) -> tuple[str, str] | None:
     for offset, magic, name, advice in MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return name, advice
-    if file.name.lower().endswith((".dcm", ".dicom")) and head[:2] in DICOM_TAGS:
+    if file.name.lower().endswith((".dcm", ".dicom")) and any(tag in head[:16] for tag in BARE_DICOM):
         return MAGIC[0][2], MAGIC[0][3]
     return None
 
@@ -56,4 +56,4 @@ def _refuse(file: SourceFile, limits: Limits, indexed: bool) -> NoReturn:
     raise SourceError(f"{file.uri}: {name} is not a format that segcore reads yet; {advice}")
 
 
-READER = Reader(name="refused", rank=100, matches=lambda file: _recognised(file) is not None, open=_refuse)
+READER = Reader(name="refused", rank=0, matches=lambda file: _recognised(file) is not None, open=_refuse)

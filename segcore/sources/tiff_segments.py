@@ -94,12 +94,14 @@ class SegmentReader:
         self._layout = layout
         self._storage = storage
         self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._cached_bytes = 0
         page = layout.page
         self._stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder) if page.dtype is not None else None
 
     def clear(self) -> None:
         """Forget all decoded segments."""
         self._cache.clear()
+        self._cached_bytes = 0
 
     def read(self, page: int, window: Window, samples: tuple[int, ...]) -> Pixels:
         """(Y, X, samples) of a window over (y, x) of one page, in the stored type."""
@@ -130,8 +132,9 @@ class SegmentReader:
     def _keep(self, key: tuple[int, int], segment: Pixels) -> None:
         """Cache a segment; the oldest go when the room is used up, but never the one just decoded."""
         self._cache[key] = segment
-        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHE_BYTES:
-            self._cache.popitem(last=False)
+        self._cached_bytes += segment.nbytes
+        while len(self._cache) > 1 and self._cached_bytes > CACHE_BYTES:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def _raw_rows(self, page: int, cell: tuple[int, ...], index: int, part: Window) -> Pixels:
         """The wanted rows of a strip of plain bytes."""
