@@ -1,0 +1,86 @@
+"""Pictures against hand-made pixels, and read back from their data URIs."""
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pillow
+
+from segcore.classes import ClassInfo
+from segcore.report import pictures
+
+CLASSES = (
+    ClassInfo(id=0, name="background", color=(0, 0, 0)),
+    ClassInfo(id=1, name="a", color=(200, 100, 0)),
+    ClassInfo(id=5, name="b", color=(0, 0, 250)),
+)
+
+
+def _decoded(uri: str) -> npt.NDArray[np.uint8]:
+    head, data = uri.split(",", 1)
+    assert head in ("data:image/png;base64", "data:image/jpeg;base64")
+    return np.asarray(Pillow.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+def test_to_rgb_keeps_an_8_bit_picture_that_uses_its_range() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 7), dtype=np.uint8)
+    np.testing.assert_array_equal(pictures.to_rgb(pixels), np.moveaxis(pixels[:3], 0, -1))
+
+
+def test_to_rgb_finds_colours_by_name() -> None:
+    pixels = np.stack([np.full((2, 2), value, np.uint8) for value in (10, 20, 200, 250)])
+    picture = pictures.to_rgb(pixels, ("Blue", "green", "RED", "nir"))
+    assert picture[0, 0].tolist() == [200, 20, 10]
+
+
+def test_to_rgb_brightens_what_is_dark_and_scales_other_types() -> None:
+    dark = np.linspace(0, 50, 101).astype(np.uint8).reshape(1, 1, 101)
+    assert pictures.to_rgb(dark).max() == 255
+    ramp = np.linspace(-3000, 3000, 1001, dtype=np.float32).reshape(1, 1, 1001)
+    picture = pictures.to_rgb(ramp)[0, :, 0].astype(int)
+    assert (picture[0], picture[-1]) == (0, 255)
+    assert abs(picture[500] - 127.5) <= 1
+    ramp[0, 0, 500] = np.nan
+    assert pictures.to_rgb(ramp)[0, 500].tolist() == [0, 0, 0]
+
+
+def test_ids_uri_gives_class_colours_back() -> None:
+    ids = np.array([[0, 1, 5], [255, 5, 1]], np.uint8)
+    picture = _decoded(pictures.ids_uri(ids, CLASSES))
+    grey = list(pictures.OUT_OF_SCORE)
+    expected = [[[0, 0, 0], [200, 100, 0], [0, 0, 250]], [grey, [0, 0, 250], [200, 100, 0]]]
+    assert picture.tolist() == expected
+    np.testing.assert_array_equal(pictures.colored(ids, CLASSES), picture)
+    many = tuple(ClassInfo(id=i, name=str(i), color=(i % 256, i // 256, 0)) for i in range(300))
+    wide = np.array([[0, 299, 65535]], np.uint16)
+    assert _decoded(pictures.ids_uri(wide, many)).tolist() == [[[0, 0, 0], [43, 1, 0], grey]]
+
+
+def test_overlay_tints_the_foreground_only_and_lines_its_border() -> None:
+    picture = np.full((5, 5, 3), 100, np.uint8)
+    ids = np.zeros((5, 5), np.uint8)
+    ids[1:4, 1:4] = 1
+    out = pictures.overlay(picture, ids, CLASSES, [1, 2])
+    assert out[0, 0].tolist() == [100, 100, 100]
+    assert out[1, 1].tolist() == [200, 100, 0]
+    assert out[2, 2].tolist() == [150, 100, 50]
+
+
+def test_errors_are_red_where_counted_only() -> None:
+    picture = np.full((1, 3, 3), 255, np.uint8)
+    target, mask = np.array([[0, 1, 1]]), np.array([[0, 0, 0]])
+    out = pictures.errors(picture, target, mask, np.array([[True, True, False]]))
+    assert out[0].tolist() == [[255, 255, 255], list(pictures.WRONG), [127, 127, 127]]
+
+
+def test_shrunk_and_sampled_have_the_same_sides() -> None:
+    picture = np.zeros((300, 101, 3), np.uint8)
+    small = pictures.shrunk(picture, 100)
+    assert small.shape == (100, 34, 3)
+    ids = np.arange(300 * 101).reshape(300, 101)
+    sampled = pictures.sampled(ids, small.shape[:2])
+    assert sampled.shape == (100, 34)
+    assert sampled[0, 0] == ids[1, 1]
+    assert sampled[-1, -1] == ids[298, 99]
+    np.testing.assert_array_equal(pictures.sampled(ids, ids.shape), ids)

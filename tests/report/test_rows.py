@@ -1,0 +1,72 @@
+"""Headline and table from a document of scores."""
+
+from typing import Any
+
+import pytest
+
+from segcore.report.rows import area_text, chips, image_rows, worst_first
+from segcore.results import ItemResult
+
+
+def _entry(iou: float | None, split: str | None = None, unpredicted: int = 0) -> dict[str, Any]:
+    entry: dict[str, Any] = {"split": split, "has_target": iou is not None, "areas": {"cell": {"px": 1200}}}
+    if iou is not None:
+        entry["overall"] = {"foreground_iou": iou, "foreground_dice": iou, "pixel_accuracy": iou}
+        entry["per_class"] = {"cell": {"iou": iou}}
+        entry |= {"confusion": [[50, 0], [0, 25]], "excluded_px": {"unpredicted": unpredicted}}
+    return entry
+
+
+DOCUMENT = {
+    "overall": {"foreground_iou": 0.7, "foreground_dice": 0.8, "pixel_accuracy": 0.9},
+    "per_split": {"val": {"overall": {"foreground_iou": 0.5, "foreground_dice": 0.6, "pixel_accuracy": None}}},
+    "per_image": {"good": _entry(0.9, "train"), "none": _entry(None), "bad": _entry(0.2, "val", unpredicted=25)},
+}
+ITEMS = (
+    ItemResult(state="done", image="good"),
+    ItemResult(state="done", image="bad"),
+    ItemResult(state="skipped", image="none"),
+    ItemResult(state="failed", image="broken", error="shard is damaged"),
+)
+
+
+def test_worst_first_with_those_without_a_score_last() -> None:
+    assert worst_first(DOCUMENT) == ["bad", "good", "none"]
+
+
+def test_rows_put_failures_on_top_and_say_what_was_left_out() -> None:
+    rows = image_rows(DOCUMENT, ITEMS)
+    assert [(row.image, row.state, row.note) for row in rows] == [
+        ("broken", "failed", "shard is damaged"),
+        ("bad", "done", "25.0 % not predicted"),
+        ("good", "done", ""),
+        ("none", "skipped", "no target"),
+    ]
+    assert rows[1].class_iou == {"cell": 0.2}
+    assert rows[1].areas == {"cell": "1\u202f200 px"}
+
+
+def test_chips_prefer_images_that_were_not_trained_on() -> None:
+    shown = [(chip.label, chip.value, chip.tone) for chip in chips(DOCUMENT, ITEMS, 2)]
+    assert shown == [
+        ("images scored", "2", "plain"),
+        ("without a target", "1", "plain"),
+        ("failed", "3", "bad"),
+        ("IoU without background, val", "50.0 %", "plain"),
+        ("Dice without background, val", "60.0 %", "plain"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("area", "text"),
+    [
+        ({"px": 12}, "12 px"),
+        ({"px": 1, "um2": 50.25, "mm2": 5.025e-5}, "50.2 µm²"),
+        ({"px": 1, "um2": 2.5e6, "mm2": 2.5}, "2.50 mm²"),
+        ({"px": 1, "m2": 900.0, "ha": 0.09}, "900 m²"),
+        ({"px": 1, "m2": 125000.0, "ha": 12.5}, "12.5 ha"),
+        ({"px": 1, "mm3": 4500.0, "ml": 4.5}, "4.50 ml"),
+    ],
+)
+def test_area_is_in_a_unit_that_reads_well(area: dict[str, float], text: str) -> None:
+    assert area_text(area) == text

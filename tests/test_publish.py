@@ -1,0 +1,83 @@
+"""A report of a small workspace, from the store to the page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segcore import publish
+from segcore.classes import default_classes
+from segcore.config import ReportConfig
+from segcore.publish import report
+from segcore.store import Workspace
+from tests.synthetic import put_image, put_label
+
+SIDES = (600, 570)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    rng = np.random.default_rng(0)
+    for number, image_id in enumerate(("a", "b", "c", "d")):
+        put_image(ws, image_id, rng.integers(0, 255, (3, *SIDES), dtype=np.uint8), split="val" if number < 3 else None)
+        target = np.zeros(SIDES, np.uint8)
+        target[100:500, 100:500] = 1
+        mask = target.copy()
+        mask[:, : 100 * (number + 1)] = 0
+        if image_id != "d":
+            put_label(ws, image_id, "target", target)
+        put_label(ws, image_id, "m", mask)
+    return ws
+
+
+def test_report_scores_and_shows(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "MAX_OVERLAYS", 2)
+    workspace.objects.put("runs/r/curve.csv", b"step,loss,lr,miou\n0,2,0.1,\n10,1,0.1,0.5\n")
+    workspace.objects.put("models/m/model.json", b'{"name": "m", "training": {"run": "r"}, "seed": 4}')
+    failures = (("/in/broken.svs", "cannot be opened"),)
+    result = report(ReportConfig(workspace=workspace.uri, model="m", run="night", failures=failures))
+    html, data = (Path(path) for path in result.paths)
+    assert html == Path(workspace.uri, "reports/night/report.html")
+    page = html.read_text(encoding="utf-8")
+    assert page.count("<img ") == 2 * 4 + 2 * 4 + 2  # overlays, a worst tile of b and of c, confusion, curves
+    assert "The 2 worst of 4 images." in page
+    assert "/in/broken.svs" in page
+    assert "Training of run r" in page
+    document = json.loads(data.read_text(encoding="utf-8"))
+    assert document["scores"] == result.scores
+    assert document["failures"] == [{"source": "/in/broken.svs", "error": "cannot be opened"}]
+    assert document["provenance"]["Model"]["training.run"] == "r"
+    # a, b and c: 400 x 400 px of target, of which 0, 100 and 200 columns are missing
+    iou = (400 + 300 + 200) / 1200
+    assert document["scores"]["overall"]["foreground_iou"] == pytest.approx(iou)
+    assert f"{100 * iou:.1f} %" in page
+    assert [item.state for item in result.items] == ["done", "done", "done", "skipped"]
+
+
+def test_report_without_any_target_shows_areas(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_image(ws, "only", np.full((4, 40, 30), 3, np.uint16))
+    put_label(ws, "only", "m", np.ones((40, 30), np.uint8), default_classes(2))
+    result = report(ReportConfig(workspace=ws.uri, model="m"))
+    page = Path(result.paths[0]).read_text(encoding="utf-8")
+    assert "1\u202f200 px" in page
+    assert "no target" in page
+    assert 'id="scores"' not in page
+    assert result.exit_code == 0
+
+
+def test_picture_that_cannot_be_read_is_named_and_the_rest_shown(workspace: Workspace) -> None:
+    report(ReportConfig(workspace=workspace.uri, model="m", run="before"))
+    for key, _ in list(workspace.objects.list("images/c.ome.zarr/0")):
+        if not key.endswith("zarr.json"):
+            workspace.objects.put(key, b"damaged")
+    for key, _ in list(workspace.objects.list("images/c.ome.zarr/1")):
+        if not key.endswith("zarr.json"):
+            workspace.objects.put(key, b"damaged")
+    result = report(ReportConfig(workspace=workspace.uri, model="m", run="after"))
+    document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
+    assert {failure["source"] for failure in document["failures"]} == {"picture of c"}
+    assert all("\n" not in failure["error"] for failure in document["failures"])
+    assert result.details["num_overlays"] == 3
