@@ -5,7 +5,7 @@ All of it is best effort: a server that is down or slow costs a log line, never 
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -125,6 +125,24 @@ def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
     return [{column: row.get(column, "") for column in columns} for row in rows.values()][:MAX_ROWS]
 
 
+def failures(results: Iterable[StageResult]) -> list[tuple[str, str]]:
+    """What failed in earlier stages, by name and error, for the report's `failures`."""
+    failed = [item for result in results for item in result.items if item.state == "failed" and result.stage != "score"]
+    return [(item.source or item.image or "?", item.error or "") for item in failed]
+
+
+def first_picture(workspace: str, results: Iterable[StageResult]) -> str | None:
+    """The first mask of this run over its image; None where there is none, or it cannot be read."""
+    from flows.picture import thumbnail
+
+    for result in results:
+        for item in result.items:
+            if result.stage == "predict" and item.state != "failed" and item.image:
+                picture: str | None = BestEffort()(thumbnail, workspace, result.details["name"], item.image)
+                return picture
+    return None
+
+
 def publish(results: list[StageResult], picture: str | None = None) -> None:
     """Show a flow's results on its page: a table of images, and a summary with a picture and what to open.
 
@@ -150,10 +168,23 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
     failures = [item for result in results for item in result.items if item.state == "failed"]
     if failures:
         lines += ["", "## Failed", *(f"- {escaped(i.source or i.image)}: {escaped(i.error)}" for i in failures)]
-    scores = {key: value for result in results for key, value in (result.scores or {}).items()}
-    numbers = {key: value for key, value in scores.items() if isinstance(value, int | float)}
-    if numbers:
-        lines += ["", "## Scores", *(f"- {escaped(key)}: {value:.4g}" for key, value in numbers.items())]
+    for result in results:
+        if result.stage == "score" and result.scores:
+            lines += ["", "## Scores", "", *class_table(result.scores)]
     if paths := [path for result in results if result.stage in ("report", "export", "train") for path in result.paths]:
         lines += ["", "## Open", *(f"- `{path}`" for path in paths)]
     return "\n".join(lines)
+
+
+def class_table(scores: Mapping[str, Any]) -> list[str]:
+    """Markdown: IoU and Dice of each class."""
+    rows = [
+        f"| {escaped(name)} | {number(row.get('iou'))} | {number(row.get('dice'))} |"
+        for name, row in scores.get("per_class", {}).items()
+    ]
+    return ["| class | IoU | Dice |", "| --- | --- | --- |", *rows]
+
+
+def number(value: float | None) -> str:
+    """A score, or a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}"

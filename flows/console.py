@@ -187,20 +187,24 @@ def mapping_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 def shown(value: Any) -> str:
     """A value as a person reads it."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.10g}"
+    if value is None:
+        return "-"
     if isinstance(value, list | tuple):
         return ", ".join(shown(part) for part in value)
     return str(value)
 
 
 def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
-    """Scores as lines; a mapping of classes to their scores as a table."""
-    for key, value in scores.items():
-        rows = value if isinstance(value, Mapping) else {}
-        if rows and all(isinstance(row, Mapping) for row in rows.values()):
-            yield from table_lines(key, rows)
-        else:
-            yield from mapping_lines({key: value})
+    """Overall scores, each split's, and a table of the classes; the whole document is in the JSON and the report."""
+    if "overall" not in scores:
+        yield from mapping_lines(scores)
+        return
+    yield ", ".join(f"{name} {shown(value)}" for name, value in scores["overall"].items())
+    for split, part in scores.get("per_split", {}).items():
+        yield f"{split}: " + ", ".join(f"{name} {shown(value)}" for name, value in part["overall"].items())
+    if rows := scores.get("per_class"):
+        yield from table_lines("class", rows)
 
 
 def table_lines(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -10,19 +10,19 @@ from segcore.results import StageResult, exit_code
 
 
 def final_state(results: Sequence[StageResult]) -> State[Any]:
-    """Completed, PartlyDone (of type Failed, so that it alerts) or Failed; it carries the last stage's result.
+    """Completed, PartlyDone (of type Failed, so that it alerts) or Failed; it carries the stages' results.
 
     A failed image fails once per stage that meets it; what counts is whether any stage finished something.
     """
-    result = results[-1].model_dump(mode="json")
+    left = {"stages": [result.model_dump(mode="json") for result in results]}
     failures = [item for one in results for item in one.items if item.state == "failed"]
     if not failures:
-        return Completed(message=f"{results[-1].stage}: all done", data=result)
+        return Completed(message=f"{results[-1].stage}: all done", data=left)
     named = "; ".join(f"{item.source or item.image}: {item.error}" for item in failures[:5])
     more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
     code = exit_code(item for one in results for item in one.items)
     return Failed(
         name="PartlyDone" if code == 3 else "Failed",
         message=f"{len(failures)} failed: {named}{more}",
-        data=result,
+        data=left,
     )

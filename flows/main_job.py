@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.artifacts import publish
+from flows.artifacts import failures, first_picture, publish
 from flows.ending import final_state
 from flows.tasks import stage
 from segcore.config import STAGES, build_config
@@ -45,12 +45,14 @@ def main_job(
         results.append(stage("ingest", {**where, **ingest}))
         results.append(stage("train", {**where, **given["train"]}))
         chosen = {**where, "model": results[-1].details["model"]}
-        for name in ("predict", "score", "report"):
-            results.append(stage(name, {**chosen, **given[name]}))
+        results.append(stage("predict", {**chosen, **given["predict"]}))
+        chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
+        results.append(stage("score", {**chosen, **given["score"]}))
+        results.append(stage("report", {**chosen, "failures": failures(results), **given["report"]}))
     except SegcoreError as error:
         publish(results)
         return Failed(message=str(error))
-    publish(results)
+    publish(results, picture=first_picture(workspace, results))
     return final_state(results)
 
 

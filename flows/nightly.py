@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.artifacts import publish
+from flows.artifacts import failures, first_picture, publish
 from flows.ending import final_state
 from flows.tasks import StageStoppedError, stage
 from segcore.results import StageResult
@@ -46,10 +46,11 @@ def nightly(
         results.append(stage("ingest", {**where, **new}))
         # A source that changed has a new plan; `overwrite` replaces its mask too, and leaves the finished ones alone.
         results.append(stage("predict", {**chosen, "overwrite": True, **(predict or {})}))
+        chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
         results.append(stage("score", chosen))
-        results.append(stage("report", chosen))
+        results.append(stage("report", {**chosen, "failures": failures(results)}))
     except StageStoppedError as stopped:
         publish(results)
         return Failed(message=str(stopped))
-    publish(results)
+    publish(results, picture=first_picture(workspace, results))
     return final_state(results)

@@ -19,6 +19,10 @@ POSITIONAL = frozenset({"sources"})
 """Fields that are given without an option's name: `segcore ingest a.tif b.tif`."""
 
 
+FLOWS_ONLY = frozenset({"failures"})
+"""Fields that a flow fills from earlier stages; no option."""
+
+
 @dataclass(frozen=True)
 class Switches:
     """What every command has beside its config: how to speak, not what to do."""
@@ -54,7 +58,8 @@ def stage_command(
         switches = Switches(given.pop("json"), given.pop("prefect", False))
         run(merged_config(config, given.pop("config"), given), switches)
 
-    annotations = {name: parameter_type(name, field) for name, field in config.model_fields.items()}
+    fields = {name: field for name, field in config.model_fields.items() if name not in FLOWS_ONLY}
+    annotations = {name: parameter_type(name, field) for name, field in fields.items()}
     annotations |= {"config": CONFIG} | ({"prefect": PREFECT} if prefect else {}) | {"json": JSON, "debug": DEBUG}
     parameters = [
         inspect.Parameter(
@@ -82,6 +87,9 @@ def merged_config(config: type[StageT], file: str | None, given: Mapping[str, An
         if key not in config.model_fields:
             raise ConfigError(f"{file}: {unknown_key(str(key), list(config.model_fields))}")
     options = {name: value for name, value in given.items() if value not in (None, [], ())}
+    for name, value in options.items():
+        if isinstance(value, str) and get_origin(config.model_fields[name].annotation) is tuple:
+            options[name] = value.split(",")  # --channels 16,32,64
     for name, field in config.model_fields.items():
         if field.is_required() and name not in values and name not in options:
             raise ConfigError(f"--{name} is missing: {' '.join((field.description or name).split())}")
@@ -111,8 +119,9 @@ def parameter_type(name: str, field: FieldInfo) -> Any:
             bool | None, typer.Option(f"{flag}/--no-{name.replace('_', '-')}", help=text, show_default=False)
         ]
     if get_origin(plain) is tuple:
-        repeats = list[int] if get_args(plain)[0] is int else list[str]
-        return Annotated[repeats | None, typer.Option(flag, help=f"{text} Repeat for more.", show_default=False)]
+        if get_args(plain)[0] is int:
+            return Annotated[str | None, typer.Option(flag, metavar="<int,...>", help=text, show_default=False)]
+        return Annotated[list[str] | None, typer.Option(flag, help=f"{text} Repeat for more.", show_default=False)]
     return Annotated[plain | None, typer.Option(flag, help=text, show_default=False)]
 
 
@@ -123,7 +132,7 @@ def shown_default(field: FieldInfo) -> str:
         return ""
     if isinstance(default, bool):
         return "on" if default else "off"
-    return " ".join(str(part) for part in default) if isinstance(default, tuple) else str(default)
+    return ",".join(str(part) for part in default) if isinstance(default, tuple) else str(default)
 
 
 def without_none(annotation: Any) -> Any:

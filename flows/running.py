@@ -3,11 +3,14 @@
 import asyncio
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segcore.config import StageConfig
 from segcore.errors import SegcoreError
 from segcore.results import StageResult
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -52,19 +55,20 @@ def run_stage_flow(stage: str, config: StageConfig, debug: bool = False) -> Stag
     prepare_prefect(debug)
     from flows.stages import FLOWS
 
-    return stage_result(FLOWS[stage](config, return_state=True))
+    state: State[Any] = FLOWS[stage](config, return_state=True)  # type: ignore[assignment]
+    return stage_results(state)[-1]
 
 
-def stage_result(state: Any) -> StageResult:
-    """The result that a flow left in its final state, also where that is PartlyDone.
+def stage_results(state: "State[Any]") -> list[StageResult]:
+    """The results that a flow left in its final state, also where that is PartlyDone.
 
     Raises:
         SegcoreError: the state's message, where there is no result.
     """
     left = state.result(raise_on_failure=False)
-    if isinstance(left, dict):
-        return StageResult.model_validate(left)
-    raise SegcoreError(state.message or f"the flow ended as {state.name}")
+    if not isinstance(left, dict):
+        raise SegcoreError(state.message or f"the flow ended as {state.name}")
+    return [StageResult.model_validate(result) for result in left["stages"]]
 
 
 def page_of(flow_run_id: Any) -> str:
