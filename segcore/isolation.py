@@ -9,19 +9,15 @@ dies with its parent. What the C libraries print goes nowhere. The pool knows no
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import pickle
-import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,29 +29,26 @@ from typing import Any, Self
 import psutil
 
 from segcore.errors import SegcoreError, SourceError
+from segcore.isolation_child import HAS_DATA_LIMIT, Beat, held_mib
 
-MIB = 2**20
+__all__ = ["Beat", "ChildPool", "Outcome", "Task"]
+
 START_DEADLINE_S = 120.0
 """A child that has not started, or not imported the task's module, by then is broken (busy machines are slow)."""
 POLL_S = 0.25
 """How often memory is looked at where the system does not enforce a limit."""
 MAX_ATTEMPTS = 2
-HAS_DATA_LIMIT = sys.platform == "linux"
-"""Linux counts all private writable memory under RLIMIT_DATA; macOS enforces no such limit, so we look ourselves."""
-BOOT = "from segcore.isolation import serve; serve()"
+BOOT = "from segcore.isolation_child import serve; serve()"
 CHILD_ENVIRON = {
     # One task, one core: the pool is the parallelism, and every thread's stack counts as memory.
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"),
     "MALLOC_ARENA_MAX": "2",
 }
 
-Beat = Callable[..., None]
-"""What a task's function calls after each finished piece: `beat()`, or `beat(amount)`."""
-
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A call that a child makes: `function(beat, *args)`.
+    """A call that a child makes: `function(beat, *args)`; it calls `beat()` or `beat(amount)` after each piece.
 
     The function is found by its module and name, so it stands at the top level of an importable module;
     arguments and result are pickled. It may be run twice (a child that died is replaced), so it must be safe
@@ -306,7 +299,7 @@ class _Child:
     def held_mib(self) -> float:
         """Memory it holds now."""
         try:
-            return _held_mib(psutil.Process(self.process.pid))
+            return held_mib(psutil.Process(self.process.pid))
         except psutil.Error:
             return 0.0
 
@@ -316,96 +309,3 @@ class _Child:
         self.process.kill()
         self.process.wait()
         self.connection.close()
-
-
-def serve() -> None:
-    """The child's main loop: take jobs from the parent until it is gone."""
-    settings = json.loads(sys.argv[1])
-    _die_with(settings["parent"])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    connection = Connection(settings["fd"])
-    memory = _MemoryLimit(settings["memory_mib"])
-    while True:
-        try:
-            job = connection.recv_bytes()
-        except (EOFError, OSError):
-            return
-        connection.send_bytes(_perform(job, connection, memory))
-
-
-def _perform(job: bytes, connection: Connection, memory: "_MemoryLimit") -> bytes:
-    """Run one job; the pickled answer, which never raises in the parent."""
-
-    def beat(amount: int = 1) -> None:
-        connection.send_bytes(pickle.dumps(("beat", amount)))
-
-    label = "task"
-    try:
-        memory.lift()
-        # From our own parent; this imports the function's module.
-        function, args, label = pickle.loads(job)  # noqa: S301
-        memory.set()
-        connection.send_bytes(pickle.dumps(("started", memory.baseline_mib)))
-        return pickle.dumps(("result", function(beat, *args)))
-    except SegcoreError as error:
-        return pickle.dumps(("error", error, traceback.format_exc()))
-    except MemoryError as error:
-        text = f"{label}: needs more than {memory.limit_mib} MiB of memory to decode (MemoryError); raise memory_mib"
-        return pickle.dumps(("error", SourceError(text), _one_line(error)))
-    except Exception as error:  # noqa: BLE001 - format libraries raise anything; the parent gets one line
-        text = f"{label}: {type(error).__name__}: {_one_line(error)}"
-        return pickle.dumps(("error", SourceError(text), traceback.format_exc()))
-
-
-class _MemoryLimit:
-    """RLIMIT_DATA at a fixed distance over what the child holds after its imports."""
-
-    def __init__(self, limit_mib: int) -> None:
-        self.limit_mib = limit_mib
-        self.baseline_mib = _held_mib(psutil.Process())
-        self._before_mib = self.baseline_mib
-
-    def lift(self) -> None:
-        """Before a job's module is imported: imports count as baseline."""
-        self._before_mib = _held_mib(psutil.Process())
-        _restrict_data(None)
-
-    def set(self) -> None:
-        """After the imports. What earlier jobs left behind is no baseline."""
-        self.baseline_mib += max(0.0, _held_mib(psutil.Process()) - self._before_mib)
-        _restrict_data(self.baseline_mib + self.limit_mib)
-
-
-def _restrict_data(mib: float | None) -> None:
-    """Set the soft limit of private writable memory, or lift it."""
-    if HAS_DATA_LIMIT:
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (hard if mib is None else int(mib * MIB), hard))
-
-
-def _held_mib(process: psutil.Process) -> float:
-    """What RLIMIT_DATA counts, in MiB; resident memory where that does not exist."""
-    memory = process.memory_info()
-    return float(getattr(memory, "data", memory.rss)) / MIB
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
-
-
-def _die_with(parent: int) -> None:
-    """End this process when its parent ends, however it ends."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(0)
-
-    if sys.platform != "linux":
-        threading.Thread(target=watch, daemon=True).start()

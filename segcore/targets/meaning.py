@@ -207,7 +207,8 @@ def _by_table_colors(
     """
     meanings = dict(table.colors)
     if palette is not None:
-        colors = {value: (palette[value][0], palette[value][1], palette[value][2]) for value in present}
+        used = {value: palette[value] for value in present if value < len(palette)}
+        colors = {value: (red, green, blue) for value, (red, green, blue) in used.items()}
     elif table.is_grey_coded and max(present, default=0) <= 255:
         colors = {value: (value, value, value) for value in present}
     else:
@@ -216,7 +217,7 @@ def _by_table_colors(
     if meanings and set(known) == present:
         return known
     if palette is not None and any(number != value for value, number in known.items()):
-        raise _unknown_colors(uri, {_code(colors[v]): int(counts[v]) for v in sorted(present - set(known))})
+        raise _unknown_colors(uri, {_code(colors[v]): int(counts[v]) for v in sorted(set(colors) - set(known))})
     return None
 
 

@@ -1,0 +1,80 @@
+"""What the children of tests/test_isolation.py run: well-behaved, broken and hostile decoders."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from segcore.errors import ConfigError
+
+Beat = Callable[..., None]
+
+
+def double(beat: Beat, value: int) -> int:
+    return 2 * value
+
+
+def pid(beat: Beat) -> int:
+    return os.getpid()
+
+
+def refuse(beat: Beat) -> None:
+    raise ConfigError("slide.svs: refused\nfor a reason")
+
+
+def raise_value_error(beat: Beat) -> None:
+    raise ValueError("two\nlines")
+
+
+def unpicklable(beat: Beat) -> object:
+    return lambda: None
+
+
+def crash(beat: Beat) -> None:
+    ctypes.string_at(0)
+
+
+def exit_quietly(beat: Beat) -> None:
+    os._exit(7)
+
+
+def crash_once(beat: Beat, mark: str) -> str:
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGABRT)
+    return "second try"
+
+
+def sleep(beat: Beat, before_s: float, beats: int, between_s: float) -> str:
+    time.sleep(before_s)
+    for amount in range(beats):
+        beat(amount)
+        time.sleep(between_s)
+    return "done"
+
+
+def hold_everything(beat: Beat, mark: str) -> None:
+    """Say who we are, then sit in C code with the interpreter's lock held: no Python thread can run."""
+    Path(mark, str(os.getpid())).touch()
+    ctypes.PyDLL(None).sleep(600)
+
+
+def allocate(beat: Beat, mib: int) -> int:
+    return len(bytes(mib << 20))
+
+
+def leave_temporary(beat: Beat, ending: str) -> str:
+    import tempfile
+
+    path = tempfile.mkstemp()[1]
+    Path(ending).write_text(path)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return path
+
+
+def make_noise(beat: Beat) -> None:
+    os.write(1, b"NOISE on stdout\n")
+    os.write(2, b"NOISE on stderr\n")
+    print("NOISE by print")
