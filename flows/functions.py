@@ -13,7 +13,7 @@ FUNCTIONS = {
     "ingest": ("segcore.ingest", "ingest"),
     "train": ("segcore.training", "train"),
     "predict": ("segcore.inference", "predict"),
-    "score": ("segcore.scoring", "score"),
+    "score": ("segcore.scoring.score", "score"),
     "report": ("segcore.publish", "report"),
     "export": ("segcore.export", "export"),
 }

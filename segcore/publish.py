@@ -17,7 +17,7 @@ import numpy.typing as npt
 from segcore import __version__
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, ScoreConfig
-from segcore.errors import SegcoreError
+from segcore.errors import SegcoreError, StoreError
 from segcore.geometry import Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
@@ -27,7 +27,8 @@ from segcore.report.html import number, percent
 from segcore.report.rows import MAX_ROWS, area_text, chips, headline_score, image_rows, worst_first
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
-from segcore.scoring.score import score
+from segcore.scoring.score import document, score
+from segcore.selection import mask_name
 from segcore.store import Image, Label, Workspace
 
 MAX_OVERLAYS = 24
@@ -52,7 +53,7 @@ def report(config: ReportConfig, progress: Progress = SILENT) -> StageResult:
     with Peak() as peak:
         created = datetime.now(UTC)
         run = config.run or created.strftime("%Y%m%dT%H%M%SZ")
-        scored = score(ScoreConfig(**config.model_dump(include=set(ScoreConfig.model_fields))), progress)
+        config, scored = _scored(config, progress)
         assert scored.scores is not None, "score always gives a document"
         workspace = Workspace.open(config.workspace)
         pages = _Pictures(workspace, scored.scores, progress)
@@ -71,34 +72,46 @@ def report(config: ReportConfig, progress: Progress = SILENT) -> StageResult:
     )
 
 
+def _scored(config: ReportConfig, progress: Progress) -> tuple[ReportConfig, StageResult]:
+    """Scores; where there is no mask but failures to tell of, none, and that as one failure more."""
+    try:
+        return config, score(ScoreConfig(**config.model_dump(include=set(ScoreConfig.model_fields))), progress)
+    except StoreError as error:
+        if not config.failures:
+            raise
+        name = mask_name(config.model)
+        config = config.model_copy(update={"failures": (*config.failures, (f"mask {name}", str(error)))})
+        return config, StageResult(stage="score", scores=document(name, []), details={"mask": name})
+
+
 def _content(
     config: ReportConfig, workspace: Workspace, scored: StageResult, pages: "_Pictures", created: str
 ) -> ReportContent:
-    document, mask = pages.document, scored.details["mask"]
+    scores, mask = pages.document, scored.details["mask"]
     overlays, worst = pages.overlays(), pages.worst_tiles()
-    rows = image_rows(document, scored.items)
+    rows = image_rows(scores, scored.items)
     model = _json(workspace.objects.get(f"models/{mask}/model.json"))
     return ReportContent(
         title=config.title,
         subtitle=f"Mask {mask} in {workspace.uri}",
         created=created,
-        chips=chips(document, scored.items, len(config.failures)),
+        chips=chips(scores, scored.items, len(config.failures)),
         classes=pages.classes,
         failures=(
             *(Failure(source, error) for source, error in config.failures),
             *(Failure(item.image or item.source or "?", item.error or "") for item in _failed(scored.items)),
             *pages.failures,
         ),
-        scores=document if document["num_scored"] else None,
+        scores=scores if scores["num_scored"] else None,
         images=rows[:MAX_ROWS],
         detailed=_detailed(pages.classes),
         num_images_left_out=max(0, len(rows) - MAX_ROWS),
-        confusion=_confusion(document),
+        confusion=_confusion(scores),
         overlays=overlays,
-        num_overlays_left_out=max(0, len(document["per_image"]) - MAX_OVERLAYS),
+        num_overlays_left_out=max(0, len(scores["per_image"]) - MAX_OVERLAYS),
         worst=worst,
         curves=_curves(workspace, model),
-        provenance=_provenance(config, workspace, document, mask, model),
+        provenance=_provenance(config, workspace, scores, mask, model),
     )
 
 

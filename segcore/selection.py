@@ -68,13 +68,17 @@ def select(workspace: Workspace, name: str, images: Sequence[str] = (), split: s
         split: only images of this split.
 
     Raises:
-        StoreError: if no image has the mask.
+        StoreError: if no image has the mask, or none of the split.
     """
     found = [_masked(workspace, image_id, name, must_have=bool(images)) for image_id in images or workspace.image_ids()]
     masked = [item for item in found if item is not None]
     if not masked:
         raise StoreError(f"no image in {workspace.uri} has the mask {name}: {_masks_there_are(workspace)}")
-    return [item for item in masked if split is None or item.image is None or item.image.split == split]
+    chosen = [item for item in masked if split is None or item.image is None or item.image.split == split]
+    if not chosen:
+        splits = sorted({item.image.split or "none" for item in masked if item.image is not None})
+        raise StoreError(f"no image with the mask {name} is of split {split}: there are {', '.join(splits)}")
+    return chosen
 
 
 def _masked(workspace: Workspace, image_id: str, name: str, must_have: bool) -> Masked | None:

@@ -9,6 +9,7 @@ import pytest
 from segcore import publish
 from segcore.classes import default_classes
 from segcore.config import ReportConfig
+from segcore.errors import StoreError
 from segcore.publish import report
 from segcore.store import Workspace
 from tests.synthetic import put_image, put_label
@@ -81,3 +82,15 @@ def test_picture_that_cannot_be_read_is_named_and_the_rest_shown(workspace: Work
     assert {failure["source"] for failure in document["failures"]} == {"picture of c"}
     assert all("\n" not in failure["error"] for failure in document["failures"])
     assert result.details["num_overlays"] == 3
+
+
+def test_report_of_failures_alone_when_there_is_no_mask(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_image(ws, "only", np.ones((1, 40, 30), np.uint8))
+    with pytest.raises(StoreError, match="has the mask m"):
+        report(ReportConfig(workspace=ws.uri, model="m"))
+    result = report(ReportConfig(workspace=ws.uri, model="m", failures=(("/in/a.tif", "is empty"),)))
+    document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
+    assert [failure["source"] for failure in document["failures"]] == ["/in/a.tif", "mask m"]
+    assert document["scores"]["overall"]["miou"] is None
+    assert "2 failed" in Path(result.paths[0]).read_text(encoding="utf-8")

@@ -187,6 +187,8 @@ def test_uint16_target_scores_like_uint8(workspace: Workspace) -> None:
 
 def test_images_and_split_choose(workspace: Workspace) -> None:
     assert [i.image for i in score(ScoreConfig(workspace=workspace.uri, model="m", split="test")).items] == ["b"]
+    with pytest.raises(StoreError, match=r"is of split val: there are none, test, train$"):
+        score(ScoreConfig(workspace=workspace.uri, model="m", split="val"))
     result = score(ScoreConfig(workspace=workspace.uri, model="m", images=("a", "nobody")))
     assert [(i.image, i.state) for i in result.items] == [("a", "done"), ("nobody", "failed")]
 
