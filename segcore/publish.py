@@ -89,19 +89,16 @@ def _content(
 ) -> ReportContent:
     scores, mask = pages.document, scored.details["mask"]
     overlays, worst = pages.overlays(), pages.worst_tiles()
+    failures = _failures(config, scored.items, pages.failures)
     rows = image_rows(scores, scored.items)
     model = _json(workspace.objects.get(f"models/{mask}/model.json"))
     return ReportContent(
         title=config.title,
         subtitle=f"Mask {mask} in {workspace.uri}",
         created=created,
-        chips=chips(scores, scored.items, len(config.failures)),
+        chips=chips(scores, scored.items, len(failures)),
         classes=pages.classes,
-        failures=(
-            *(Failure(source, error) for source, error in config.failures),
-            *(Failure(item.image or item.source or "?", item.error or "") for item in _failed(scored.items)),
-            *pages.failures,
-        ),
+        failures=failures,
         scores=scores if scores["num_scored"] else None,
         images=rows[:MAX_ROWS],
         detailed=_detailed(pages.classes),
@@ -121,8 +118,11 @@ def _detailed(classes: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
     return tuple(classes[row] for row in rows) if len(rows) <= MAX_DETAILED else ()
 
 
-def _failed(items: Sequence[ItemResult]) -> list[ItemResult]:
-    return [item for item in items if item.state == "failed"]
+def _failures(config: ReportConfig, items: Sequence[ItemResult], of_pictures: list[Failure]) -> tuple[Failure, ...]:
+    """Every failure once: a flow that scored before it reports has told of some already."""
+    before = [Failure(source, error) for source, error in config.failures]
+    own = [Failure(item.image or item.source or "?", item.error or "") for item in items if item.state == "failed"]
+    return tuple(dict.fromkeys((*before, *own, *of_pictures)))
 
 
 def _report_json(

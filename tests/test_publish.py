@@ -37,7 +37,7 @@ def test_report_scores_and_shows(workspace: Workspace, monkeypatch: pytest.Monke
     monkeypatch.setattr(publish, "MAX_OVERLAYS", 2)
     workspace.objects.put("runs/r/curve.csv", b"step,loss,lr,miou\n0,2,0.1,\n10,1,0.1,0.5\n")
     workspace.objects.put("models/m/model.json", b'{"name": "m", "training": {"run": "r"}, "seed": 4}')
-    failures = (("/in/broken.svs", "cannot be opened"),)
+    failures = (("/in/broken.svs", "cannot be opened"),) * 2
     result = report(ReportConfig(workspace=workspace.uri, model="m", run="night", failures=failures))
     html, data = (Path(path) for path in result.paths)
     assert html == Path(workspace.uri, "reports/night/report.html")

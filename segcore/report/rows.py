@@ -41,14 +41,13 @@ def worst_first(document: Mapping[str, Any]) -> list[str]:
     return sorted(document["per_image"], key=key)
 
 
-def chips(document: Mapping[str, Any], items: Sequence[ItemResult], num_failed_before: int) -> tuple[Chip, ...]:
+def chips(document: Mapping[str, Any], items: Sequence[ItemResult], num_failed: int) -> tuple[Chip, ...]:
     """The numbers of the headline: what became of the images, and the scores that matter most."""
     states = [item.state for item in items]
-    failed = states.count("failed") + num_failed_before
     shown = [Chip("images scored", number(states.count("done")))]
     if states.count("skipped"):
         shown.append(Chip("without a target", number(states.count("skipped"))))
-    shown.append(Chip("failed", number(failed), "bad" if failed else "plain"))
+    shown.append(Chip("failed", number(num_failed), "bad" if num_failed else "plain"))
     splits = document["per_split"]
     split = next((name for name in HEADLINE_SPLITS if name in splits), None)
     overall = (splits[split] if split else document)["overall"]

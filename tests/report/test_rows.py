@@ -47,7 +47,7 @@ def test_rows_put_failures_on_top_and_say_what_was_left_out() -> None:
 
 
 def test_chips_prefer_images_that_were_not_trained_on() -> None:
-    shown = [(chip.label, chip.value, chip.tone) for chip in chips(DOCUMENT, ITEMS, 2)]
+    shown = [(chip.label, chip.value, chip.tone) for chip in chips(DOCUMENT, ITEMS, 3)]
     assert shown == [
         ("images scored", "2", "plain"),
         ("without a target", "1", "plain"),
