@@ -173,7 +173,8 @@ class _Night:
             if not pending:  # killed between a unit's last shard and the coarser ones that it completes
                 staging.unit_writer(unit)
         run.counts.shards_resumed = staging.spec.grid(0).num_cells - run.remaining
-        self._progress.advance(run.counts.shards_resumed)
+        if run.counts.shards_resumed:
+            self._progress.advance(run.counts.shards_resumed)
         self._plans[image.image_id] = plan
         self._runs[image.image_id] = run
         if run.remaining == 0:

@@ -1,0 +1,125 @@
+"""Seeded images and models for the tests of inference, and the plain way to the same answers."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from segcore.classes import default_classes
+from segcore.geometry import Window, reflected
+from segcore.inference.numerics import Network
+from segcore.models import ModelConfig, build_model
+from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
+from segcore.spatial import Spacing
+from segcore.store import Workspace
+
+MEAN, STD = (110.0, 120.0, 130.0), (60.0, 55.0, 50.0)
+
+
+def scene(height: int, width: int, seed: int = 0, cell: int = 8) -> npt.NDArray[np.uint8]:
+    """Blocks of random colour under noise, (3, Y, X): texture on two scales, no two tiles alike."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(40, 200, (3, -(-height // cell), -(-width // cell)))
+    blocks = coarse.repeat(cell, axis=1).repeat(cell, axis=2)[:, :height, :width]
+    return np.clip(blocks + rng.integers(-30, 31, blocks.shape), 0, 255).astype(np.uint8)
+
+
+def unet_package(
+    ws: Workspace,
+    num_classes: int = 3,
+    channels: tuple[int, ...] = (8, 16),
+    tile_px: int = 128,
+    halo_px: int = 16,
+    dtype: str = "uint8",
+    spacing: Spacing | None = None,
+) -> ModelPackage:
+    """A U-Net of seeded random weights whose classes all occur: the head takes out each logit's mean."""
+    torch.manual_seed(7)
+    config = ModelConfig(
+        architecture="unet", arguments={"in_channels": 3, "num_classes": num_classes, "channels": channels}
+    )
+    model = build_model(config).train()
+    pixels = torch.from_numpy(scene(256, 256, seed=99)).float()
+    tiles = ((pixels - torch.tensor(MEAN).reshape(3, 1, 1)) / torch.tensor(STD).reshape(3, 1, 1))[None]
+    with torch.no_grad():
+        for _ in range(20):
+            model(tiles)
+        head: Any = model.eval().get_submodule("head")
+        head.weight.mul_(10)
+        head.bias.sub_(model(tiles).mean(dim=(0, 2, 3)))
+    return _package(
+        ws, config, model.state_dict(), num_classes, 2 ** (len(channels) - 1), tile_px, halo_px, dtype, spacing
+    )
+
+
+def conv_package(
+    ws: Workspace,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[Any],
+    tile_px: int = 128,
+    halo_px: int = 0,
+    **contract: Any,
+) -> ModelPackage:
+    """A one-layer model: logits = weights (K, C, k, k) * pixels + bias (K,)."""
+    num_classes, in_channels, kernel_px, _ = weights.shape
+    arguments = {"in_channels": in_channels, "num_classes": num_classes, "kernel_px": kernel_px}
+    config = ModelConfig(architecture="conv1", arguments=arguments)
+    state = {"conv.weight": torch.tensor(weights).float(), "conv.bias": torch.tensor(bias).float()}
+    return _package(
+        ws, config, state, num_classes, 1, tile_px, halo_px, in_channels=in_channels, plain=True, **contract
+    )
+
+
+def _package(
+    ws: Workspace,
+    config: ModelConfig,
+    state: dict[str, torch.Tensor],
+    num_classes: int,
+    stride: int,
+    tile_px: int,
+    halo_px: int,
+    dtype: str = "uint8",
+    spacing: Spacing | None = None,
+    in_channels: int = 3,
+    plain: bool = False,
+) -> ModelPackage:
+    contract = InputContract(
+        bands=tuple(f"band {i}" for i in range(in_channels)),
+        dtype=dtype,
+        spacing=spacing,
+        mean=(0.0,) * in_channels if plain else MEAN,
+        std=(1.0,) * in_channels if plain else STD,
+        tile_px=tile_px,
+        halo_px=halo_px,
+        stride=stride,
+    )
+    info = PackageInfo(name="seeded", architecture=config, contract=contract, classes=default_classes(num_classes))
+    return write_package(ws.objects, "models", info, state)
+
+
+def mask_of(ws: Workspace, image_id: str, name: str, level: int = 0) -> npt.NDArray[Any]:
+    """A finished mask, whole."""
+    label = ws.label(image_id, name)
+    return label.read(Window.whole(label.shape(level)), level)
+
+
+def every_level(ws: Workspace, image_id: str, name: str) -> list[npt.NDArray[Any]]:
+    return [mask_of(ws, image_id, name, level) for level in range(ws.label(image_id, name).num_levels)]
+
+
+def padded(pixels: npt.NDArray[Any], halo: int, stride: int) -> npt.NDArray[Any]:
+    """The whole image (C, Y, X), mirrored to a multiple of the stride and by the halo."""
+    for axis in (1, 2):
+        size = pixels.shape[axis]
+        length = -(-size // stride) * stride + 2 * halo
+        pixels = pixels.take(reflected(-halo, length, size), axis=axis)
+    return pixels
+
+
+def whole_image_mask(package: ModelPackage, pixels: npt.NDArray[Any], halo: int) -> npt.NDArray[Any]:
+    """The model run once on all of the image, float32."""
+    network = Network(package, torch.device("cpu"), "float32", batch=1)
+    with torch.inference_mode():
+        ids = network.ids(padded(pixels, halo, package.contract.stride)[None], halo)[0]
+    return ids[: pixels.shape[1], : pixels.shape[2]]

@@ -1,0 +1,279 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segcore.config import PredictConfig
+from segcore.errors import ConfigError, ContractError, StoreError
+from segcore.inference import pipeline, predict
+from segcore.inference.crop import CropShard
+from segcore.inference.numerics import Network
+from segcore.models.package import ModelPackage
+from segcore.store import Image, Staging, Workspace
+from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package
+from tests.synthetic import put_image
+
+
+class Listener:
+    """Keeps what a stage says."""
+
+    def __init__(self) -> None:
+        self.total, self.done, self.notes = 0, 0, list[str]()
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        assert (stage, unit) == ("predict", "shards")
+        self.total = total
+
+    def advance(self, amount: int = 1) -> None:
+        self.done += amount
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    for seed, image_id in enumerate(("a", "b", "c")):
+        put_image(ws, image_id, scene(400, 300, seed))
+    return ws
+
+
+@pytest.fixture
+def package(ws: Workspace) -> ModelPackage:
+    return unet_package(ws)
+
+
+def config(ws: Workspace, package: ModelPackage, **settings: Any) -> PredictConfig:
+    return PredictConfig(workspace=ws.uri, model=package.model_id, **{"shard_px": 256, "tile_workers": 2, **settings})
+
+
+def test_predict_masks_every_image(ws: Workspace, package: ModelPackage) -> None:
+    listener = Listener()
+    result = predict(config(ws, package), listener)
+    assert result.exit_code == 0
+    assert [(item.image, item.state) for item in result.items] == [("a", "done"), ("b", "done"), ("c", "done")]
+    assert (listener.total, listener.done) == (12, 12)
+    details = result.items[0].details
+    assert (details["tiles"], details["shards_written"], details["shards_resumed"]) == (12, 4, 0)
+    assert result.peak_mib > 50
+    label = ws.label("a", package.model_id)
+    assert label.classes == package.classes
+    assert label.attributes["model"] == {"id": package.model_id, "digest": package.digest}
+    assert label.attributes["predict"]["tile_px"] == [128, 128]
+    assert label.attributes["config"]["blend"] == "crop"
+    assert "workspace" not in label.attributes["config"]
+    assert label.num_levels == ws.image("a").num_levels
+    assert ws.label_names("a") == [package.model_id]
+
+
+def test_predict_again_skips_what_is_complete(ws: Workspace, package: ModelPackage) -> None:
+    predict(config(ws, package, images=("b",)))
+    listener = Listener()
+    result = predict(config(ws, package), listener)
+    assert [item.state for item in result.items] == ["done", "skipped", "done"]
+    assert result.items[1].details == {"shards_written": 0, "shards_resumed": 4}
+    assert listener.done == listener.total == 12
+
+
+def test_another_plan_is_refused_then_overwrites(ws: Workspace, package: ModelPackage) -> None:
+    predict(config(ws, package))
+    result = predict(config(ws, package, tile_px=64))
+    assert [item.state for item in result.items] == ["failed"] * 3
+    assert "plan.tile_px: [128, 128] -> [64, 64]" in str(result.items[0].error)
+    result = predict(config(ws, package, tile_px=64, overwrite=True))
+    assert [item.state for item in result.items] == ["done"] * 3
+    assert ws.label("a", package.model_id).attributes["predict"]["tile_px"] == [64, 64]
+
+
+def test_a_bad_image_fails_alone(ws: Workspace, package: ModelPackage) -> None:
+    put_image(ws, "aa", scene(300, 300)[:2])
+    put_image(ws, "ab", scene(300, 300).astype(np.uint16))
+    listener = Listener()
+    result = predict(config(ws, package, images=("a", "aa", "ab", "gone", "c")), listener)
+    assert [item.state for item in result.items] == ["done", "failed", "failed", "failed", "done"]
+    assert result.exit_code == 3
+    assert "expects the bands band 0, band 1, band 2" in str(result.items[1].error)
+    assert "expects uint8 pixels, the image has uint16" in str(result.items[2].error)
+    assert "no image gone" in str(result.items[3].error)
+    assert [item.error for item in result.items if item.error] == listener.notes
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_not_finite_logits_name_image_and_tile(ws: Workspace, blend: str) -> None:
+    package = conv_package(ws, np.ones((2, 3, 1, 1)), np.zeros(2), tile_px=64, dtype="float32")
+    pixels = scene(400, 300).astype(np.float32)
+    put_image(ws, "sound", pixels)
+    pixels[1, 200, 100] = np.nan
+    put_image(ws, "spoilt", pixels)
+    result = predict(config(ws, package, images=("spoilt", "sound"), blend=blend))
+    assert [item.state for item in result.items] == ["failed", "done"]
+    start = r"\(192, 64\)" if blend == "crop" else r"\(192, (48|96)\)"
+    with pytest.raises(AssertionError, match=rf"image spoilt: tile at {start} \(y, x\) of level 0: expected finite"):
+        raise AssertionError(result.items[0].error)
+    assert "spoilt" not in [item.image for item in result.items if item.path]
+
+
+@pytest.mark.parametrize("place", ["read", "infer", "write", "finish"])
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_an_error_in_any_thread_fails_its_image_and_no_other(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch, place: str, blend: str
+) -> None:
+    owners: dict[str, tuple[Any, str]] = {
+        "read": (Image, "read"),
+        "infer": (CropShard, "answer"),
+        "write": (Staging, "write_shard"),
+        "finish": (Staging, "finish"),
+    }
+    if place == "infer" and blend == "gaussian":
+        from segcore.inference.gaussian import Strip
+
+        owners["infer"] = (Strip, "answer")
+    owner, method = owners[place]
+    original = getattr(owner, method)
+
+    def breaks_on_b(self: Any, *args: Any, **kwargs: Any) -> Any:
+        image_id = self.run.image.image_id if place == "infer" else self.image_id
+        if image_id == "b":
+            raise OSError(28, "No space left on device")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, method, breaks_on_b)
+    result = predict(config(ws, package, blend=blend))
+    assert [item.state for item in result.items] == ["done", "failed", "done"]
+    assert result.items[1].error == "image b: OSError: [Errno 28] No space left on device"
+    monkeypatch.undo()
+    again = predict(config(ws, package, blend=blend))
+    assert [item.state for item in again.items] == ["skipped", "done", "skipped"]
+    assert np.isin(mask_of(ws, "b", package.model_id), (0, 1, 2)).all()
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_every_third_write_fails_and_reruns_end_with_the_same_pixels(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch, blend: str
+) -> None:
+    put_image(ws, "big", scene(600, 700))
+    predict(config(ws, package, images=("big",), blend=blend, name="undisturbed"))
+    original, calls = Staging.write_shard, [0]
+
+    def sometimes(self: Staging, *args: Any, **kwargs: Any) -> None:
+        calls[0] += 1
+        if calls[0] % 3 == 0:
+            raise OSError("the disk is in a mood")
+        original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Staging, "write_shard", sometimes)
+    written, state = 0, "failed"
+    for _ in range(40):
+        item = predict(config(ws, package, images=("big",), blend=blend)).items[0]
+        written, state = written + item.details.get("shards_written", 0), item.state
+        if state == "done":
+            break
+    assert state == "done"
+    assert calls[0] > 13  # 9 shards, and 4 + 1 above them
+    assert written <= 9
+    for ours, theirs in zip(
+        every_level(ws, "big", package.model_id), every_level(ws, "big", "undisturbed"), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_error_of_the_pipeline_itself_is_raised(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Listener):
+        def advance(self, amount: int = 1) -> None:
+            raise RuntimeError("listener")
+
+    with pytest.raises(RuntimeError, match="listener"):
+        predict(config(ws, package), Broken())
+    assert [item.state for item in predict(config(ws, package)).items] == ["done"] * 3  # no lease was left behind
+
+
+def test_an_interrupt_ends_all_threads_and_the_rerun_goes_on(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    put_image(ws, "big", scene(900, 1100))
+    predict(config(ws, package, images=("big",), name="undisturbed"))
+    join, joins = pipeline._join, [0]
+
+    def interrupted(threads: Any) -> None:
+        joins[0] += 1
+        if joins[0] == 2:
+            raise KeyboardInterrupt
+        join(threads)
+
+    monkeypatch.setattr(pipeline, "_join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(config(ws, package, images=("big",)))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("segcore-", "lease"))]
+    monkeypatch.undo()
+    assert predict(config(ws, package, images=("big",))).items[0].state == "done"
+    np.testing.assert_array_equal(mask_of(ws, "big", package.model_id), mask_of(ws, "big", "undisturbed"))
+
+
+def test_dry_run_counts_and_writes_nothing(ws: Workspace, package: ModelPackage, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    result = predict(config(ws, package, dry_run=True))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert result.exit_code == 0
+    first = result.items[0].details
+    assert (first["tiles"], first["shards"]) == (12, 4)
+    assert first["read_bytes"] == 12 * 160 * 160 * 3
+    assert first["write_bytes"] == 400 * 300
+    assert result.details["tiles"] == 36
+    assert result.details["memory_mib"] > 50
+    assert result.details["expected_s"] >= 0
+
+
+def test_nothing_to_predict_is_one_clear_error(tmp_path: Path, ws: Workspace, package: ModelPackage) -> None:
+    empty = Workspace.open(str(tmp_path / "empty"), create=True)
+    with pytest.raises(StoreError, match="no image in it"):
+        predict(PredictConfig(workspace=empty.uri, model=f"{ws.uri}/models/{package.model_id}"))
+    with pytest.raises(ContractError, match="model 'gone'"):
+        predict(PredictConfig(workspace=ws.uri, model="gone"))
+    with pytest.raises(ConfigError, match="precision float16"):
+        predict(config(ws, package, precision="float16", device="cpu"))
+
+
+def test_memory_holds_few_shards(ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the writer, no more work than the slots, and the channels' items, is ever in memory."""
+    import time
+    import weakref
+
+    put_image(ws, "big", scene(1100, 1100))
+    alive: weakref.WeakSet[CropShard] = weakref.WeakSet()
+    most = [0]
+    init, write = CropShard.__init__, Staging.write_shard
+
+    def counting(self: CropShard, *args: Any) -> None:
+        init(self, *args)
+        alive.add(self)
+        most[0] = max(most[0], len(alive))
+
+    def slow(self: Staging, *args: Any, **kwargs: Any) -> None:
+        time.sleep(0.02)
+        write(self, *args, **kwargs)
+
+    monkeypatch.setattr(CropShard, "__init__", counting)
+    monkeypatch.setattr(Staging, "write_shard", slow)
+    predict(config(ws, package, images=("big",)))
+    assert most[0] <= 2 + 1 + 1 + 2  # slots (tile workers + reader + 1), and what a worker or reader still holds
+
+
+def test_network_is_never_asked_for_another_batch_size(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: set[int] = set()
+    forward = Network.forward
+
+    def spy(self: Network, tiles_ncyx: Any) -> Any:
+        sizes.add(len(tiles_ncyx))
+        return forward(self, tiles_ncyx)
+
+    monkeypatch.setattr(Network, "forward", spy)
+    predict(config(ws, package, batch=5))
+    assert sizes == {5}
