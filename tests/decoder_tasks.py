@@ -78,3 +78,21 @@ def make_noise(beat: Beat) -> None:
     os.write(1, b"NOISE on stdout\n")
     os.write(2, b"NOISE on stderr\n")
     print("NOISE by print")
+
+
+def read_whole(beat: Beat, uri: str) -> tuple[int, ...]:
+    from segcore.geometry import Window
+    from segcore.sources import open_source
+
+    with open_source(uri) as source:
+        beat()
+        pixels = source.read(Window.whole(source.info.shape))
+        source.read_valid(Window.whole(source.info.shape[-2:]))
+        return tuple(pixels.shape)
+
+
+def read_by_gdal(beat: Beat, path: str) -> float:
+    import rasterio
+
+    with rasterio.open(path) as dataset:
+        return float(dataset.read(1).sum())

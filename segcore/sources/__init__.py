@@ -31,8 +31,9 @@ def open_source(uri: str, limits: Limits = DEFAULT_LIMITS, *, indexed: bool = Fa
     Args:
         uri: a local path or a URL (s3://, gs://, az://, https://).
         limits: what the file may ask for.
-        indexed: give a palette picture as its indices (one channel), with the palette as RGB triples in
-            `info.details["palette"]`; otherwise it comes as its colours.
+        indexed: give what is stored, as masks need it: a palette picture as its indices (one channel), with the
+            palette as RGB triples in `info.details["palette"]`, and a TIFF in which 0 is white as it is. Otherwise
+            palettes come as their colours, and 0 is dark.
 
     Returns:
         The source, open; close it, or use it as a context manager.

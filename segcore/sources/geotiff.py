@@ -1,12 +1,15 @@
 """GeoTIFF: TIFFs with a georeference, through GDAL (rasterio). Windowed; local files and remote ones alike."""
 
+import contextlib
 import logging
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, WktVersion
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterWindow
 
 from segcore.errors import SourceError
@@ -34,14 +37,15 @@ class GeoTiffSource(Source):
     def __init__(self, file: SourceFile, limits: Limits) -> None:
         self.uri = file.uri
         logging.getLogger("rasterio").addHandler(logging.NullHandler())
-        with rasterio.Env(**OPTIONS):
-            opened = str(file.local_path) if file.local_path is not None else file.open()
-            self._dataset = rasterio.open(opened, driver=DRIVER, sharing=False)
-            try:
-                self.info = self._describe(file, limits)
-            except BaseException:
-                self._dataset.close()
-                raise
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack, rasterio.Env(**OPTIONS):
+            place = file.local_path
+            opened = stack.enter_context(file.open()) if place is None else str(place)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                self._dataset = stack.enter_context(rasterio.open(opened, driver=DRIVER, sharing=False))
+            self.info = self._describe(file, limits)
+            self._stack = stack.pop_all()
 
     def _describe(self, file: SourceFile, limits: Limits) -> SourceInfo:
         dataset = self._dataset
@@ -79,7 +83,7 @@ class GeoTiffSource(Source):
             return np.asarray(self._dataset.dataset_mask(window=_raster_window(window)) > 0)
 
     def close(self) -> None:
-        self._dataset.close()
+        self._stack.close()
 
 
 def _raster_window(window: Window) -> RasterWindow:

@@ -2,6 +2,7 @@
 
 import threading
 from functools import cached_property
+from typing import IO
 
 import imagecodecs
 import numpy as np
@@ -21,6 +22,7 @@ MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
 PLAIN_MODES = {"L": "L", "RGB": "RGB", "1": "1", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16"}
 """Modes whose pixels are taken as they are; LA and RGBA give alpha; all others become RGB."""
 
+PNG_RGB, PNG_GREY_ALPHA, PNG_RGB_ALPHA = 2, 4, 6
 ORIENTATION = 274
 PILLOW_LOCK = threading.Lock()
 
@@ -31,9 +33,18 @@ class PictureSource(Source):
     def __init__(self, file: SourceFile, limits: Limits, indexed: bool) -> None:
         self.uri = file.uri
         self._file = file
-        self._picture = _open_header(file, limits)
+        self._opened = file.open()
+        try:
+            self._prepare(file, limits, indexed)
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def _prepare(self, file: SourceFile, limits: Limits, indexed: bool) -> None:
+        """Everything that the header tells; of pictures with alpha the pixels too, as only they tell if it matters."""
+        self._picture = _open_header(file, self._opened, limits)
         self._indexed = indexed and self._picture.mode == "P"
-        self._deep = _is_deep_png(file)
+        self._deep = _deep_png(file)
         channels, dtype = self._layout()
         height, width = self._size()
         check_shape(file.uri, ("c", "y", "x"), (len(channels), height, width), dtype, limits)
@@ -70,7 +81,9 @@ class PictureSource(Source):
         if self._indexed:
             return ("index",), np.dtype("uint8")
         grey = mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L") or self._grey_palette
-        deep = self._deep or mode.startswith("I;16")
+        if self._deep is not None:
+            grey = self._deep == PNG_GREY_ALPHA  # Pillow shows it as RGBA
+        deep = self._deep is not None or mode.startswith("I;16")
         return default_channels(1 if grey else 3), np.dtype("uint16" if deep else "uint8")
 
     @cached_property
@@ -96,13 +109,13 @@ class PictureSource(Source):
     @cached_property
     def _decoded(self) -> tuple[Pixels, Pixels | None]:
         """All pixels (Y, X, C), and alpha (Y, X) where the picture has it."""
-        if self._deep:
+        if self._deep is not None:
             return self._decode_deep()
         picture = self._picture
         picture.load()
         if picture.mode == "P" and self._indexed:
             return np.asarray(ImageOps.exif_transpose(picture))[..., np.newaxis], None
-        grey = len(self.info_channels) == 1
+        grey = len(self._channels) == 1
         wanted = PLAIN_MODES.get(picture.mode, "L" if grey else "RGB")
         if self._has_alpha():
             wanted = "LA" if grey else "RGBA"
@@ -117,7 +130,7 @@ class PictureSource(Source):
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), None
 
     @property
-    def info_channels(self) -> tuple[str, ...]:
+    def _channels(self) -> tuple[str, ...]:
         """Channel names; known before `info` is."""
         return self._layout()[0]
 
@@ -126,7 +139,7 @@ class PictureSource(Source):
         with self._file.open() as opened:
             pixels = np.asarray(imagecodecs.png_decode(opened.read()))
         pixels = pixels.reshape(*pixels.shape[:2], -1)
-        if pixels.shape[-1] > len(self.info_channels):
+        if pixels.shape[-1] > len(self._channels):
             return pixels[..., :-1], pixels[..., -1]
         return pixels, None
 
@@ -144,22 +157,18 @@ class PictureSource(Source):
 
     def close(self) -> None:
         self._picture.close()
+        self._opened.close()
         self.__dict__.pop("_decoded", None)
 
 
-def _open_header(file: SourceFile, limits: Limits) -> Image.Image:
+def _open_header(file: SourceFile, opened: IO[bytes], limits: Limits) -> Image.Image:
     """Open with Pillow, which reads the header only, and keep to our own limit of pixels instead of Pillow's."""
-    opened = file.open()
     with PILLOW_LOCK:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             picture = Image.open(opened, formats=FORMATS)
         except UnidentifiedImageError as error:
-            opened.close()
             raise SourceError(f"{file.uri}: begins like a picture, but its header is damaged") from error
-        except BaseException:
-            opened.close()
-            raise
         finally:
             Image.MAX_IMAGE_PIXELS = theirs
     width, height = picture.size
@@ -171,13 +180,12 @@ def _open_header(file: SourceFile, limits: Limits) -> Image.Image:
     return picture
 
 
-def _is_deep_png(file: SourceFile) -> bool:
-    """True for a PNG of 16 bits with several channels: bit depth and colour type stand in its IHDR."""
-    return (
-        file.head[:4] == MAGIC[0][:4]
-        and file.head[24:25] == b"\x10"
-        and file.head[25:26] in (b"\x02", b"\x04", b"\x06")
-    )
+def _deep_png(file: SourceFile) -> int | None:
+    """The colour type of a PNG of 16 bits with several channels; None for all else. Both stand in its IHDR."""
+    if not file.head.startswith(MAGIC[0]) or len(file.head) < 26:
+        return None
+    depth, color_type = file.head[24], file.head[25]
+    return color_type if depth == 16 and color_type in (PNG_RGB, PNG_GREY_ALPHA, PNG_RGB_ALPHA) else None
 
 
 def _matches(file: SourceFile) -> bool:

@@ -61,13 +61,18 @@ class TiffSource(Source):
         page = series.keyframe
         if self._tiff.is_ome and series.kind != "ome":
             raise SourceError(f"{self.uri}: its OME-XML tells of planes that are not in this file; join them in one")
+        if page.dtype is None:
+            raise SourceError(
+                f"{self.uri}: samples of {page.bitspersample} bits, format {page.sampleformat}, are not read"
+            )
         self._outer = _outer_axes(self.uri, series, page)
         self._samples, self._alpha = _samples(self.uri, page)
         self._premultiplied = self._alpha is not None and ASSOCIATED_ALPHA in page.extrasamples
         self._palette = _palette(self.uri, page)
         self._indexed = indexed
         stored = np.dtype(np.uint8) if page.dtype == np.bool_ else np.dtype(page.dtype)
-        self._invert = page.photometric == MIN_IS_WHITE and stored.kind == "u"
+        # A mask's ids are what is stored: tifffile, for one, writes boolean arrays as "0 is white".
+        self._invert = page.photometric == MIN_IS_WHITE and stored.kind == "u" and not indexed
         self._white = 2 ** int(page.bitspersample) - 1 if self._invert else 0
         expanded = self._palette is not None and not indexed
         self._dtype = np.dtype(np.uint8) if expanded else stored
@@ -76,7 +81,7 @@ class TiffSource(Source):
         check_shape(self.uri, axes, shape, self._dtype, limits)
         _check_pages(self.uri, series, self._outer, limits)
         layout = Layout.of(self.uri, page, limits)
-        self._segments = SegmentReader(self._opened, file.num_bytes, layout, Storage.of(series, len(self._tiff.pages)))
+        self._segments = SegmentReader(self._opened, file.num_bytes, layout, Storage.of(series, layout))
         self.info = SourceInfo(
             uri=self.uri,
             reader="tiff",
@@ -196,6 +201,8 @@ def _check_pages(uri: str, series: Any, outer: tuple[tuple[str, int], ...], limi
     wanted = math.prod(size for _, size in outer)
     if wanted > limits.max_pages:
         raise SourceError(f"{uri}: {wanted} pages are over the limit max_pages = {limits.max_pages}")
+    if series.dataoffset is not None:
+        return  # plain planes, one behind the other, with or without directories of their own
     if len(series) != wanted or any(page is None for page in series):
         raise SourceError(f"{uri}: its metadata tells of {wanted} planes, but some are not in the file")
 

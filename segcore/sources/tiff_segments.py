@@ -70,12 +70,13 @@ class Storage:
     pages: Any
     """tifffile's series, by page index."""
     start: int | None
-    """First byte of a series without directories of its own (ImageJ's large stacks): planes of plain bytes."""
+    """First byte of a series of plain planes, one behind the other: ImageJ's large stacks have a directory for the
+    first plane only."""
 
     @classmethod
-    def of(cls, series: Any, num_pages: int) -> Self:
-        """The storage of a series in a file that has `num_pages` directories."""
-        return cls(series, series.dataoffset if len(series) > num_pages else None)
+    def of(cls, series: Any, layout: Layout) -> Self:
+        """The storage of a series that is cut as `layout` says."""
+        return cls(series, series.dataoffset if layout.raw else None)
 
 
 class SegmentReader:

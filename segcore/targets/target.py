@@ -123,13 +123,16 @@ class ValidMask:
     """A mask file that says which pixels are usable: those that are not 0 (black), and not transparent."""
 
     def __init__(self, uri: str, shape_yx: Ints, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._source = _open_mask(uri, shape_yx, limits, indexed=False)
+        self._source = _open_mask(uri, shape_yx, limits)
+        palette = self._source.info.details.get("palette")
+        self._is_colored = None if palette is None else np.asarray(palette).any(axis=1)
 
     def read(self, window: Window) -> Valid:
         """Boolean (Y, X) of a window over (y, x), True = usable."""
         channels = self._source.info.shape[0]
         pixels = self._source.read(Window((0, *window.start), (channels, *window.shape)))
-        return np.asarray((pixels != 0).any(axis=0) & self._source.read_valid(window))
+        usable = (pixels != 0).any(axis=0) if self._is_colored is None else self._is_colored[pixels[0]]
+        return np.asarray(usable & self._source.read_valid(window))
 
     def close(self) -> None:
         """Give back files and memory."""
@@ -166,7 +169,7 @@ def open_target(
     assert uris, "a target needs at least one file"
     if len(uris) > 1 if instances is None else instances:
         return InstanceTarget(uris, table, shape_yx, limits)
-    source = _open_mask(uris[0], shape_yx, limits, indexed=True)
+    source = _open_mask(uris[0], shape_yx, limits)
     try:
         return MaskTarget(source, table)
     except BaseException:
@@ -183,9 +186,9 @@ def open_valid(uri: str, shape_yx: Ints, limits: Limits = DEFAULT_LIMITS) -> Val
     return ValidMask(uri, shape_yx, limits)
 
 
-def _open_mask(uri: str, shape_yx: Ints, limits: Limits, indexed: bool) -> Source:
+def _open_mask(uri: str, shape_yx: Ints, limits: Limits) -> Source:
     """Open a mask file and check that it fits its source."""
-    source = open_source(uri, limits, indexed=indexed)
+    source = open_source(uri, limits, indexed=True)
     info = source.info
     fits = tuple(info.shape[-2:]) == tuple(shape_yx)
     if fits and info.axes == ("c", "y", "x") and info.shape[0] in (1, 3):
