@@ -19,6 +19,7 @@ def put_image(
     split: str | None = None,
     nodata: float | None = None,
     has_valid: bool = False,
+    group: str | None = None,
 ) -> None:
     """An image of axes (c, y, x)."""
     dtype = str(pixels.dtype)
@@ -28,6 +29,8 @@ def put_image(
         "spacing": spacing.model_dump(mode="json") if spacing else None,
         "georef": georef.model_dump(mode="json") if georef else None,
         "split": split,
+        "nodata": nodata,
+        "group": group,
         "has_valid": has_valid,
     }
     with Staging.begin(workspace, image_id, "image", {"source": image_id}, spec) as staging:

@@ -96,7 +96,7 @@ def write_package(
     for name, data in files.items():
         objects.put(f"{folder}/{name}", data)
     objects.put(f"{folder}/{SUMS}", sums)
-    return ModelPackage(model_id, hashlib.sha256(sums).hexdigest(), folder, info, files[WEIGHTS])
+    return ModelPackage(model_id, hashlib.sha256(sums).hexdigest(), objects.describe(folder), info, files[WEIGHTS])
 
 
 def read_package(ws: Workspace | None, model: str) -> ModelPackage:

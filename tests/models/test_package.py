@@ -54,7 +54,7 @@ def resummed(folder: Path) -> None:
 
 def test_read_package_gives_back_the_model_and_its_contract(tmp_path: Path) -> None:
     package, _, model = written(tmp_path)
-    again = read_package(None, str(tmp_path / package.folder))
+    again = read_package(None, package.folder)
     tiles = torch.randn(1, 2, 8, 8)
     assert torch.equal(again.load_weights("cpu")(tiles), model(tiles))
     assert (again.model_id, again.digest, again.info) == (package.model_id, package.digest, package.info)
@@ -64,7 +64,7 @@ def test_read_package_gives_back_the_model_and_its_contract(tmp_path: Path) -> N
 
 def test_model_id_is_the_name_and_the_digest_of_the_sums(tmp_path: Path) -> None:
     package, _, _ = written(tmp_path)
-    sums = (tmp_path / package.folder / "SHA256SUMS").read_bytes()
+    sums = (Path(package.folder) / "SHA256SUMS").read_bytes()
     assert package.digest == hashlib.sha256(sums).hexdigest()
     assert package.model_id == f"cells-{package.digest[:8]}" == Path(package.folder).name
 
@@ -83,7 +83,7 @@ def test_read_package_draws_no_random_numbers(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    read_package(None, str(tmp_path / package.folder)).load_weights("cpu")
+    read_package(None, package.folder).load_weights("cpu")
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -98,20 +98,20 @@ def test_two_loaded_models_share_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "README.md", "SHA256SUMS"])
 def test_read_package_refuses_a_missing_file(tmp_path: Path, name: str) -> None:
     package, _, _ = written(tmp_path)
-    (tmp_path / package.folder / name).unlink()
+    (Path(package.folder) / name).unlink()
     with pytest.raises(ContractError, match=f"{name} missing"):
-        read_package(None, str(tmp_path / package.folder))
+        read_package(None, package.folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "README.md"])
 def test_read_package_refuses_one_changed_byte(tmp_path: Path, name: str) -> None:
     package, _, _ = written(tmp_path)
-    path = tmp_path / package.folder / name
+    path = Path(package.folder) / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(ContractError, match=f"{name} is damaged"):
-        read_package(None, str(tmp_path / package.folder))
+        read_package(None, package.folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -122,7 +122,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     with pytest.raises(ContractError, match=r"head.bias holds NaN or Inf"):
         write_package(Folder(tmp_path / "new"), "models", info(), state)
     assert not (tmp_path / "new" / "models").exists()
-    folder = tmp_path / package.folder
+    folder = Path(package.folder)
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(state))
     resummed(folder)
     with pytest.raises(ContractError, match=r"head.bias holds NaN or Inf"):
@@ -131,7 +131,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     package, _, _ = written(tmp_path)
-    folder = tmp_path / package.folder
+    folder = Path(package.folder)
     values = json.loads((folder / "model.json").read_text())
     values["architecture"]["arguments"]["num_classes"] = 3
     (folder / "model.json").write_text(json.dumps(values))
@@ -146,7 +146,7 @@ def test_read_package_never_unpickles(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
 
     package, _, _ = written(tmp_path)
-    folder = tmp_path / package.folder
+    folder = Path(package.folder)
     (folder / "model.safetensors").write_bytes(pickle.dumps(Trap()))
     resummed(folder)
     with pytest.raises(ContractError, match=r"model.safetensors cannot be read"):
@@ -156,7 +156,7 @@ def test_read_package_never_unpickles(tmp_path: Path) -> None:
 
 def test_sums_that_name_another_file_are_refused(tmp_path: Path) -> None:
     package, _, _ = written(tmp_path)
-    sums = tmp_path / package.folder / "SHA256SUMS"
+    sums = Path(package.folder) / "SHA256SUMS"
     sums.write_text(sums.read_text() + f"{'0' * 64}  ../secret\n")
     with pytest.raises(ContractError, match="no sum of"):
         read_package(None, str(sums.parent))
@@ -169,7 +169,7 @@ def test_read_package_says_where_it_looked(tmp_path: Path) -> None:
 
 def test_model_card_escapes_names_from_outside(tmp_path: Path) -> None:
     package, _, _ = written(tmp_path)
-    card = (tmp_path / package.folder / "README.md").read_text()
+    card = (Path(package.folder) / "README.md").read_text()
     assert "red, nir\\|x" in card
     assert package.model_id not in card
 
@@ -185,4 +185,4 @@ def test_read_package_finds_an_id_in_the_workspace_and_says_which_there_are(tmp_
 
 def test_read_package_reads_a_uri(tmp_path: Path) -> None:
     package, _, _ = written(tmp_path)
-    assert read_package(None, f"file://{tmp_path}/{package.folder}").digest == package.digest
+    assert read_package(None, f"file://{package.folder}").digest == package.digest

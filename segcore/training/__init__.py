@@ -1,0 +1,5 @@
+"""Training: labelled images -> a model package, with validation, checkpoints and exact resume."""
+
+from segcore.training.stage import train
+
+__all__ = ["train"]

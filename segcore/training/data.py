@@ -1,0 +1,185 @@
+"""Data: workspace -> *which images train and which validate*, their classes, and what pixels are normalised by."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segcore.classes import ClassInfo
+from segcore.config import TrainConfig
+from segcore.errors import ConfigError
+from segcore.geometry import Window
+from segcore.sampling import ClassIndex, LabelledImage
+from segcore.spatial import Spacing
+from segcore.store import Workspace
+
+MAX_STATISTICS_PX = 4 << 20
+"""Mean and deviation come from the finest level that has at most so many pixels in a plane."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The labelled images of a workspace at one level, all of the same bands, type and classes."""
+
+    training: tuple[LabelledImage, ...]
+    validation: tuple[LabelledImage, ...]
+    classes: tuple[ClassInfo, ...]
+    index: ClassIndex
+    """Of the training images."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        return self.training[0].image.channels
+
+    @property
+    def dtype(self) -> str:
+        return self.training[0].image.dtype.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of which images train and validate, and of all that the store knows of them and their targets."""
+        lines = [
+            json.dumps([role, image.image_id, image.image.attributes, image.target.attributes], sort_keys=True)
+            for role, images in (("train", self.training), ("val", self.validation))
+            for image in images
+        ]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """Pixel size at the training level, if all training images have the same; else None."""
+        first = self.training[0].image.spacing
+        if first is None:
+            return None
+        for image in self.training:
+            other = image.image.spacing
+            if other is None or other.unit != first.unit or other.values.keys() != first.values.keys():
+                return None
+            if not all(np.isclose(size, other.values[axis], rtol=1e-3) for axis, size in first.values.items()):
+                return None
+        factor = 2 ** self.training[0].level
+        values = {axis: size * factor if axis in "yx" else size for axis, size in first.values.items()}
+        return Spacing(values=values, unit=first.unit, origin="training images")
+
+
+def gather(workspace: Workspace, config: TrainConfig) -> TrainingData:
+    """Find, split, check and measure the labelled images.
+
+    Raises:
+        ConfigError: if there are none, their bands, types or classes differ, or their targets teach nothing.
+    """
+    images = [
+        LabelledImage(workspace.image(image_id), workspace.label(image_id, "target"), config.level)
+        for image_id in workspace.image_ids()
+        if "target" in workspace.label_names(image_id)
+    ]
+    images = [image for image in images if image.image.split != "test"]
+    if not images:
+        raise ConfigError(
+            f"workspace {workspace.uri}: no labelled images to train on; ingest some with --targets or a manifest"
+        )
+    _check_alike(images)
+    classes = _checked_classes(images)
+    training, validation = split(images, config.validation_share, config.seed)
+    if not training:
+        raise ConfigError(f"workspace {workspace.uri}: all {len(images)} labelled images are held out, none trains")
+    index = ClassIndex(training, len(classes), config.seed)
+    occurring = index.occurring
+    if not occurring:
+        raise ConfigError(f"workspace {workspace.uri}: the targets of all {len(training)} training images are empty")
+    if len(occurring) < 2:
+        raise ConfigError(
+            f"workspace {workspace.uri}: expected at least two classes in the targets, got nothing but class "
+            f"{occurring[0]} ({classes[occurring[0]].name}) in all {len(training)} training images"
+        )
+    mean, std = statistics(training)
+    return TrainingData(tuple(training), tuple(validation), classes, index, mean, std)
+
+
+def split(
+    images: Sequence[LabelledImage], validation_share: float, seed: int
+) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """Training and validation images: by the images' own `split`; those without one by group, seeded.
+
+    Images of one group (a patient, a scene) never lie on both sides. A single group without a split trains.
+    """
+    training = [image for image in images if image.image.split == "train"]
+    validation = [image for image in images if image.image.split == "val"]
+    open_images = [image for image in images if image.image.split not in ("train", "val")]
+    groups = sorted({image.image.group or image.image_id for image in open_images})
+    num_held_out = max(1, round(validation_share * len(groups))) if len(groups) > 1 and not validation else 0
+    shuffled = np.random.default_rng((seed, len(groups))).permutation(len(groups))
+    held_out = {groups[number] for number in shuffled[:num_held_out]}
+    for image in open_images:
+        (validation if (image.image.group or image.image_id) in held_out else training).append(image)
+    return training, validation
+
+
+def statistics(images: Sequence[LabelledImage]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per band over the usable pixels, each image weighing as much as the other."""
+    sums = np.zeros((2, images[0].num_channels))
+    weight = 0
+    for image in images:
+        level = image.level
+        while level + 1 < image.image.num_levels and np.prod(image.image.shape(level)[-2:]) > MAX_STATISTICS_PX:
+            level += 1
+        window = Window.whole(image.image.shape(level)[-2:])
+        valid_by_label = image.image.read_valid(window, level) if image.image.has_valid else None
+        for plane in range(image.num_planes):
+            pixels = image.read_pixels(plane, window, level)
+            valid = image.image.usable(pixels) if valid_by_label is None else valid_by_label
+            values = pixels[:, valid].astype(np.float64)
+            values = values[:, np.isfinite(values).all(axis=0)]
+            if values.size:
+                sums += values.mean(axis=1), (values**2).mean(axis=1)
+                weight += 1
+    mean, square = sums / max(1, weight)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    std[std < 1e-6 * np.maximum(1, np.abs(mean))] = 1.0  # a constant band says nothing: it stays at 0
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def _check_alike(images: Sequence[LabelledImage]) -> None:
+    """Refuse images whose bands or types differ, naming two of them."""
+    first = images[0]
+    for image in images:
+        for what, a, b in (
+            ("bands", first.num_channels, image.num_channels),
+            ("channels", ", ".join(first.image.channels), ", ".join(image.image.channels)),
+            ("type", first.image.dtype, image.image.dtype),
+        ):
+            if a != b:
+                raise ConfigError(
+                    f"training images differ: {first.image_id} has {what} {a}, {image.image_id} has {b}; "
+                    "train on images of one kind"
+                )
+        if image.shape_yx != image.target.shape(image.level)[-2:]:
+            raise ConfigError(
+                f"image {image.image_id}: expected a target of {image.shape_yx} px at level {image.level}, "
+                f"got {image.target.shape(image.level)[-2:]}"
+            )
+
+
+def _checked_classes(images: Sequence[LabelledImage]) -> tuple[ClassInfo, ...]:
+    """The classes that all targets share; ids must be 0, 1, 2..."""
+    first = images[0]
+    classes = tuple(sorted(first.target.classes, key=lambda info: info.id))
+    names = [(info.id, info.name) for info in classes]
+    for image in images:
+        others = [(info.id, info.name) for info in sorted(image.target.classes, key=lambda info: info.id)]
+        if others != names:
+            raise ConfigError(
+                f"targets differ: {first.image_id} has the classes {names}, {image.image_id} has {others}; "
+                "ingest them with one class table"
+            )
+    ids = [info.id for info in classes]
+    if ids != list(range(len(ids))) or len(ids) < 2:
+        raise ConfigError(
+            f"target of {first.image_id}: expected class ids 0, 1, 2... without gaps (two at least), got {ids}; "
+            "number the classes anew in the class table"
+        )
+    return classes

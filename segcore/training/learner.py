@@ -1,0 +1,149 @@
+"""Learner: model, moving average, optimizer and loss scaler: all that one step of training changes."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from segcore.config import TrainConfig
+from segcore.models import ModelConfig, build_model
+from segcore.training.losses import segmentation_loss
+
+MAX_GRADIENT = 1.0
+"""Gradients are scaled down to this norm: one odd batch must not undo the run."""
+MAX_DECAY = 0.999
+_TORCH_TYPES = {"uint8", "int8", "int16", "int32", "float32", "float64"}
+
+
+class Learner:
+    """Holds the state of training on one device.
+
+    `average` is the exponential moving average of the weights over about the last tenth of the steps; it is what is
+    validated and kept: it scores better than the weights of any one step.
+
+    Args:
+        model: what to build; the weights are drawn from `config.seed` alone.
+        config: rates, loss weights, seed and precision.
+        mean: per band, in the image's values.
+        std: per band, in the image's values.
+        device: where the model lives.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: TrainConfig,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            built = build_model(model)
+        self.device = device
+        self.model = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._weights = (config.ce_weight, config.dice_weight)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]
+        self._std = torch.tensor(std, dtype=torch.float32, device=device)[:, None, None]
+        decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
+        other = [weight for weight in self.model.parameters() if weight.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": other, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.amp_dtype = _amp_dtype(config, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
+
+    def to_input(self, pixels: npt.NDArray[Any]) -> torch.Tensor:
+        """Pixels (N, C, Y, X) as read -> normalised float32 on the device; NaN and Inf become the mean."""
+        if pixels.dtype.name not in _TORCH_TYPES:
+            pixels = pixels.astype(np.float32)
+        tiles = self._on_device(torch.from_numpy(pixels)).to(torch.float32)
+        tiles = torch.nan_to_num((tiles - self._mean) / self._std, nan=0.0, posinf=0.0, neginf=0.0)
+        return tiles.contiguous(memory_format=torch.channels_last)
+
+    def to_classes(self, target: npt.NDArray[np.int16]) -> torch.Tensor:
+        """Class numbers (N, Y, X) -> int64 on the device."""
+        return self._on_device(torch.from_numpy(target)).to(torch.int64)
+
+    def _on_device(self, values: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
+
+    def step(self, tiles: torch.Tensor, classes: torch.Tensor, rate: float, number: int) -> torch.Tensor:
+        """One step: forward, loss, backward, update, average.
+
+        Args:
+            tiles: normalised (N, C, Y, X).
+            classes: (N, Y, X).
+            rate: learning rate.
+            number: steps done before this one.
+
+        Returns:
+            The loss, on the device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        tiles = tiles.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            logits = self.model(tiles)
+        loss = segmentation_loss(logits, classes, *self._weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._follow(min(MAX_DECAY, (1 + number) / (10 + number)))
+        return loss.detach()
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        """Move the average towards the model; counters are taken over."""
+        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
+        for mean, value in pairs:
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors that decide how the run goes on."""
+        held = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        held |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            held |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        return held
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The loss scaler's numbers, JSON; empty where there is none."""
+        return dict(self.scaler.state_dict())
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], scaler_state: Mapping[str, Any]) -> None:
+        """Go back to what `tensors` and `scaler_state` held."""
+        self.model.load_state_dict(_below(tensors, "model."))
+        self.average.load_state_dict(_below(tensors, "average."))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _below(tensors, "optimizer.").items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if scaler_state:
+            self.scaler.load_state_dict(dict(scaler_state))
+
+
+def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where CUDA has it, else float16 with a scaler; float32 elsewhere: few CPUs are faster in bfloat16."""
+    if not config.amp or device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

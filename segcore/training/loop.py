@@ -1,0 +1,183 @@
+"""Loop: tiles -> steps -> validations -> checkpoints, in one place to read."""
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from segcore.augment import augment, draw_augmentation
+from segcore.config import TrainConfig
+from segcore.errors import SegcoreError
+from segcore.progress import Progress
+from segcore.sampling import Int16s, Pixels, Sampler, batches
+from segcore.training.clock import Clock
+from segcore.training.data import TrainingData
+from segcore.training.learner import Learner
+from segcore.training.runs import Curve, Run
+from segcore.training.schedule import learning_rate
+from segcore.training.validate import HeldOut, count, main_score, summary
+
+CHECKPOINT_EVERY_S = 60.0
+"""So much is lost at most by a kill between two validations."""
+MAX_PENDING = 20
+"""Losses that stay on a GPU before they are fetched: each fetch waits for the device."""
+FINAL_SHARE = 16
+"""The finished model is scored on so many times more pixels than a validation looks at."""
+CURVE_SCORES = ("foreground_iou", "foreground_dice", "miou", "pixel_accuracy")
+
+
+@dataclass
+class State:
+    """Where the run stands, beside the tensors; JSON."""
+
+    step: int = 0
+    """Steps done."""
+    elapsed_s: float = 0.0
+    validation_cost_s: float = 0.0
+    validated_step: int = 0
+    validated_fraction: float = 0.0
+    best_step: int = 0
+    best_score: float = -1.0
+    stale: int = 0
+    """Validations since the best one."""
+    finished: bool = False
+
+
+class Training:
+    """One run: the learner, its data, and where it stands; `fit` goes on from the last checkpoint."""
+
+    def __init__(
+        self, config: TrainConfig, data: TrainingData, learner: Learner, held_out: HeldOut, run: Run, progress: Progress
+    ) -> None:
+        self.config, self.data, self.learner, self.held_out = config, data, learner, held_out
+        self._run, self._progress = run, progress
+        self.state = State()
+        self._restore()
+        self.clock = Clock(
+            config,
+            self.state.elapsed_s,
+            self.state.validation_cost_s,
+            FINAL_SHARE * config.validation_mpx * 1e6 / max(1, held_out.num_px),
+        )
+        self._curve = Curve(run, self.state.step)
+        self._pending: list[tuple[int, float, torch.Tensor]] = []
+        self._saved_at = time.monotonic()
+
+    def fit(self) -> None:
+        """Train until the steps, the time or the patience are used up."""
+        state, clock = self.state, self.clock
+        self._begin_progress()
+        with closing(self._curve), closing(self._batches()) as ahead:
+            while not state.finished:
+                step, pixels, target = next(ahead)
+                rate = learning_rate(self.config.learning_rate, clock.fraction(step))
+                tiles, classes = self._prepared(step, pixels, target)
+                loss = self.learner.step(tiles, classes, rate, step)
+                self._pending.append((step + 1, rate, loss))
+                state.step = step + 1
+                self._after_step(clock.fraction(state.step))
+
+    def _batches(self) -> Generator[tuple[int, Pixels, Int16s]]:
+        config, data = self.config, self.data
+        sampler = Sampler(data.training, data.index, config.tile_px, config.foreground_share, config.seed)
+        return batches(sampler, config.batch, first=self.state.step)
+
+    def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch on the device, normalised and augmented."""
+        tiles, classes = self.learner.to_input(pixels), self.learner.to_classes(target)
+        if not self.config.augment:
+            return tiles, classes
+        return augment(tiles, classes, draw_augmentation(self.config.seed, step, len(pixels), tiles.shape[1]))
+
+    def _after_step(self, fraction: float) -> None:
+        """Validate, checkpoint and tell, where it is time."""
+        state = self.state
+        due = self.clock.validation_due(state.step, state.validated_step, state.validated_fraction, fraction)
+        if due or len(self._pending) >= MAX_PENDING:
+            self._fetch_losses()
+        if due:
+            self._validate(fraction)
+            state.finished = fraction >= 1 or 0 < self.config.patience <= state.stale
+        if due or time.monotonic() - self._saved_at > CHECKPOINT_EVERY_S:
+            self._checkpoint()
+
+    def _fetch_losses(self) -> None:
+        """Move pending losses into the curve.
+
+        Raises:
+            SegcoreError: if one is NaN or Inf.
+        """
+        for step, rate, loss in self._pending:
+            value = float(loss)
+            if not np.isfinite(value):
+                raise SegcoreError(
+                    f"run {self._run.run_id}: the loss at step {step} is {value}; train with a lower learning_rate "
+                    f"than {self.config.learning_rate}, or with amp: false"
+                )
+            self._curve.add(step, {"loss": value, "learning_rate": rate})
+        if self.config.max_steps is not None:
+            self._progress.advance(len(self._pending))
+        self._pending.clear()
+
+    def _validate(self, fraction: float) -> None:
+        """Score the averaged weights, and keep them if they are the best so far; without held-out images the last."""
+        state, began = self.state, time.monotonic()
+        state.validated_step, state.validated_fraction = state.step, fraction
+        if not self.held_out.tiles:
+            self._keep_best(0.0)
+            return
+        counts = count(self.learner, self.held_out, len(self.data.classes))
+        self.clock.validation_cost_s = state.validation_cost_s = time.monotonic() - began
+        score, scores = main_score(counts, self.data.classes), summary(counts, self.data.classes)
+        self._curve.add(state.step, {name: scores[name] for name in CURVE_SCORES if scores[name] is not None})
+        state.stale += 1
+        if score > state.best_score:
+            self._keep_best(score)
+        self._progress.note(
+            f"step {state.step}: loss {self._curve.recent('loss', 20):.4f}, foreground IoU {score:.4f}"
+            f" (best {state.best_score:.4f} at step {state.best_step})"
+        )
+
+    def final_px(self) -> float:
+        """How many held-out pixels the finished model can be scored on without a run over the time."""
+        clock = self.clock
+        affordable = clock.final_cost_s / clock.validation_cost_s if clock.validation_cost_s else clock.final_ratio
+        return self.held_out.num_px * affordable
+
+    def _keep_best(self, score: float) -> None:
+        self.state.best_score, self.state.best_step, self.state.stale = score, self.state.step, 0
+        note = {"step": self.state.step, "score": score}
+        self._run.save("best", self.learner.average.state_dict(), note)
+
+    def _checkpoint(self) -> None:
+        """Write all that a later start needs; the checkpoint last, so that the curve never lacks a row of it."""
+        self._fetch_losses()
+        self._curve.write()
+        elapsed_s = self.clock.elapsed_s
+        if self.config.max_steps is None:
+            self._progress.advance(int(elapsed_s) - int(self.state.elapsed_s))
+        self.state.elapsed_s = elapsed_s
+        note = {"state": asdict(self.state), "scaler": self.learner.scaler_state()}
+        self._run.save("last", self.learner.tensors(), note)
+        self._saved_at = time.monotonic()
+
+    def _restore(self) -> None:
+        standing = self._run.load("last")
+        if standing is None:
+            return
+        tensors, note = standing
+        self.learner.restore(tensors, note["scaler"])
+        self.state = State(**note["state"])
+        if not self.state.finished:
+            self._progress.note(f"run {self._run.run_id} goes on at step {self.state.step}")
+
+    def _begin_progress(self) -> None:
+        if self.config.max_steps is not None:
+            self._progress.start("train", self.config.max_steps, "steps")
+            self._progress.advance(self.state.step)
+        else:
+            self._progress.start("train", int(60 * self.config.minutes), "s")
+            self._progress.advance(int(self.state.elapsed_s))

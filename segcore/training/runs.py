@@ -1,0 +1,150 @@
+"""Runs: what a training run leaves in the workspace while it goes on, each file written in one piece.
+
+    runs/<run_id>/
+        config.json         resolved config, data digest, versions: a run is never mixed with another
+        last.safetensors    everything that decides how the run goes on
+        best.safetensors    weights of the best validation
+        curve.csv           step, loss, learning rate, validation scores
+        log.txt             what was told to the user
+        tensorboard/        the curve once more, for TensorBoard
+
+Checkpoints are safetensors with a JSON note in the header, so that reading one can run no code.
+"""
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from segcore.errors import PlanMismatchError, StoreError
+from segcore.store import Workspace
+
+Tensors = dict[str, torch.Tensor]
+Row = dict[str, float | int]
+
+
+class Run:
+    """One run's folder."""
+
+    def __init__(self, workspace: Workspace, run_id: str) -> None:
+        self.run_id, self.prefix = run_id, f"runs/{run_id}"
+        self._objects, self._describe = workspace.objects, workspace.describe
+
+    def describe(self, name: str = "") -> str:
+        """The path or URL of a file of the run, for people."""
+        return self._describe(f"{self.prefix}/{name}".rstrip("/"))
+
+    def agree(self, resolved: Mapping[str, Any]) -> None:
+        """Write config.json, or check that the run which stands under this id was begun with the same.
+
+        Raises:
+            PlanMismatchError: naming the first difference.
+        """
+        text = json.dumps(resolved, indent=2, sort_keys=True).encode() + b"\n"
+        if self._objects.put_new(f"{self.prefix}/config.json", text):
+            return
+        standing = self._objects.get(f"{self.prefix}/config.json")
+        try:
+            old = dict(_flat(json.loads(standing or b"{}")))
+        except ValueError as error:
+            raise StoreError(f"{self.describe('config.json')}: damaged; give another --run") from error
+        for key, value in _flat(json.loads(text)):
+            if old.get(key) != value:
+                raise PlanMismatchError(
+                    f"run {self.run_id}: it was begun with {key} = {old.get(key)!r}, now it is {value!r}; "
+                    "give another --run, or none"
+                )
+
+    def save(self, name: str, tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
+        """Write a checkpoint, "last" or "best"."""
+        held = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
+        data = safetensors.torch.save(held, metadata={"note": json.dumps(note)})
+        self._objects.put(f"{self.prefix}/{name}.safetensors", data)
+
+    def load(self, name: str) -> tuple[Tensors, dict[str, Any]] | None:
+        """A checkpoint's tensors and note, or None if there is none yet.
+
+        Raises:
+            StoreError: if it is damaged.
+        """
+        data = self._objects.get(f"{self.prefix}/{name}.safetensors")
+        if data is None:
+            return None
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return tensors, json.loads(header["__metadata__"]["note"])
+        except (SafetensorError, ValueError, KeyError) as error:
+            where = self.describe(f"{name}.safetensors")
+            raise StoreError(f"{where}: damaged checkpoint ({error}); give another --run") from error
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file of the run."""
+        self._objects.put(f"{self.prefix}/{name}", data)
+
+    def get(self, name: str) -> bytes | None:
+        """A file of the run, or None."""
+        return self._objects.get(f"{self.prefix}/{name}")
+
+
+class Curve:
+    """Loss, rate and scores by step; kept in memory, written whole at each checkpoint."""
+
+    def __init__(self, run: Run, upto_step: int) -> None:
+        """Go on from the rows that the run has up to a step; later ones will be made again."""
+        self._run = run
+        text = (run.get("curve.csv") or b"").decode()
+        read = csv.DictReader(io.StringIO(text))
+        self.rows: list[Row] = [row for row in map(_numbers, read) if row["step"] <= upto_step]
+        self._folder = tempfile.TemporaryDirectory(prefix="segcore-events-")
+        self._events = SummaryWriter(self._folder.name, purge_step=upto_step + 1 if upto_step else None)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of one step; a second call for a step adds columns to its row."""
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1].update(values)
+        else:
+            self.rows.append({"step": step, **values})
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def recent(self, name: str, num_rows: int) -> float:
+        """Mean of the last values of a column."""
+        values = [row[name] for row in self.rows[-num_rows:] if name in row]
+        return sum(values) / max(1, len(values))
+
+    def write(self) -> None:
+        """Write all rows, and the events so far."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        self._run.put("curve.csv", text.getvalue().encode())
+        self._events.flush()
+        for path in Path(self._folder.name).iterdir():
+            self._run.put(f"tensorboard/{path.name}", path.read_bytes())
+
+    def close(self) -> None:
+        """End the events; what was not written is dropped, as a killed run would."""
+        self._events.close()
+        self._folder.cleanup()
+
+
+def _numbers(row: Mapping[str, str]) -> Row:
+    return {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return rows

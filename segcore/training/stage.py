@@ -1,0 +1,208 @@
+"""Stage: `train`, labelled images in a workspace -> a model package."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from segcore import __version__
+from segcore.config import TrainConfig
+from segcore.errors import ConfigError
+from segcore.measure import Peak
+from segcore.models import ModelConfig, build_model
+from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
+from segcore.progress import SILENT, Progress
+from segcore.results import StageResult
+from segcore.sampling import keep_what_fits
+from segcore.store import Workspace
+from segcore.training.data import TrainingData, gather
+from segcore.training.learner import Learner
+from segcore.training.loop import Training
+from segcore.training.runs import Run
+from segcore.training.validate import HeldOut, TileSize, count, summary
+
+PREDICT_TILE_PX = 512
+PREDICT_HALO_PX = 32
+_NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "cache_mib", "device"}
+"""Settings that decide where and how fast a run goes, not what it is."""
+
+
+def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
+    """Train a model on the labelled images of a workspace, from scratch or from the run's last checkpoint.
+
+    The same call again, after a kill, goes on; after the end it gives the package that stands.
+
+    Args:
+        config: what to train, and how long.
+        progress: listener.
+
+    Returns:
+        `paths[0]` is the package, `details["model"]` its id, `scores` those of the best checkpoint on the held-out
+        images.
+
+    Raises:
+        ConfigError: if there is nothing to learn from, or the settings don't fit the images.
+        PlanMismatchError: if `config.run` was begun with other settings or data.
+    """
+    began = time.monotonic()
+    with Peak() as peak, _threads(config.threads):
+        workspace = Workspace.open(config.workspace)
+        data = gather(workspace, config)
+        device = resolve_device(config.device)
+        model = _model_config(config, data)
+        size = _tile_size(config, model)
+        resolved = _resolved(config, data, model, device)
+        run = Run(workspace, config.run or _run_id(config, resolved))
+        details: dict[str, Any] = {"run": run.run_id, "device": str(device), **_sizes(data)}
+        if config.dry_run:
+            return StageResult(stage="train", seconds=peak.seconds, peak_mib=peak.mib, details=details)
+        run.agree(resolved)
+        keep_what_fits([*data.training, *data.validation], config.cache_mib)
+        learner = Learner(model, config, data.mean, data.std, device)
+        held_out = HeldOut.of(data.validation, size, config.validation_mpx * 1e6)
+        training = Training(config, data, learner, held_out, run, progress)
+        training.clock.began = began
+        training.fit()
+        scores = _final_scores(data, size, training, run)
+        info = _info(config, data, model, size, scores, resolved | {"run": run.run_id})
+        package = _published(workspace, info, run)
+        progress.note(f"model {package.model_id}: {package.folder}")
+    details |= {"model": package.model_id, "steps": training.state.step, "best_step": training.state.best_step}
+    details["curve"] = run.describe("curve.csv")
+    return StageResult(
+        stage="train",
+        paths=(package.folder, run.describe()),
+        scores=scores,
+        seconds=peak.seconds,
+        peak_mib=peak.mib,
+        details=details,
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` -> CUDA, else MPS, else CPU.
+
+    Raises:
+        ConfigError: if the device that was asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available[device]:
+        there = ", ".join(name for name, is_there in available.items() if is_there)
+        raise ConfigError(f"device {device}: not available here; available: {there}")
+    return torch.device(device)
+
+
+@contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    """Torch's CPU threads during a block: as wanted, or one per core that this process may use."""
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(wanted or cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _model_config(config: TrainConfig, data: TrainingData) -> ModelConfig:
+    arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
+    if config.architecture == "unet":
+        arguments["channels"] = list(config.channels)
+    return ModelConfig(architecture=config.architecture, arguments=arguments)
+
+
+def _tile_size(config: TrainConfig, model: ModelConfig) -> TileSize:
+    """How prediction will cut: a halo and a tile that are multiples of the model's stride."""
+    with torch.device("meta"):
+        stride = int(build_model(model).stride)  # type: ignore[arg-type]
+    if config.tile_px % stride:
+        nearest = max(stride, round(config.tile_px / stride) * stride)
+        raise ConfigError(
+            f"tile_px {config.tile_px}: expected a multiple of the model's stride {stride}; the nearest is {nearest}"
+        )
+    return TileSize(-(-PREDICT_TILE_PX // stride) * stride, -(-PREDICT_HALO_PX // stride) * stride, stride)
+
+
+def _resolved(config: TrainConfig, data: TrainingData, model: ModelConfig, device: torch.device) -> dict[str, Any]:
+    """All that decides how the run goes, JSON."""
+    return {
+        **config.model_dump(mode="json", exclude=_NOT_RESOLVED),
+        "device": device.type,
+        "model": model.model_dump(mode="json"),
+        "data_digest": data.digest,
+        "code_version": __version__,
+        "torch_version": str(torch.__version__),
+    }
+
+
+def _run_id(config: TrainConfig, resolved: dict[str, Any]) -> str:
+    """The same settings on the same data are the same run, so that a killed one is found again."""
+    digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+    return f"{config.name}-{digest[:8]}"
+
+
+def _sizes(data: TrainingData) -> dict[str, Any]:
+    return {
+        "training_images": len(data.training),
+        "validation_images": len(data.validation),
+        "training_mpx": round(float(data.index.pixels.sum()) / 1e6, 3),
+        "classes": [info.name for info in data.classes],
+    }
+
+
+def _final_scores(data: TrainingData, size: TileSize, training: Training, run: Run) -> dict[str, Any]:
+    """Scores of the best checkpoint, whose weights then are the learner's average; {} without held-out images."""
+    best = run.load("best")
+    assert best is not None, f"run {run.run_id} ended without a best checkpoint"
+    training.learner.average.load_state_dict(best[0])
+    if not data.validation:
+        return {}
+    held_out = HeldOut.of(data.validation, size, training.final_px())
+    counts = count(training.learner, held_out, len(data.classes))
+    return {**summary(counts, data.classes), "images": len(data.validation), "pixels": counts.counted_px}
+
+
+def _info(
+    config: TrainConfig,
+    data: TrainingData,
+    model: ModelConfig,
+    size: TileSize,
+    scores: dict[str, Any],
+    resolved: dict[str, Any],
+) -> PackageInfo:
+    contract = InputContract(
+        bands=data.bands,
+        dtype=data.dtype,
+        spacing=data.spacing,
+        level=config.level,
+        mean=data.mean,
+        std=data.std,
+        tile_px=size.tile_px,
+        halo_px=size.halo_px,
+        stride=size.stride,
+    )
+    return PackageInfo(
+        name=config.name,
+        architecture=model,
+        contract=contract,
+        classes=data.classes,
+        scores=scores,
+        data={"digest": data.digest, **_sizes(data)},
+        training=resolved,
+        seed=config.seed,
+        code_version=__version__,
+    )
+
+
+def _published(workspace: Workspace, info: PackageInfo, run: Run) -> ModelPackage:
+    """Write the package of the best checkpoint into the workspace."""
+    best = run.load("best")
+    assert best is not None, f"run {run.run_id} ended without a best checkpoint"
+    return write_package(workspace.objects, "models", info, best[0])

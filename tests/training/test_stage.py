@@ -1,0 +1,183 @@
+"""Train: it learns, ends in a package that can be loaded, and a killed run is in the end an undisturbed one."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segcore.config import TrainConfig
+from segcore.errors import ConfigError, PlanMismatchError
+from segcore.models.package import read_package
+from segcore.store import Workspace
+from segcore.training import loop, train
+from tests.synthetic import put_image, put_label
+
+TINY: dict[str, Any] = {"channels": (4, 8), "tile_px": 32, "batch": 2, "threads": 1, "max_steps": 12, "device": "cpu"}
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """Three images of bright discs on a dark, noisy ground, and one that is held out."""
+    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
+    y, x = np.mgrid[:96, :96]
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        disc = (y - rng.integers(30, 66)) ** 2 + (x - rng.integers(30, 66)) ** 2 < 24**2
+        pixels = rng.normal(60 + 80 * disc, 12, (2, 96, 96)).clip(0, 255).astype(np.uint8)
+        put_image(workspace, f"i{number}", pixels, split="val" if number == 3 else "train")
+        put_label(workspace, f"i{number}", "target", disc.astype(np.uint8))
+    return workspace.uri
+
+
+def files(uri: str, run: str) -> dict[str, bytes]:
+    """What decides how a run goes on or what it made; not what holds times."""
+    return {name: Path(uri, "runs", run, name).read_bytes() for name in ("curve.csv", "best.safetensors")}
+
+
+def rows(uri: str, run: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(uri, "runs", run, "curve.csv").read_text().splitlines()))
+
+
+def test_train_learns_and_ends_in_a_package(uri: str) -> None:
+    result = train(TrainConfig(workspace=uri, name="discs", **{**TINY, "max_steps": 60}))
+    assert result.scores is not None
+    assert result.scores["foreground_iou"] > 0.85
+    assert result.scores["classes"]["foreground"]["dice"] > 0.9
+    package = read_package(Workspace.open(uri), result.details["model"])
+    assert package.model_id.startswith("discs-")
+    assert result.paths[0] == package.folder
+    assert package.contract.bands == ("band 0", "band 1")
+    assert (package.contract.tile_px, package.contract.halo_px, package.contract.stride) == (512, 32, 2)
+    assert [info.name for info in package.classes] == ["background", "foreground"]
+    pixels = np.zeros((1, 2, 32, 32), np.float32)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (package.contract.mean, package.contract.std))
+    pixels[..., 16:] = 140
+    pixels[..., :16] = 60
+    mask = package.load_weights("cpu")(torch.from_numpy((pixels - mean) / std)).argmax(1)[0]
+    assert mask[:, 22:].float().mean() > 0.9
+    assert mask[:, :10].float().mean() < 0.1
+
+
+def test_same_seed_same_curve_and_same_model(uri: str) -> None:
+    first = train(TrainConfig(workspace=uri, run="a", **TINY))
+    second = train(TrainConfig(workspace=uri, run="b", **TINY))
+    other = train(TrainConfig(workspace=uri, run="c", seed=1, **TINY))
+    assert files(uri, "a") == files(uri, "b")
+    assert first.scores == second.scores
+    assert files(uri, "a")["curve.csv"] != files(uri, "c")["curve.csv"]
+    assert other.details["model"] != first.details["model"]
+    assert [int(row["step"]) for row in rows(uri, "a")] == list(range(1, 13))
+
+
+def test_interrupted_run_ends_as_an_undisturbed_one(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error at an awkward place: after the best weights were written, before the checkpoint was."""
+    train(TrainConfig(workspace=uri, run="whole", **TINY))
+    keep_best, calls = loop.Training._keep_best, []
+
+    def failing(self: loop.Training, score: float) -> None:
+        keep_best(self, score)
+        calls.append(score)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_keep_best", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(workspace=uri, run="cut", **TINY))
+    train(TrainConfig(workspace=uri, run="cut", **TINY))
+    assert files(uri, "cut") == files(uri, "whole")
+
+
+def test_killed_run_ends_as_an_undisturbed_one(uri: str) -> None:
+    settings = {**TINY, "max_steps": 60, "validate_every": 5, "workspace": uri}
+    whole = train(TrainConfig(run="whole", **settings))
+    code = "import sys, json; from segcore.config import *; from segcore.training import train; "
+    code += "train(build_config(TrainConfig, json.loads(sys.argv[1])))"
+    command = [sys.executable, "-c", code, json.dumps({**settings, "run": "killed"})]
+    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    last = Path(uri, "runs", "killed", "last.safetensors")
+    deadline = time.monotonic() + 120
+    while not last.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert len(rows(uri, "killed")) < 60
+    again = train(TrainConfig(run="killed", **settings))
+    assert files(uri, "killed") == files(uri, "whole")
+    assert again.scores == whole.scores
+    assert not list(Path(uri, "runs").rglob("*#*"))
+
+
+def test_the_same_call_after_the_end_gives_the_package_that_stands(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(TrainConfig(workspace=uri, **TINY))
+    monkeypatch.setattr(loop.Learner, "step", None)  # any step would fail
+    second = train(TrainConfig(workspace=uri, **TINY))
+    assert second.details["model"] == first.details["model"]
+    assert len(list(Path(uri, "models").iterdir())) == 1
+
+
+def test_run_with_other_settings_is_refused_with_the_difference_named(uri: str) -> None:
+    train(TrainConfig(workspace=uri, run="r", **TINY))
+    with pytest.raises(PlanMismatchError, match=r"run r: it was begun with batch = 2, now it is 3"):
+        train(TrainConfig(workspace=uri, run="r", **{**TINY, "batch": 3}))
+
+
+def test_minutes_are_kept_over_an_interruption(uri: str) -> None:
+    settings = {**TINY, "max_steps": None, "minutes": 0.03}
+    train(TrainConfig(workspace=uri, run="r", **settings))
+    first = rows(uri, "r")
+    began = time.monotonic()
+    train(TrainConfig(workspace=uri, run="r", **settings))
+    assert time.monotonic() - began < 10
+    assert rows(uri, "r") == first
+    assert float(first[-1]["learning_rate"]) < 0.2 * max(float(row["learning_rate"]) for row in first)
+
+
+def test_patience_ends_a_run_that_gets_no_better(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "main_score", lambda counts, classes: 0.5)
+    result = train(TrainConfig(workspace=uri, **{**TINY, "validate_every": 2, "patience": 2}))
+    assert (result.details["steps"], result.details["best_step"]) == (6, 2)
+
+
+def test_without_held_out_images_the_last_weights_are_kept(uri: str, tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path / "one"), create=True)
+    source = Workspace.open(uri).image("i0")
+    put_image(workspace, "only", source.read(_whole(source.shape())), split="train")
+    put_label(workspace, "only", "target", Workspace.open(uri).label("i0", "target").read(_whole((96, 96))))
+    result = train(TrainConfig(workspace=workspace.uri, **TINY))
+    assert result.details["best_step"] == 12
+    assert result.scores == {}
+
+
+def _whole(shape: tuple[int, ...]) -> Any:
+    from segcore.geometry import Window
+
+    return Window.whole(shape)
+
+
+def test_dry_run_writes_nothing(uri: str) -> None:
+    before = sorted(Path(uri).rglob("*"))
+    result = train(TrainConfig(workspace=uri, dry_run=True, **TINY))
+    assert sorted(Path(uri).rglob("*")) == before
+    assert (result.details["training_images"], result.details["validation_images"]) == (3, 1)
+    assert result.details["training_mpx"] == pytest.approx(3 * 96 * 96 / 1e6, abs=1e-3)
+
+
+def test_tile_that_does_not_fit_the_stride_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match="tile_px 33: expected a multiple of the model's stride 2; the nearest is 32"):
+        train(TrainConfig(workspace=uri, **{**TINY, "tile_px": 33}))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.Learner, "step", lambda *arguments: torch.tensor(float("nan")))
+    with pytest.raises(Exception, match="the loss at step 1 is nan; train with a lower learning_rate"):
+        train(TrainConfig(workspace=uri, **TINY))
