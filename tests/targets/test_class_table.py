@@ -1,0 +1,118 @@
+"""Class tables: the same classes from CSV, YAML and JSON, and one line for what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from segcore.classes import PALETTE
+from segcore.errors import ConfigError
+from segcore.targets import load_classes
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+CSV = """id,name,color,ignore
+0,water,#E2A929,
+1,land,"132, 41, 246",false
+3,road,6ec1e4,no
+3,road,1BB3F5,
+255,unlabelled,9B9B9B,
+9,void,,true
+"""
+ROWS = [
+    {"id": 0, "name": "water", "color": [226, 169, 41]},
+    {"id": 1, "title": "land", "colour": "#8429F6"},
+    {"id": 3, "name": "road", "color": "#6EC1E4"},
+    {"id": 3, "name": "road", "color": "#1bb3f5"},
+    {"id": 255, "name": "unlabelled", "color": "#9B9B9B"},
+    {"id": 9, "name": "void", "ignore": True},
+]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.json", "t.yaml", "bare.json"])
+def test_the_same_table_in_every_format(tmp_path: Path, name: str) -> None:
+    text = {
+        "t.csv": CSV,
+        "t.json": json.dumps({"classes": ROWS, "tags": []}),
+        "t.yaml": "classes:\n" + "".join(f"- {json.dumps(row)}\n" for row in ROWS),
+        "bare.json": json.dumps(ROWS),
+    }[name]
+    table = load_classes(write(tmp_path, name, text))
+    assert [(found.id, found.name, found.color) for found in table.classes] == [
+        (0, "water", (226, 169, 41)),
+        (1, "land", (132, 41, 246)),
+        (3, "road", (110, 193, 228)),
+    ]
+    assert dict(table.colors) == {
+        (226, 169, 41): 0,
+        (132, 41, 246): 1,
+        (110, 193, 228): 3,
+        (27, 179, 245): 3,
+        (155, 155, 155): 255,
+    }
+    assert table.ignored_ids == (9, 255)
+    assert (table.dtype, table.ignore) == ("uint8", 255)
+
+
+def test_without_ids_rows_are_numbered_and_ignored_ones_left_out(tmp_path: Path) -> None:
+    table = load_classes(write(tmp_path, "t.csv", "name,r,g,b,ignore\nnone,0,0,0,1\ncat,1,2,3,\ndog,4,5,6,\n"))
+    assert [(found.id, found.name) for found in table.classes] == [(0, "cat"), (1, "dog")]
+    assert dict(table.colors) == {(0, 0, 0): 255, (1, 2, 3): 0, (4, 5, 6): 1}
+
+
+def test_classes_without_colours_get_default_ones(tmp_path: Path) -> None:
+    table = load_classes(write(tmp_path, "t.csv", "name\nbackground\nnucleus\n"))
+    assert table.colors == ()
+    assert [found.color for found in table.classes] == [PALETTE[0], PALETTE[1]]
+
+
+def test_ids_over_254_need_uint16(tmp_path: Path) -> None:
+    table = load_classes(write(tmp_path, "t.csv", "id,name\n0,a\n300,b\n65535,nothing\n"))
+    assert (table.dtype, table.ignore, table.ignored_ids) == ("uint16", 65535, (65535,))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "", "no rows"),
+        ("t.csv", "id,color\n0,#000000\n", "row 1: no name"),
+        ("t.csv", "id,name\n0,a\n,b\n", "row 2: no id"),
+        ("t.csv", "id,name\n0,a\n0,b\n", "row 2: id 0 is 'a' already, got 'b'"),
+        ("t.csv", "id,name\nx,a\n", "row 1: id must be a whole number"),
+        ("t.csv", "id,name\n70000,a\n", "row 1: id must be a whole number"),
+        ("t.csv", "name,color\na,#12345\n", "row 1: color must be #RRGGBB"),
+        ("t.csv", 'name,color\na,"1, 2, 300"\n', "row 1: color must be"),
+        ("t.csv", "name,color\na,#010203\nb,#010203\n", "#010203 stands for two classes"),
+        ("t.csv", "name,color\na,#010203\nb,\n", "class 'b' has no color"),
+        ("t.csv", "name,ignore\na,maybe\n", "row 1: ignore must be true or false"),
+        ("t.csv", "name,ignore\na,1\n", "every row is ignored"),
+        ("t.json", "{", "cannot be read as JSON"),
+        ("t.json", '{"labels": []}', "expected a list of classes"),
+        ("t.yaml", "a: [", "cannot be read as YAML"),
+        ("t.txt", "a", "expected a class table named .csv"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    path = write(tmp_path, name, text)
+    with pytest.raises(ConfigError, match=said.replace("(", r"\(")) as caught:
+        load_classes(path)
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"/nowhere/t\.csv: the class table cannot be opened"):
+        load_classes("/nowhere/t.csv")
+
+
+def test_a_table_of_a_labelling_tool(data_dir: Path) -> None:
+    table = load_classes(str(data_dir / "dubai_aerial" / "classes.json"))
+    assert [found.name for found in table.classes] == [
+        "Water", "Land (unpaved area)", "Road", "Building", "Vegetation", "Unlabeled",
+    ]  # fmt: skip
+    assert table.classes[0].color == (0xE2, 0xA9, 0x29)
