@@ -48,8 +48,10 @@ class SourceFile:
                 raise SourceError(f"{uri}: the file is empty; copy it again from where it came")
             with self.open() as opened:
                 self.head = opened.read(HEAD_BYTES)
-        except OSError as error:
-            reason = error.strerror or f"{type(error).__name__} {error}".strip()
+        except SourceError:
+            raise
+        except Exception as error:  # clients of object stores raise their own: no credentials...
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             raise SourceError(f"{uri}: cannot be opened ({' '.join(reason.split())})") from error
 
     def _stat_remote(self, scheme: str) -> int:

@@ -145,6 +145,36 @@ def test_an_http_address_is_read_like_a_file(server: str, name: str, assert_read
         assert_reads(source, np.moveaxis(PIXELS, -1, 0), num_windows=3)
 
 
+@pytest.fixture
+def bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of moto's S3 with the same files."""
+    boto3 = pytest.importorskip("boto3")
+    moto = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{key}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="sources")
+    for name in NAMES:
+        client.upload_file(str(folder / name), "sources", name)
+    client.close()
+    yield "s3://sources"
+    fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+def test_an_object_is_read_like_a_file(bucket: str, assert_reads: Any) -> None:
+    for name in NAMES:
+        with open_source(f"{bucket}/{name}") as source:
+            assert_reads(source, np.moveaxis(PIXELS, -1, 0), num_windows=2)
+    with pytest.raises(SourceError, match="cannot be opened"):
+        open_source(f"{bucket}/missing.tif")
+
+
 def test_what_needs_a_local_file_is_fetched_and_removed(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
