@@ -125,7 +125,7 @@ class ValidMask:
     def __init__(self, uri: str, shape_yx: Ints, limits: Limits = DEFAULT_LIMITS) -> None:
         self._source = _open_mask(uri, shape_yx, limits)
         palette = self._source.info.details.get("palette")
-        self._is_colored: Valid | None = None if palette is None else np.asarray(palette, np.uint8).any(axis=1)
+        self._is_colored: Valid | None = None if palette is None else np.asarray(np.any(palette, axis=1))
 
     def read(self, window: Window) -> Valid:
         """Boolean (Y, X) of a window over (y, x), True = usable."""
