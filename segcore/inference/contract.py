@@ -1,5 +1,7 @@
 """Contract: does an image meet what the model package was trained for? Checked before its first tile."""
 
+import re
+
 from segcore.errors import ContractError
 from segcore.models.info import InputContract
 from segcore.spatial import Spacing
@@ -21,7 +23,7 @@ def check_contract(contract: InputContract, image: Image) -> list[str]:
     """Refuse an image that the model was not made for.
 
     Returns:
-        Warnings, one line each: a spacing that one side does not know.
+        Warnings, one line each: band names or a spacing that one side does not know.
 
     Raises:
         ContractError: naming both sides.
@@ -33,17 +35,33 @@ def check_contract(contract: InputContract, image: Image) -> list[str]:
         raise ContractError(
             f"{where}: expected axes c, y, x, got {', '.join(image.axes)}: the model sees one plane at a time"
         )
-    if image.channels != contract.bands:
-        raise ContractError(
-            f"{where}: the model expects the bands {', '.join(contract.bands)} in this order, "
-            f"the image has {', '.join(image.channels)}; use a model trained on such images"
-        )
+    warnings = check_bands(contract.bands, image.channels, where)
     if image.dtype.name != contract.dtype:
         raise ContractError(
             f"{where}: the model expects {contract.dtype} pixels, the image has {image.dtype.name}; "
             "use a model trained on such images"
         )
-    return check_spacing(contract.spacing, image.spacing, contract.spacing_tolerance, where)
+    return warnings + check_spacing(contract.spacing, image.spacing, contract.spacing_tolerance, where)
+
+
+def check_bands(expected: tuple[str, ...], got: tuple[str, ...], where: str) -> list[str]:
+    """Compare bands by number and name; names that only count ("band 1") say nothing, which is a warning.
+
+    Args:
+        expected: the model's.
+        got: the image's.
+        where: names the image in messages.
+    """
+    if expected == got:
+        return []
+    both = f"the model expects the bands {', '.join(expected)} in this order, the image has {', '.join(got)}"
+    if len(expected) == len(got) and (_only_count(expected) or _only_count(got)):
+        return [f"{where}: {both}; taken as the same"]
+    raise ContractError(f"{where}: {both}; use a model trained on such images")
+
+
+def _only_count(bands: tuple[str, ...]) -> bool:
+    return all(re.fullmatch(r"(band|channel) \d+", name) for name in bands)
 
 
 def check_spacing(expected: Spacing | None, got: Spacing | None, tolerance: float, where: str) -> list[str]:

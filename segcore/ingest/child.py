@@ -103,7 +103,7 @@ def content_digest(beat: Beat, uri: str) -> str:
     digest = hashlib.sha256()
     file = SourceFile(uri)
     with file.open() as opened:
-        beat()
+        beat(0)
         while block := opened.read(BLOCK_BYTES):
             digest.update(block)
             beat(0)

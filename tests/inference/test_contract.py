@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segcore.errors import ContractError
-from segcore.inference.contract import check_contract, check_spacing
+from segcore.inference.contract import check_bands, check_contract, check_spacing
 from segcore.models.info import InputContract
 from segcore.spatial import Spacing
 from segcore.store import Workspace
@@ -52,3 +52,15 @@ def test_mismatch_is_refused(tmp_path: Path, change: dict[str, object], message:
     assert check_contract(contract, ws.image("a")) == []
     with pytest.raises(ContractError, match=message):
         check_contract(contract.model_copy(update=change), ws.image("a"))
+
+
+def test_band_names_that_only_count_are_a_warning_others_must_agree() -> None:
+    named, counted = ("red", "green", "blue"), ("band 1", "band 2", "band 3")
+    assert check_bands(named, named, "image a") == []
+    (warning,) = check_bands(named, counted, "image a")
+    assert "red, green, blue" in warning
+    assert "band 1, band 2, band 3" in warning
+    with pytest.raises(ContractError, match="in this order"):
+        check_bands(named, ("blue", "green", "red"), "image a")
+    with pytest.raises(ContractError, match="in this order"):
+        check_bands(named, counted[:2], "image a")
