@@ -147,7 +147,9 @@ class Strip:
         inside = [tile.read.intersected(unit.window) for tile in wanted]
         usable = [is_usable(self._valid, window, reach.start) for window in inside]
         self.tiles = list(compress(wanted, usable))
-        self.run.count_tiles(len(wanted), len(wanted) - len(self.tiles))
+        # A tile is its own unit's where its write window begins; elsewhere it is inferred once more.
+        repeated = sum(not unit.window.contains(Window(tile.write.start, (1, 1))) for tile in self.tiles)
+        self.run.count_tiles(len(wanted), len(wanted) - len(self.tiles), repeated)
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._pixels_origin = region.start

@@ -24,6 +24,8 @@ class Counts:
     """Tiles that the pending shards need, with those that were skipped."""
     skipped: int = 0
     """Tiles without a usable pixel to write: not inferred."""
+    repeated: int = 0
+    """Tiles of `gaussian` that a neighbouring work unit infers too."""
     shards_written: int = 0
     shards_resumed: int = 0
     px_written: int = 0
@@ -65,10 +67,11 @@ class MaskRun:
             self.seconds = time.monotonic() - self.began_s
             self.staging.close()
 
-    def count_tiles(self, tiles: int, skipped: int) -> None:
+    def count_tiles(self, tiles: int, skipped: int, repeated: int = 0) -> None:
         with self._lock:
             self.counts.tiles += tiles
             self.counts.skipped += skipped
+            self.counts.repeated += repeated
 
     @classmethod
     def of(cls, image: Image, staging: Staging, tiling: Tiling, spec: PyramidSpec, ignore: int) -> "MaskRun":
@@ -106,6 +109,7 @@ class MaskRun:
         return {
             "tiles": counts.tiles,
             "skipped_share": round(counts.skipped / counts.tiles, 6) if counts.tiles else 0.0,
+            "repeated_share": round(counts.repeated / counts.tiles, 6) if counts.tiles else 0.0,
             "shards_written": counts.shards_written,
             "shards_resumed": counts.shards_resumed,
             "mpx_per_s": round(counts.px_written / 1e6 / seconds, 4) if seconds else 0.0,

@@ -142,6 +142,24 @@ def test_gaussian_constant_in_constant_out(ws: Workspace, value: float) -> None:
     np.testing.assert_allclose(sums / np.outer(rows, columns), value, rtol=2e-6)
 
 
+def test_tiles_on_a_units_rim_are_counted_as_repeated(tmp_path: Path) -> None:
+    """Two units side by side (4 shards of 256 px): 16 and 5 columns of tiles are theirs, 5 rows each."""
+    ws = Workspace.open(str(tmp_path), create=True)
+    package = conv_package(ws, np.ones((2, 1, 1, 1)), np.zeros(2), tile_px=80)
+    put_image(ws, "a", scene(300, 1300)[:1])
+    config = PredictConfig(
+        workspace=ws.uri, model=package.model_id, blend="gaussian", halo_px=8, shard_px=256, name="rim"
+    )
+    details = predict(config).items[0].details
+    columns = range(-(-1300 // 64))
+    left = [i for i in columns if i * 64 - 8 < 1024]
+    right = [i for i in columns if i * 64 + 72 > 1024]
+    assert details["tiles"] == 5 * (len(left) + len(right))
+    assert details["repeated_share"] == pytest.approx(
+        (len(left) + len(right) - len(columns)) / (len(left) + len(right)), abs=1e-6
+    )
+
+
 def test_weight_sums_do_not_depend_on_the_window() -> None:
     tiling = gaussian_tiling((HEIGHT, WIDTH), 128, 32, 16)
     np.testing.assert_array_equal(weight_sums(tiling, 0, 100, 400), weight_sums(tiling, 0, 0, HEIGHT)[100:400])

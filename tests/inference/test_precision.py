@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segcore.inference import precision as module
+from segcore.inference.precision import calibrate, calibration_tiles, device_slug, fixed_batch, resolve_precision
+from segcore.inference.tiling import crop_tiling
+from segcore.store import Workspace
+from tests.inference.scenes import scene, unet_package
+from tests.synthetic import put_image
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    ws = Workspace.open(str(tmp_path), create=True)
+    put_image(ws, "a", scene(300, 300))
+    return ws
+
+
+def resolved(ws: Workspace, monkeypatch: pytest.MonkeyPatch, px_per_s: dict[str, float], ids: dict[str, Any]) -> str:
+    """`auto` on a CPU that claims bfloat16, with answers and speeds as given."""
+
+    def answers(network: Any, tiles: Any) -> Any:
+        return ids[network.precision], 1 / px_per_s[network.precision]
+
+    monkeypatch.setattr(module, "faster_formats", lambda device: ["bfloat16"])
+    monkeypatch.setattr(module, "timed_ids", answers)
+    tiling = crop_tiling((300, 300), 64, 16, 2, 256)
+    return resolve_precision(ws, unet_package(ws), CPU, ws.image("a"), tiling)
+
+
+@pytest.mark.parametrize(
+    ("speed", "wrong", "expected"),
+    [(2.0, 0, "bfloat16"), (2.0, 20, "float32"), (0.5, 0, "float32"), (2.0, 9, "bfloat16")],
+)
+def test_auto_takes_what_is_faster_and_agrees(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch, speed: float, wrong: int, expected: str
+) -> None:
+    exact = np.zeros(10_000, dtype=np.uint8)
+    other = exact.copy()
+    other[:wrong] = 1
+    found = resolved(ws, monkeypatch, {"float32": 1.0, "bfloat16": speed}, {"float32": exact, "bfloat16": other})
+    assert found == expected
+
+
+def test_auto_is_found_once_and_kept(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {"float32": np.zeros(4), "bfloat16": np.zeros(4)}
+    assert resolved(ws, monkeypatch, {"float32": 1.0, "bfloat16": 2.0}, ids) == "bfloat16"
+    key = f"state/models/{unet_package(ws).model_id}/{device_slug(CPU)}.json"
+    kept = json.loads(ws.objects.get(key) or b"")
+    assert kept["px_per_s"]["bfloat16"] == pytest.approx(2 * kept["px_per_s"]["float32"])
+    assert resolved(ws, monkeypatch, {"float32": 9.0, "bfloat16": 1.0}, ids) == "bfloat16"
+    ws.objects.put(key, b"damaged")
+    assert resolved(ws, monkeypatch, {"float32": 9.0, "bfloat16": 1.0}, ids) == "float32"
+
+
+def test_calibrate_measures_agreement(ws: Workspace) -> None:
+    tiles = calibration_tiles(ws.image("a"), crop_tiling((300, 300), 64, 16, 2, 256), count=2)
+    assert [tile.shape for tile in tiles] == [(1, 3, 96, 96)] * 2
+    found = calibrate(unet_package(ws), CPU, ["float32", "bfloat16"], tiles)
+    assert found.agreement["float32"] == 1.0
+    assert 0.9 < found.agreement["bfloat16"] <= 1.0
+
+
+def test_fixed_batch_is_1_where_the_place_in_it_matters(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, tiling = unet_package(ws), crop_tiling((300, 300), 64, 16, 2, 256)
+    assert fixed_batch(package, CPU, "float32", 4, tiling) == 4
+    logits = module.Network.logits
+
+    def uneven(self: Any, tiles: Any, nodata: Any = None) -> torch.Tensor:
+        answer = logits(self, tiles, nodata)
+        answer[-1] += 1e-6
+        return answer
+
+    monkeypatch.setattr(module.Network, "logits", uneven)
+    assert fixed_batch(package, CPU, "float32", 4, tiling) == 1
