@@ -64,3 +64,13 @@ def test_band_names_that_only_count_are_a_warning_others_must_agree() -> None:
         check_bands(named, ("blue", "green", "red"), "image a")
     with pytest.raises(ContractError, match="in this order"):
         check_bands(named, counted[:2], "image a")
+
+
+def test_bands_are_compared_by_name_where_they_have_one() -> None:
+    assert check_bands(("red", "nir"), ("red", "nir"), "image a") == []
+    warning = check_bands(("red", "nir"), ("band 1", "band 2"), "image a")
+    assert len(warning) == 1
+    assert warning[0].startswith("image a: the model expects the bands red, nir in this order, the image has band 1")
+    for got in (("nir", "red"), ("red",), ("band 1", "band 2", "band 3")):
+        with pytest.raises(ContractError, match="expects the bands red, nir in this order, the image has"):
+            check_bands(("red", "nir"), got, "image a")
