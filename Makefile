@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-slow lint format lock clean
+.PHONY: help setup demo ui test test-slow lint format reference lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ lint: setup ## Check style, types and the direction of imports
 format: setup ## Let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup ## Write docs/commands.md from the commands themselves
+	$(BIN)/python -m flows.reference > docs/commands.md
 
 # A universal lock: one file for 3.11 to 3.13, with markers where they differ. CUDA packages stay out (see .installed).
 # What is locked stays, unless pyproject.toml rules it out; `make lock UV_FLAGS=--upgrade` renews all but torch.

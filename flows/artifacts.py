@@ -17,6 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
+from flows.console import named_error
 from segcore.results import StageResult
 
 UPDATE_EVERY_S = 2.0
@@ -165,9 +166,9 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
     for result in results:
         counts = [str(sum(item.state == state for item in result.items)) for state in ("done", "skipped", "failed")]
         lines.append(f"| {result.stage} | {' | '.join(counts)} | {result.seconds:.1f} | {result.peak_mib:.0f} |")
-    failures = [item for result in results for item in result.items if item.state == "failed"]
-    if failures:
-        lines += ["", "## Failed", *(f"- {escaped(i.source or i.image)}: {escaped(i.error)}" for i in failures)]
+    failed = [item for result in results for item in result.items if item.state == "failed"]
+    if failed:
+        lines += ["", "## Failed", *(f"- {escaped(named_error(item))}" for item in failed)]
     for result in results:
         if result.stage == "score" and result.scores:
             lines += ["", "## Scores", "", *class_table(result.scores)]

@@ -7,6 +7,7 @@ from the configs (flows/options.py), the work from segcore.
 import importlib
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ class Commands(TyperGroup):
         given = list(sys.argv[1:] if args is None else args) or ["--help"]
         if not standalone_mode:
             return super().main(given, standalone_mode=False, **extra)
+        if "--debug" not in given:
+            warnings.simplefilter("ignore")  # those of libraries help a developer, not a user
         try:
             code = super().main(given, standalone_mode=False, **extra)
         except KeyboardInterrupt:

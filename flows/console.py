@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +13,13 @@ import typer
 
 from flows.options import Switches
 from segcore.progress import Progress
-from segcore.results import StageResult
+from segcore.results import ItemResult, StageResult
 
 LINE_EVERY_S = 10.0
 """Between two progress lines where no terminal listens (cron, a log file)."""
+
+SHOWN_SCORES = ("iou", "miou", "dice", "mean_dice", "precision", "recall", "pixel_accuracy")
+"""Of a class, or of all; the report has the rest."""
 
 STATES = {0: "done", 1: "failed", 3: "partly"}
 
@@ -121,12 +123,6 @@ def stdout_kept_clean() -> Iterator[None]:
         os.close(kept)
 
 
-def hush_libraries(debug: bool) -> None:
-    """Warnings of libraries help a developer, not a user: they show with --debug only."""
-    if not debug:
-        warnings.simplefilter("ignore")
-
-
 def result_object(result: StageResult) -> dict[str, Any]:
     """A stage's result as the object that `--json` prints.
 
@@ -155,13 +151,19 @@ def result_lines(result: StageResult) -> Iterator[str]:
     """What a stage did, for a person to read: failures first named, then numbers, then what to open."""
     for item in result.items:
         if item.state == "failed":
-            yield f"failed: {item.source or item.image}: {item.error}"
+            yield f"failed: {named_error(item)}"
     yield from mapping_lines(result.details)
     if result.scores:
         yield from score_lines(result.scores)
     for path in result.paths:
         yield f"-> {path}"
     yield one_line(result)
+
+
+def named_error(item: ItemResult) -> str:
+    """An item's error, with the source or image before it unless it names that itself."""
+    name, error = item.source or item.image or "?", item.error or "failed"
+    return error if name in error else f"{name}: {error}"
 
 
 def one_line(result: StageResult) -> str:
@@ -187,7 +189,7 @@ def mapping_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 def shown(value: Any) -> str:
     """A value as a person reads it."""
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1 else f"{value:.10g}"
+        return f"{value:.4f}" if 0 <= value <= 1 else f"{value:.10g}"
     if value is None:
         return "-"
     if isinstance(value, list | tuple):
@@ -200,16 +202,21 @@ def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
     if "overall" not in scores:
         yield from mapping_lines(scores)
         return
-    yield ", ".join(f"{name} {shown(value)}" for name, value in scores["overall"].items())
-    for split, part in scores.get("per_split", {}).items():
-        yield f"{split}: " + ", ".join(f"{name} {shown(value)}" for name, value in part["overall"].items())
-    if rows := scores.get("per_class"):
-        yield from table_lines("class", rows)
+    parts = {"all": scores, **scores.get("per_split", {})}
+    yield from table_lines(
+        "images", {name: {**chosen(part["overall"]), "of": part["num_scored"]} for name, part in parts.items()}
+    )
+    yield from table_lines("class", {name: chosen(row) for name, row in scores["per_class"].items()})
+
+
+def chosen(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores that fit a line."""
+    return {name: scores[name] for name in SHOWN_SCORES if name in scores}
 
 
 def table_lines(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Rows of numbers under their names, columns aligned."""
-    names = [name for name in next(iter(rows.values())) if name not in ("id", "color")]
+    names = list(next(iter(rows.values()), {}))
     cells = [[title, *names], *([key, *(shown(row.get(name, "")) for name in names)] for key, row in rows.items())]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
     for line in cells:

@@ -6,6 +6,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.console import named_error
 from segcore.results import StageResult, exit_code
 
 
@@ -18,7 +19,7 @@ def final_state(results: Sequence[StageResult]) -> State[Any]:
     failures = [item for one in results for item in one.items if item.state == "failed"]
     if not failures:
         return Completed(message=f"{results[-1].stage}: all done", data=left)
-    named = "; ".join(f"{item.source or item.image}: {item.error}" for item in failures[:5])
+    named = "; ".join(named_error(item) for item in failures[:5])
     more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
     code = exit_code(item for one in results for item in one.items)
     return Failed(

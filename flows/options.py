@@ -110,9 +110,7 @@ def parameter_type(name: str, field: FieldInfo) -> Any:
     if default := shown_default(field):
         text = f"{text} [default: {default}]".lstrip()
     if name in POSITIONAL:
-        return Annotated[
-            list[str] | None, typer.Argument(metavar=f"[{name.upper()}]...", help=text, show_default=False)
-        ]
+        return Annotated[list[str] | None, typer.Argument(metavar=name.upper(), help=text, show_default=False)]
     flag = f"--{name.replace('_', '-')}"
     if plain is bool:
         return Annotated[

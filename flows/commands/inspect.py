@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import STATES, mapping_lines, stdout_kept_clean
+from flows.console import STATES, mapping_lines, named_error, stdout_kept_clean
 from flows.options import DEBUG, JSON
 from segcore.measure import Peak
 from segcore.results import ItemResult, exit_code
@@ -20,7 +20,7 @@ def command(name: str) -> Any:
 
 
 def inspect_files(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or URLs.", show_default=False)],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Files or URLs.", show_default=False)],
     json_: JSON = False,
     debug: DEBUG = False,
 ) -> None:
@@ -37,7 +37,7 @@ def inspect_files(
         typer.echo(json.dumps(found | {"sources": listed}))
     else:
         for item in items:
-            typer.echo(f"{item.source}{f': {item.error}' if item.error else ''}")
+            typer.echo(named_error(item) if item.error else item.source)
             for line in mapping_lines(item.details, "  "):
                 typer.echo(line)
     raise typer.Exit(code)

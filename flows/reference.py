@@ -1,0 +1,56 @@
+"""Reference: docs/commands.md, made from the commands themselves by `make reference`; a test holds the two together."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from flows.cli import COMMANDS, app
+
+HEADING = """# Commands
+
+Made by `make reference` from the commands themselves. What all have in common:
+
+- Options are the settings of the stage; the same names stand in a YAML file (`--config`) and in Prefect's form.
+  An option wins over the file. `segcore config show STAGE` prints the merged result.
+- `--json` prints one object on stdout: `stage`, `state` (`done`, `partly`, `failed`), `paths`, `scores` where there
+  are any, `seconds`, `peak_mib`, and what became of each source (`sources`) or image (`images`). All else is on stderr.
+- Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 partly done; 130 after Ctrl-C.
+- An error is one line: what failed and where, what was expected, what to do. `--debug` adds the traceback.
+"""
+
+
+def walk() -> Iterator[tuple[str, Any, typer.Context]]:
+    """Every command, groups included: its words, the command, a context to ask it for help."""
+    root = typer.main.get_command(app)
+    context = typer.Context(root, info_name="segcore")
+    for name in COMMANDS:
+        _, command, _ = root.resolve_command(context, [name])  # type: ignore[attr-defined]
+        yield from walk_below(command, typer.Context(command, parent=context, info_name=name))
+
+
+def walk_below(command: Any, context: typer.Context) -> Iterator[tuple[str, Any, typer.Context]]:
+    """A command and, if it is a group, all below it."""
+    yield context.command_path, command, context
+    for name, below in getattr(command, "commands", {}).items():
+        yield from walk_below(below, typer.Context(below, parent=context, info_name=name))
+
+
+def described_elsewhere(path: str) -> bool:
+    """`config show STAGE` has the options of the stage itself."""
+    return path.startswith("segcore config show ")
+
+
+def reference() -> str:
+    """The page: one section per command with the text of `--help`, 80 columns wide."""
+    sections = [HEADING]
+    for path, command, context in walk():
+        if described_elsewhere(path):
+            continue
+        context.terminal_width = context.max_content_width = 80
+        sections.append(f"## {path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    typer.echo(reference(), nl=False)

@@ -1,0 +1,251 @@
+"""The command line: help, lazy loading, exit codes, one line per error, one object per --json."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows import functions
+from flows.cli import COMMANDS, app
+from flows.options import FLOWS_ONLY
+from flows.reference import described_elsewhere, reference, walk
+from segcore.config import STAGES, PredictConfig, StageConfig
+from segcore.errors import StoreError
+from segcore.progress import Progress
+from segcore.results import ItemResult, StageResult
+
+DOCS = Path(__file__).parents[2] / "docs"
+RUNNER = CliRunner()
+PREDICT = ["predict", "--workspace", "w", "--model", "m"]
+
+
+def run_segcore(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "flows", *args], capture_output=True, text=True, timeout=120)
+
+
+def instead_of(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    """Puts `function` in the place of every stage of the core."""
+    stand_in = ModuleType("stand_in")
+    stand_in.run = function  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stand_in", stand_in)
+    monkeypatch.setattr(functions, "FUNCTIONS", dict.fromkeys(STAGES, ("stand_in", "run")))
+
+
+def test_every_command_has_help_and_is_in_the_docs() -> None:
+    page = (DOCS / "commands.md").read_text(encoding="utf-8")
+    assert page == reference(), "make reference"
+    for path, command, _ in walk():
+        assert command.help, f"{path} has no help"
+        assert described_elsewhere(path) or f"## {path}\n" in page
+        for parameter in command.params:
+            assert parameter.name == "help" or parameter.help, f"{path}: {parameter.name} has no help"
+
+
+def test_help_of_all_agrees_with_help_of_each() -> None:
+    for path, command, _ in walk():
+        words = path.split()
+        if len(words) == 2 and COMMANDS[words[1]][0] in ("stage", "config"):
+            assert command.help == COMMANDS[words[1]][1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_options_are_exactly_the_fields_of_the_config(stage: str) -> None:
+    command = next(command for path, command, _ in walk() if path == f"segcore {stage}")
+    assert {parameter.name for parameter in command.params} == (
+        set(STAGES[stage].model_fields) - FLOWS_ONLY | {"config", "prefect", "json", "debug"}
+    )
+
+
+@pytest.mark.parametrize("stage", functions.FUNCTIONS)
+def test_every_stage_has_its_function(stage: str) -> None:
+    assert functions.stage_function(stage).__name__ == stage
+    assert stage in STAGES
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom flows.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'prefect', 'torch', 'monai', 'dask', 'zarr', 'pydantic', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "predict" in done.stdout
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "predict.yaml"
+    file.write_text("workspace: from-file\nmodel: m\nbatch: 4\nblend: gaussian\n")
+    done = RUNNER.invoke(app, ["config", "show", "predict", "--config", str(file), "--batch", "2", "--no-overwrite"])
+    assert done.exit_code == 0
+    expected = PredictConfig(workspace="from-file", model="m", batch=2, blend="gaussian")
+    assert yaml.safe_load(done.stdout) == expected.model_dump(mode="json")
+
+
+def test_options_of_several_numbers_are_split_at_commas() -> None:
+    done = RUNNER.invoke(app, ["config", "show", "train", "--workspace", "w", "--channels", "8,16,32", "--json"])
+    assert json.loads(done.stdout)["settings"]["channels"] == [8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["predct"], "predct"),
+        ([*PREDICT, "--batc", "1"], "--batch"),
+        (["predict"], "--workspace is missing"),
+        ([*PREDICT, "--batch", "0"], "batch: Input should be greater than or equal to 1"),
+        ([*PREDICT, "--blend", "mean"], "'crop', 'gaussian'"),
+        ([*PREDICT, "--config", "{file}"], "did you mean 'halo_px'?"),
+        ([*PREDICT, "--config", "missing.yaml"], "missing.yaml"),
+        (["ingest", "--workspace", "w"], "nothing to ingest"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(args: list[str], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "predict.yaml"
+    file.write_text("halopx: 3\n")
+    done = RUNNER.invoke(app, [arg.format(file=file) for arg in args])
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+
+
+def failing(config: StageConfig, progress: Progress) -> StageResult:
+    raise StoreError("image a: no such image;\nexpected one of b, c")
+
+
+def broken(config: StageConfig, progress: Progress) -> StageResult:
+    raise ZeroDivisionError("division by zero")
+
+
+def test_an_error_of_the_core_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead_of(monkeypatch, failing)
+    done = RUNNER.invoke(app, PREDICT)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr == "segcore predict: image a: no such image; expected one of b, c\n"
+
+
+def test_a_bug_is_one_line_that_says_so_and_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead_of(monkeypatch, broken)
+    done = RUNNER.invoke(app, PREDICT)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("segcore predict: ZeroDivisionError: division by zero; this is a bug")
+    assert len(done.stderr.splitlines()) == 1
+    assert "in broken" in RUNNER.invoke(app, [*PREDICT, "--debug"]).stderr
+
+
+def test_json_of_a_failed_stage_is_one_object_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead_of(monkeypatch, failing)
+    done = RUNNER.invoke(app, [*PREDICT, "--json"])
+    found = json.loads(done.stdout)
+    assert found["state"] == "failed"
+    assert found["error"] == "image a: no such image; expected one of b, c"
+    assert {"paths", "seconds", "peak_mib"} <= set(found)
+
+
+def partly(config: StageConfig, progress: Progress) -> StageResult:
+    progress.start("ingest", 2, "sources")
+    progress.advance(2)
+    return StageResult(
+        stage="ingest",
+        items=(
+            ItemResult(state="done", source="a.tif", image="a-01234567"),
+            ItemResult(state="failed", source="b.tif", error="b.tif: not an image"),
+        ),
+        paths=("w/images/a-01234567.ome.zarr",),
+        seconds=1.5,
+        peak_mib=90.0,
+    )
+
+
+def test_json_lists_every_source_and_the_code_says_partly(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead_of(monkeypatch, partly)
+    done = RUNNER.invoke(app, ["ingest", "a.tif", "b.tif", "--workspace", "w", "--json"])
+    assert done.exit_code == 3
+    assert json.loads(done.stdout) == {
+        "stage": "ingest",
+        "state": "partly",
+        "paths": ["w/images/a-01234567.ome.zarr"],
+        "seconds": 1.5,
+        "peak_mib": 90.0,
+        "sources": [
+            {"state": "done", "source": "a.tif", "image": "a-01234567", "details": {}},
+            {"state": "failed", "source": "b.tif", "error": "b.tif: not an image", "details": {}},
+        ],
+        "details": {},
+    }
+
+
+def test_text_names_failures_and_what_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead_of(monkeypatch, partly)
+    done = RUNNER.invoke(app, ["ingest", "a.tif", "b.tif", "--workspace", "w"])
+    assert done.stdout.splitlines() == [
+        "failed: b.tif: not an image",
+        "-> w/images/a-01234567.ome.zarr",
+        "ingest: 1 done, 1 failed in 1.5 s, peak memory 90 MiB",
+    ]
+    assert done.stderr.splitlines() == ["ingest: 2 sources", "ingest: 2/2 sources, 100 %, 0 s left"]
+
+
+def interrupted(config: StageConfig, progress: Progress) -> StageResult:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_one_line_and_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead_of(monkeypatch, interrupted)
+    done = RUNNER.invoke(app, PREDICT)
+    assert done.exit_code == 130
+    assert done.stderr == "segcore: interrupted; the same command goes on from what is finished\n"
+
+
+def test_stdout_holds_the_object_alone_whatever_libraries_print(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\nfrom flows import console\n"
+        "with console.stdout_kept_clean():\n    print('from python'); os.system('echo from a child')\n"
+        "print('{}')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "{}\n"
+    assert sorted(done.stderr.split()) == ["a", "child", "from", "from", "python"]
+
+
+def test_inspect_names_the_bad_file_and_shows_the_good_one(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (7, 5), (10, 20, 30)).save(tmp_path / "good.png")
+    (tmp_path / "bad.tif").write_text("no image")
+    done = run_segcore("inspect", "--json", str(tmp_path / "bad.tif"), str(tmp_path / "good.png"))
+    bad, good = json.loads(done.stdout)["sources"]
+    assert done.returncode == 3
+    assert bad["state"] == "failed"
+    assert str(tmp_path / "bad.tif") in bad["error"]
+    assert good["details"]["shape"] == [3, 5, 7]
+
+
+def test_doctor_finds_a_workspace_that_can_be_written(tmp_path: Path) -> None:
+    done = RUNNER.invoke(app, ["doctor", "--workspace", str(tmp_path / "w"), "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert found["state"] == "done"
+    assert "create-only put works" in found["checks"][-1]["details"]["found"]
+    assert not list((tmp_path / "w").rglob("doctor-*"))
+
+
+def test_doctor_fails_where_the_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    done = RUNNER.invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "prefect server: FAILED: http://127.0.0.1:9/api (PREFECT_API_URL) does not answer" in done.stdout
+
+
+def test_version_is_the_packages_own() -> None:
+    from segcore import __version__
+
+    assert RUNNER.invoke(app, ["--version"]).stdout == f"segcore {__version__}\n"
