@@ -125,6 +125,17 @@ class _Run:
                 if self.config.dry_run:
                     job.skip(**self._estimate(outcome.result))
             self.progress.advance()
+        self._agree_on_classes(jobs)
+
+    def _agree_on_classes(self, jobs: Sequence[_Job]) -> None:
+        """Index masks without a class table: all images get the classes of the one with the highest id."""
+        counted = [job for job in jobs if job.probe is not None and job.probe.target_kind == "index"]
+        if self.config.classes is not None or not counted:
+            return
+        longest = max((job.probe.classes for job in counted if job.probe), key=len)
+        for job in counted:
+            assert job.probe is not None
+            job.probe = job.probe.model_copy(update={"classes": longest})
 
     def _is_wanted(self, job: _Job) -> bool:
         """False if the source is gone (it has failed) or unchanged (it is skipped)."""

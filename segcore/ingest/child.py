@@ -68,7 +68,8 @@ def _opened(entry: Entry, settings: Settings) -> _Opened:
         if len(source.info.shape) != 3:
             raise SourceError(f"{entry.source}: targets are read for (c, y, x) images, got axes {source.info.axes}")
         table = load_classes(settings.classes) if settings.classes else None
-        target = open_target(list(entry.targets), table, shape_yx, settings.limits)
+        instances = entry.one_per_instance or None
+        target = open_target(list(entry.targets), table, shape_yx, settings.limits, instances=instances)
     valid_file = open_valid(entry.valid, shape_yx, settings.limits) if entry.valid else None
     if valid_file is None and not source.info.has_valid:
         return _Opened(source, target, None)

@@ -29,6 +29,8 @@ class Entry(BaseModel):
     image_id: str
     targets: tuple[str, ...] = ()
     """Mask files; several = one per instance."""
+    one_per_instance: bool = False
+    """The targets came from a pattern, so that even a single file is one object."""
     valid: str | None = None
     """A mask file, non-zero = usable."""
     split: str | None = None
@@ -88,13 +90,13 @@ def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
     for given in config.sources:
         for uri in _expand(given):
             targets = _matching_targets(config.targets, uri) if config.targets else ()
-            yield {"source": uri, "targets": targets}
+            yield {"source": uri, "targets": targets, "one_per_instance": _is_per_object(config.targets or "")}
 
 
 def _expand(given: str) -> list[str]:
     """Files behind a name: itself, what a glob matches, or the images below a folder."""
     if _is_remote(given):
-        if not any(sign in given for sign in "*["):
+        if not _is_pattern(given):
             return [given]
         system, path = fsspec.core.url_to_fs(given)
         found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
@@ -103,7 +105,7 @@ def _expand(given: str) -> list[str]:
         if not found:
             raise ConfigError(f"{given}: no image in this folder; expected names in {' '.join(SUFFIXES)}")
         return found
-    elif Path(given).exists() or not any(sign in given for sign in "*?["):
+    elif Path(given).exists() or not _is_pattern(given):
         return [given]
     else:
         found = sorted(_glob(given))
@@ -131,7 +133,17 @@ def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
 
 
 def _has_match(pattern: str) -> bool:
-    return _is_remote(pattern) or (any(sign in pattern for sign in "*?[") and bool(_glob(pattern)))
+    return _is_remote(pattern) or (_is_pattern(pattern) and bool(_glob(pattern)))
+
+
+def _is_per_object(pattern: str) -> bool:
+    """True for `masks/*.png`, one file per object; False for `{stem}_mask.*`, where only the format is open."""
+    return _is_pattern(pattern.rsplit(".", 1)[0])
+
+
+def _is_pattern(name: str) -> bool:
+    """True for a glob; `?` in a URL begins its query."""
+    return any(sign in name for sign in ("*[" if _is_remote(name) else "*?["))
 
 
 def _manifest_rows(path: str) -> Iterator[dict[str, Any]]:
@@ -165,6 +177,7 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
     return {
         "source": located["source"],
         "targets": targets,
+        "one_per_instance": _is_per_object(located["target"]),
         "valid": located["valid"] or None,
         "split": values.get("split") or None,
         "group": values.get("group") or None,

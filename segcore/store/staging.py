@@ -251,7 +251,12 @@ class Staging:
         spacing = Spacing.model_validate(attributes["spacing"]) if attributes.get("spacing") else None
         georef = Georef.model_validate(attributes["georef"]) if attributes.get("georef") else None
         ome: dict[str, Any] = {"version": ngff.VERSION, "multiscales": ngff.multiscales(self.name, self.spec, spacing)}
-        own = {**attributes, "kind": self.spec.kind, "nodata": self.spec.nodata, "plan": self.state.number}
+        own = {
+            **attributes,
+            "kind": self.spec.kind,
+            "nodata": _json_number(self.spec.nodata),
+            "plan": self.state.number,
+        }
         if self.spec.kind == "image":
             coarsest = open_array(self._objects, f"{self.prefix}/{len(self.spec.levels) - 1}")
             pixels = coarsest.read(Window.whole(coarsest.shape))
@@ -366,6 +371,11 @@ def withdraw(workspace: Workspace, image_id: str, name: str) -> None:
     for folder in objects.folders(prefix):
         if folder.isdigit():
             objects.delete_prefix(f"{prefix}/{folder}")
+
+
+def _json_number(value: float | None) -> float | str | None:
+    """A number that any JSON parser reads; NaN as a word, which `float` understands."""
+    return value if value is None or np.isfinite(value) else str(value)
 
 
 def _differ_only_in(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> bool:

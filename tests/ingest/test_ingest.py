@@ -157,3 +157,22 @@ def test_a_changed_split_is_noted_without_reading_again(tmp_path: Path, sources:
     assert result.items[0].details == {"shards_written": 0, "shards_resumed": 1}
     workspace = Workspace.open(str(tmp_path / "w"))
     assert workspace.image(workspace.image_ids()[0]).split == "val"
+
+
+def test_one_file_from_a_pattern_is_one_object(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(np.zeros((60, 80, 3), np.uint8)).save(sources / "i.png")
+    (sources / "masks").mkdir()
+    Picture.fromarray(np.full((60, 80), 255, np.uint8)).save(sources / "masks/only.png")
+    run(tmp_path, sources=(str(sources / "i.png"),), targets="{parent}/masks/*.png")
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert (whole(workspace, workspace.image_ids()[0], "target_instances") == 1).all()
+
+
+def test_index_masks_without_a_table_share_their_classes(tmp_path: Path, sources: Path) -> None:
+    for name, ids in (("a", [0, 1, 2]), ("b", [0, 3, 3])):
+        Picture.fromarray(np.zeros((30, 30, 3), np.uint8)).save(sources / f"{name}.png")
+        Picture.fromarray(np.repeat(np.array(ids, np.uint8), 300).reshape(30, 30)).save(sources / f"{name}_mask.png")
+    given = tuple(str(sources / f"{name}.png") for name in "ab")
+    run(tmp_path, sources=given, targets="{parent}/{stem}_mask.png")
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert [[c.id for c in workspace.label(i, "target").classes] for i in workspace.image_ids()] == [[0, 1, 2, 3]] * 2

@@ -284,3 +284,23 @@ def test_validity_follows_label_then_nodata_then_all(local_workspace: Workspace)
     valid = local_workspace.image("a").read_valid(window)
     assert (valid == (pixels[:, 500:540, 500:530] != 0).any(axis=0)).all()
     assert not valid[:12, :12].any()
+
+
+def test_nan_as_nodata_stays_strict_json(local_workspace: Workspace) -> None:
+    spec = PyramidSpec(axes=("c", "y", "x"), shape=(1, 30, 40), dtype="float32", kind="image", nodata=float("nan"))
+    pixels = np.full(spec.shape, np.nan, np.float32)
+    pixels[0, 3, 4] = 1
+    with Staging.begin(local_workspace, "a", "image", PLAN, spec) as staging:
+        write(staging, pixels)
+        staging.finish(ATTRIBUTES, channels=("height",))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    for level in ("", "0/"):
+        data = local_workspace.objects.get(f"images/a.ome.zarr/{level}zarr.json")
+        json.loads(data or b"", parse_constant=refuse)
+    image = local_workspace.image("a")
+    assert image.nodata is not None
+    assert np.isnan(image.nodata)
+    assert image.read_valid(Window((0, 0), (30, 40))).sum() == 1
