@@ -23,6 +23,17 @@ def by_hand(logits: torch.Tensor, classes: torch.Tensor) -> float:
     return float(ce + 1 - dice.mean())
 
 
+@pytest.mark.slow  # for the seconds that MONAI takes to load
+def test_dice_term_is_monais() -> None:
+    from monai.losses.dice import DiceLoss
+
+    logits, classes = some()
+    classes[:, 0] = 1
+    classes[classes == 2] = 0  # a class that occurs nowhere
+    expected = DiceLoss(softmax=True, to_onehot_y=True, batch=True)(logits, classes[:, None])
+    torch.testing.assert_close(segmentation_loss(logits, classes, 0.0, 1.0), expected)
+
+
 @pytest.mark.parametrize("share_ignored", [0.0, 0.4])
 def test_loss_is_the_formula_over_the_pixels_that_count(share_ignored: float) -> None:
     logits, classes = some()

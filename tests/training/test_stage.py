@@ -97,7 +97,7 @@ def test_interrupted_run_ends_as_an_undisturbed_one(uri: str, monkeypatch: pytes
 
 
 def test_killed_run_ends_as_an_undisturbed_one(uri: str) -> None:
-    settings = {**TINY, "max_steps": 60, "validate_every": 5, "workspace": uri}
+    settings = {**TINY, "max_steps": 40, "validate_every": 5, "workspace": uri}
     whole = train(TrainConfig(run="whole", **settings))
     code = "import sys, json; from segcore.config import *; from segcore.training import train; "
     code += "train(build_config(TrainConfig, json.loads(sys.argv[1])))"
@@ -110,7 +110,7 @@ def test_killed_run_ends_as_an_undisturbed_one(uri: str) -> None:
     time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert len(rows(uri, "killed")) < 60
+    assert len(rows(uri, "killed")) < 40
     again = train(TrainConfig(run="killed", **settings))
     assert files(uri, "killed") == files(uri, "whole")
     assert again.scores == whole.scores
