@@ -1,0 +1,185 @@
+"""Flows on a temporary server: states, artifacts, retries; the stages themselves are stand-ins here."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from flows import functions
+from flows.artifacts import escaped, image_rows, summary
+from flows.ending import final_state
+from flows.nightly import nightly
+from flows.running import run_stage_flow, stage_results
+from flows.tasks import is_transient, run_stage
+from segcore.config import STAGES, IngestConfig, PredictConfig, StageConfig
+from segcore.errors import SegcoreError, StoreError
+from segcore.progress import Progress
+from segcore.results import ItemResult, StageResult
+
+Stage = Callable[[StageConfig, Progress], StageResult]
+
+GOOD = ItemResult(state="done", source="a.tif", image="a-01234567", scores={"miou": 0.75})
+BAD = ItemResult(state="failed", source="b.tif", error="b.tif: not an image")
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
+    """Stand-ins by stage, that a test may replace; each finishes one image."""
+
+    def succeed(stage: str) -> Stage:
+        def run(config: StageConfig, progress: Progress) -> StageResult:
+            progress.start(stage, 1, "images")
+            progress.advance()
+            details = {"name": "unet-01234567", "model": "unet-01234567", "config": config.model_dump(mode="json")}
+            return StageResult(stage=stage, items=(GOOD,), paths=(f"w/{stage}",), details=details)
+
+        return run
+
+    found = {stage: succeed(stage) for stage in STAGES}
+    stand_in = ModuleType("stand_in")
+    for stage in STAGES:
+        setattr(stand_in, stage, lambda config, progress, stage=stage: found[stage](config, progress))
+    monkeypatch.setitem(sys.modules, "stand_in", stand_in)
+    monkeypatch.setattr(functions, "FUNCTIONS", {stage: ("stand_in", stage) for stage in STAGES})
+    return found
+
+
+@pytest.fixture
+def artifacts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What the flows would show, as (kind, value), in order."""
+    shown: list[tuple[str, Any]] = []
+    for kind in ("create_markdown", "create_progress", "create_table", "update_progress"):
+        monkeypatch.setattr(
+            f"flows.artifacts.{kind}_artifact", lambda *args, kind=kind: shown.append((kind, args)) or "an id"
+        )
+    return shown
+
+
+def partly_ingest(config: StageConfig, progress: Progress) -> StageResult:
+    return StageResult(stage="ingest", items=(GOOD, BAD))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stage_as_a_flow_returns_what_the_function_returned(stages: dict[str, Stage]) -> None:
+    config = PredictConfig(workspace="w", model="m", batch=3)
+    result = run_stage_flow("predict", config)
+    assert result.items == (GOOD,)
+    assert result.paths == ("w/predict",)
+    assert result.details["config"] == config.model_dump(mode="json")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stage_that_fails_as_a_whole_gives_its_one_line(stages: dict[str, Stage]) -> None:
+    def fail(config: StageConfig, progress: Progress) -> StageResult:
+        raise StoreError("workspace w: no such folder")
+
+    stages["predict"] = fail
+    with pytest.raises(SegcoreError, match=r"^predict: workspace w: no such folder$"):
+        run_stage_flow("predict", PredictConfig(workspace="w", model="m"))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nightly_goes_on_after_a_failed_source_and_is_not_green(stages: dict[str, Stage], artifacts: list[Any]) -> None:
+    stages["ingest"] = partly_ingest
+    state = nightly(workspace="w", model="m", sources=["in"], return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "PartlyDone")
+    assert state.message == "1 failed: b.tif: not an image"
+    results = stage_results(state)
+    assert [result.stage for result in results] == ["ingest", "predict", "score", "report"]
+    assert results[1].details["config"]["overwrite"] is True
+    assert results[2].details["config"]["model"] == "unet-01234567"
+    assert results[3].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
+    kinds = [kind for kind, _ in artifacts]
+    assert kinds.count("create_table") == kinds.count("create_markdown") == 1
+    table = next(args[0] for kind, args in artifacts if kind == "create_table")
+    assert {"image": "b.tif", "ingest": "failed: b.tif: not an image"}.items() <= table[1].items()
+    assert table[0]["miou"] == 0.75
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nightly_is_green_when_all_is_done(stages: dict[str, Stage]) -> None:
+    state = nightly(workspace="w", model="m", sources=["in"], return_state=True)
+    assert (state.type.value, state.name) == ("COMPLETED", "Completed")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nightly_that_cannot_go_on_says_why(stages: dict[str, Stage]) -> None:
+    def fail(config: StageConfig, progress: Progress) -> StageResult:
+        raise StoreError("model m: no such package")
+
+    stages["predict"] = fail
+    state = nightly(workspace="w", model="m", sources=["in"], return_state=True)
+    assert (state.name, state.message) == ("Failed", "predict: model m: no such package")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stage_is_tried_again_after_transient_failures_only(
+    stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def flaky(config: StageConfig, progress: Progress) -> StageResult:
+        calls.append(config.workspace)
+        if len(calls) < 3:
+            raise StoreError("the network was away") from ConnectionResetError()
+        return StageResult(stage="ingest", items=(GOOD,))
+
+    monkeypatch.setattr(run_stage, "retry_delay_seconds", 0)
+    stages["ingest"] = flaky
+    assert run_stage_flow("ingest", IngestConfig(workspace="w", sources=("a",))).items == (GOOD,)
+    assert len(calls) == 3
+
+    def bug(config: StageConfig, progress: Progress) -> StageResult:
+        calls.append("bug")
+        raise ZeroDivisionError
+
+    stages["ingest"] = bug
+    with pytest.raises(SegcoreError, match="ZeroDivisionError"):
+        run_stage_flow("ingest", IngestConfig(workspace="w", sources=("a",)))
+    assert calls.count("bug") == 1
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_server_that_refuses_artifacts_fails_no_stage(
+    stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise ConnectionError("the server is away")
+
+    for kind in ("create_markdown", "create_progress", "create_table"):
+        monkeypatch.setattr(f"flows.artifacts.{kind}_artifact", refuse)
+    assert run_stage_flow("score", STAGES["score"](workspace="w", model="m")).items == (GOOD,)  # type: ignore[call-arg]
+
+
+def test_is_transient_looks_at_what_an_error_came_from() -> None:
+    network = StoreError("away")
+    network.__cause__ = TimeoutError()
+    assert is_transient(network)
+    assert not is_transient(StoreError("damaged"))
+
+
+def test_final_state_of_nothing_but_failures_is_failed() -> None:
+    state = final_state([StageResult(stage="ingest", items=(BAD,))])
+    assert (state.type.value, state.name) == ("FAILED", "Failed")
+
+
+def test_image_rows_lay_the_stages_side_by_side() -> None:
+    results = [
+        StageResult(stage="ingest", items=(BAD, GOOD)),
+        StageResult(stage="predict", items=(ItemResult(state="skipped", image="a-01234567"),)),
+    ]
+    assert image_rows(results) == [
+        {"image": "b.tif", "ingest": "failed: b.tif: not an image", "miou": "", "predict": ""},
+        {"image": "a-01234567", "ingest": "done", "miou": 0.75, "predict": "skipped"},
+    ]
+
+
+def test_names_from_outside_do_nothing_in_markdown() -> None:
+    assert escaped("<b>[a](c)|\n*d*") == r"&lt;b&gt;\[a\]\(c\)\| \*d\*"
+    evil = ItemResult(state="failed", source="<script>.tif", error="![x](http://a)\n# big")
+    text = summary([StageResult(stage="ingest", items=(evil,))])
+    assert "<script>" not in text
+    assert "![x]" not in text
+    assert "\n# big" not in text
