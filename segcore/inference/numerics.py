@@ -176,9 +176,20 @@ class Network:
 def best_class(logits_nkyx: torch.Tensor) -> torch.Tensor:
     """The id of the highest logit (N, Y, X); ties go to the lowest id."""
     num_classes = logits_nkyx.shape[1]
-    if num_classes == 2:  # several times faster than argmax over an axis of two
-        return (logits_nkyx[:, 1] > logits_nkyx[:, 0]).to(torch.uint8)
-    return logits_nkyx.argmax(dim=1).to(torch.uint8 if num_classes <= 255 else torch.uint16)
+    dtype = torch.uint8 if num_classes <= 255 else torch.uint16
+    classes_innermost = logits_nkyx.stride(1) == 1
+    if num_classes == 2:
+        return (logits_nkyx[:, 1] > logits_nkyx[:, 0]).to(dtype)
+    if logits_nkyx.device.type != "cpu" or num_classes > 255 or (classes_innermost and num_classes > 4):
+        return logits_nkyx.argmax(dim=1).to(dtype)
+    # On a CPU argmax over planes is many times slower than comparing them one by one.
+    best = logits_nkyx[:, 0].clone()
+    ids = torch.zeros(best.shape, dtype=dtype)
+    for k in range(1, num_classes):
+        higher = logits_nkyx[:, k] > best
+        ids.masked_fill_(higher, k)
+        torch.maximum(best, logits_nkyx[:, k], out=best)
+    return ids
 
 
 @contextmanager

@@ -66,11 +66,12 @@ def test_fold_leaves_the_answers() -> None:
     assert [type(layer).__name__ for layer in folded.children()] == ["Conv2d", "Identity", "ReLU", "BatchNorm2d"]
 
 
-@pytest.mark.parametrize("num_classes", [1, 2, 3, 300])
-def test_best_class_is_the_first_of_the_highest(num_classes: int) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("num_classes", [1, 2, 3, 9, 300])
+def test_best_class_is_the_first_of_the_highest(num_classes: int, layout: torch.memory_format) -> None:
     rng = np.random.default_rng(0)
     logits = rng.integers(0, 4, (2, num_classes, 9, 7)).astype(np.float32)  # few values: many ties
-    ids = best_class(torch.from_numpy(logits)).numpy()
+    ids = best_class(torch.from_numpy(logits).to(memory_format=layout)).numpy()
     np.testing.assert_array_equal(ids, logits.argmax(axis=1))
     assert ids.dtype == (np.uint8 if num_classes <= 255 else np.uint16)
 
