@@ -101,7 +101,11 @@ class LabelledImage:
 
     def _read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
         pixels = self.read_pixels(plane, window, self.level)
-        return pixels, self._classes(plane, window, self.level, pixels)
+        classes = self._classes(plane, window, self.level, pixels)
+        if self.image.nodata is not None and np.issubdtype(pixels.dtype, np.floating):
+            # Fill values such as -3.4e38 would reach their neighbours: NaN becomes an average pixel.
+            pixels[:, ~self.image.usable(pixels)] = np.nan
+        return pixels, classes
 
     def _classes(self, plane: int, window: Window, level: int, pixels: Pixels | None) -> Int16s:
         """Class numbers; `pixels` of the same window are needed where nodata, not a label, says what is usable."""

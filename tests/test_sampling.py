@@ -55,6 +55,18 @@ def test_ignored_where_the_target_says_so_or_the_pixel_is_not_usable(workspace: 
     assert np.array_equal(target, expected)
 
 
+def test_float_nodata_is_read_as_nan_so_that_its_value_reaches_no_neighbour(workspace: Workspace) -> None:
+    pixels = np.ones((2, 4, 4), np.float32)
+    pixels[:, 0] = -3.4e38
+    pixels[0, 1] = -3.4e38  # in one band only: usable
+    put_image(workspace, "a", pixels, nodata=-3.4e38)
+    put_label(workspace, "a", "target", np.ones((4, 4), np.uint8))
+    got, target = labelled(workspace).read(0, Window.whole((4, 4)))
+    assert np.isnan(got[:, 0]).all()
+    assert np.array_equal(got[:, 1:], pixels[:, 1:])
+    assert np.array_equal(target == IGNORED, np.isnan(got[0]))
+
+
 def test_ignored_where_the_valid_label_is_zero(workspace: Workspace) -> None:
     pixels, ids = random_image(1, (8, 8))
     valid = np.ones((8, 8), np.uint8)

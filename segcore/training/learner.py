@@ -16,7 +16,7 @@ from segcore.training.losses import segmentation_loss
 MAX_GRADIENT = 1.0
 """Gradients are scaled down to this norm: one odd batch must not undo the run."""
 MAX_DECAY = 0.999
-_TORCH_TYPES = {"uint8", "int8", "int16", "int32", "float32", "float64"}
+_TORCH_TYPES = {"uint8", "int8", "int16", "int32", "float32"}
 
 
 class Learner:

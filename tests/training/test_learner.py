@@ -1,0 +1,74 @@
+"""Learner: what goes in, what the average is, and a restored one that goes on as if nothing had been."""
+
+import numpy as np
+import pytest
+import torch
+
+from segcore.config import TrainConfig
+from segcore.models import ModelConfig
+from segcore.training.learner import Learner
+
+MODEL = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_classes": 2, "channels": (4, 4)})
+
+
+def learner(seed: int = 0) -> Learner:
+    return Learner(MODEL, TrainConfig(workspace="w", seed=seed), (10.0, 20.0), (2.0, 4.0), torch.device("cpu"))
+
+
+def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tiles = torch.randn((2, 2, 8, 8), generator=generator)
+    return tiles, torch.randint(0, 2, (2, 8, 8), generator=generator)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
+def test_to_input_normalises_per_band(dtype: str) -> None:
+    pixels = np.arange(16).reshape(1, 2, 2, 4).astype(dtype)
+    expected = (pixels.astype(np.float32) - np.array([10, 20], np.float32)[:, None, None]) / [[[2]], [[4]]]
+    assert np.allclose(learner().to_input(pixels).numpy(), expected)
+
+
+def test_to_input_takes_what_is_not_finite_for_average() -> None:
+    pixels = np.array([np.nan, np.inf, -np.inf, 12], np.float32).reshape(1, 1, 2, 2).repeat(2, axis=1)
+    assert learner().to_input(pixels)[0, 0].tolist() == [[0, 0], [0, 1]]
+
+
+def test_weights_come_from_the_seed_alone_and_leave_the_global_generator() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, second = learner(), learner()
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.tensors().values(), second.tensors().values(), strict=True))
+    assert not torch.equal(next(learner(1).model.parameters()), next(first.model.parameters()))
+
+
+def test_average_follows_with_a_decay_that_grows() -> None:
+    trained = learner()
+    mean = next(trained.average.parameters()).clone()
+    for number in range(3):
+        trained.step(*batch(number), rate=0.01, number=number)
+        decay = (1 + number) / (10 + number)
+        mean = decay * mean + (1 - decay) * next(trained.model.parameters()).detach()
+    torch.testing.assert_close(next(trained.average.parameters()), mean)
+
+
+def test_restored_learner_goes_on_bit_for_bit() -> None:
+    whole, half = learner(), learner()
+    for number in range(6):
+        whole.step(*batch(number), rate=0.01, number=number)
+    for number in range(3):
+        half.step(*batch(number), rate=0.01, number=number)
+    again = learner(seed=9)
+    again.restore(half.tensors(), half.scaler_state())
+    for number in range(3, 6):
+        again.step(*batch(number), rate=0.01, number=number)
+    for name, value in whole.tensors().items():
+        assert torch.equal(value, again.tensors()[name]), name
+
+
+def test_step_uses_the_rate_that_it_is_given() -> None:
+    still = learner()
+    before = next(still.model.parameters()).clone()
+    still.step(*batch(0), rate=0.0, number=0)
+    assert torch.equal(next(still.model.parameters()), before)
