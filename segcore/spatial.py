@@ -3,6 +3,19 @@
 from pydantic import BaseModel, ConfigDict
 
 
+METERS_PER_UNIT = {
+    "nanometer": 1e-9,
+    "micrometer": 1e-6,
+    "millimeter": 1e-3,
+    "centimeter": 1e-2,
+    "meter": 1.0,
+    "kilometer": 1e3,
+    "inch": 0.0254,
+    "foot": 0.3048,
+}
+"""NGFF units that are lengths; an angle (degree) is none."""
+
+
 class Spacing(BaseModel):
     """Physical size of a pixel, per spatial axis."""
 

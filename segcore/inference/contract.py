@@ -4,19 +4,8 @@ import re
 
 from segcore.errors import ContractError
 from segcore.models.info import InputContract
-from segcore.spatial import Spacing
+from segcore.spatial import METERS_PER_UNIT, Spacing
 from segcore.store import Image
-
-METERS = {
-    "nanometer": 1e-9,
-    "micrometer": 1e-6,
-    "millimeter": 1e-3,
-    "centimeter": 1e-2,
-    "meter": 1.0,
-    "kilometer": 1e3,
-    "inch": 0.0254,
-    "foot": 0.3048,
-}
 
 
 def check_contract(contract: InputContract, image: Image) -> list[str]:
@@ -95,8 +84,8 @@ def _ratio(unit: str, other: str) -> float | None:
     """How many `other` one `unit` is; None if the two cannot be compared."""
     if unit == other:
         return 1.0
-    if unit in METERS and other in METERS:
-        return METERS[unit] / METERS[other]
+    if unit in METERS_PER_UNIT and other in METERS_PER_UNIT:
+        return METERS_PER_UNIT[unit] / METERS_PER_UNIT[other]
     return None
 
 

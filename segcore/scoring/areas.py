@@ -3,18 +3,7 @@
 import rasterio.crs
 from rasterio.errors import CRSError
 
-from segcore.spatial import Georef, Spacing
-
-METERS_PER = {
-    "nanometer": 1e-9,
-    "micrometer": 1e-6,
-    "millimeter": 1e-3,
-    "centimeter": 1e-2,
-    "meter": 1.0,
-    "kilometer": 1e3,
-    "foot": 0.3048,
-}
-"""NGFF units that lengths are converted from; an angle (degree) has no area."""
+from segcore.spatial import METERS_PER_UNIT, Georef, Spacing
 
 SMALL_UNITS = {"um2": 1e-12, "mm2": 1e-6}
 LARGE_UNITS = {"m2": 1.0, "ha": 1e4}
@@ -44,7 +33,7 @@ def pixel_size(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef | 
             return _in_units(abs(a * e - b * d) * meters**2, LARGE_UNITS)
     if spacing is None or spacing.unit not in METERS_PER or any(axis not in spacing.values for axis in axes):
         return {}
-    meters = METERS_PER[spacing.unit]
+    meters = METERS_PER_UNIT[spacing.unit]
     size = 1.0
     for axis in axes:
         size *= spacing.values[axis] * meters

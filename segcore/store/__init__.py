@@ -3,7 +3,8 @@
 from segcore.store.image import Image, Label
 from segcore.store.objects import Objects
 from segcore.store.pyramid import PyramidSpec, fitting_shard_px
-from segcore.store.staging import Staging, UnitWriter
+from segcore.store.staging import Staging
+from segcore.store.unit import UnitWriter
 from segcore.store.verify import Problem, verify
 from segcore.store.workspace import Workspace
 

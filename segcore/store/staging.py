@@ -6,7 +6,7 @@ A work unit builds the levels that lie wholly inside it; `finish` builds those a
 children, writes the metadata, and last of all the group's `zarr.json`: with it the image is complete.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ from segcore.store.plan import (
     state_prefix,
 )
 from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
+from segcore.store.unit import ParentShard, UnitWriter
 from segcore.store.workspace import Workspace, array_prefix, rebuild_label_list
 
 
@@ -240,7 +241,7 @@ class Staging:
         self.close()
 
     def _from_children(self, level: int, shard: Ints) -> Pixels:
-        parent = _Parent(self.spec, level, shard)
+        parent = ParentShard(self.spec, level, shard)
         for child in self.spec.children(level, shard):
             parent.place(child, self.spec.reduced(self.read_shard(level - 1, child)))
         return parent.pixels
@@ -297,69 +298,6 @@ class Staging:
                 self.state.delete_record(level, shard)
                 del records[level, shard]
         self._records = records
-
-
-class _Parent:
-    """A shard of a coarser level while its children come in."""
-
-    def __init__(self, spec: PyramidSpec, level: int, shard: Ints) -> None:
-        self._spec, self._level, self._shard = spec, level, shard
-        self._window = spec.grid(level).window(shard)
-        self.pixels = np.full(self._window.shape, spec.fill, dtype=spec.dtype)
-        self.awaited = set(spec.children(level, shard))
-
-    def place(self, child: Ints, reduced: Pixels) -> None:
-        fine = self._spec.grid(self._level - 1).window(child)
-        start = tuple(a // 2 if h else a for a, h in zip(fine.start, self._spec.halve, strict=True))
-        self.pixels[Window(start, reduced.shape).relative_to(self._window.start).slices] = reduced
-        self.awaited.discard(child)
-
-
-class UnitWriter:
-    """Writes the shards of one work unit, and every coarser shard that they complete.
-
-    At most one shard per level is under way when shards come in Z-order, one row of them otherwise.
-    """
-
-    def __init__(self, staging: Staging, unit: Ints) -> None:
-        self._staging = staging
-        self._top = min(UNIT_LEVELS, len(staging.spec.levels)) - 1
-        self._parents: dict[tuple[int, Ints], _Parent] = {}
-        self._resume(staging.unit_shards(unit))
-
-    def _resume(self, owned: list[tuple[int, Ints]]) -> None:
-        """Feed finished shards whose parent is not: what a killed run had in memory."""
-        is_done: Callable[[int, Ints], bool] = self._staging.is_done
-        done = {key for key in owned if is_done(*key)}
-        for level, shard in owned:
-            parent = (level + 1, self._staging.spec.parent(shard))
-            if (level, shard) in done and level < self._top and parent not in done:
-                self._feed(level, shard, self._staging.read_shard(level, shard))
-
-    def put(self, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
-        """Write a level-0 shard.
-
-        Args:
-            shard: its index.
-            pixels: shape of `Staging.shard_window(shard)`.
-            note: JSON kept in the ledger record.
-        """
-        self._staging.write_shard(0, shard, pixels, note)
-        self._feed(0, shard, pixels)
-
-    def _feed(self, level: int, shard: Ints, pixels: Pixels) -> None:
-        if level == self._top:
-            return
-        spec = self._staging.spec
-        key = (level + 1, spec.parent(shard))
-        if key not in self._parents:
-            self._parents[key] = _Parent(spec, *key)
-        parent = self._parents[key]
-        parent.place(shard, spec.reduced(pixels))
-        if not parent.awaited:
-            del self._parents[key]
-            self._staging.write_shard(*key, parent.pixels)
-            self._feed(*key, parent.pixels)
 
 
 def withdraw(workspace: Workspace, image_id: str, name: str) -> None:

@@ -1,0 +1,77 @@
+"""Unit: the shards of one work unit being written, and the coarser shards that they complete.
+
+put(shard) -> level 0; four children there -> their parent on level 1; four of those -> the one on level 2
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segcore.geometry import Ints, Window
+from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
+
+if TYPE_CHECKING:
+    from segcore.store.staging import Staging
+
+
+class ParentShard:
+    """A shard of a coarser level while its children come in."""
+
+    def __init__(self, spec: PyramidSpec, level: int, shard: Ints) -> None:
+        self._spec, self._level, self._shard = spec, level, shard
+        self._window = spec.grid(level).window(shard)
+        self.pixels = np.full(self._window.shape, spec.fill, dtype=spec.dtype)
+        self.awaited = set(spec.children(level, shard))
+
+    def place(self, child: Ints, reduced: Pixels) -> None:
+        fine = self._spec.grid(self._level - 1).window(child)
+        start = tuple(a // 2 if h else a for a, h in zip(fine.start, self._spec.halve, strict=True))
+        self.pixels[Window(start, reduced.shape).relative_to(self._window.start).slices] = reduced
+        self.awaited.discard(child)
+
+
+class UnitWriter:
+    """Writes the shards of one work unit, and every coarser shard that they complete.
+
+    At most one shard per level is under way when shards come in Z-order, one row of them otherwise.
+    """
+
+    def __init__(self, staging: "Staging", unit: Ints) -> None:
+        self._staging = staging
+        self._top = min(UNIT_LEVELS, len(staging.spec.levels)) - 1
+        self._parents: dict[tuple[int, Ints], ParentShard] = {}
+        self._resume(staging.unit_shards(unit))
+
+    def _resume(self, owned: list[tuple[int, Ints]]) -> None:
+        """Feed finished shards whose parent is not: what a killed run had in memory."""
+        done = {key for key in owned if self._staging.is_done(*key)}
+        for level, shard in owned:
+            parent = (level + 1, self._staging.spec.parent(shard))
+            if (level, shard) in done and level < self._top and parent not in done:
+                self._feed(level, shard, self._staging.read_shard(level, shard))
+
+    def put(self, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
+        """Write a level-0 shard.
+
+        Args:
+            shard: its index.
+            pixels: shape of `Staging.shard_window(shard)`.
+            note: JSON kept in the ledger record.
+        """
+        self._staging.write_shard(0, shard, pixels, note)
+        self._feed(0, shard, pixels)
+
+    def _feed(self, level: int, shard: Ints, pixels: Pixels) -> None:
+        if level == self._top:
+            return
+        spec = self._staging.spec
+        key = (level + 1, spec.parent(shard))
+        if key not in self._parents:
+            self._parents[key] = ParentShard(spec, *key)
+        parent = self._parents[key]
+        parent.place(shard, spec.reduced(pixels))
+        if not parent.awaited:
+            del self._parents[key]
+            self._staging.write_shard(*key, parent.pixels)
+            self._feed(*key, parent.pixels)
