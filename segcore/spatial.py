@@ -2,7 +2,6 @@
 
 from pydantic import BaseModel, ConfigDict
 
-
 METERS_PER_UNIT = {
     "nanometer": 1e-9,
     "micrometer": 1e-6,

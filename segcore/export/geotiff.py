@@ -15,8 +15,7 @@ from rasterio.windows import Window as RasterWindow
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.geometry import Grid
-from segcore.scoring.areas import METERS_PER
-from segcore.spatial import Georef, Spacing
+from segcore.spatial import METERS_PER_UNIT, Georef, Spacing
 from segcore.store import Image, Label
 
 WINDOW_PX = 2048
@@ -80,11 +79,11 @@ def georeference(georef: Georef | None, where: str) -> dict[str, Any]:
 
 def _resolution(georef: Georef | None, spacing: Spacing | None) -> dict[str, str]:
     """TIFF's pixels per centimetre, for images that lie nowhere on earth."""
-    if georef is not None or spacing is None or spacing.unit not in METERS_PER:
+    if georef is not None or spacing is None or spacing.unit not in METERS_PER_UNIT:
         return {}
     if not {"y", "x"} <= spacing.values.keys():
         return {}
-    per_cm = {axis: 0.01 / (spacing.values[axis] * METERS_PER[spacing.unit]) for axis in "yx"}
+    per_cm = {axis: 0.01 / (spacing.values[axis] * METERS_PER_UNIT[spacing.unit]) for axis in "yx"}
     return {
         "TIFFTAG_XRESOLUTION": f"{per_cm['x']:.9g}",
         "TIFFTAG_YRESOLUTION": f"{per_cm['y']:.9g}",

@@ -31,7 +31,7 @@ def pixel_size(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef | 
         if meters is not None:
             a, b, _, d, e, _ = georef.transform
             return _in_units(abs(a * e - b * d) * meters**2, LARGE_UNITS)
-    if spacing is None or spacing.unit not in METERS_PER or any(axis not in spacing.values for axis in axes):
+    if spacing is None or spacing.unit not in METERS_PER_UNIT or any(axis not in spacing.values for axis in axes):
         return {}
     meters = METERS_PER_UNIT[spacing.unit]
     size = 1.0
