@@ -198,15 +198,18 @@ def shown(value: Any) -> str:
 
 
 def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
-    """Overall scores, each split's, and a table of the classes; the whole document is in the JSON and the report."""
-    if "overall" not in scores:
-        yield from mapping_lines(scores)
-        return
+    """Scores of all images and of each split, and a table of the classes; the rest is in the JSON and the report."""
     parts = {"all": scores, **scores.get("per_split", {})}
-    yield from table_lines(
-        "images", {name: {**chosen(part["overall"]), "of": part["num_scored"]} for name, part in parts.items()}
-    )
-    yield from table_lines("class", {name: chosen(row) for name, row in scores["per_class"].items()})
+    overall = {name: chosen(part.get("overall", part)) | {"of": number_of_images(part)} for name, part in parts.items()}
+    yield from table_lines("images", overall)
+    classes = scores.get("per_class", scores.get("classes"))
+    if isinstance(classes, Mapping):
+        yield from table_lines("class", {name: chosen(row) for name, row in classes.items()})
+
+
+def number_of_images(scores: Mapping[str, Any]) -> Any:
+    """How many images a set of scores comes from."""
+    return scores.get("num_scored", scores.get("images"))
 
 
 def chosen(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,6 @@ def job_settings(manifest: Path, minutes: float) -> dict[str, Any]:
     """Settings of the main job on the samples; a small model, so that slow machines keep to the time."""
     return {
         "ingest": {"manifest": str(manifest), "classes": str(manifest.with_name("classes.csv"))},
-        "train": {"name": "aerial", "minutes": minutes, "channels": [16, 32, 64, 128], "tile_px": 256},
+        "train": {"name": "aerial", "minutes": minutes, "channels": [16, 32, 64, 128], "tile_px": 192, "batch": 4},
         "report": {"run": "demo", "title": "Aerial sample scenes"},
     }
