@@ -77,9 +77,9 @@ class TrainConfig(StageConfig):
     """Kind of network."""
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 128), min_length=1, max_length=8)
     """Feature channels of each U-Net stage, finest first; the stride is 2^(stages - 1)."""
-    tile_px: int = Field(default=256, ge=32)
+    tile_px: int = Field(default=128, ge=32)
     """Side of a training tile in px."""
-    batch: int = Field(default=8, ge=1)
+    batch: int = Field(default=4, ge=1)
     """Tiles per training step."""
     level: int = Field(default=0, ge=0)
     """Pyramid level to train on."""
@@ -87,7 +87,7 @@ class TrainConfig(StageConfig):
     """Time budget; the schedule is fitted to it."""
     max_steps: int | None = Field(default=None, ge=1)
     """Exact number of steps; given, it takes the place of the time budget (and makes a run repeatable)."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     """Highest learning rate; it warms up to this and decays to zero."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Of AdamW."""
