@@ -13,6 +13,7 @@ import torch
 from segcore import __version__
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
+from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.models import ModelConfig, build_model
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
@@ -82,21 +83,6 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         peak_mib=peak.mib,
         details=details,
     )
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto` -> CUDA, else MPS, else CPU.
-
-    Raises:
-        ConfigError: if the device that was asked for is not there.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available[device]:
-        there = ", ".join(name for name, is_there in available.items() if is_there)
-        raise ConfigError(f"device {device}: not available here; available: {there}")
-    return torch.device(device)
 
 
 @contextmanager
