@@ -17,7 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from flows.console import named_error
+from flows.console import chosen, named_error
 from segcore.results import StageResult
 
 UPDATE_EVERY_S = 2.0
@@ -74,6 +74,8 @@ class FlowProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            self._done = self._total
         self._stop.set()
         self._updater.join(JOIN_S)
 
@@ -121,7 +123,7 @@ def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
             name = item.image or item.source or "?"
             row = rows.setdefault(name, {"image": name})
             row[result.stage] = item.state if item.error is None else f"{item.state}: {item.error}"
-            row |= {key: value for key, value in (item.scores or {}).items() if isinstance(value, int | float | str)}
+            row |= {key: number(value) for key, value in chosen(item.scores or {}).items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     return [{column: row.get(column, "") for column in columns} for row in rows.values()][:MAX_ROWS]
 
@@ -137,10 +139,11 @@ def first_picture(workspace: str, results: Iterable[StageResult]) -> str | None:
     from flows.picture import thumbnail
 
     for result in results:
-        for item in result.items:
-            if result.stage == "predict" and item.state != "failed" and item.image:
-                picture: str | None = BestEffort()(thumbnail, workspace, result.details["name"], item.image)
-                return picture
+        masked = [item for item in result.items if item.state != "failed" and item.image]
+        if result.stage == "predict" and masked:
+            new = next((item for item in masked if item.state == "done"), masked[0])
+            picture: str | None = BestEffort()(thumbnail, workspace, result.details["name"], new.image)
+            return picture
     return None
 
 
@@ -164,26 +167,29 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
         lines += ["", f"![mask over image]({picture})"]
     lines += ["", "| stage | done | skipped | failed | seconds | peak MiB |", "| --- | --- | --- | --- | --- | --- |"]
     for result in results:
-        counts = [str(sum(item.state == state for item in result.items)) for state in ("done", "skipped", "failed")]
+        states = [item.state for item in result.items]
+        counts = [str(states.count(state)) if states else "" for state in ("done", "skipped", "failed")]
         lines.append(f"| {result.stage} | {' | '.join(counts)} | {result.seconds:.1f} | {result.peak_mib:.0f} |")
     failed = [item for result in results for item in result.items if item.state == "failed"]
     if failed:
         lines += ["", "## Failed", *(f"- {escaped(named_error(item))}" for item in failed)]
     for result in results:
         if result.stage == "score" and result.scores:
-            lines += ["", "## Scores", "", *class_table(result.scores)]
+            lines += ["", *class_table(result.scores)]
     if paths := [path for result in results if result.stage in ("report", "export", "train") for path in result.paths]:
         lines += ["", "## Open", *(f"- `{path}`" for path in paths)]
     return "\n".join(lines)
 
 
 def class_table(scores: Mapping[str, Any]) -> list[str]:
-    """Markdown: IoU and Dice of each class."""
+    """Markdown: IoU and Dice of each class, on the images of the test split where there are any."""
+    splits = scores.get("per_split", {})
+    part, which = (splits["test"], "of the test split") if "test" in splits else (scores, "of all images")
     rows = [
         f"| {escaped(name)} | {number(row.get('iou'))} | {number(row.get('dice'))} |"
-        for name, row in scores.get("per_class", {}).items()
+        for name, row in part.get("per_class", {}).items()
     ]
-    return ["| class | IoU | Dice |", "| --- | --- | --- |", *rows]
+    return [f"## Scores {which}", "", "| class | IoU | Dice |", "| --- | --- | --- |", *rows]
 
 
 def number(value: float | None) -> str:

@@ -7,7 +7,19 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.console import named_error
+from segcore.errors import SegcoreError
 from segcore.results import StageResult, exit_code
+
+MAX_NAMED = 5
+"""How many failures a state's message names; the run's table and the report have all."""
+
+
+class UnfinishedError(SegcoreError):
+    """Some images failed. Prefect wants an exception as the data of a Failed state; this one brings the results."""
+
+    def __init__(self, message: str, results: Sequence[StageResult] = ()) -> None:
+        super().__init__(message)
+        self.results = tuple(results)
 
 
 def final_state(results: Sequence[StageResult]) -> State[Any]:
@@ -15,15 +27,13 @@ def final_state(results: Sequence[StageResult]) -> State[Any]:
 
     A failed image fails once per stage that meets it; what counts is whether any stage finished something.
     """
-    left = {"stages": [result.model_dump(mode="json") for result in results]}
-    failures = [item for one in results for item in one.items if item.state == "failed"]
-    if not failures:
+    failed = [item for one in results for item in one.items if item.state == "failed"]
+    if not failed:
+        left = {"stages": [result.model_dump(mode="json") for result in results]}
         return Completed(message=f"{results[-1].stage}: all done", data=left)
-    named = "; ".join(named_error(item) for item in failures[:5])
-    more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+    named = "; ".join(named_error(item) for item in failed[:MAX_NAMED])
+    more = f"; and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
+    message = f"{len(failed)} failed: {named}{more}"
     code = exit_code(item for one in results for item in one.items)
-    return Failed(
-        name="PartlyDone" if code == 3 else "Failed",
-        message=f"{len(failures)} failed: {named}{more}",
-        data=left,
-    )
+    name = "PartlyDone" if code == 3 else "Failed"
+    return Failed(name=name, message=message, data=UnfinishedError(message, results))

@@ -66,9 +66,11 @@ def stage_results(state: "State[Any]") -> list[StageResult]:
         SegcoreError: the state's message, where there is no result.
     """
     left = state.result(raise_on_failure=False)
-    if not isinstance(left, dict):
-        raise SegcoreError(state.message or f"the flow ended as {state.name}")
-    return [StageResult.model_validate(result) for result in left["stages"]]
+    if isinstance(left, dict):
+        return [StageResult.model_validate(result) for result in left["stages"]]
+    if results := getattr(left, "results", ()):
+        return list(results)
+    raise SegcoreError(state.message or f"the flow ended as {state.name}")
 
 
 def page_of(flow_run_id: Any) -> str:

@@ -95,7 +95,7 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(stages: dict[str
     assert kinds.count("create_table") == kinds.count("create_markdown") == 1
     table = next(args[0] for kind, args in artifacts if kind == "create_table")
     assert {"image": "b.tif", "ingest": "failed: b.tif: not an image"}.items() <= table[1].items()
-    assert table[0]["miou"] == 0.75
+    assert table[0]["miou"] == "0.7500"
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -172,7 +172,7 @@ def test_image_rows_lay_the_stages_side_by_side() -> None:
     ]
     assert image_rows(results) == [
         {"image": "b.tif", "ingest": "failed: b.tif: not an image", "miou": "", "predict": ""},
-        {"image": "a-01234567", "ingest": "done", "miou": 0.75, "predict": "skipped"},
+        {"image": "a-01234567", "ingest": "done", "miou": "0.7500", "predict": "skipped"},
     ]
 
 
