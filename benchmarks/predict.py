@@ -34,7 +34,7 @@ from segcore.config import PredictConfig
 from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.numerics import Network, resolve_device
-from segcore.inference.plan import num_cores
+from segcore.measure import num_cores
 from segcore.models import ModelConfig, build_model
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.store import PyramidSpec, Staging, Workspace

@@ -40,12 +40,12 @@ def nightly(
     """
     where = {"workspace": workspace}
     chosen = {**where, "model": model}
-    new = {"sources": sources or [], "manifest": manifest, "targets": targets, "classes": classes, "overwrite": True}
+    new = {"sources": sources or [], "manifest": manifest, "targets": targets, "classes": classes}
     results: list[StageResult] = []
     try:
         results.append(stage("ingest", {**where, **new}))
-        # A source that changed has a new plan; `overwrite` replaces its mask too, and leaves the finished ones alone.
-        results.append(stage("predict", {**chosen, "overwrite": True, **(predict or {})}))
+        # A source that changed replaces its image, and that its mask, without `overwrite`; finished ones stay.
+        results.append(stage("predict", {**chosen, **(predict or {})}))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
         results.append(stage("score", chosen))
         results.append(stage("report", {**chosen, "failures": failures(results)}))

@@ -117,7 +117,7 @@ class TrainConfig(StageConfig):
     """CPU threads of the model; 0 = all cores."""
     seed: int = 0
     """Of weights, tiles and augmentation."""
-    run: str | None = None
+    run: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Run id; the same id goes on from its last checkpoint."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
@@ -152,6 +152,12 @@ class PredictConfig(StageConfig):
     """Rewrite a mask of the same name that was made under another plan."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
+
+    @model_validator(mode="after")
+    def _keep_reserved_names(self) -> Self:
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"name: '{self.name}' is the workspace's own; give the mask another name")
+        return self
 
 
 class ScoreConfig(StageConfig):
@@ -192,6 +198,9 @@ class ExportConfig(StageConfig):
     overwrite: bool = False
     """Write over files that exist."""
 
+
+RESERVED_NAMES = ("image", "target", "target_instances", "valid", "foreground")
+"""What no mask may be called: the image itself, and the labels that no model makes."""
 
 STAGES: dict[str, type[StageConfig]] = {
     "ingest": IngestConfig,

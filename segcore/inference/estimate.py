@@ -53,7 +53,7 @@ class _Cost:
         network = Network(job.package, job.device, job.precision, batch=1)
         before = tree_bytes()
         with Peak(interval_s=0.02) as peak:
-            _, seconds = timed_ids(network, tiles)
+            _, seconds = timed_ids(network, tiles, image.nodata)
         num_px = math.prod(tiling.read)
         self.base_bytes = before
         self.s_per_px = seconds / (len(tiles) * num_px)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 import segcore
 from segcore.config import PredictConfig
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
+from segcore.measure import num_cores
 from segcore.models.package import ModelPackage
 from segcore.store import Image, PyramidSpec
 
@@ -54,13 +54,6 @@ class Job:
         return num_cores() if self.device.type == "cpu" else 1
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def tiling_for(config: PredictConfig, package: ModelPackage, shape_yx: tuple[int, ...]) -> Tiling:
     """The tile grid of an image (y, x): what the config asks for, else what the package was made with."""
     contract = package.contract
@@ -80,6 +73,7 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
         "source": {
             "digest": image.digest,
             "plan": image.attributes.get("plan"),
+            "valid": image.valid_plan,
             "spacing": None if spacing is None else spacing.model_dump(mode="json"),
         },
         "model": job.package.digest,
@@ -91,6 +85,28 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
         "precision": job.precision,
         "device": job.device.type,
     }
+
+
+def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """The plan with all that the config leaves open as a finished mask has it.
+
+    A mask that is complete is not made again because tonight's machine would take another batch or precision;
+    what the user asks for by name has to match.
+
+    Args:
+        job: what was asked for.
+        plan: what it means on this machine.
+        made: the plan of the finished mask.
+    """
+    config = job.config
+    left_open = {
+        "precision": config.precision == "auto",
+        "device": config.device == "auto",
+        "batch": "batch" not in config.model_fields_set,
+        "tile_px": config.tile_px is None,
+        "halo_px": config.halo_px is None,
+    }
+    return plan | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
 
 
 def mask_spec(job: Job, image: Image) -> PyramidSpec:

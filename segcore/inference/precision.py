@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segcore.errors import ConfigError
 from segcore.geometry import Tile, Window
-from segcore.inference.numerics import Network
+from segcore.inference.numerics import Network, NotFiniteError
 from segcore.inference.tiling import Pixels, Tiling, read_reflected, stacked
 from segcore.models.package import ModelPackage
 from segcore.store import Image, Workspace
@@ -74,7 +74,10 @@ def resolve_precision(
     kept = _kept(ws, key)
     if kept is not None:
         return kept.precision
-    found = calibrate(package, device, candidates, calibration_tiles(image, tiling))
+    try:
+        found = calibrate(package, device, candidates, calibration_tiles(image, tiling), image.nodata)
+    except NotFiniteError:
+        return "float32"  # not kept: whether it is the image or the model shows when the image's turn comes
     data = json.dumps(found.model_dump(mode="json"), indent=1).encode()
     if keep and not ws.objects.put_new(key, data):
         theirs = _kept(ws, key)  # another process was faster: all must take the same
@@ -142,15 +145,29 @@ def _diagonal(tiling: Tiling, count: int = 64) -> list[Tile]:
     return [next(tiling.tiles(Window(place, (1, 1)))) for place in places]
 
 
-def calibrate(package: ModelPackage, device: torch.device, candidates: list[str], tiles: list[Pixels]) -> Calibration:
-    """The fastest of `candidates` (float32 first) that agrees with float32 on `tiles`."""
+def calibrate(
+    package: ModelPackage,
+    device: torch.device,
+    candidates: list[str],
+    tiles: list[Pixels],
+    nodata: float | None = None,
+) -> Calibration:
+    """The fastest of `candidates` (float32 first) that agrees with float32 on `tiles`.
+
+    Raises:
+        NotFiniteError: if float32 itself gives NaN or Inf; a lower precision that does is not taken.
+    """
     seconds: dict[str, float] = {}
     masks: dict[str, Pixels] = {}
     for precision in candidates:
         network = Network(package, device, precision, batch=1)
-        masks[precision], seconds[precision] = timed_ids(network, tiles)
+        try:
+            masks[precision], seconds[precision] = timed_ids(network, tiles, nodata)
+        except NotFiniteError:
+            if precision == "float32":
+                raise
     agreement = {name: float(np.mean(mask == masks["float32"])) for name, mask in masks.items()}
-    agreeing = [name for name in candidates if agreement[name] >= MIN_AGREEMENT]
+    agreeing = [name for name, share in agreement.items() if share >= MIN_AGREEMENT]
     num_px = sum(tile.shape[-2] * tile.shape[-1] for tile in tiles)
     return Calibration(
         precision=min(agreeing, key=lambda name: seconds[name]),
@@ -160,7 +177,7 @@ def calibrate(package: ModelPackage, device: torch.device, candidates: list[str]
     )
 
 
-def timed_ids(network: Network, tiles: list[Pixels]) -> tuple[Pixels, float]:
+def timed_ids(network: Network, tiles: list[Pixels], nodata: float | None = None) -> tuple[Pixels, float]:
     """The ids of all tiles, and the median time in s that they take on one thread after a first run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -170,7 +187,7 @@ def timed_ids(network: Network, tiles: list[Pixels]) -> tuple[Pixels, float]:
         with torch.inference_mode():
             for _ in range(REPEATS + 1):
                 began = time.perf_counter()
-                ids = [network.ids(tile, halo=0) for tile in tiles]
+                ids = [network.ids(tile, halo=0, nodata=nodata) for tile in tiles]
                 times.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)

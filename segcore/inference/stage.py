@@ -18,7 +18,7 @@ from segcore.inference.gaussian import GaussianUnit
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.numerics import Network, repeatable, resolve_device
 from segcore.inference.pipeline import Load, Pipeline, Threads
-from segcore.inference.plan import STALE_WITH, Job, freeze, mask_attributes, mask_spec, tiling_for
+from segcore.inference.plan import STALE_WITH, Job, as_finished, freeze, mask_attributes, mask_spec, tiling_for
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
 from segcore.inference.run import MaskRun
 from segcore.measure import Peak
@@ -150,6 +150,8 @@ class _Night:
             self._progress.note(warning)
         tiling = tiling_for(job.config, job.package, image.shape()[-2:])
         plan, spec = freeze(job, image, tiling), mask_spec(job, image)
+        if job.name in self._ws.label_names(image_id):
+            plan = as_finished(job, plan, self._ws.label(image_id, job.name).attributes.get("predict", {}))
         staging = Staging.begin(
             self._ws, image_id, job.name, plan, spec, overwrite=job.config.overwrite, supersede=STALE_WITH
         )
@@ -162,6 +164,7 @@ class _Night:
         try:
             return self._resumed(image, staging, plan, MaskRun.of(image, staging, tiling, spec, job.ignore))
         except BaseException:
+            self._runs.pop(image_id, None)
             staging.close()
             raise
 
@@ -196,6 +199,8 @@ class _Night:
     def _finish(self, run: MaskRun) -> None:
         plan = self._plans[run.image.image_id]
         run.finish(mask_attributes(self._job, run.image, plan), self._job.package.classes)
+        self._items[run.image.image_id] = self._item(run.image.image_id, run)
+        del self._runs[run.image.image_id]  # a night of many images keeps none of them
 
     def _item(self, image_id: str, run: MaskRun) -> ItemResult:
         if run.finished:

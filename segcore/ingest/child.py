@@ -5,7 +5,6 @@ write_unit: source window -> shard of image, target, valid         one work unit
 content_digest: the file's bytes -> SHA-256
 """
 
-import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
 from segcore.sources import Limits, Source, SourceInfo, open_source
 from segcore.sources.files import SourceFile
-from segcore.store import Staging, Workspace
+from segcore.store import Staging, Workspace, differs_from
 from segcore.targets import Target, load_classes, open_target, open_valid
 
 BLOCK_BYTES = 8 << 20
@@ -57,10 +56,27 @@ class _Opened(NamedTuple):
     target: Target | None
     valid: Callable[[Window], Pixels] | None
 
+    def close(self) -> None:
+        self.source.close()
+        if self.target is not None:
+            self.target.close()
 
-@functools.lru_cache(maxsize=1)
+
+_kept: dict[tuple[Entry, Settings], _Opened] = {}
+
+
 def _opened(entry: Entry, settings: Settings) -> _Opened:
-    """Source, target and valid mask; kept open between the work units of one image."""
+    """Source, target and valid mask; kept open between the work units of one image, closed with the next."""
+    key = (entry, settings)
+    if key not in _kept:
+        for opened in _kept.values():
+            opened.close()
+        _kept.clear()
+        _kept[key] = _open(entry, settings)
+    return _kept[key]
+
+
+def _open(entry: Entry, settings: Settings) -> _Opened:
     source = open_source(entry.source, settings.limits)
     shape_yx = (source.info.shape[-2], source.info.shape[-1])
     target = None
@@ -75,15 +91,25 @@ def _opened(entry: Entry, settings: Settings) -> _Opened:
         return _Opened(source, target, None)
 
     def read_valid(window: Window) -> Pixels:
-        usable = source.read_valid(window)
+        usable = _usable(source, window)
         return usable if valid_file is None else usable & valid_file.read(window)
 
     return _Opened(source, target, read_valid)
 
 
+def _usable(source: Source, window: Window) -> Pixels:
+    """What the source itself says of a (y, x) window: its alpha or mask band, else where any band is not nodata."""
+    info = source.info
+    if info.has_valid or info.nodata is None:
+        return source.read_valid(window)
+    leading = info.shape[:-2]
+    pixels = source.read(Window((0,) * len(leading) + window.start, leading + window.shape))
+    return np.asarray(differs_from(pixels, info.nodata).reshape(-1, *window.shape).any(axis=0))
+
+
 def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     """Open a source and all that belongs to it; read the first pixels, so that a broken file is found early."""
-    _opened.cache_clear()
+    _kept.clear()
     opened = _opened(entry, settings)
     beat()
     info = opened.source.info
@@ -114,7 +140,7 @@ def content_digest(beat: Beat, uri: str) -> str:
 def write_unit(
     beat: Beat, workspace_uri: str, entry: Entry, settings: Settings, names: tuple[str, ...], unit: Ints
 ) -> int:
-    """Write one work unit of an image and of its labels; the number of shards that were written.
+    """Write one work unit of an image and of its labels; the number of the image's shards that were written.
 
     Args:
         beat: called after every shard.
@@ -136,7 +162,7 @@ def write_unit(
         writer = staging.unit_writer(index)
         for shard in staging.pending(index):
             writer.put(shard, _pixels(opened, name, staging.shard_window(shard)))
-            num_written += 1
+            num_written += name == "image"
             beat(1 if name == "image" else 0)
     return num_written
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.config import IngestConfig, unknown_key
 from segcore.errors import ConfigError, SourceError
+from segcore.sources.files import check_scheme, is_known_scheme
 
 SUFFIXES = (".tif", ".tiff", ".svs", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
 """What is taken from a folder; a file that is named is taken whatever its name."""
@@ -43,7 +44,7 @@ def list_entries(config: IngestConfig) -> list[Entry]:
     """Everything to ingest, each source once, in the order given.
 
     Raises:
-        ConfigError: if a pattern, folder or manifest gives nothing, or the manifest is wrong.
+        ConfigError: if the manifest or the pattern of the targets is wrong.
     """
     rows = _manifest_rows(config.manifest) if config.manifest else _source_rows(config)
     entries: dict[str, Entry] = {}
@@ -74,16 +75,25 @@ def file_stamp(uri: str) -> dict[str, Any]:
     Raises:
         SourceError: if there is no such file.
     """
+    if _is_pattern(uri) and not (not _is_remote(uri) and Path(canonical_uri(uri)).exists()):
+        raise SourceError(f"{uri}: nothing matches this pattern{', or it cannot be listed' if _is_remote(uri) else ''}")
     try:
         if not _is_remote(uri):
-            stat = Path(canonical_uri(uri)).stat()
+            path = Path(canonical_uri(uri))
+            if path.is_dir():
+                raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(SUFFIXES)}")
+            stat = path.stat()
             return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        system, path = fsspec.core.url_to_fs(uri)
-        info = system.info(path)
-        version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime")
-        return {"uri": uri, "size": info.get("size"), "version": str(version)}
-    except OSError as error:
-        raise SourceError(f"{uri}: cannot be opened ({error.strerror or error})") from error
+        check_scheme(uri)
+        system, key = fsspec.core.url_to_fs(uri)
+        info = system.info(key)
+    except SourceError:
+        raise
+    except Exception as error:  # every file system behind fsspec has errors of its own
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise SourceError(f"{uri}: cannot be opened ({' '.join(str(reason).split())})") from error
+    version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime")
+    return {"uri": uri, "size": info.get("size"), "version": str(version)}
 
 
 def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
@@ -94,24 +104,23 @@ def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
 
 
 def _expand(given: str) -> list[str]:
-    """Files behind a name: itself, what a glob matches, or the images below a folder."""
+    """Files behind a name: itself, what a glob matches, or the images below a folder; itself where that is nothing."""
     if _is_remote(given):
-        if not _is_pattern(given):
+        if not _is_pattern(given) or not is_known_scheme(given):
             return [given]
-        system, path = fsspec.core.url_to_fs(given)
-        found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
+        try:
+            system, path = fsspec.core.url_to_fs(given)
+            found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
+        except Exception:  # noqa: BLE001 - no credentials, no network...: this source fails by name, when it is opened
+            return [given]
     elif Path(given).is_dir():
         found = sorted(str(path) for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ConfigError(f"{given}: no image in this folder; expected names in {' '.join(SUFFIXES)}")
-        return found
+        return found or [given]
     elif Path(given).exists() or not _is_pattern(given):
         return [given]
     else:
         found = sorted(_glob(given))
-    if not found:
-        raise ConfigError(f"{given}: nothing matches this pattern")
-    return found
+    return found or [given]
 
 
 def _glob(pattern: str) -> list[str]:
@@ -121,7 +130,7 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
-    """The target files of a source; a source whose pattern matches nothing is an error, never silently unlabelled."""
+    """The target files of a source; where the pattern matches nothing it stays, so that the source fails by name."""
     plain = source.removeprefix("file://")
     stem = Path(plain).name.removesuffix(Path(plain).suffix)
     parent = plain.rsplit("/", 1)[0] if "/" in plain else "."
@@ -129,11 +138,7 @@ def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
         filled = pattern.format(stem=stem, parent=parent)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(f"--targets {pattern}: only {{stem}} and {{parent}} can be filled in") from error
-    return tuple(_expand(filled)) if _has_match(filled) else (filled,)
-
-
-def _has_match(pattern: str) -> bool:
-    return _is_remote(pattern) or (_is_pattern(pattern) and bool(_glob(pattern)))
+    return tuple(_expand(filled))
 
 
 def _is_per_object(pattern: str) -> bool:

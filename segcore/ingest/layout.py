@@ -28,28 +28,27 @@ def image_spec(found: Probe, shard_px: int) -> PyramidSpec:
 
 
 def all_specs(found: Probe, shard_px: int) -> dict[str, PyramidSpec]:
-    """The arrays by name. Labels first: the image is complete last, and with it all that belongs to it."""
+    """The arrays by name, the image first: where it is refused, its labels have to stay as they are."""
     image = image_spec(found, shard_px)
 
     def label(dtype: str, kind: Any) -> PyramidSpec:
         return PyramidSpec(axes=("y", "x"), shape=image.shape[-2:], dtype=dtype, kind=kind, shard_px=image.shard_px)
 
-    specs = {}
+    specs = {"image": image}
     if found.has_valid:
         specs["valid"] = label("uint8", "mask")
     if found.target_dtype is not None:
         specs["target"] = label(found.target_dtype, "mask")
     if found.has_instances:
         specs["target_instances"] = label("uint32", "instances")
-    return {**specs, "image": image}
+    return specs
 
 
 def plan_of(name: str, found: Probe, request: dict[str, Any]) -> dict[str, Any]:
     """All that decides the pixels of an array."""
     plan = {"source": request["source"], "reader": found.info.reader}
     if name in ("target", "target_instances"):
-        classes = [c.model_dump(mode="json") for c in found.classes]
-        plan |= {"targets": request["targets"], "kind": found.target_kind, "classes": classes}
+        plan |= {"targets": request["targets"], "kind": found.target_kind, "classes": request["classes"]}
     elif name == "valid":
         plan |= {"valid": request["valid"]}
     return plan

@@ -14,8 +14,11 @@ from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
-from segcore.store import Staging, Workspace
+from segcore.store import Staging, Workspace, withdraw_labels
 from segcore.targets import load_classes
+
+LABELS = {"target", "target_instances", "valid"}
+"""What ingest makes beside the image."""
 
 
 @dataclass(eq=False)
@@ -34,8 +37,8 @@ class _Job:
     digest: str | None = None
     result: ItemResult | None = None
 
-    def fail(self, error: Exception) -> None:
-        self._end("failed", error=str(error))
+    def fail(self, message: str) -> None:
+        self._end("failed", error=message)
 
     def skip(self, **details: Any) -> None:
         self._end("skipped", **details)
@@ -125,9 +128,11 @@ class _Run:
 
     def _agree_on_classes(self, jobs: Sequence[_Job]) -> None:
         """Index masks without a class table: all images get the classes of the one with the highest id."""
-        counted = [job for job in jobs if job.probe is not None and job.probe.target_kind == "index"]
-        if self.config.classes is not None or not counted:
+        kinds = {job.probe.target_kind for job in jobs if job.probe is not None}
+        if self.config.classes is not None or "index" not in kinds:
             return
+        # A mask that happens to hold 0 and 1 alone looks binary.
+        counted = [job for job in jobs if job.probe is not None and job.probe.target_kind in ("index", "binary")]
         longest = max((job.probe.classes for job in counted if job.probe), key=len)
         for job in counted:
             assert job.probe is not None
@@ -180,7 +185,7 @@ class _Run:
         assert self.workspace is not None
         try:
             units = self._stage(job)
-        except SegcoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this source's; the others go on
             self._fail(job, error)
             return []
         names = tuple(job.stagings)
@@ -205,7 +210,7 @@ class _Run:
         if job.awaited == 0:
             try:
                 self._finish(job)
-            except SegcoreError as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 self._fail(job, error)
 
     def _stage(self, job: _Job) -> list[Any]:
@@ -213,7 +218,8 @@ class _Run:
         assert self.workspace is not None
         assert job.probe is not None
         units: set[Any] = set()
-        for name, spec in all_specs(job.probe, self.config.shard_px).items():
+        specs = all_specs(job.probe, self.config.shard_px)
+        for name, spec in specs.items():
             staging = Staging.begin(
                 self.workspace,
                 job.entry.image_id,
@@ -224,6 +230,8 @@ class _Run:
                 supersede=("source",),
             )
             job.stagings[name] = staging
+            if name == "image" and not staging.finished:
+                withdraw_labels(self.workspace, job.entry.image_id, LABELS - specs.keys())
             for unit in [] if staging.finished else staging.units():
                 found = dict(zip(spec.axes, unit, strict=True))
                 units.add(tuple(found.get(axis, 0) for axis in job.probe.info.axes))
@@ -244,7 +252,8 @@ class _Run:
             "group": job.entry.group,
             "segcore_version": segcore.__version__,
         }
-        for name, staging in job.stagings.items():
+        # The image is complete last, and with it all that belongs to it.
+        for name, staging in sorted(job.stagings.items(), key=lambda named: named[0] == "image"):
             if name == "image":
                 own = {
                     "digest": job.digest,
@@ -266,8 +275,10 @@ class _Run:
 
     def _fail(self, job: _Job, error: Exception) -> None:
         if job.result is None:
-            job.fail(error)
-            self.progress.note(str(error))
+            known = isinstance(error, SegcoreError)
+            message = str(error) if known else f"{job.entry.source}: {type(error).__name__}: {error}"
+            job.fail(" ".join(message.split()))
+            self.progress.note(" ".join(message.split()))
 
 
 def _mark(entry: Entry) -> str:

@@ -24,6 +24,23 @@ HEAD_BYTES = 4096
 BLOCK_BYTES = 2**20
 
 
+def is_known_scheme(uri: str) -> bool:
+    """True for a URL that may be asked for at all."""
+    return uri.partition("://")[0] in PROTOCOLS
+
+
+def check_scheme(uri: str) -> None:
+    """Refuse a URL whose scheme is not on the list, before anybody is asked.
+
+    Raises:
+        SourceError: naming those that are.
+    """
+    if not is_known_scheme(uri):
+        known = ", ".join(sorted(PROTOCOLS))
+        scheme = uri.partition("://")[0]
+        raise SourceError(f"{uri}: '{scheme}://' is not read; expected a local path or one of {known}")
+
+
 class SourceFile:
     """One file: its name, size and first bytes; opened or fetched when a reader asks.
 
@@ -56,9 +73,7 @@ class SourceFile:
 
     def _stat_remote(self, scheme: str) -> int:
         """Size of the remote file."""
-        if scheme not in PROTOCOLS:
-            known = ", ".join(sorted(PROTOCOLS))
-            raise SourceError(f"{self.uri}: '{scheme}://' is not read; expected a local path or one of {known}")
+        check_scheme(self.uri)
         try:
             self._fs, self._key = fsspec.core.url_to_fs(self.uri)
             info = self._fs.info(self._key)

@@ -2,8 +2,8 @@
 
 from segcore.store.image import Image, Label
 from segcore.store.objects import Objects
-from segcore.store.pyramid import PyramidSpec, fitting_shard_px
-from segcore.store.staging import Staging
+from segcore.store.pyramid import PyramidSpec, differs_from, fitting_shard_px
+from segcore.store.staging import Staging, withdraw_labels
 from segcore.store.unit import UnitWriter
 from segcore.store.verify import Problem, verify
 from segcore.store.workspace import Workspace
@@ -17,6 +17,8 @@ __all__ = [
     "Staging",
     "UnitWriter",
     "Workspace",
+    "differs_from",
     "fitting_shard_px",
     "verify",
+    "withdraw_labels",
 ]

@@ -1,6 +1,7 @@
 """Image and Label: a complete multiscale array of the workspace, open for reading."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,13 @@ class Label(_Pyramid):
 class Image(_Pyramid):
     """An image, with what is known of which pixels are usable."""
 
+    def __init__(
+        self, objects: Objects, image_id: str, attributes: dict[str, Any], open_valid: Callable[[], Label]
+    ) -> None:
+        super().__init__(objects, image_id, "image", attributes)
+        self._open_valid = open_valid
+        self._valid: Label | None = None
+
     @property
     def channels(self) -> tuple[str, ...]:
         return tuple(self.attributes["channels"])
@@ -107,32 +115,47 @@ class Image(_Pyramid):
         """True if the image has a `valid` label (from alpha, a mask band or a file)."""
         return bool(self.attributes.get("has_valid"))
 
+    @property
+    def valid_plan(self) -> int | None:
+        """Which plan made the `valid` label; another one is another validity. None without the label.
+
+        Raises:
+            IncompleteError: if the label is not finished.
+        """
+        return int(self._valid_label().attributes["plan"]) if self.has_valid else None
+
     def _valid_label(self) -> Label:
         with self._lock:
-            cached: Label | None = self.__dict__.get("_valid")
-            if cached is None:
-                axes = [{"name": axis} for axis in self.axes if axis != "c"]
-                scales = {"axes": axes, "datasets": [{}] * self.num_levels}
-                attributes = {"segcore": {}, "ome": {"multiscales": [scales]}}
-                cached = self.__dict__["_valid"] = Label(self._objects, self.image_id, "valid", attributes)
-            return cached
+            if self._valid is None:
+                self._valid = self._open_valid()
+            return self._valid
 
     def read_valid(self, window: Window, level: int = 0) -> npt.NDArray[np.bool_]:
         """Which pixels of a `(y, x)` window are usable, True = usable.
 
-        Without a `valid` label, a pixel is usable where any band differs from nodata; without nodata, everywhere.
+        Without a `valid` label, a pixel is usable where any band has a value.
         """
         assert window.ndim == 2, f"validity is over (y, x), got {window}"
         if self.has_valid:
             return self._valid_label().read(window, level).astype(np.bool_)
-        if self.nodata is None:
+        if not self.pixels_tell:
             return np.ones(window.shape, dtype=np.bool_)
         leading = self.shape(level)[:-2]
         pixels = self.read(Window((0,) * len(leading) + window.start, leading + window.shape), level)
         return self.usable(pixels)
 
+    @property
+    def pixels_tell(self) -> bool:
+        """True if the pixels themselves say which are usable: no `valid` label, but nodata or a float type."""
+        return not self.has_valid and (self.nodata is not None or np.issubdtype(self.dtype, np.floating))
+
+    def missing(self, pixels: Pixels) -> npt.NDArray[np.bool_]:
+        """Elements without a value, in the shape of `pixels`: nodata, and what is not finite."""
+        missing = ~np.isfinite(pixels)
+        if self.nodata is not None:
+            missing |= ~differs_from(pixels, self.nodata)
+        return missing
+
     def usable(self, pixels: Pixels) -> npt.NDArray[np.bool_]:
-        """The nodata rule on pixels already read: `(..., Y, X)` -> `(Y, X)`, True = usable."""
-        if self.nodata is None:
-            return np.ones(pixels.shape[-2:], dtype=np.bool_)
-        return np.asarray(differs_from(pixels, self.nodata).reshape(-1, *pixels.shape[-2:]).any(axis=0))
+        """Where any band has a value, of pixels already read: `(..., Y, X)` -> `(Y, X)`, True = usable."""
+        return ~self.missing(pixels).reshape(-1, *pixels.shape[-2:]).all(axis=0)

@@ -5,6 +5,7 @@ term on its own clock, so that no two machines' clocks are compared. An owner on
 no longer alive is followed at once.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -111,4 +112,5 @@ class Lease:
             return
         self._stop.set()
         self._thread.join()
-        self._create(self._number + 1, released=True)
+        with contextlib.suppress(StoreError):  # the store is away: the term runs out by itself
+            self._create(self._number + 1, released=True)

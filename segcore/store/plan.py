@@ -65,9 +65,12 @@ class PlanState:
         return f"{self.prefix}/shards/{level}/{'.'.join(map(str, shard))}"
 
     def record(self, level: int, shard: Ints) -> ShardRecord | None:
-        """The record of one shard, or None if it is not finished."""
+        """The record of one shard, or None if it is not finished (a damaged record is none)."""
         data = self.objects.get(self._record_key(level, shard))
-        return None if data is None else ShardRecord.model_validate_json(data)
+        try:
+            return None if data is None else ShardRecord.model_validate_json(data)
+        except ValueError:
+            return None
 
     def put_record(self, level: int, shard: Ints, record: ShardRecord) -> None:
         self.objects.put(self._record_key(level, shard), record.model_dump_json().encode())

@@ -6,7 +6,7 @@ A work unit builds the levels that lie wholly inside it; `finish` builds those a
 children, writes the metadata, and last of all the group's `zarr.json`: with it the image is complete.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ from segcore.store.plan import (
 )
 from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
 from segcore.store.unit import ParentShard, UnitWriter
-from segcore.store.workspace import Workspace, array_prefix, rebuild_label_list
+from segcore.store.workspace import Workspace, array_prefix, listed_labels, rebuild_label_list
 
 
 class Staging:
@@ -69,8 +69,8 @@ class Staging:
             plan: JSON; all that decides the pixels, frozen in `plan.json`.
             spec: layout of the pyramid.
             overwrite: replace what was made under another plan.
-            supersede: keys of `plan` whose change alone makes the old result stale, so that it is replaced
-                without `overwrite` (the digest of a source that has changed).
+            supersede: keys of `plan` whose change makes the old result stale, so that it is replaced without
+                `overwrite`, whatever else differs (the digest of a source that has changed).
 
         Raises:
             PlanMismatchError: if another plan stands under this name; the difference is named.
@@ -83,6 +83,7 @@ class Staging:
             done = cls(workspace, image_id, name, state, spec, None)
             done.finished = objects.size(f"{done.prefix}/zarr.json") is not None
             if done.finished:
+                done._make_up_for_a_kill()
                 return done
         lease = Lease(objects, f"{state_prefix(image_id, name)}/lease")
         try:
@@ -96,6 +97,11 @@ class Staging:
             lease.release()
             raise
         return staging
+
+    def _make_up_for_a_kill(self) -> None:
+        """Do what comes after the mark of completeness, where a kill prevented it."""
+        if self.name != "image" and self.name not in listed_labels(self.workspace, self.image_id):
+            rebuild_label_list(self.workspace, self.image_id)
 
     @staticmethod
     def _agreed_plan(
@@ -111,9 +117,11 @@ class Staging:
         if state is None:
             return create_plan(objects, image_id, name, 0, frozen)
         old = state.load()
+        for number in range(state.number):  # left by a kill between a new plan and the end of the old one
+            objects.delete_prefix(f"{state_prefix(image_id, name)}/{number}")
         if not plan_difference(old, frozen):
             return state
-        if not overwrite and not _differ_only_in(old, frozen, supersede):
+        if not overwrite and not _is_stale(old, frozen, supersede):
             refuse_other_plan(old, frozen, f"{image_id}/{name}")
         withdraw(workspace, image_id, name)
         replacement = create_plan(objects, image_id, name, state.number + 1, frozen)
@@ -238,6 +246,7 @@ class Staging:
         if self.name != "image":
             rebuild_label_list(self.workspace, self.image_id)
         self.finished = True
+        self._records = None  # a night of many images must not keep all their ledgers
         self.close()
 
     def _from_children(self, level: int, shard: Ints) -> Pixels:
@@ -259,15 +268,20 @@ class Staging:
             "plan": self.state.number,
         }
         if self.spec.kind == "image":
-            coarsest = open_array(self._objects, f"{self.prefix}/{len(self.spec.levels) - 1}")
-            pixels = coarsest.read(Window.whole(coarsest.shape))
-            ome["omero"] = ngff.omero(channels, pixels, self.spec.axes)
+            ome["omero"] = ngff.omero(channels, self._sample(), self.spec.axes)
             own["channels"] = list(channels)
         else:
             ome["image-label"] = ngff.image_label(classes)
             own["classes"] = [c.model_dump(mode="json") for c in classes]
         extra = ngff.geozarr(georef, self.spec.shape[-2:]) if georef else {}
         return {f"{self.prefix}/zarr.json": canonical_json(ngff.group({"ome": ome, "segcore": own, **extra}))}
+
+    def _sample(self) -> Pixels:
+        """The middle plane of z or t of the coarsest level, all channels."""
+        coarsest = open_array(self._objects, f"{self.prefix}/{len(self.spec.levels) - 1}")
+        sides = zip(self.spec.axes, coarsest.shape, strict=True)
+        places = [(n // 2, 1) if axis in "zt" else (0, n) for axis, n in sides]
+        return coarsest.read(Window(tuple(a for a, _ in places), tuple(n for _, n in places)))
 
     # The ledger and the arrays' metadata
 
@@ -311,13 +325,18 @@ def withdraw(workspace: Workspace, image_id: str, name: str) -> None:
             objects.delete_prefix(f"{prefix}/{folder}")
 
 
+def withdraw_labels(workspace: Workspace, image_id: str, names: Iterable[str]) -> None:
+    """Withdraw labels that belong to pixels which are no more; those that are not there are fine."""
+    for name in sorted(set(names) & set(workspace.objects.folders(f"state/{image_id}"))):
+        withdraw(workspace, image_id, name)
+        workspace.objects.delete_prefix(state_prefix(image_id, name))
+
+
 def _json_number(value: float | None) -> float | str | None:
     """A number that any JSON parser reads; NaN as a word, which `float` understands."""
     return value if value is None or np.isfinite(value) else str(value)
 
 
-def _differ_only_in(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> bool:
-    def without(frozen: dict[str, Any]) -> dict[str, Any]:
-        return {**frozen, "plan": {key: value for key, value in frozen["plan"].items() if key not in keys}}
-
-    return bool(keys) and not plan_difference(without(old), without(new))
+def _is_stale(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> bool:
+    """True if one of these keys of the plan differs: what was made from the old value is worth nothing now."""
+    return any(plan_difference(old["plan"].get(key), new["plan"].get(key)) for key in keys)

@@ -8,7 +8,7 @@ from segcore.progress import SILENT, Progress
 from segcore.store.arrays import shard_key
 from segcore.store.plan import PlanState, digest_of, latest_plan
 from segcore.store.pyramid import PyramidSpec
-from segcore.store.workspace import Workspace, array_prefix
+from segcore.store.workspace import Workspace, array_prefix, listed_labels
 
 
 class Problem(BaseModel):
@@ -32,22 +32,43 @@ def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress 
         images: image ids; none = all that have been begun.
         progress: hears one step per image.
     """
-    ids = list(images) or workspace.objects.folders("state")
-    ids = [image_id for image_id in ids if image_id != "models"]
+    known = set(workspace.objects.folders("state")) | set(workspace.image_ids())
+    ids = list(images) or sorted(known - {"models"})
     progress.start("verify", len(ids), "images")
     problems: list[Problem] = []
     for image_id in ids:
-        for name in workspace.objects.folders(f"state/{image_id}"):
-            problems += _problems(workspace, image_id, name)
+        if image_id not in known:
+            problems.append(
+                Problem(image=image_id, name="image", key=array_prefix(image_id, "image"), what="no such image")
+            )
+        else:
+            problems += _image_problems(workspace, image_id)
         progress.advance()
     return problems
 
 
+def _image_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
+    labels = workspace.label_names(image_id)
+    marked = {"image", *labels} if image_id in workspace.image_ids() else set(labels)
+    for name in sorted(marked | set(workspace.objects.folders(f"state/{image_id}"))):
+        try:
+            yield from _problems(workspace, image_id, name)
+        except ValueError as error:  # a plan or a record that is no JSON any more
+            what = f"damaged: {' '.join(str(error).split())[:200]}"
+            yield Problem(image=image_id, name=name, key=f"state/{image_id}/{name}", what=what)
+    listed = listed_labels(workspace, image_id)
+    if sorted(listed) != sorted(labels):
+        key = f"{array_prefix(image_id, 'image')}/labels/zarr.json"
+        what = f"lists {', '.join(listed) or 'nothing'}; complete are {', '.join(labels) or 'none'}"
+        yield Problem(image=image_id, name="image", key=key, what=what)
+
+
 def _problems(workspace: Workspace, image_id: str, name: str) -> Iterator[Problem]:
     state = latest_plan(workspace.objects, image_id, name)
-    if state is None:
-        return
     prefix = array_prefix(image_id, name)
+    if state is None:
+        yield Problem(image=image_id, name=name, key=prefix, what="no plan: nothing tells what belongs to it")
+        return
     metadata = state.finished()
     if metadata is None:
         yield Problem(image=image_id, name=name, key=prefix, what="not complete: run the command that makes it again")
@@ -60,13 +81,12 @@ def _problems(workspace: Workspace, image_id: str, name: str) -> Iterator[Proble
 def _shard_problems(workspace: Workspace, image_id: str, name: str, state: PlanState) -> Iterator[Problem]:
     spec = PyramidSpec.model_validate(state.load()["storage"])
     prefix = array_prefix(image_id, name)
-    records = state.records()
     for level in range(len(spec.levels)):
         for shard in spec.grid(level).indices():
             key = shard_key(prefix, level, shard)
-            record = records.get((level, shard))
+            record = state.record(level, shard)
             if record is None:
-                yield Problem(image=image_id, name=name, key=key, what="no ledger record")
+                yield Problem(image=image_id, name=name, key=key, what="no readable ledger record")
             elif record.digest is not None:
                 yield from _compared(workspace, image_id, name, key, record.digest)
             elif workspace.objects.size(key) is not None:

@@ -69,7 +69,8 @@ class Workspace:
             StoreError: if there is none of this id.
             IncompleteError: if its ingest did not end.
         """
-        return Image(self.objects, image_id, "image", self._attributes(image_id, "image"))
+        attributes = self._attributes(image_id, "image")
+        return Image(self.objects, image_id, attributes, lambda: self.label(image_id, "valid"))
 
     def label_names(self, image_id: str) -> list[str]:
         """Names of an image's complete labels, sorted."""
@@ -106,6 +107,15 @@ def array_prefix(image_id: str, name: str) -> str:
     """Where an image (`name` = "image") or one of its labels lies."""
     image = f"images/{image_id}.ome.zarr"
     return image if name == "image" else f"{image}/labels/{name}"
+
+
+def listed_labels(workspace: Workspace, image_id: str) -> list[str]:
+    """The labels that `labels/zarr.json` names; viewers see no others."""
+    data = workspace.objects.get(f"{array_prefix(image_id, 'image')}/labels/zarr.json")
+    try:
+        return list(json.loads(data or b"{}")["attributes"]["ome"]["labels"])
+    except (ValueError, KeyError, TypeError):  # missing or damaged: as good as empty, it is rebuilt
+        return []
 
 
 def rebuild_label_list(workspace: Workspace, image_id: str) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from segcore.config import IngestConfig
-from segcore.errors import ConfigError
-from segcore.ingest.entries import image_id_of, list_entries
+from segcore.errors import ConfigError, SourceError
+from segcore.ingest.entries import file_stamp, image_id_of, list_entries
 
 
 def files(folder: Path, *names: str) -> None:
@@ -90,6 +90,21 @@ def test_a_wrong_manifest_is_refused_with_its_line(tmp_path: Path, text: str, me
         list_entries(config(tmp_path, manifest=str(tmp_path / "m.csv")))
 
 
-def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing matches"):
-        list_entries(config(tmp_path, sources=(str(tmp_path / "*.tif"),)))
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("{tmp}/*.tif", "nothing matches this pattern"),
+        ("{tmp}", "no image in this folder"),
+        ("{tmp}/gone.tif", "cannot be opened"),
+        ("foo://x.tif", "'foo://' is not read"),
+        ("{tmp}/nul\0.tif", "cannot be opened"),
+    ],
+)
+def test_what_is_not_there_fails_alone_and_by_name(tmp_path: Path, uri: str, message: str) -> None:
+    files(tmp_path / "with", "a.tif")
+    given = uri.format(tmp=tmp_path / "without")
+    (tmp_path / "without").mkdir()
+    entries = list_entries(config(tmp_path, sources=(given, str(tmp_path / "with"))))
+    assert [entry.source for entry in entries] == [given, str(tmp_path / "with" / "a.tif")]
+    with pytest.raises(SourceError, match=message):
+        file_stamp(given)

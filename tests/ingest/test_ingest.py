@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from PIL import Image as Picture
 
@@ -176,3 +177,56 @@ def test_index_masks_without_a_table_share_their_classes(tmp_path: Path, sources
     run(tmp_path, sources=given, targets="{parent}/{stem}_mask.png")
     workspace = Workspace.open(str(tmp_path / "w"))
     assert [[c.id for c in workspace.label(i, "target").classes] for i in workspace.image_ids()] == [[0, 1, 2, 3]] * 2
+
+
+def test_a_refused_image_keeps_its_labels(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(RNG.integers(0, 256, (600, 600, 3), np.uint8)).save(sources / "i.png")
+    mask = np.zeros((600, 600), np.uint8)
+    mask[:300] = 255
+    Picture.fromarray(mask).save(sources / "m.png")
+    given = {"sources": (str(sources / "i.png"),), "targets": str(sources / "m.png")}
+    run(tmp_path, **given, shard_px=256)
+    Picture.fromarray(255 - mask).save(sources / "m.png")
+    os.utime(sources / "m.png", ns=(1, 1))
+    assert run(tmp_path, **given, shard_px=512).items[0].state == "failed"
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert (whole(workspace, workspace.image_ids()[0], "target") == (mask > 0)).all()
+    assert run(tmp_path, **given, shard_px=256).items[0].state == "done"
+    assert (whole(workspace, workspace.image_ids()[0], "target") == (mask == 0)).all()
+
+
+def test_a_changed_source_of_another_size_takes_its_old_target_with_it(tmp_path: Path, sources: Path) -> None:
+    path = sources / "i.png"
+    Picture.fromarray(RNG.integers(0, 256, (60, 70, 3), np.uint8)).save(path)
+    Picture.fromarray(np.zeros((60, 70), np.uint8)).save(sources / "m.png")
+    run(tmp_path, sources=(str(path),), targets=str(sources / "m.png"))
+    Picture.fromarray(RNG.integers(0, 256, (61, 70, 3), np.uint8)).save(path)
+    assert run(tmp_path, sources=(str(path),)).items[0].state == "done"
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert workspace.image(workspace.image_ids()[0]).shape() == (3, 61, 70)
+    assert workspace.label_names(workspace.image_ids()[0]) == []
+    assert verify(workspace) == []
+
+
+def test_nodata_stays_unusable_under_a_valid_file(tmp_path: Path, sources: Path) -> None:
+    pixels = np.ones((1, 40, 50), np.int16)
+    pixels[:, :, :10] = -9
+    options = {"driver": "GTiff", "height": 40, "width": 50, "count": 1, "dtype": "int16", "nodata": -9}
+    transform = rasterio.Affine(5, 0, 1e5, 0, -5, 4e6)
+    with rasterio.open(sources / "i.tif", "w", crs="EPSG:26914", transform=transform, **options) as opened:
+        opened.write(pixels)
+    valid = np.zeros((40, 50), np.uint8)
+    valid[:20] = 255
+    Picture.fromarray(valid).save(sources / "v.png")
+    (sources / "m.csv").write_text("source,valid\ni.tif,v.png\n")
+    assert run(tmp_path, manifest=str(sources / "m.csv")).exit_code == 0
+    workspace = Workspace.open(str(tmp_path / "w"))
+    found = workspace.image(workspace.image_ids()[0]).read_valid(Window((0, 0), (40, 50)))
+    assert (found == ((valid > 0) & (pixels[0] != -9))).all()
+
+
+def test_shards_are_counted_for_the_image_alone(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(np.zeros((300, 300, 3), np.uint8)).save(sources / "i.png")
+    Picture.fromarray(np.zeros((300, 300), np.uint8)).save(sources / "m.png")
+    result = run(tmp_path, sources=(str(sources / "i.png"),), targets=str(sources / "m.png"), shard_px=256)
+    assert result.items[0].details == {"shards_written": 4, "shards_resumed": 0}

@@ -155,13 +155,68 @@ def test_overwrite_replaces_the_pixels_in_place(workspace: Workspace) -> None:
     assert verify(workspace) == []
 
 
-def test_a_changed_source_supersedes_without_overwrite(workspace: Workspace) -> None:
+def test_a_changed_source_supersedes_without_overwrite_whatever_its_size(workspace: Workspace) -> None:
     make(workspace, picture())
-    changed = {**PLAN, "source": {"digest": "def"}}
     with pytest.raises(PlanMismatchError):
-        Staging.begin(workspace, "a", "image", {**changed, "tile": 256}, SPEC, supersede=("source",))
-    with Staging.begin(workspace, "a", "image", changed, SPEC, supersede=("source",)) as staging:
-        assert len(staging.units()) == SPEC.units.num_cells
+        Staging.begin(workspace, "a", "image", {**PLAN, "tile": 256}, SPEC, supersede=("source",))
+    changed = {**PLAN, "source": {"digest": "def"}, "tile": 256}
+    larger = SPEC.model_copy(update={"shape": (3, 1701, 2600)})
+    with Staging.begin(workspace, "a", "image", changed, larger, supersede=("source",)) as staging:
+        assert len(staging.units()) == larger.units.num_cells
+        assert workspace.image_ids() == []
+
+
+def test_a_kill_after_the_mark_is_made_up_for(workspace: Workspace) -> None:
+    make(workspace, picture())
+    label(workspace, "m-1")
+    workspace.objects.delete("images/a.ome.zarr/labels/zarr.json")
+    assert [problem.key for problem in verify(workspace)] == ["images/a.ome.zarr/labels/zarr.json"]
+    label(workspace, "m-1")
+    assert verify(workspace) == []
+
+
+def test_a_damaged_ledger_record_is_no_record(local_workspace: Workspace) -> None:
+    pixels = picture()
+    with Staging.begin(local_workspace, "a", "image", PLAN, SPEC) as staging:
+        write(staging, pixels)
+    (Path(local_workspace.uri) / "state/a/image/0/shards/0/0.2.2").write_text("{")
+    with Staging.begin(local_workspace, "a", "image", PLAN, SPEC) as staging:
+        assert write(staging, pixels) == [(0, 2, 2)]
+        staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+    assert verify(local_workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("state/a/image/0/plan.json", "no plan"),
+        ("state/a/image/0/finished.json", "not complete"),
+        ("state/a/image/0/shards/0/0.2.2", "no readable ledger record"),
+    ],
+)
+def test_verify_misses_no_piece_of_the_state(local_workspace: Workspace, key: str, what: str) -> None:
+    make(local_workspace, picture())
+    (Path(local_workspace.uri) / key).unlink()
+    (problem,) = verify(local_workspace)
+    assert problem.what.startswith(what)
+
+
+def test_verify_names_an_image_that_is_not_there(local_workspace: Workspace) -> None:
+    make(local_workspace, picture())
+    (problem,) = verify(local_workspace, ("typo",))
+    assert (problem.image, problem.what) == ("typo", "no such image")
+
+
+def test_a_store_that_is_away_keeps_no_lease_from_being_given_back(
+    local_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Staging.begin(local_workspace, "a", "image", PLAN, SPEC)
+
+    def fail(key: str, data: bytes) -> bool:
+        raise InjectedError
+
+    monkeypatch.setattr(local_workspace.objects, "put_new", fail)
+    staging.close()
 
 
 def test_a_finished_image_is_skipped_and_takes_no_lease(workspace: Workspace) -> None:
