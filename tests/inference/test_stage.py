@@ -12,7 +12,7 @@ from segcore.inference.numerics import Network
 from segcore.models.package import ModelPackage
 from segcore.store import Image, Staging, Workspace
 from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package
-from tests.synthetic import put_image
+from tests.synthetic import put_image, put_label
 
 
 class Listener:
@@ -87,6 +87,37 @@ def test_another_plan_is_refused_then_overwrites(ws: Workspace, package: ModelPa
     assert ws.label("a", package.model_id).attributes["predict"]["tile_px"] == [64, 64]
 
 
+def test_what_the_config_leaves_open_does_not_undo_a_finished_mask(ws: Workspace, package: ModelPackage) -> None:
+    predict(config(ws, package, tile_px=64, batch=2))
+    assert [item.state for item in predict(config(ws, package)).items] == ["skipped"] * 3
+    assert [item.state for item in predict(config(ws, package, batch=1)).items] == ["failed"] * 3
+
+
+def test_another_validity_makes_a_mask_stale(ws: Workspace, package: ModelPackage) -> None:
+    put_image(ws, "d", scene(300, 300), has_valid=True)
+    valid = np.zeros((300, 300), np.uint8)
+    valid[:100] = 1
+    put_label(ws, "d", "valid", valid)
+    predict(config(ws, package, images=("d",)))
+    valid[:200] = 1
+    put_label(ws, "d", "valid", valid, version=1)
+    assert predict(config(ws, package, images=("d",))).items[0].state == "done"
+    assert ((mask_of(ws, "d", package.model_id) != 255) == (valid == 1)).all()
+
+
+def test_an_image_whose_validity_is_unfinished_is_refused(ws: Workspace, package: ModelPackage) -> None:
+    put_image(ws, "d", scene(300, 300), has_valid=True)
+    item = predict(config(ws, package, images=("d",))).items[0]
+    assert item.state == "failed"
+    assert "valid of image d" in str(item.error)
+
+
+@pytest.mark.parametrize("name", ["image", "target", "valid"])
+def test_the_workspaces_own_names_are_no_masks(ws: Workspace, package: ModelPackage, name: str) -> None:
+    with pytest.raises(ValueError, match="the workspace's own"):
+        config(ws, package, name=name)
+
+
 def test_a_bad_image_fails_alone(ws: Workspace, package: ModelPackage) -> None:
     put_image(ws, "aa", scene(300, 300)[:2])
     put_image(ws, "ab", scene(300, 300).astype(np.uint16))
@@ -102,10 +133,10 @@ def test_a_bad_image_fails_alone(ws: Workspace, package: ModelPackage) -> None:
 
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])
 def test_not_finite_logits_name_image_and_tile(ws: Workspace, blend: str) -> None:
-    package = conv_package(ws, np.ones((2, 3, 1, 1)), np.zeros(2), tile_px=64, dtype="float32")
+    package = conv_package(ws, np.full((2, 3, 1, 1), 2.0), np.zeros(2), tile_px=64, dtype="float32")
     pixels = scene(400, 300).astype(np.float32)
     put_image(ws, "sound", pixels)
-    pixels[1, 200, 100] = np.nan
+    pixels[1, 200, 100] = 3e38  # overflows
     put_image(ws, "spoilt", pixels)
     result = predict(config(ws, package, images=("spoilt", "sound"), blend=blend))
     assert [item.state for item in result.items] == ["failed", "done"]
