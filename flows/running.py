@@ -1,10 +1,12 @@
 """Running: start a Prefect flow from the command line, quietly, and get the stage's result back."""
 
-import asyncio
 import logging
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from flows.functions import stage_function
+from flows.server import TemporaryServer
 from segcore.config import StageConfig
 from segcore.errors import SegcoreError
 from segcore.results import StageResult
@@ -12,38 +14,53 @@ from segcore.results import StageResult
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-DEFAULTS = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # A slow machine needs longer than Prefect's 20 s to start the temporary server.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-}
+DEFAULTS = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 """Prefect's settings where the user chose none; they have to stand before prefect is imported."""
 
 
-class WithoutTraceback(logging.Filter):
+SETTINGS = ExitStack()
+"""Holds Prefect's settings of this command; never left, since a command ends with its process."""
+
+
+class Brief(logging.Filter):
     """Takes tracebacks off log records: the message says what failed, and the flow's result why.
 
-    The temporary server also logs its own cancelled requests as it is shut down; those are dropped.
+    Where no pages are served, Prefect's hint where to view the run is dropped.
     """
 
+    def __init__(self, pages: bool) -> None:
+        super().__init__()
+        self._pages = pages
+
     def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
         record.exc_info, record.exc_text = None, None
-        return not isinstance(error, asyncio.CancelledError)
+        return self._pages or not str(record.msg).startswith("View at")
 
 
-def prepare_prefect(debug: bool = False) -> None:
-    """Import Prefect with our defaults; without `debug` its console shows no tracebacks."""
+def prepare_prefect(debug: bool = False, pages: bool = False) -> TemporaryServer | None:
+    """Import Prefect with our defaults; where the user has no server, start one for this command.
+
+    Args:
+        debug: let Prefect's console show tracebacks.
+        pages: the started server shows Prefect's pages too.
+
+    Returns:
+        The started server, to be waited for before the first flow; None if the user has one.
+    """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     import prefect.main  # noqa: F401 - sets up the loggers that get the filter
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
+    settings = get_current_settings()
     if not debug:
-        for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-            for handler in logging.getLogger(name).handlers:
-                if isinstance(handler, logging.StreamHandler):
-                    handler.addFilter(WithoutTraceback())
+        for handler in logging.getLogger().handlers:  # Prefect's console; what it sends to the server stays whole
+            handler.addFilter(Brief(pages or settings.api.url is not None))
+    if settings.api.url is not None:
+        return None
+    server = TemporaryServer(settings.home, pages)
+    SETTINGS.enter_context(temporary_settings({PREFECT_API_URL: server.url}))
+    return server
 
 
 def run_stage_flow(stage: str, config: StageConfig, debug: bool = False) -> StageResult:
@@ -52,9 +69,12 @@ def run_stage_flow(stage: str, config: StageConfig, debug: bool = False) -> Stag
     Raises:
         SegcoreError: the flow's message, where it failed as a whole.
     """
-    prepare_prefect(debug)
+    server = prepare_prefect(debug)
     from flows.stages import FLOWS
 
+    stage_function(stage)  # loads torch while the server starts
+    if server is not None:
+        server.wait()
     state: State[Any] = FLOWS[stage](config, return_state=True)  # type: ignore[assignment]
     return stage_results(state)[-1]
 
@@ -74,9 +94,9 @@ def stage_results(state: "State[Any]") -> list[StageResult]:
 
 
 def page_of(flow_run_id: Any) -> str:
-    """Where Prefect's pages show a flow run, for the server in use; port 4200 here for the temporary one."""
+    """Where Prefect's pages show a flow run, on the server in use."""
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
-    ui = settings.ui_url or (settings.api.url or "http://127.0.0.1:4200/api").removesuffix("/api")
-    return f"{ui}/runs/flow-run/{flow_run_id}"
+    assert settings.api.url is not None, "a flow has run, so there is a server"
+    return f"{settings.ui_url or settings.api.url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"

@@ -10,6 +10,7 @@ import typer
 from flows.console import STATES, score_lines, stdout_kept_clean
 from flows.options import DEBUG, JSON
 from flows.running import page_of, prepare_prefect, stage_results
+from flows.server import USUAL_PORT
 from segcore.errors import SegcoreError
 from segcore.measure import Peak
 from segcore.results import exit_code
@@ -37,16 +38,21 @@ def demo(
     """
     own_server = use_own_prefect(workspace)
     with stdout_kept_clean(), Peak() as peak:
-        prepare_prefect(debug)
+        server = prepare_prefect(debug, pages=True)
         from flows.main_job import main_job
         from segcore.samples import write_samples
 
         typer.echo(f"drawing the sample scenes in {workspace / 'sources'}", err=True)
         settings = job_settings(write_samples(workspace / "sources"), minutes)
+        if server is not None:
+            server.wait()
+            typer.echo(f"while it runs, Prefect's pages are at http://127.0.0.1:{server.port}", err=True)
         state = main_job(str(workspace), **settings, return_state=True)
         results = stage_results(state)
     _, trained, _, scored, reported = results
     page = page_of(state.state_details.flow_run_id)
+    if server is not None:  # it ends with this command; the next one, on the usual port, has the run too
+        page = page.replace(f":{server.port}/", f":{USUAL_PORT}/")
     code = exit_code(item for result in results for item in result.items)
     if scored.scores is None:
         raise SegcoreError(f"{workspace}: the demo has no scores; delete the folder and run it again")

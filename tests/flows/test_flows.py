@@ -1,7 +1,9 @@
 """Flows on a temporary server: states, artifacts, retries; the stages themselves are stand-ins here."""
 
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +14,7 @@ from flows.artifacts import escaped, image_rows, summary
 from flows.ending import final_state
 from flows.nightly import nightly
 from flows.running import run_stage_flow, stage_results
+from flows.server import TemporaryServer, is_free
 from flows.tasks import is_transient, run_stage
 from segcore.config import STAGES, IngestConfig, PredictConfig, StageConfig
 from segcore.errors import SegcoreError, StoreError
@@ -76,7 +79,7 @@ def test_a_stage_that_fails_as_a_whole_gives_its_one_line(stages: dict[str, Stag
         raise StoreError("workspace w: no such folder")
 
     stages["predict"] = fail
-    with pytest.raises(SegcoreError, match=r"^predict: workspace w: no such folder$"):
+    with pytest.raises(SegcoreError, match=r"^workspace w: no such folder$"):
         run_stage_flow("predict", PredictConfig(workspace="w", model="m"))
 
 
@@ -88,7 +91,6 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(stages: dict[str
     assert state.message == "1 failed: b.tif: not an image"
     results = stage_results(state)
     assert [result.stage for result in results] == ["ingest", "predict", "score", "report"]
-    assert results[1].details["config"]["overwrite"] is True
     assert results[2].details["config"]["model"] == "unet-01234567"
     assert results[3].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
     kinds = [kind for kind, _ in artifacts]
@@ -183,3 +185,22 @@ def test_names_from_outside_do_nothing_in_markdown() -> None:
     assert "<script>" not in text
     assert "![x]" not in text
     assert "\n# big" not in text
+
+
+def test_a_temporary_server_serves_and_ends_with_the_command(tmp_path: Path) -> None:
+    script = (
+        "import sys, urllib.request\nfrom pathlib import Path\nfrom flows.server import TemporaryServer\n"
+        "server = TemporaryServer(Path(sys.argv[1]), pages=False)\nserver.wait()\n"
+        "print(urllib.request.urlopen(f'{server.url}/health').read().decode(), server.port)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=180)
+    answer, port = done.stdout.split()
+    assert answer == "true"
+    assert is_free(int(port))
+    assert (tmp_path / "prefect.db").exists()
+
+
+def test_a_temporary_server_that_cannot_start_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(SegcoreError, match=r"did not start; its messages are in .*server.log"):
+        TemporaryServer(tmp_path, pages=False).wait()
