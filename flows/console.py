@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -156,8 +157,14 @@ def result_lines(result: StageResult) -> Iterator[str]:
     if result.scores:
         yield from score_lines(result.scores)
     for path in result.paths:
-        yield f"-> {path}"
+        yield f"-> {near(path)}"
     yield one_line(result)
+
+
+def near(path: str) -> str:
+    """A path as seen from here, if it lies below; anything else as it is."""
+    here = str(Path.cwd()) + os.sep
+    return path.removeprefix(here)
 
 
 def named_error(item: ItemResult) -> str:

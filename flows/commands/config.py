@@ -26,6 +26,10 @@ def print_settings(config: StageConfig, switches: Switches) -> None:
     """Settings as YAML, or with `--json` as the object that a script reads."""
     settings = config.model_dump(mode="json")
     if switches.json:
-        typer.echo(json.dumps({"stage": "config", "state": "done", "paths": [], "settings": settings}))
+        typer.echo(
+            json.dumps(
+                {"stage": "config", "state": "done", "paths": [], "seconds": 0.0, "peak_mib": 0.0, "settings": settings}
+            )
+        )
     else:
         typer.echo(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), nl=False)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import STATES, score_lines, stdout_kept_clean
+from flows.console import STATES, near, score_lines, stdout_kept_clean
 from flows.options import DEBUG, JSON
 from flows.running import page_of, prepare_prefect, stage_results
 from flows.server import USUAL_PORT
@@ -64,9 +64,9 @@ def demo(
     typer.echo("\nScores on the scene that was not trained on:")
     for line in score_lines(test):
         typer.echo(f"  {line}")
-    typer.echo(f"\nmodel    {trained.paths[0]}")
+    typer.echo(f"\nmodel    {near(trained.paths[0])}")
     typer.echo(f"masks    {workspace}/images/*.ome.zarr/labels/{trained.details['model']}")
-    typer.echo(f"report   {reported.paths[0]}")
+    typer.echo(f"report   {near(reported.paths[0])}")
     typer.echo(f"Prefect  {page}{f'   (after: {serve_hint(workspace)})' if own_server else ''}")
     typer.echo(f"all in   {peak.seconds:.0f} s, peak memory {peak.mib:.0f} MiB")
     raise typer.Exit(code)

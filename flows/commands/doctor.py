@@ -7,7 +7,7 @@ import platform
 import shutil
 import urllib.request
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -54,7 +54,7 @@ def doctor(
         checks["workspace"] = lambda: create_only_put(workspace)
     with stdout_kept_clean(), Peak() as peak:
         items = [checked(name, check) for name, check in checks.items()]
-    code = exit_code(items)
+    code = 1 if exit_code(items) else 0  # a set-up that is partly right is not right
     if json_:
         listed = [item.model_dump(mode="json", exclude_none=True) for item in items]
         found = {"stage": "doctor", "state": STATES[code], "paths": [], "seconds": peak.seconds, "peak_mib": peak.mib}
@@ -62,7 +62,7 @@ def doctor(
     else:
         for item in items:
             typer.echo(f"{item.source}: {item.error or item.details['found']}")
-    raise typer.Exit(1 if code else 0)
+    raise typer.Exit(code)
 
 
 def checked(name: str, check: Check) -> ItemResult:
@@ -137,18 +137,14 @@ def create_only_put(uri: str) -> str:
 
 
 def prefect_server() -> str:
-    """Whether a server answers; without one flows use a temporary server, and plain commands need none."""
-    try:
-        version("prefect")
-    except PackageNotFoundError as error:
-        raise SegcoreError("prefect is not installed") from error
-    url = os.environ.get("PREFECT_API_URL")
+    """Whether the user's server answers; without one a flow starts its own, and plain commands need none."""
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
     if url is None:
-        return "PREFECT_API_URL is not set: flows start a temporary server"
+        return "none set (PREFECT_API_URL): a flow starts one for its own time"
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=3):  # noqa: S310 - the user's own setting
             return f"{url} answers"
     except (OSError, ValueError) as error:
-        raise SegcoreError(
-            f"{url} (PREFECT_API_URL) does not answer: {error}; start it, or unset the variable"
-        ) from error
+        raise SegcoreError(f"{url} (PREFECT_API_URL) does not answer: {error}; start it, or unset that") from error

@@ -17,7 +17,7 @@ def command(stage: str) -> Any:
 
     def run(config: StageConfig, switches: Switches) -> None:
         with stdout_kept_clean():
-            result = as_flow(stage, config) if switches.prefect else as_function(stage, config)
+            result = as_flow(stage, config, switches.debug) if switches.prefect else as_function(stage, config)
         show_result(result, switches)
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -31,8 +31,8 @@ def as_function(stage: str, config: StageConfig) -> StageResult:
         return stage_function(stage)(config, progress)
 
 
-def as_flow(stage: str, config: StageConfig) -> StageResult:
+def as_flow(stage: str, config: StageConfig, debug: bool) -> StageResult:
     """Run the stage as a Prefect flow; the same function does the work."""
     from flows.running import run_stage_flow
 
-    return run_stage_flow(stage, config)
+    return run_stage_flow(stage, config, debug)

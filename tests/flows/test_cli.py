@@ -240,8 +240,8 @@ def test_doctor_finds_a_workspace_that_can_be_written(tmp_path: Path) -> None:
 
 def test_doctor_fails_where_the_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    done = RUNNER.invoke(app, ["doctor"])
-    assert done.exit_code == 1
+    done = run_segcore("doctor")
+    assert done.returncode == 1
     assert "prefect server: FAILED: http://127.0.0.1:9/api (PREFECT_API_URL) does not answer" in done.stdout
 
 

@@ -112,8 +112,14 @@ def test_nightly_that_cannot_go_on_says_why(stages: dict[str, Stage]) -> None:
         raise StoreError("model m: no such package")
 
     stages["predict"] = fail
+    stages["ingest"] = partly_ingest
     state = nightly(workspace="w", model="m", sources=["in"], return_state=True)
-    assert (state.name, state.message) == ("Failed", "predict: model m: no such package")
+    message = "predict: model m: no such package; 1 failed: b.tif: not an image"
+    assert (state.name, state.message) == ("Failed", message)
+    results = stage_results(state)
+    assert [result.stage for result in results] == ["ingest", "report"]
+    told = [["b.tif", "b.tif: not an image"], ["the night", "predict: model m: no such package"]]
+    assert results[1].details["config"]["failures"] == told
 
 
 @pytest.mark.usefixtures("prefect_server")
