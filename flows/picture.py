@@ -28,7 +28,8 @@ def thumbnail(uri: str, mask: str, image_id: str) -> str:
     levels = [n for n in range(label.num_levels) if max(label.shape(n)[-2:]) >= LONGEST_PX]
     level = max(levels, default=0)
     pixels, ids = middle_plane(image, level), middle_plane(label, level)
-    rgb = pictures.to_rgb(pixels.reshape(-1, *pixels.shape[-2:]), image.channels)
+    valid = image.read_valid(Window.whole(pixels.shape[-2:]), level)
+    rgb = pictures.to_rgb(pixels.reshape(-1, *pixels.shape[-2:]), image.channels, valid)
     tinted = pictures.overlay(rgb, ids.reshape(ids.shape[-2:]), label.classes, foreground_rows(label.classes))
     return pictures.photo_uri(pictures.shrunk(tinted, LONGEST_PX))
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from segcore import __version__
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, ScoreConfig
-from segcore.errors import SegcoreError, StoreError
+from segcore.errors import StoreError
 from segcore.geometry import Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
@@ -28,7 +28,7 @@ from segcore.report.rows import MAX_ROWS, area_text, chips, headline_score, imag
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.score import document, score
-from segcore.selection import mask_name
+from segcore.selection import failure, mask_name
 from segcore.store import Image, Label, Workspace
 
 MAX_OVERLAYS = 24
@@ -53,9 +53,9 @@ def report(config: ReportConfig, progress: Progress = SILENT) -> StageResult:
     with Peak() as peak:
         created = datetime.now(UTC)
         run = config.run or created.strftime("%Y%m%dT%H%M%SZ")
-        config, scored = _scored(config, progress)
-        assert scored.scores is not None, "score always gives a document"
         workspace = Workspace.open(config.workspace)
+        config, scored = _scored(config, workspace, progress)
+        assert scored.scores is not None, "score always gives a document"
         pages = _Pictures(workspace, scored.scores, progress)
         content = _content(config, workspace, scored, pages, f"{created:%Y-%m-%d %H:%M} UTC, run {run}")
         html, data = f"reports/{run}/report.html", f"reports/{run}/report.json"
@@ -72,14 +72,14 @@ def report(config: ReportConfig, progress: Progress = SILENT) -> StageResult:
     )
 
 
-def _scored(config: ReportConfig, progress: Progress) -> tuple[ReportConfig, StageResult]:
+def _scored(config: ReportConfig, workspace: Workspace, progress: Progress) -> tuple[ReportConfig, StageResult]:
     """Scores; where there is no mask but failures to tell of, none, and that as one failure more."""
     try:
         return config, score(ScoreConfig(**config.model_dump(include=set(ScoreConfig.model_fields))), progress)
     except StoreError as error:
         if not config.failures:
             raise
-        name = mask_name(config.model)
+        name = mask_name(workspace, config.model)
         config = config.model_copy(update={"failures": (*config.failures, (f"mask {name}", str(error)))})
         return config, StageResult(stage="score", scores=document(name, []), details={"mask": name})
 
@@ -91,7 +91,7 @@ def _content(
     overlays, worst = pages.overlays(), pages.worst_tiles()
     failures = _failures(config, scored.items, pages.failures)
     rows = image_rows(scores, scored.items)
-    model = _json(workspace.objects.get(f"models/{mask}/model.json"))
+    model = _model(workspace, scores, mask)
     return ReportContent(
         title=config.title,
         subtitle=f"Mask {mask} in {workspace.uri}",
@@ -172,8 +172,8 @@ class _Pictures:
             has_target = self.document["per_image"][image_id]["has_target"]
             target = self._workspace.label(image_id, "target") if has_target else None
             return self._overlay(image, mask, target) if tile is None else self._tile(image, mask, target, tile)
-        except SegcoreError as error:
-            self.failures.append(Failure(f"picture of {image_id}", str(error)))
+        except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+            self.failures.append(Failure(f"picture of {image_id}", failure(image_id, error)))
             return None
         finally:
             self._progress.advance()
@@ -222,8 +222,8 @@ class _Pictures:
         """Picture (Y, X, 3), mask ids and target ids (Y, X) of a plane, shrunk to fit the page."""
         pixels = image.read(_with_channels(image, window, level), level)
         plane = pixels.reshape(-1, *pixels.shape[-2:])
-        picture = pictures.shrunk(pictures.to_rgb(plane, image.channels), PICTURE_PX)
         valid = image.read_valid(Window(window.start[-2:], window.shape[-2:]), level)
+        picture = pictures.shrunk(pictures.to_rgb(plane, image.channels, valid), PICTURE_PX)
 
         def ids_of(label: Label) -> Ids:
             ids = label.read(window, level).reshape(valid.shape)
@@ -269,6 +269,13 @@ def _confusion(document: Mapping[str, Any]) -> Panel | None:
         pictures.svg_uri(confusion_svg(confusion, names)),
         "Confusion matrix; its numbers are in report.json, and per class in the table above",
     )
+
+
+def _model(workspace: Workspace, document: Mapping[str, Any], mask: str) -> dict[str, Any]:
+    """What model.json says of the model that made the first mask; {} if it lies in no package of this workspace."""
+    first = next(iter(document["per_image"]), None)
+    made_by = {} if first is None else workspace.label(first, mask).attributes.get("model", {})
+    return _json(workspace.objects.get(f"models/{made_by.get('id', mask)}/model.json"))
 
 
 def _curves(workspace: Workspace, model: Mapping[str, Any]) -> Panel | None:

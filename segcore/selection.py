@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import fsspec
-
+from segcore.config import RESERVED_NAMES
 from segcore.errors import ConfigError, SegcoreError, StoreError
-from segcore.store import Image, Label, Workspace
+from segcore.store import Image, Label, Objects, Workspace
+
+log = logging.getLogger("segcore.selection")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-NOT_MASKS = ("target", "target_instances", "valid", "foreground")
-"""Labels that no model made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +37,67 @@ class Masked:
         return self.image, self.mask
 
 
-def mask_name(model: str) -> str:
+def failure(image_id: str, error: Exception) -> str:
+    """Why an image came to nothing, in one line; an error that nobody foresaw is named with its type."""
+    known = isinstance(error, SegcoreError)
+    log.debug("image %s failed", image_id, exc_info=error)
+    return " ".join((str(error) if known else f"image {image_id}: {type(error).__name__}: {error}").split())
+
+
+def mask_name(workspace: Workspace, model: str) -> str:
     """The name under `labels/` that a `--model` stands for.
 
     Args:
+        workspace: where the masks are; a mask's name comes before a folder's of the same name.
         model: a mask's name (by default the model's id), or the folder or URI of a model package.
 
     Raises:
-        ConfigError: if it is neither a name nor a package.
+        ConfigError: if it is neither a name nor a package, or the name of a label that no model makes.
     """
-    if _NAME.fullmatch(model):
+    if model in RESERVED_NAMES:
+        raise ConfigError(f"--model {model}: expected a mask or a model, '{model}' is the workspace's own")
+    is_name = _NAME.fullmatch(model) is not None
+    if is_name and not (Path(model, "SHA256SUMS").is_file() and not _is_mask(workspace, model)):
         return model
-    folder = model.rstrip("/")
+    reason = "no package there"
     try:
-        with fsspec.open(f"{folder}/SHA256SUMS", "rb") as sums, fsspec.open(f"{folder}/model.json", "rb") as info:
-            return f"{json.load(info)['name']}-{hashlib.sha256(sums.read()).hexdigest()[:8]}"
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        found = _package_id(model)
+    except (SegcoreError, OSError, ValueError, KeyError, TypeError) as error:
+        found, reason = None, " ".join(str(error).split()) or type(error).__name__
+    if found is None:
         raise ConfigError(
             f"--model {model}: expected the name of a mask or a model package's folder, got neither ({reason})"
-        ) from error
+        )
+    return found
+
+
+def _is_mask(workspace: Workspace, name: str) -> bool:
+    return any(_has_mask(workspace, image_id, name) for image_id in workspace.image_ids())
+
+
+def _has_mask(workspace: Workspace, image_id: str, name: str) -> bool:
+    """True if there is such a mask, finished or not."""
+    return bool(workspace.objects.folders(f"state/{image_id}/{name}")) or name in workspace.label_names(image_id)
+
+
+def _package_id(model: str) -> str | None:
+    """The id of the model package in a folder or at a URI; None if there is none.
+
+    Its sums are not checked: only predict runs it, and that checks them.
+    """
+    files: list[bytes | None]
+    folder = model.removeprefix("file://")
+    parent, _, last = folder.rstrip("/").rpartition("/")
+    if "://" in parent:
+        objects = Objects(parent)
+        files = [objects.get(f"{last}/{name}") for name in ("SHA256SUMS", "model.json")]
+    else:
+        paths = [Path(folder, name) for name in ("SHA256SUMS", "model.json")]
+        files = [path.read_bytes() if path.is_file() else None for path in paths]
+    sums, info = files
+    if sums is None or info is None:
+        return None
+    return f"{json.loads(info)['name']}-{hashlib.sha256(sums).hexdigest()[:8]}"
 
 
 def select(workspace: Workspace, name: str, images: Sequence[str] = (), split: str | None = None) -> list[Masked]:
@@ -84,15 +126,27 @@ def select(workspace: Workspace, name: str, images: Sequence[str] = (), split: s
 def _masked(workspace: Workspace, image_id: str, name: str, must_have: bool) -> Masked | None:
     try:
         image = workspace.image(image_id)
-        has_mask = workspace.objects.folders(f"state/{image_id}/{name}") or name in workspace.label_names(image_id)
-        if not has_mask and not must_have:
+        if not must_have and not _has_mask(workspace, image_id, name):
             return None
-        return Masked(image_id, image, workspace.label(image_id, name))
-    except SegcoreError as error:
-        return Masked(image_id, error=str(error))
+        mask = workspace.label(image_id, name)
+        if _is_stale(image, mask):
+            stale = "the mask was made from an earlier version of this image; predict again"
+            return Masked(image_id, image, error=f"image {image_id}: mask {name}: {stale}")
+        return Masked(image_id, image, mask)
+    except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+        return Masked(image_id, error=failure(image_id, error))
+
+
+def _is_stale(image: Image, mask: Label) -> bool:
+    """True if predict saw other pixels than the image has now; never for a mask that does not say what it saw."""
+    seen = mask.attributes.get("predict", {}).get("source")
+    if not seen:
+        return False
+    now = {"digest": image.digest, "plan": image.attributes.get("plan"), "valid": image.valid_plan}
+    return any(seen[key] != value for key, value in now.items() if key in seen)
 
 
 def _masks_there_are(workspace: Workspace) -> str:
     first = workspace.image_ids()[:20]
-    names = {name for image_id in first for name in workspace.label_names(image_id)}.difference(NOT_MASKS)
+    names = {name for image_id in first for name in workspace.label_names(image_id)}.difference(RESERVED_NAMES)
     return f"there are {', '.join(sorted(names))}" if names else "run `segcore predict` first"

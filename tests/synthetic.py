@@ -45,13 +45,14 @@ def put_label(
     ids: npt.NDArray[Any],
     classes: tuple[ClassInfo, ...] | None = None,
     version: int = 0,
+    attributes: dict[str, Any] | None = None,
 ) -> None:
     """A target, mask or `valid` of axes (y, x); another `version` is another plan, and overwrites."""
     fill = 0 if name == "valid" else int(np.iinfo(ids.dtype).max)
     spec = PyramidSpec(axes=("y", "x"), shape=ids.shape, dtype=str(ids.dtype), kind="mask", fill=fill, shard_px=256)
     with Staging.begin(workspace, image_id, name, {"version": version}, spec, overwrite=True) as staging:
         _fill(staging, ids)
-        staging.finish({"digest": f"{name}-{version}"}, classes=classes or default_classes(2))
+        staging.finish({"digest": f"{name}-{version}"} | (attributes or {}), classes=classes or default_classes(2))
 
 
 def _fill(staging: Staging, pixels: npt.NDArray[Any]) -> None:

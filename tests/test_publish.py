@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from segcore.classes import default_classes
 from segcore.config import ReportConfig
 from segcore.errors import StoreError
 from segcore.publish import report
+from segcore.report import pictures
 from segcore.store import Workspace
 from tests.synthetic import put_image, put_label
 
@@ -82,6 +84,29 @@ def test_picture_that_cannot_be_read_is_named_and_the_rest_shown(workspace: Work
     assert {failure["source"] for failure in document["failures"]} == {"picture of c"}
     assert all("\n" not in failure["error"] for failure in document["failures"])
     assert result.details["num_overlays"] == 3
+
+
+def test_report_of_a_named_mask_keeps_the_model_and_its_curves(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_image(ws, "only", np.ones((1, 40, 30), np.uint8))
+    put_label(ws, "only", "foo", np.ones((40, 30), np.uint8), attributes={"model": {"id": "cells-01234567"}})
+    ws.objects.put("models/cells-01234567/model.json", b'{"name": "cells", "training": {"run": "r7"}}')
+    ws.objects.put("runs/r7/curve.csv", b"step,loss\n0,2\n10,1\n")
+    result = report(ReportConfig(workspace=ws.uri, model="foo"))
+    document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
+    assert document["provenance"]["Model"] == {"name": "cells", "training.run": "r7"}
+    assert "Training of run r7" in Path(result.paths[0]).read_text(encoding="utf-8")
+
+
+def test_picture_that_fails_as_nobody_foresaw_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("no\ncolours")
+
+    monkeypatch.setattr(pictures, "overlay", broken)
+    result = report(ReportConfig(workspace=workspace.uri, model="m", images=("a",)))
+    document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
+    assert document["failures"] == [{"source": "picture of a", "error": "image a: ValueError: no colours"}]
+    assert [item.state for item in result.items] == ["done"]
 
 
 def test_report_of_failures_alone_when_there_is_no_mask(tmp_path: Path) -> None:

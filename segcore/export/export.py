@@ -1,7 +1,8 @@
 """Export: chooses the masks and the place, and lets the writer of the format do the rest.
 
 A file is written beside its place under another name and renamed (or, to a remote folder, uploaded) when it
-is whole, so that nobody meets half of one. Its name is the image's id, never something from the source.
+is whole, so that nobody meets half of one. Its name is the image's id, never something from the source. Which
+mask it holds is stamped into it, so that a rerun keeps what is right and never takes an old mask for a new one.
 """
 
 import contextlib
@@ -10,36 +11,41 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
 from segcore.config import ExportConfig
-from segcore.errors import SegcoreError, StoreError
-from segcore.export.geojson import write_geojson
-from segcore.export.geotiff import write_geotiff
-from segcore.export.png import write_png
+from segcore.errors import StoreError
+from segcore.export.geojson import geojson_stamp, write_geojson
+from segcore.export.geotiff import geotiff_stamp, write_geotiff
+from segcore.export.png import png_stamp, write_png
+from segcore.export.stamp import stamp
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
-from segcore.selection import Masked, mask_name, select
+from segcore.selection import Masked, failure, mask_name, select
 from segcore.store import Image, Label, Workspace
 
 Writer = Callable[[Image, Label, Path, ExportConfig], dict[str, Any]]
 """Writes a mask to a path of its own choosing; returns numbers worth showing."""
 
-FORMATS: dict[str, tuple[str, Writer]] = {
-    "geotiff": (".tif", write_geotiff),
-    "png": (".png", write_png),
-    "geojson": (".geojson", write_geojson),
+StampReader = Callable[[IO[bytes]], str | None]
+"""Finds the stamp in a file that is there already; None where there is none, whatever the file is."""
+
+FORMATS: dict[str, tuple[str, Writer, StampReader]] = {
+    "geotiff": (".tif", write_geotiff, geotiff_stamp),
+    "png": (".png", write_png, png_stamp),
+    "geojson": (".geojson", write_geojson, geojson_stamp),
 }
 
 
 def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
     """Write every mask of one name to a file of its own in `config.output`.
 
-    A file that is there already is kept (state skipped) unless `config.overwrite` is set. A failing image is
-    named in `items` and does not stop the others.
+    A file that holds this very mask already is kept (state skipped); one that holds anything else is kept too,
+    but as a failure, unless `config.overwrite` is set. A failing image is named in `items` and does not stop the
+    others.
 
     Raises:
         ConfigError: if `config.model` is neither a mask's name nor a model package.
@@ -47,7 +53,7 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
     """
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
-        name = mask_name(config.model)
+        name = mask_name(workspace, config.model)
         chosen = select(workspace, name, config.images)
         output = _Output(config.output)
         progress.start("export", len(chosen), "images")
@@ -69,22 +75,25 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
 
 
 def _export_item(masked: Masked, output: "_Output", config: ExportConfig) -> ItemResult:
-    suffix, write = FORMATS[config.format]
+    suffix, write, read_stamp = FORMATS[config.format]
     name = file_name(masked.image_id, suffix)
     path = output.describe(name)
     try:
         image, mask = masked.opened()
         _check_plane(image, mask)
-        if output.exists(name) and not config.overwrite:
-            reason = f"{path} exists; --overwrite replaces it"
+        if not config.overwrite and output.exists(name):
+            with output.open(name) as stream:
+                if read_stamp(stream) != stamp(mask, config):
+                    raise StoreError(f"{path} holds another mask, or other coordinates; --overwrite replaces it")
+            reason = f"{path} holds this mask already"
             return ItemResult(state="skipped", image=image.image_id, path=path, details={"reason": reason})
         with output.place(name) as temporary:
             details = write(image, mask, temporary, config)
-    except SegcoreError as error:
-        return ItemResult(state="failed", image=masked.image_id, error=str(error))
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         return ItemResult(state="failed", image=masked.image_id, error=f"{path}: cannot be written ({reason})")
+    except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+        return ItemResult(state="failed", image=masked.image_id, error=failure(masked.image_id, error))
     return ItemResult(state="done", image=image.image_id, source=image.source, path=path, details=details)
 
 
@@ -121,6 +130,10 @@ class _Output:
 
     def exists(self, name: str) -> bool:
         return bool(self._remote.exists(f"{self._root}/{name}"))
+
+    def open(self, name: str) -> IO[bytes]:
+        stream: IO[bytes] = self._remote.open(f"{self._root}/{name}", "rb")
+        return stream
 
     @contextlib.contextmanager
     def place(self, name: str) -> Iterator[Path]:

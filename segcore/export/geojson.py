@@ -6,9 +6,10 @@ Elsewhere they are pixels (x right, y down), as QuPath takes them, with its `cla
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.geotiff import georeference
 from segcore.export.polygons import trace_windows
+from segcore.export.stamp import KEY, stamp
 from segcore.scoring.counts import foreground_rows
 from segcore.store import Image, Label
 
@@ -46,6 +48,7 @@ def write_geojson(image: Image, mask: Label, path: Path, config: ExportConfig) -
     classes = {mask.classes[row].id: mask.classes[row] for row in foreground_rows(mask.classes)}
     skip = {mask.ignore, *(info.id for info in mask.classes if info.id not in classes)}
     place, densify, head = _coordinates(image, config.coordinates)
+    head = {KEY: stamp(mask, config), **head}
     num_objects = 0
     with path.open("w", encoding="utf-8") as sink:
         sink.write('{"type": "FeatureCollection", ' + "".join(f'"{k}": {json.dumps(v)}, ' for k, v in head.items()))
@@ -59,6 +62,12 @@ def write_geojson(image: Image, mask: Label, path: Path, config: ExportConfig) -
             sink.write(json.dumps(feature, ensure_ascii=False))
         sink.write("\n]}\n")
     return {"objects": num_objects}
+
+
+def geojson_stamp(stream: IO[bytes]) -> str | None:
+    """The stamp in a file that may be anything: it stands in the first bytes."""
+    found = re.search(rb'"%s": "([A-Za-z0-9-]+)"' % KEY.encode(), stream.read(256))
+    return found[1].decode() if found else None
 
 
 def _sides(mask: Label) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import rasterio
 from rasterio.crs import CRS
@@ -14,6 +14,7 @@ from rasterio.windows import Window as RasterWindow
 
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
+from segcore.export.stamp import KEY, stamp
 from segcore.geometry import Grid
 from segcore.spatial import METERS_PER_UNIT, Georef, Spacing
 from segcore.store import Image, Label
@@ -50,6 +51,7 @@ def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -
     try:
         with _quiet(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB), rasterio.open(path, "w", **profile) as sink:
             sink.update_tags(**_resolution(image.georef, image.spacing), SEGCORE_MASK=mask.name)
+            sink.update_tags(**{KEY: stamp(mask, config)})
             sink.update_tags(1, **{f"CLASS_{info.id}": info.name for info in mask.classes})
             sink.write_colormap(1, {info.id: (*info.color, 255) for info in mask.classes})
             grid = Grid((height, width), (WINDOW_PX, WINDOW_PX))
@@ -60,6 +62,19 @@ def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -
     except RasterioError as error:
         raise StoreError(f"image {image.image_id}: cannot be written as GeoTIFF ({error})") from error
     return {"width": width, "height": height}
+
+
+def geotiff_stamp(stream: IO[bytes]) -> str | None:
+    """The stamp in a file that may be anything."""
+    if stream.read(2) not in (b"II", b"MM"):  # rasterio takes an empty stream for a file to be written
+        return None
+    stream.seek(0)
+    try:
+        with _quiet(), rasterio.open(stream, driver="GTiff") as source:
+            found: str | None = source.tags().get(KEY)
+            return found
+    except RasterioError:
+        return None
 
 
 def georeference(georef: Georef | None, where: str) -> dict[str, Any]:

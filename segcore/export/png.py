@@ -1,14 +1,16 @@
 """PNG: a mask as a picture with a palette, whose pixel values stay the class ids."""
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from segcore.classes import IGNORE
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
+from segcore.export.stamp import KEY, stamp
 from segcore.geometry import Grid
 from segcore.store import Image, Label
 
@@ -43,5 +45,16 @@ def write_png(image: Image, mask: Label, path: Path, config: ExportConfig) -> di
         palette[info.id] = info.color
     picture = Pillow.fromarray(ids)
     picture.putpalette(palette.tobytes())
-    picture.save(path, "PNG", transparency=IGNORE)
+    text = PngInfo()
+    text.add_text(KEY, stamp(mask, config))
+    picture.save(path, "PNG", transparency=IGNORE, pnginfo=text)
     return {"width": width, "height": height}
+
+
+def png_stamp(stream: IO[bytes]) -> str | None:
+    """The stamp in a file that may be anything; its pixels are not read."""
+    try:
+        found = PngImageFile(stream).info.get(KEY)
+    except (SyntaxError, OSError, ValueError, EOFError):  # what Pillow raises for no PNG, or a damaged one
+        return None
+    return found if isinstance(found, str) else None

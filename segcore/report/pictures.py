@@ -25,26 +25,38 @@ OUT_OF_SCORE: tuple[int, int, int] = (200, 200, 200)
 WRONG: tuple[int, int, int] = (213, 40, 40)
 
 
-def to_rgb(pixels: npt.NDArray[Any], channels: Sequence[str] = ()) -> Rgb:
+def to_rgb(pixels: npt.NDArray[Any], channels: Sequence[str] = (), valid: npt.NDArray[np.bool_] | None = None) -> Rgb:
     """A picture that eyes can read: red, green, blue (or the first three, or grey), stretched where needed.
 
     8-bit images that use their range stay as they are; others are stretched between their 0.2nd and 99.8th
-    percentile, all channels alike, so that colours keep their ratio.
+    percentile, all channels alike, so that colours keep their ratio. Only pixels that are usable and finite
+    take part; the others are light grey.
 
     Args:
         pixels: (C, Y, X), any number type.
         channels: their names; red, green and blue are found by name.
+        valid: (Y, X), True = usable; None = all are.
     """
-    chosen = pixels[_color_channels(pixels.shape[0], channels)]
-    picture = np.moveaxis(chosen, 0, -1)
-    finite = picture[np.isfinite(picture)] if picture.dtype.kind == "f" else picture
-    low, high = (float(v) for v in np.percentile(finite, (0.2, 99.8))) if finite.size else (0.0, 1.0)
-    if picture.dtype == np.uint8:
+    picture = np.moveaxis(pixels[_color_channels(pixels.shape[0], channels)], 0, -1)
+    shown = np.isfinite(picture).all(axis=-1)
+    if valid is not None:
+        shown &= valid
+    values = picture[shown]
+    out = np.full(picture.shape, OUT_OF_SCORE, np.uint8)
+    if values.size:
+        out[shown] = _stretched(values)
+    return out
+
+
+def _stretched(values: npt.NDArray[Any]) -> Rgb:
+    low, high = (float(v) for v in np.percentile(values, (0.2, 99.8)))
+    if values.dtype == np.uint8:
         if high >= DARK:
-            return np.ascontiguousarray(picture)
+            return values
         low = 0.0
-    scaled = (np.nan_to_num(picture.astype(np.float32), nan=low) - low) * (255.0 / max(high - low, 1e-12))
-    return np.ascontiguousarray(np.clip(scaled + 0.5, 0, 255).astype(np.uint8))
+    scaled = (values.astype(np.float32) - low) * (255.0 / max(high - low, 1e-12))
+    stretched: Rgb = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    return stretched
 
 
 def _color_channels(num_channels: int, channels: Sequence[str]) -> list[int]:

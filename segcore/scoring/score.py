@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from segcore.classes import ClassInfo
 from segcore.config import ScoreConfig
-from segcore.errors import IncompleteError, SegcoreError, StoreError
+from segcore.errors import IncompleteError, StoreError
 from segcore.geometry import Grid, Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.areas import pixel_size
 from segcore.scoring.counts import Counter, Counts, class_scores, foreground_rows, overall_scores
-from segcore.selection import Masked, mask_name, select
+from segcore.selection import Masked, failure, mask_name, select
 from segcore.store import Image, Label, Workspace
 
 FORMAT = 1
@@ -68,7 +68,7 @@ def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
     """
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
-        name = mask_name(config.model)
+        name = mask_name(workspace, config.model)
         chosen = select(workspace, name, config.images, config.split)
         progress.start("score", len(chosen), "images")
         scored: list[ImageScore] = []
@@ -98,8 +98,8 @@ def _score_item(workspace: Workspace, masked: Masked, scored: list[ImageScore]) 
                 f"image {image.image_id}: its mask has the classes {_named(result.classes)}, "
                 f"that of {scored[0].image_id} has {_named(scored[0].classes)}; they cannot be scored together"
             )
-    except SegcoreError as error:
-        return ItemResult(state="failed", image=masked.image_id, error=str(error))
+    except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+        return ItemResult(state="failed", image=masked.image_id, error=failure(masked.image_id, error))
     scored.append(result)
     details = {"areas": result.areas, "reused": result.reused}
     if not result.has_target:

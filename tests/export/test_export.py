@@ -19,10 +19,10 @@ from segcore.classes import ClassInfo
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export import export, geojson, geotiff, png
-from segcore.export.export import file_name
+from segcore.export.export import FORMATS, file_name
 from segcore.geometry import Window
 from segcore.spatial import Georef, Spacing
-from segcore.store import Workspace
+from segcore.store import Image, Label, Workspace
 from tests.synthetic import put_image, put_label
 
 SHAPE = (300, 210)
@@ -162,17 +162,50 @@ def test_geojson_in_the_own_crs_names_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(_burnt(document["features"], PLACES["utm"][1]), _foreground())
 
 
-def test_file_that_exists_is_kept_unless_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["{}/out", "memory://again"])
+@pytest.mark.parametrize("file_format", ["geotiff", "png", "geojson"])
+def test_file_of_the_same_mask_is_kept_and_of_another_refused(tmp_path: Path, output: str, file_format: Any) -> None:
     ws = _workspace(tmp_path)
-    config = ExportConfig(workspace=ws.uri, model="m", output=str(tmp_path / "out"))
-    path = Path(export(config).paths[0])
-    path.write_bytes(b"mine")
-    kept = export(config)
-    assert [item.state for item in kept.items] == ["skipped"]
-    assert "--overwrite" in kept.items[0].details["reason"]
-    assert path.read_bytes() == b"mine"
+    config = ExportConfig(workspace=ws.uri, model="m", output=output.format(tmp_path), format=file_format)
+    (path,) = export(config.model_copy(update={"overwrite": True})).paths
+    (same,) = export(config).items
+    assert (same.state, same.details) == ("skipped", {"reason": f"{path} holds this mask already"})
+    put_label(ws, "scene-1", "m", np.zeros(SHAPE, np.uint8), CLASSES, version=1)
+    refused = f"{path} holds another mask, or other coordinates; --overwrite replaces it"
+    assert [(item.state, item.error) for item in export(config).items] == [("failed", refused)]
     assert export(config.model_copy(update={"overwrite": True})).items[0].state == "done"
-    assert path.read_bytes() != b"mine"
+    assert export(config).items[0].state == "skipped"
+    for foreign in (b"", b"mine", b"\x89PNG\r\n\x1a\n\0\0\0\xffIHDR", b"II*\0\xff\xff\xff\xff"):
+        with fsspec.open(path, "wb") as stream:
+            stream.write(foreign)
+        assert [item.error for item in export(config).items] == [refused]
+        with fsspec.open(path, "rb") as stream:
+            assert stream.read() == foreign
+
+
+def test_geojson_in_other_coordinates_is_another_file(tmp_path: Path) -> None:
+    ws = _workspace(tmp_path, _georef("utm"))
+    config = ExportConfig(workspace=ws.uri, model="m", output=str(tmp_path / "out"), format="geojson")
+    in_crs = config.model_copy(update={"coordinates": "crs"})
+    assert [export(c).items[0].state for c in (config, in_crs, config)] == ["done", "failed", "skipped"]
+
+
+def test_error_that_nobody_foresaw_fails_its_image_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ws = _workspace(tmp_path)
+    put_image(ws, "other", np.ones((1, *SHAPE), np.uint8))
+    put_label(ws, "other", "m", _mask(), CLASSES)
+
+    def write(image: Image, mask: Label, path: Path, config: ExportConfig) -> dict[str, Any]:
+        if image.image_id == "other":
+            raise IndexError("list index\nout of range")
+        return png.write_png(image, mask, path, config)
+
+    monkeypatch.setitem(FORMATS, "png", (".png", write, png.png_stamp))
+    result = export(ExportConfig(workspace=ws.uri, model="m", output=str(tmp_path / "out"), format="png"))
+    assert [(item.state, item.error) for item in result.items] == [
+        ("failed", "image other: IndexError: list index out of range"),
+        ("done", None),
+    ]
 
 
 def test_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

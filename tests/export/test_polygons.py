@@ -60,5 +60,33 @@ def test_ring_over_many_windows_keeps_its_hole_and_only_its_corners() -> None:
     assert outline.area == 34 * 34 - 20 * 20
 
 
+def test_object_over_many_windows_is_merged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged: list[int] = []
+    union_all = shapely.union_all
+
+    def counted(pieces: list[shapely.Polygon]) -> shapely.Polygon:
+        merged.append(len(pieces))
+        return union_all(pieces)
+
+    monkeypatch.setattr(shapely, "union_all", counted)
+    ((class_id, outline),) = _windows(np.full((64, 48), 3, np.uint8), 8)
+    assert (class_id, outline.bounds, outline.area) == (3, (0, 0, 48, 64), 64 * 48)
+    assert merged == [8 * 6]
+
+
+def test_comb_whose_teeth_meet_in_the_last_row_is_one_object() -> None:
+    ids = np.zeros((40, 41), np.uint8)
+    ids[:, ::4] = 1
+    ids[39] = 1
+    ((_, outline),) = _windows(ids, 8)
+    assert outline.equals(trace(ids, {0})[0][1])
+
+
+def test_pieces_that_meet_at_a_corner_of_windows_alone_stay_apart() -> None:
+    ids = np.zeros((16, 16), np.uint8)
+    ids[:8, :8] = ids[8:, 8:] = 1
+    assert sorted(outline.bounds for _, outline in _windows(ids, 8)) == [(0, 0, 8, 8), (8, 8, 16, 16)]
+
+
 def test_nothing_but_background_gives_nothing() -> None:
     assert _windows(np.zeros((20, 20), np.uint8), 8) == []

@@ -41,8 +41,21 @@ def test_to_rgb_brightens_what_is_dark_and_scales_other_types() -> None:
     picture = pictures.to_rgb(ramp)[0, :, 0].astype(int)
     assert (picture[0], picture[-1]) == (0, 255)
     assert abs(picture[500] - 127.5) <= 1
-    ramp[0, 0, 500] = np.nan
-    assert pictures.to_rgb(ramp)[0, 500].tolist() == [0, 0, 0]
+
+
+def test_to_rgb_stretches_what_is_usable_and_greys_the_rest() -> None:
+    grey = list(pictures.OUT_OF_SCORE)
+    scene = np.linspace(100, 200, 1001, dtype=np.float32).reshape(1, 1, 1001)
+    alone = pictures.to_rgb(scene)
+    with_nodata = np.concatenate([np.full((1, 1, 3000), -9999, np.float32), scene], axis=2)
+    with_nodata[0, 0, :2] = np.nan, np.inf
+    picture = pictures.to_rgb(with_nodata, (), with_nodata[0] > 0)
+    np.testing.assert_array_equal(picture[:, 3000:], alone)
+    assert np.unique(picture[0, :3000], axis=0).tolist() == [grey]
+    assert np.unique(pictures.to_rgb(with_nodata)[0, :2], axis=0).tolist() == [grey]
+    assert pictures.to_rgb(scene, (), np.zeros((1, 1001), bool))[0, 7].tolist() == grey
+    eight = np.array([[[255, 20, 40]]], np.uint8)
+    assert pictures.to_rgb(eight, (), eight[0] < 255)[0, :, 0].tolist() == [grey[0], 128, 255]
 
 
 def test_ids_uri_gives_class_colours_back() -> None:

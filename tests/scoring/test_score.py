@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from segcore.geometry import Window
 from segcore.scoring import score as module
 from segcore.scoring.score import score
 from segcore.spatial import Georef, Spacing
-from segcore.store import Workspace
+from segcore.store import Image, Workspace
 from tests.synthetic import put_image, put_label
 
 SHAPE = (700, 531)
@@ -174,6 +175,22 @@ def test_unknown_value_fails_with_the_image_named(workspace: Workspace) -> None:
     item = score(ScoreConfig(workspace=workspace.uri, model="m")).items[1]
     assert item.state == "failed"
     assert item.error == "image b: the target holds the value 9, which its class table does not have"
+
+
+def test_error_that_nobody_foresaw_fails_its_image_only(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = module._count
+
+    def broken(image: Image, *labels: Any) -> Any:
+        if image.image_id == "a":
+            raise ZeroDivisionError("division\nby zero")
+        return count(image, *labels)
+
+    monkeypatch.setattr(module, "_count", broken)
+    result = score(ScoreConfig(workspace=workspace.uri, model="m"))
+    assert [item.state for item in result.items] == ["failed", "done", "skipped"]
+    assert result.items[0].error == "image a: ZeroDivisionError: division by zero"
+    assert result.scores is not None
+    assert result.scores["confusion"] == _confusion(workspace, "b").tolist()
 
 
 def test_uint16_target_scores_like_uint8(workspace: Workspace) -> None:
