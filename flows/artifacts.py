@@ -18,7 +18,7 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from flows.console import chosen, named_error
-from segcore.results import StageResult
+from segcore.results import StageResult, failures
 
 UPDATE_EVERY_S = 2.0
 """Between two updates of a progress artifact."""
@@ -128,10 +128,9 @@ def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
     return [{column: row.get(column, "") for column in columns} for row in rows.values()][:MAX_ROWS]
 
 
-def failures(results: Iterable[StageResult]) -> list[tuple[str, str]]:
+def named_failures(results: Iterable[StageResult]) -> list[tuple[str, str]]:
     """What failed in earlier stages, by name and error, for the report's `failures`."""
-    failed = [item for result in results for item in result.items if item.state == "failed" and result.stage != "score"]
-    return [(item.source or item.image or "?", item.error or "") for item in failed]
+    return [(item.source or item.image or "?", item.error or "") for item in failures(results)]
 
 
 def first_picture(workspace: str, results: Iterable[StageResult]) -> str | None:
@@ -170,8 +169,7 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
         states = [item.state for item in result.items]
         counts = [str(states.count(state)) if states else "" for state in ("done", "skipped", "failed")]
         lines.append(f"| {result.stage} | {' | '.join(counts)} | {result.seconds:.1f} | {result.peak_mib:.0f} |")
-    failed = [item for result in results for item in result.items if item.state == "failed"]
-    if failed:
+    if failed := failures(results):
         lines += ["", "## Failed", *(f"- {escaped(named_error(item))}" for item in failed)]
     for result in results:
         if result.stage == "score" and result.scores:

@@ -8,7 +8,7 @@ from prefect.states import Completed, Failed
 
 from flows.console import named_error
 from segcore.errors import SegcoreError
-from segcore.results import StageResult, exit_code
+from segcore.results import StageResult, exit_code, failures
 
 MAX_NAMED = 5
 """How many failures a state's message names; the run's table and the report have all."""
@@ -22,18 +22,20 @@ class UnfinishedError(SegcoreError):
         self.results = tuple(results)
 
 
-def final_state(results: Sequence[StageResult]) -> State[Any]:
+def final_state(results: Sequence[StageResult], stopped: str | None = None) -> State[Any]:
     """Completed, PartlyDone (of type Failed, so that it alerts) or Failed; it carries the stages' results.
 
-    A failed image fails once per stage that meets it; what counts is whether any stage finished something.
+    Args:
+        results: of the stages that ran, in order.
+        stopped: why a stage failed as a whole, if one did; then nothing counts as done.
     """
-    failed = [item for one in results for item in one.items if item.state == "failed"]
-    if not failed:
+    failed = failures(results)
+    if not failed and stopped is None:
         left = {"stages": [result.model_dump(mode="json") for result in results]}
         return Completed(message=f"{results[-1].stage}: all done", data=left)
     named = "; ".join(named_error(item) for item in failed[:MAX_NAMED])
     more = f"; and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
-    message = f"{len(failed)} failed: {named}{more}"
+    message = "; ".join(part for part in (stopped, f"{len(failed)} failed: {named}{more}" if failed else None) if part)
     code = exit_code(item for one in results for item in one.items)
-    name = "PartlyDone" if code == 3 else "Failed"
+    name = "PartlyDone" if code == 3 and stopped is None else "Failed"
     return Failed(name=name, message=message, data=UnfinishedError(message, results))

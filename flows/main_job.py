@@ -4,9 +4,8 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
 
-from flows.artifacts import failures, first_picture, publish
+from flows.artifacts import first_picture, named_failures, publish
 from flows.ending import final_state
 from flows.tasks import stage
 from segcore.config import STAGES, build_config
@@ -48,10 +47,10 @@ def main_job(
         results.append(stage("predict", {**chosen, **given["predict"]}))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
         results.append(stage("score", {**chosen, **given["score"]}))
-        results.append(stage("report", {**chosen, "failures": failures(results), **given["report"]}))
+        results.append(stage("report", {**chosen, "failures": named_failures(results), **given["report"]}))
     except SegcoreError as error:
         publish(results)
-        return Failed(message=str(error))
+        return final_state(results, stopped=str(error))
     publish(results, picture=first_picture(workspace, results))
     return final_state(results)
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
 
-from flows.artifacts import failures, first_picture, publish
+from flows.artifacts import first_picture, named_failures, publish
 from flows.ending import final_state
 from flows.tasks import StageStoppedError, stage
 from segcore.results import StageResult
@@ -25,6 +24,7 @@ def nightly(
     manifest: str | None = None,
     targets: str | None = None,
     classes: str | None = None,
+    ingest: dict[str, Any] | None = None,
     predict: dict[str, Any] | None = None,
 ) -> State[Any]:
     """One night's work on a growing archive.
@@ -36,21 +36,26 @@ def nightly(
         manifest: CSV of sources, targets, splits.
         targets: pattern of a source's target, where it has one.
         classes: class table of the targets.
+        ingest: further settings of the stage: ids, processes, memory_mib...
         predict: further settings of the stage: blend, device, tile_px...
     """
     where = {"workspace": workspace}
     chosen = {**where, "model": model}
-    new = {"sources": sources or [], "manifest": manifest, "targets": targets, "classes": classes}
+    new = {"sources": sources or [], "manifest": manifest, "targets": targets, "classes": classes, **(ingest or {})}
     results: list[StageResult] = []
+    stopped = None
     try:
         results.append(stage("ingest", {**where, **new}))
         # A source that changed replaces its image, and that its mask, without `overwrite`; finished ones stay.
         results.append(stage("predict", {**chosen, **(predict or {})}))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
         results.append(stage("score", chosen))
-        results.append(stage("report", {**chosen, "failures": failures(results)}))
-    except StageStoppedError as stopped:
-        publish(results)
-        return Failed(message=str(stopped))
+    except StageStoppedError as error:
+        stopped = str(error)
+    try:  # also of a night that stopped early: what failed is to be read in the morning
+        told = [*named_failures(results), *([("the night", stopped)] if stopped else [])]
+        results.append(stage("report", {**chosen, "failures": told}))
+    except StageStoppedError as error:
+        stopped = stopped or str(error)
     publish(results, picture=first_picture(workspace, results))
-    return final_state(results)
+    return final_state(results, stopped)

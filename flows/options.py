@@ -31,6 +31,8 @@ class Switches:
     """One JSON object on stdout, everything else on stderr."""
     prefect: bool = False
     """Run as a Prefect flow, visible in its pages."""
+    debug: bool = False
+    """Tracebacks, and what libraries say."""
 
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
@@ -54,8 +56,7 @@ def stage_command(
     """
 
     def command(**given: Any) -> None:
-        given.pop("debug")
-        switches = Switches(given.pop("json"), given.pop("prefect", False))
+        switches = Switches(given.pop("json"), given.pop("prefect", False), given.pop("debug"))
         run(merged_config(config, given.pop("config"), given), switches)
 
     fields = {name: field for name, field in config.model_fields.items() if name not in FLOWS_ONLY}

@@ -53,3 +53,15 @@ def exit_code(items: Iterable[ItemResult]) -> int:
     if "failed" not in states:
         return 0
     return 1 if all(state == "failed" for state in states) else 3
+
+
+def failures(results: Iterable[StageResult]) -> list[ItemResult]:
+    """What failed, each source or image once: an image that fails in one stage fails in those after it too."""
+    found: list[ItemResult] = []
+    seen: set[str | None] = {None}
+    for item in (item for result in results for item in result.items if item.state == "failed"):
+        names = {item.source, item.image}
+        if names <= {None} or not (names - {None}) & seen:
+            found.append(item)
+        seen |= names
+    return found
