@@ -64,7 +64,7 @@ class LabelledImage:
         self._kept = {}
 
     def read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
-        """Pixels (C, Y, X) in the image's own dtype and class numbers (Y, X), `IGNORED` where nothing is known.
+        """Pixels (C, Y, X) as `read_pixels` gives them and class numbers (Y, X), `IGNORED` where nothing is known.
 
         Args:
             plane: number of the plane, in raster order of the axes beside c, y and x.
@@ -91,24 +91,26 @@ class LabelledImage:
     def read_classes(self, plane: int, level: int) -> Int16s:
         """Class numbers (Y, X) of a whole plane at a level of its own."""
         window = Window.whole(self.target.shape(level)[-2:])
-        pixels = None if self.image.has_valid or self.image.nodata is None else self.read_pixels(plane, window, level)
+        pixels = self.read_pixels(plane, window, level) if self.image.pixels_tell else None
         return self._classes(plane, window, level, pixels)
 
     def read_pixels(self, plane: int, window: Window, level: int) -> Pixels:
-        """Pixels (C, Y, X) of one plane at a level of its own."""
+        """Pixels (C, Y, X) of one plane at a level of its own, in the image's dtype; missing floats are NaN.
+
+        Fill values such as -3.4e38 would reach their neighbours: NaN becomes an average value, band by band.
+        """
         pixels = self.image.read(self._full(self.image.axes, plane, window), level)
-        return pixels.reshape(self.num_channels, *window.shape)
+        pixels = pixels.reshape(self.num_channels, *window.shape)
+        if np.issubdtype(pixels.dtype, np.floating):
+            pixels[self.image.missing(pixels)] = np.nan
+        return pixels
 
     def _read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
         pixels = self.read_pixels(plane, window, self.level)
-        classes = self._classes(plane, window, self.level, pixels)
-        if self.image.nodata is not None and np.issubdtype(pixels.dtype, np.floating):
-            # Fill values such as -3.4e38 would reach their neighbours: NaN becomes an average pixel.
-            pixels[:, ~self.image.usable(pixels)] = np.nan
-        return pixels, classes
+        return pixels, self._classes(plane, window, self.level, pixels)
 
     def _classes(self, plane: int, window: Window, level: int, pixels: Pixels | None) -> Int16s:
-        """Class numbers; `pixels` of the same window are needed where nodata, not a label, says what is usable."""
+        """Class numbers; `pixels` of the same window are needed where they, not a label, say what is usable."""
         ids = self.target.read(self._full(self.target.axes, plane, window), level).reshape(window.shape)
         classes = np.where(ids == self.target.ignore, IGNORED, ids.astype(np.int32)).astype(np.int16)
         if self.image.has_valid:

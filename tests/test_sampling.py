@@ -55,16 +55,23 @@ def test_ignored_where_the_target_says_so_or_the_pixel_is_not_usable(workspace: 
     assert np.array_equal(target, expected)
 
 
-def test_float_nodata_is_read_as_nan_so_that_its_value_reaches_no_neighbour(workspace: Workspace) -> None:
+@pytest.mark.parametrize("nodata", [-3.4e38, np.nan, None])
+def test_missing_floats_are_read_as_nan_so_that_no_value_reaches_a_neighbour(
+    workspace: Workspace, nodata: float | None
+) -> None:
+    hole = np.nan if nodata is None else nodata
     pixels = np.ones((2, 4, 4), np.float32)
-    pixels[:, 0] = -3.4e38
-    pixels[0, 1] = -3.4e38  # in one band only: usable
-    put_image(workspace, "a", pixels, nodata=-3.4e38)
+    pixels[:, 0] = hole
+    pixels[0, 1] = hole  # in one band only: usable
+    pixels[1, 2] = np.inf
+    put_image(workspace, "a", pixels, nodata=nodata)
     put_label(workspace, "a", "target", np.ones((4, 4), np.uint8))
     got, target = labelled(workspace).read(0, Window.whole((4, 4)))
-    assert np.isnan(got[:, 0]).all()
-    assert np.array_equal(got[:, 1:], pixels[:, 1:])
-    assert np.array_equal(target == IGNORED, np.isnan(got[0]))
+    expected = np.ones((2, 4, 4))
+    expected[:, 0] = expected[0, 1] = expected[1, 2] = np.nan
+    np.testing.assert_array_equal(got, expected)
+    assert (target == [[IGNORED], [1], [1], [1]]).all()
+    assert np.array_equal(labelled(workspace).read_classes(0, 0), target)
 
 
 def test_ignored_where_the_valid_label_is_zero(workspace: Workspace) -> None:

@@ -96,7 +96,7 @@ class Network:
         Args:
             tiles: (N, C, Y, X) with N = `batch`, in the image's own dtype.
             halo: dropped on every side, px.
-            nodata: the image's; float pixels that have it in all bands are taken for average ones.
+            nodata: the image's; in float images it, and what is not finite, is taken for average, band by band.
 
         Returns:
             (N, Y - 2 halo, X - 2 halo), uint8, or uint16 for more than 255 classes.
@@ -146,10 +146,12 @@ class Network:
             raw = raw.float()
         moved = raw.to(self.device).to(torch.float32, memory_format=torch.channels_last)
         normal = moved.sub(self._mean).div_(self._std)
-        if nodata is not None and np.issubdtype(tiles.dtype, np.floating):
+        if np.issubdtype(tiles.dtype, np.floating):
             # Fill values such as -3.4e38 or NaN would reach their neighbours through the halo.
-            empty = moved.isnan() if np.isnan(nodata) else moved == float(np.float32(nodata))
-            normal.masked_fill_(empty.all(dim=1, keepdim=True), 0.0)
+            missing = ~moved.isfinite()
+            if nodata is not None:
+                missing |= moved == torch.tensor(nodata, dtype=torch.float64).to(raw.dtype).to(moved)
+            normal.masked_fill_(missing, 0.0)
         return normal.to(DTYPES[self.precision])
 
     def _halve(self, size: int, error: Exception) -> None:

@@ -119,7 +119,7 @@ def read_reflected(image: Image, window: Window, level: int = 0) -> Pixels:
 
 def read_validity(image: Image, window: Window, level: int = 0) -> Valid | None:
     """Which pixels of a window inside the image are usable, (Y, X), True = usable; None = all of them."""
-    if not image.has_valid and image.nodata is None:
+    if not image.has_valid and not image.pixels_tell:
         return None
     valid = image.read_valid(window, level)
     return None if valid.all() else valid

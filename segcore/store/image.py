@@ -158,4 +158,4 @@ class Image(_Pyramid):
 
     def usable(self, pixels: Pixels) -> npt.NDArray[np.bool_]:
         """Where any band has a value, of pixels already read: `(..., Y, X)` -> `(Y, X)`, True = usable."""
-        return ~self.missing(pixels).reshape(-1, *pixels.shape[-2:]).all(axis=0)
+        return np.asarray(~self.missing(pixels).reshape(-1, *pixels.shape[-2:]).all(axis=0))

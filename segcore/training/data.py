@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,14 +77,15 @@ def gather(workspace: Workspace, config: TrainConfig) -> TrainingData:
         for image_id in workspace.image_ids()
         if "target" in workspace.label_names(image_id)
     ]
-    images = [image for image in images if image.image.split != "test"]
+    splits = group_splits(images)
+    images = [image for image in images if splits.get(image.image_id) != "test"]
     if not images:
         raise ConfigError(
             f"workspace {workspace.uri}: no labelled images to train on; ingest some with --targets or a manifest"
         )
     _check_alike(images)
     classes = _checked_classes(images)
-    training, validation = split(images, config.validation_share, config.seed)
+    training, validation = split(images, splits, config.validation_share, config.seed)
     if not training:
         raise ConfigError(f"workspace {workspace.uri}: all {len(images)} labelled images are held out, none trains")
     index = ClassIndex(training, len(classes), config.seed)
@@ -100,16 +101,40 @@ def gather(workspace: Workspace, config: TrainConfig) -> TrainingData:
     return TrainingData(tuple(training), tuple(validation), classes, index, mean, std)
 
 
+def group_splits(images: Sequence[LabelledImage]) -> dict[str, str]:
+    """The split of each image id that has one: the image's own, or else its group's.
+
+    Raises:
+        ConfigError: if two images of a group have different splits.
+    """
+    first: dict[str, LabelledImage] = {}
+    splits: dict[str, str] = {}
+    for image in images:
+        if image.image.split is None:
+            continue
+        splits[image.image_id] = image.image.split
+        other = first.setdefault(image.image.group, image) if image.image.group else image
+        if other.image.split != image.image.split:
+            raise ConfigError(
+                f"group {image.image.group}: expected one split, got {other.image.split} of {other.image_id} and "
+                f"{image.image.split} of {image.image_id}; give both the same in the manifest"
+            )
+    for image in images:
+        if image.image.group in first:
+            splits[image.image_id] = str(first[image.image.group].image.split)
+    return splits
+
+
 def split(
-    images: Sequence[LabelledImage], validation_share: float, seed: int
+    images: Sequence[LabelledImage], splits: Mapping[str, str], validation_share: float, seed: int
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
-    """Training and validation images: by the images' own `split`; those without one by group, seeded.
+    """Training and validation images: by `splits` of their ids; those without one by group, seeded.
 
     Images of one group (a patient, a scene) never lie on both sides. A single group without a split trains.
     """
-    training = [image for image in images if image.image.split == "train"]
-    validation = [image for image in images if image.image.split == "val"]
-    open_images = [image for image in images if image.image.split not in ("train", "val")]
+    training = [image for image in images if splits.get(image.image_id) == "train"]
+    validation = [image for image in images if splits.get(image.image_id) == "val"]
+    open_images = [image for image in images if splits.get(image.image_id) not in ("train", "val")]
     groups = sorted({image.image.group or image.image_id for image in open_images})
     num_held_out = max(1, round(validation_share * len(groups))) if len(groups) > 1 and not validation else 0
     shuffled = np.random.default_rng((seed, len(groups))).permutation(len(groups))
@@ -120,9 +145,9 @@ def split(
 
 
 def statistics(images: Sequence[LabelledImage]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per band over the usable pixels, each image weighing as much as the other."""
+    """Mean and standard deviation per band over its values in usable pixels; each image weighs as much as the other."""
     sums = np.zeros((2, images[0].num_channels))
-    weight = 0
+    weight = np.zeros(images[0].num_channels)
     for image in images:
         level = image.level
         while level + 1 < image.image.num_levels and np.prod(image.image.shape(level)[-2:]) > MAX_STATISTICS_PX:
@@ -132,12 +157,12 @@ def statistics(images: Sequence[LabelledImage]) -> tuple[tuple[float, ...], tupl
         for plane in range(image.num_planes):
             pixels = image.read_pixels(plane, window, level)
             valid = image.image.usable(pixels) if valid_by_label is None else valid_by_label
-            values = pixels[:, valid].astype(np.float64)
-            values = values[:, np.isfinite(values).all(axis=0)]
-            if values.size:
-                sums += values.mean(axis=1), (values**2).mean(axis=1)
-                weight += 1
-    mean, square = sums / max(1, weight)
+            for band, values in enumerate(pixels[:, valid].astype(np.float64)):
+                values = values[np.isfinite(values)]
+                if values.size:
+                    sums[:, band] += values.mean(), (values**2).mean()
+                    weight[band] += 1
+    mean, square = sums / np.maximum(1, weight)
     std = np.sqrt(np.maximum(square - mean**2, 0))
     std[std < 1e-6 * np.maximum(1, np.abs(mean))] = 1.0  # a constant band says nothing: it stays at 0
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)

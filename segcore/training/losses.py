@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn.functional as F
+from monai.losses.dice import DiceLoss
 
 from segcore.sampling import IGNORED
 
-SMOOTH = 1e-5
-"""Added above and below, as in MONAI: a class without a pixel, rightly not predicted, has Dice 1."""
+_DICE = DiceLoss(batch=True)
+"""Of probabilities and a one-hot truth. Its smoothing makes the Dice of a class without a pixel 1."""
 
 
 def segmentation_loss(
@@ -14,9 +15,9 @@ def segmentation_loss(
 ) -> torch.Tensor:
     """Mean cross-entropy + (1 - mean soft Dice), each by its weight, over the pixels that count.
 
-    The Dice is MONAI's `DiceLoss(batch=True)`: per class over the whole batch, so that a class that one tile lacks
-    is not scored on that tile alone. But where MONAI's masked one multiplies the logits by the mask, so that an
-    ignored pixel still counts with the softmax of zeros, here the probabilities are masked: it counts with nothing.
+    The Dice is per class over the whole batch, so that a class that one tile lacks is not scored on that tile alone.
+    MONAI's masked loss multiplies the logits by the mask, so that an ignored pixel still counts with the softmax of
+    zeros; here the probabilities are masked: it counts with nothing.
 
     Args:
         logits_nkyx: of any float dtype; the loss is taken in float32.
@@ -34,13 +35,5 @@ def segmentation_loss(
     if dice_weight > 0:
         mask = known[:, None].to(log_probs.dtype)
         truth = torch.zeros_like(log_probs).scatter_(1, classes_nyx.clamp_min(0)[:, None], mask)
-        loss = loss + dice_weight * _dice_loss(log_probs.exp() * mask, truth)
+        loss = loss + dice_weight * _DICE(log_probs.exp() * mask, truth)
     return loss
-
-
-def _dice_loss(probs_nkyx: torch.Tensor, truth_nkyx: torch.Tensor) -> torch.Tensor:
-    """1 - soft Dice, mean over the classes."""
-    over_pixels = (0, 2, 3)
-    both = (probs_nkyx * truth_nkyx).sum(over_pixels)
-    each = probs_nkyx.sum(over_pixels) + truth_nkyx.sum(over_pixels)
-    return 1 - ((2 * both + SMOOTH) / (each + SMOOTH)).mean()

@@ -5,7 +5,7 @@
         last.safetensors    everything that decides how the run goes on
         best.safetensors    weights of the best validation
         curve.csv           step, loss, learning rate, validation scores
-        log.txt             what was told to the user
+        log.txt             what was told to the user, and when
         tensorboard/        the curve once more, for TensorBoard
 
 Checkpoints are safetensors with a JSON note in the header, so that reading one can run no code.
@@ -16,6 +16,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from segcore.errors import PlanMismatchError, StoreError
+from segcore.progress import Progress
 from segcore.store import Workspace
 
 Tensors = dict[str, torch.Tensor]
@@ -93,6 +95,22 @@ class Run:
     def get(self, name: str) -> bytes | None:
         """A file of the run, or None."""
         return self._objects.get(f"{self.prefix}/{name}")
+
+
+class Log:
+    """A listener that passes everything on, and adds each note to the run's log.txt."""
+
+    def __init__(self, run: Run, listener: Progress) -> None:
+        """Go on from the lines that the run has."""
+        self._run = run
+        self._text = (run.get("log.txt") or b"").decode()
+        self.start, self.advance, self._tell = listener.start, listener.advance, listener.note
+
+    def note(self, message: str) -> None:
+        """Write the log anew with one more line; notes come about as often as checkpoints."""
+        self._text += f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n"
+        self._run.put("log.txt", self._text.encode())
+        self._tell(message)
 
 
 class Curve:

@@ -24,7 +24,7 @@ from segcore.store import Workspace
 from segcore.training.data import TrainingData, gather
 from segcore.training.learner import Learner
 from segcore.training.loop import Training
-from segcore.training.runs import Run
+from segcore.training.runs import Log, Run
 from segcore.training.validate import HeldOut, TileSize, count, summary
 
 PREDICT_TILE_PX = 512
@@ -51,6 +51,8 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         PlanMismatchError: if `config.run` was begun with other settings or data.
     """
     began = time.monotonic()
+    if config.level:
+        raise ConfigError(f"level {config.level}: expected 0, the only level that predict reads; train at level 0")
     with Peak() as peak, _threads(config.threads):
         workspace = Workspace.open(config.workspace)
         data = gather(workspace, config)
@@ -63,6 +65,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         if config.dry_run:
             return StageResult(stage="train", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         run.agree(resolved)
+        progress = Log(run, progress)
         keep_what_fits([*data.training, *data.validation], config.cache_mib)
         learner = Learner(model, config, data.mean, data.std, device)
         held_out = HeldOut.of(data.validation, size, config.validation_mpx * 1e6)

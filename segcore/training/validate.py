@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,11 @@ class HeldOut:
 
     @classmethod
     def of(cls, images: Sequence[LabelledImage], size: TileSize, limit_px: float) -> "HeldOut":
-        """Tiles of whole images if they fit the limit, else a part spread evenly over all of them."""
+        """Tiles of whole images if they fit the limit, else a part (at least a tile) spread evenly over all of them."""
         total = sum(image.num_planes * image.shape_yx[0] * image.shape_yx[1] for image in images)
         every = max(1, int(np.ceil(total / limit_px)))
         chosen = [item for number, item in enumerate(_all_tiles(images, size)) if number % every == every // 2]
+        chosen = chosen or list(islice(_all_tiles(images, size), 1))
         return cls(tuple(chosen), sum(tile.write.num_px for _, _, tile in chosen))
 
 

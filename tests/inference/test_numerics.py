@@ -76,25 +76,28 @@ def test_best_class_is_the_first_of_the_highest(num_classes: int, layout: torch.
     assert ids.dtype == (np.uint8 if num_classes <= 255 else np.uint16)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_not_finite_logits_are_refused_and_their_tile_named(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("value", [(3e38, 3e38), (-3e38, -3e38), (3e38, -3e38)])  # logits inf, -inf, NaN
+def test_not_finite_logits_are_refused_and_their_tile_named(tmp_path: Path, value: tuple[float, float]) -> None:
     ws = Workspace.open(str(tmp_path), create=True)
-    package = conv_package(ws, np.ones((2, 1, 1, 1)), np.zeros(2), dtype="float32")
-    tiles = np.ones((3, 1, 8, 8), dtype=np.float32)
-    tiles[1, 0, 2, 2] = value
+    package = conv_package(ws, np.full((2, 2, 1, 1), 10), np.zeros(2), dtype="float32")
+    tiles = np.ones((3, 2, 8, 8), dtype=np.float32)
+    tiles[1, :, 2, 2] = value
     with pytest.raises(NotFiniteError, match="expected finite logits, got 2 that are NaN or Inf in float32") as error:
         Network(package, CPU, "float32", batch=3).ids(tiles, halo=0)
     assert error.value.tile == 1
 
 
-@pytest.mark.parametrize("nodata", [-9999.0, float(np.finfo(np.float32).min), np.nan])
-def test_nodata_of_float_images_counts_as_average(tmp_path: Path, nodata: float) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("nodata", [-9999.0, float(np.finfo(np.float32).min), np.nan, None])
+def test_missing_values_of_float_images_count_as_average(tmp_path: Path, nodata: float | None, dtype: str) -> None:
     ws = Workspace.open(str(tmp_path), create=True)
-    package = conv_package(ws, np.ones((1, 2, 3, 3)), np.zeros(1), dtype="float32")
-    tiles = np.ones((1, 2, 8, 8), dtype=np.float32)
+    package = conv_package(ws, np.ones((1, 2, 3, 3)), np.zeros(1), dtype=dtype)
+    tiles = np.ones((1, 2, 8, 8), dtype=dtype)
     holed = tiles.copy()
-    tiles[:, :, 3, 3] = 0  # the mean of this model's contract
-    holed[:, :, 3, 3] = nodata
+    tiles[:, :, 3, 3] = tiles[:, 1, 5] = tiles[:, 0, 0, 0] = 0  # the mean of this model's contract
+    with np.errstate(over="ignore"):  # the lowest float32 is -inf in float16
+        holed[:, :, 3, 3] = holed[:, 1, 5] = np.nan if nodata is None else nodata
+    holed[:, 0, 0, 0] = np.inf
     network = Network(package, CPU, "float32", batch=1)
     assert torch.equal(network.logits(holed, nodata), network.logits(tiles))
 

@@ -93,6 +93,16 @@ def test_read_validity_is_none_where_all_is_usable(tmp_path: Path) -> None:
     np.testing.assert_array_equal(valid, (pixels != 0).any(axis=0))
 
 
+def test_read_validity_of_floats_sees_nan_without_a_tag(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path), create=True)
+    pixels = scene(64, 64).astype(np.float32)
+    pixels[:, 40:] = np.nan
+    pixels[0, :9] = np.nan  # in one band only: usable
+    put_image(ws, "a", pixels)
+    assert read_validity(ws.image("a"), Window.whole((40, 64))) is None
+    np.testing.assert_array_equal(read_validity(ws.image("a"), Window.whole((64, 64))), ~np.isnan(pixels).all(axis=0))
+
+
 def test_stacked_fills_the_batch_with_the_last_tile() -> None:
     tiling = crop_tiling((64, 64), 32, 0, 1, 256)
     pixels = np.arange(64 * 64).reshape(1, 64, 64)

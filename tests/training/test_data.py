@@ -56,6 +56,41 @@ def test_images_without_a_split_are_held_out_by_group(workspace: Workspace) -> N
     assert any(held != ids(gathered(workspace, validation_share=0.4, seed=seed).validation) for seed in range(1, 5))
 
 
+def test_images_without_a_split_inherit_their_groups(workspace: Workspace) -> None:
+    for group, split in (("p", "test"), ("q", "val"), ("r", "train")):
+        put(workspace, f"{group}-told", group=group, split=split)
+        put(workspace, f"{group}-open", group=group)
+    data = gathered(workspace)
+    assert ids(data.training) == {"r-told", "r-open"}
+    assert ids(data.validation) == {"q-told", "q-open"}
+
+
+def test_a_group_with_two_splits_is_refused_with_both_images_named(workspace: Workspace) -> None:
+    put(workspace, "a", group="p", split="train")
+    put(workspace, "b", group="p", split="test")
+    put(workspace, "p", split="val")  # an image called as the group is none of it
+    with pytest.raises(ConfigError, match="group p: expected one split, got train of a and test of b"):
+        gathered(workspace)
+
+
+@pytest.mark.parametrize("nodata", [-9999.0, np.nan, None])
+def test_statistics_of_floats_leave_out_what_is_missing_band_by_band(
+    workspace: Workspace, nodata: float | None
+) -> None:
+    pixels = np.random.default_rng(0).normal(50, 9, (2, 20, 24)).astype(np.float32)
+    truth = pixels.astype(np.float64)
+    for where in (np.s_[:, :3], np.s_[0, 3:8], np.s_[1, 12:]):
+        pixels[where] = np.nan if nodata is None else nodata
+        truth[where] = np.nan
+    pixels[0, 19, 23], truth[0, 19, 23] = np.inf, np.nan
+    put_image(workspace, "a", pixels, nodata=nodata)
+    put_label(workspace, "a", "target", (np.arange(480).reshape(20, 24) % 2).astype(np.uint8))
+    data = gathered(workspace)
+    assert data.mean == pytest.approx(np.nanmean(truth, (1, 2)))
+    assert data.std == pytest.approx(np.nanstd(truth, (1, 2)))
+    assert data.index.pixels.sum() == 17 * 24 - 1  # without rows 0..2, and the one pixel that has no band
+
+
 def test_statistics_are_numpys_without_nodata(workspace: Workspace) -> None:
     pixels = np.random.default_rng(0).integers(1, 200, (3, 20, 24), dtype=np.uint8)
     pixels[:, :10] = 0

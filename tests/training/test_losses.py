@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.losses.dice import DiceLoss
 
 from segcore.sampling import IGNORED
 from segcore.training.losses import segmentation_loss
@@ -23,10 +24,7 @@ def by_hand(logits: torch.Tensor, classes: torch.Tensor) -> float:
     return float(ce + 1 - dice.mean())
 
 
-@pytest.mark.slow  # for the seconds that MONAI takes to load
 def test_dice_term_is_monais() -> None:
-    from monai.losses.dice import DiceLoss
-
     logits, classes = some()
     classes[:, 0] = 1
     classes[classes == 2] = 0  # a class that occurs nowhere

@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from segcore.config import TrainConfig
+from segcore.config import TrainConfig, build_config
 from segcore.errors import ConfigError, PlanMismatchError
 from segcore.models.package import read_package
+from segcore.progress import Silent
 from segcore.store import Workspace
-from segcore.training import loop, train
+from segcore.training import clock, loop, stage, train
+from segcore.training.runs import Run
 from tests.synthetic import put_image, put_label
 
 TINY: dict[str, Any] = {"channels": (4, 8), "tile_px": 32, "batch": 2, "threads": 1, "max_steps": 12, "device": "cpu"}
@@ -41,6 +45,13 @@ def uri(tmp_path: Path) -> str:
 def files(uri: str, run: str) -> dict[str, bytes]:
     """What decides how a run goes on or what it made; not what holds times."""
     return {name: Path(uri, "runs", run, name).read_bytes() for name in ("curve.csv", "best.safetensors")}
+
+
+def state(uri: str, run: str) -> dict[str, Any]:
+    """Where the run's last checkpoint stands."""
+    loaded = Run(Workspace.open(uri), run).load("last")
+    assert loaded is not None
+    return dict(loaded[1]["state"])
 
 
 def rows(uri: str, run: str) -> list[dict[str, str]]:
@@ -131,15 +142,41 @@ def test_run_with_other_settings_is_refused_with_the_difference_named(uri: str) 
         train(TrainConfig(workspace=uri, run="r", **{**TINY, "batch": 3}))
 
 
-def test_minutes_are_kept_over_an_interruption(uri: str) -> None:
-    settings = {**TINY, "max_steps": None, "minutes": 0.03}
-    train(TrainConfig(workspace=uri, run="r", **settings))
-    first = rows(uri, "r")
-    began = time.monotonic()
-    train(TrainConfig(workspace=uri, run="r", **settings))
-    assert time.monotonic() - began < 10
-    assert rows(uri, "r") == first
-    assert float(first[-1]["learning_rate"]) < 0.2 * max(float(row["learning_rate"]) for row in first)
+def test_minutes_are_kept_over_an_interruption(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second and a validation two; of the minute, these and six for the final scores are set aside."""
+    now, interrupt_at = 0.0, -1
+    step, count = loop.Learner.step, loop.count
+
+    def slow_step(self: loop.Learner, tiles: Any, classes: Any, rate: float, number: int) -> torch.Tensor:
+        nonlocal now
+        if number == interrupt_at:
+            raise KeyboardInterrupt
+        now += 1
+        return step(self, tiles, classes, rate, number)
+
+    def slow_count(*arguments: Any) -> Any:
+        nonlocal now
+        now += 2
+        return count(*arguments)
+
+    for module in (clock, loop, stage):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(loop.Learner, "step", slow_step)
+    monkeypatch.setattr(loop, "count", slow_count)
+    settings = {**TINY, "max_steps": None, "minutes": 1, "workspace": uri}
+
+    whole = train(TrainConfig(run="whole", **settings))
+    interrupt_at = 30
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(run="cut", **settings))
+    cut = state(uri, "cut")
+    assert (cut["step"], cut["elapsed_s"]) == (21, 21 + 2 * 2)
+    assert cut["validated_fraction"] == pytest.approx(23 / (60 - 2 - 6))
+    now, interrupt_at = now + 1000, -1
+    assert train(TrainConfig(run="cut", **settings)).details["steps"] == whole.details["steps"] == 46
+    assert state(uri, "cut") == state(uri, "whole")
+    assert state(uri, "cut")["elapsed_s"] == 46 + 4 * 2
+    assert files(uri, "cut") == files(uri, "whole")
 
 
 def test_patience_ends_a_run_that_gets_no_better(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,3 +218,41 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(uri: str, monkeypatc
     monkeypatch.setattr(loop.Learner, "step", lambda *arguments: torch.tensor(float("nan")))
     with pytest.raises(Exception, match="the loss at step 1 is nan; train with a lower learning_rate"):
         train(TrainConfig(workspace=uri, **TINY))
+
+
+def test_a_level_that_predict_does_not_read_is_refused_at_once(uri: str) -> None:
+    with pytest.raises(ConfigError, match="level 1: expected 0, the only level that predict reads; train at level 0"):
+        train(TrainConfig(workspace=uri, level=1, **TINY))
+    assert not Path(uri, "runs").exists()
+
+
+def test_a_run_id_that_leads_out_of_the_workspace_is_refused_in_one_line(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"^the options: run: String should match pattern [^\n]*$"):
+        build_config(TrainConfig, {"workspace": uri, "run": "../x"})
+
+
+def test_a_validation_of_less_than_a_tile_looks_at_one(uri: str) -> None:
+    result = train(TrainConfig(workspace=uri, validation_mpx=0.0005, **TINY))
+    assert result.scores is not None
+    assert result.scores["pixels"] == 96 * 96
+
+
+def test_the_log_holds_what_was_told_and_when_over_an_interruption(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Listener(Silent):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    monkeypatch.setattr(loop.Training, "final_px", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(TrainConfig(workspace=uri, run="r", **TINY), Listener())
+    monkeypatch.undo()
+    result = train(TrainConfig(workspace=uri, run="r", **TINY), Listener())
+    lines = [line.split(" ", 1) for line in Path(uri, "runs", "r", "log.txt").read_text().splitlines()]
+    assert [message for _, message in lines] == told
+    assert told[0].startswith("step 2: loss ")
+    assert told[-1] == f"model {result.details['model']}: {result.paths[0]}"
+    times = [datetime.fromisoformat(moment) for moment, _ in lines]
+    assert times == sorted(times)
+    assert datetime.now(UTC) - times[-1] < timedelta(minutes=2)

@@ -44,5 +44,7 @@ def test_held_out_takes_a_spread_of_tiles_where_all_are_too_many(tmp_path: Path)
     held_out = HeldOut.of(images, TileSize(32, 8, 8), limit_px=4 * 128 * 128 / 4)
     assert held_out.num_px == 128 * 128
     assert {image.image_id for image, _, _ in held_out.tiles} == set("abcd")
+    least = HeldOut.of(images, TileSize(32, 8, 8), limit_px=500)
+    assert (len(least.tiles), least.num_px) == (1, 32 * 32)
     small = HeldOut.of(images, TileSize(512, 8, 16), limit_px=1e9)
     assert {tile.read.shape for _, _, tile in small.tiles} == {(144, 144)}
