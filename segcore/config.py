@@ -103,6 +103,8 @@ class TrainConfig(StageConfig):
     """Steps between validations; 0 = about ten in the budget."""
     validation_mpx: float = Field(default=4.0, gt=0)
     """Megapixels that a validation looks at, evenly spread over the held-out images; the last one at 16 times more."""
+    stretch: Literal["auto", "on", "off"] = "auto"
+    """Stretch each image's own intensities to the full range first; `auto` does where images differ much."""
     augment: bool = True
     """Flips, turns, scale, brightness, contrast, gamma, blur and noise, drawn anew for each tile."""
     cache_mib: int = Field(default=1024, ge=0)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from segcore.errors import ConfigError
 from segcore.geometry import Window, reflected
 from segcore.store import Image, Label
+from segcore.stretch import Stretch
 
 IGNORED = -1
 """Class number, in tiles, of pixels that change neither loss nor score: `ignore` in the target, or not usable."""
@@ -45,6 +46,8 @@ class LabelledImage:
         self._plane_shape = tuple(n for axis, n in shape.items() if axis not in "cyx")
         self._num_classes = len(target.classes)
         self._kept: dict[int, tuple[Pixels, Int16s]] | None = None
+        self.stretch: Stretch | None = None
+        """What `read` does to the pixels first."""
 
     @property
     def image_id(self) -> str:
@@ -107,7 +110,12 @@ class LabelledImage:
 
     def _read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
         pixels = self.read_pixels(plane, window, self.level)
-        return pixels, self._classes(plane, window, self.level, pixels)
+        classes = self._classes(plane, window, self.level, pixels)
+        return self.stretched(pixels), classes
+
+    def stretched(self, pixels: Pixels) -> Pixels:
+        """Pixels as the model gets them: stretched, where this image is."""
+        return pixels if self.stretch is None else self.stretch.apply(pixels)
 
     def _classes(self, plane: int, window: Window, level: int, pixels: Pixels | None) -> Int16s:
         """Class numbers; `pixels` of the same window are needed where they, not a label, say what is usable."""

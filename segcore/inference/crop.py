@@ -41,7 +41,7 @@ class CropShard:
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._origin = region.start
-            self._pixels = read_reflected(run.image, region)
+            self._pixels = read_reflected(run.image, region, run.stretch)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Pixels:
         """Class ids (N, Y, X) of the tiles' centres; by many threads at once."""

@@ -49,7 +49,7 @@ class _Cost:
     """Seconds and memory of one tile, found by running a few of them on one thread."""
 
     def __init__(self, job: Job, image: Image, tiling: Tiling) -> None:
-        tiles = calibration_tiles(image, tiling)
+        tiles = calibration_tiles(image, tiling, job.package.contract.stretch)
         network = Network(job.package, job.device, job.precision, batch=1)
         before = tree_bytes()
         with Peak(interval_s=0.02) as peak:

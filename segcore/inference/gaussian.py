@@ -153,7 +153,7 @@ class Strip:
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._pixels_origin = region.start
-            self._pixels = read_reflected(self.run.image, region)
+            self._pixels = read_reflected(self.run.image, region, self.run.stretch)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> torch.Tensor:
         """Weighted logits (N, K, Y, X), float32, on the device; by many threads at once."""

@@ -20,6 +20,7 @@ from segcore.inference.numerics import Network, NotFiniteError
 from segcore.inference.tiling import Pixels, Tiling, read_reflected, stacked
 from segcore.models.package import ModelPackage
 from segcore.store import Image, Workspace
+from segcore.stretch import stretch_of
 
 MIN_AGREEMENT = 0.999
 """Share of pixels whose class must be float32's."""
@@ -75,7 +76,9 @@ def resolve_precision(
     if kept is not None:
         return kept.precision
     try:
-        found = calibrate(package, device, candidates, calibration_tiles(image, tiling), image.nodata)
+        found = calibrate(
+            package, device, candidates, calibration_tiles(image, tiling, package.contract.stretch), image.nodata
+        )
     except NotFiniteError:
         return "float32"  # not kept: whether it is the image or the model shows when the image's turn comes
     data = json.dumps(found.model_dump(mode="json"), indent=1).encode()
@@ -126,13 +129,14 @@ def device_slug(device: torch.device) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-").lower()
 
 
-def calibration_tiles(image: Image, tiling: Tiling, count: int = CALIBRATION_TILES) -> list[Pixels]:
-    """Tiles (1, C, Y, X) spread over the image, those with usable pixels first."""
+def calibration_tiles(image: Image, tiling: Tiling, is_stretched: bool, count: int = CALIBRATION_TILES) -> list[Pixels]:
+    """Tiles (1, C, Y, X) spread over the image, those with usable pixels first, as the model gets them."""
+    stretch = stretch_of(image) if is_stretched else None
     every = list(tiling.tiles(Window.whole(tiling.shape))) if _num_tiles(tiling) <= 4096 else _diagonal(tiling)
     step = max(1, len(every) // (4 * count))
     spread = every[step // 2 :: step] or every
     ranked = sorted(spread, key=lambda tile: not image.read_valid(tile.write).any())
-    return [stacked(read_reflected(image, tile.read), tile.read.start, [tile], 1) for tile in ranked[:count]]
+    return [stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1) for tile in ranked[:count]]
 
 
 def _num_tiles(tiling: Tiling) -> int:

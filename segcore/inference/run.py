@@ -13,7 +13,8 @@ from segcore.errors import SegcoreError
 from segcore.geometry import Ints, Tile, Window
 from segcore.inference.numerics import NotFiniteError
 from segcore.inference.tiling import Pixels, Tiling, Valid
-from segcore.store import Image, PyramidSpec, Staging, UnitWriter
+from segcore.store import Image, Staging, UnitWriter
+from segcore.stretch import Stretch
 
 
 @dataclass
@@ -42,6 +43,8 @@ class MaskRun:
     """Of the mask."""
     ignore: int
     """Id of unusable pixels in the mask."""
+    stretch: Stretch | None = None
+    """What is done to the image's intensities before the model sees them."""
     remaining: int = 0
     """Shards that are not written yet."""
     counts: Counts = field(default_factory=Counts)
@@ -72,11 +75,6 @@ class MaskRun:
             self.counts.tiles += tiles
             self.counts.skipped += skipped
             self.counts.repeated += repeated
-
-    @classmethod
-    def of(cls, image: Image, staging: Staging, tiling: Tiling, spec: PyramidSpec, ignore: int) -> "MaskRun":
-        """A run of which nothing is counted yet."""
-        return cls(image, staging, tiling, np.dtype(spec.dtype), ignore)
 
     def begin_unit(self, unit: Ints) -> list[Ints]:
         """The unit's shards that are left, before any of them is computed."""

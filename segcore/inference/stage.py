@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from segcore.config import PredictConfig
 from segcore.errors import SegcoreError, StoreError
 from segcore.geometry import Grid, Ints
@@ -26,6 +28,7 @@ from segcore.models.package import ModelPackage, read_package
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
 from segcore.store import Image, Staging, Workspace
+from segcore.stretch import stretch_of
 
 log = logging.getLogger("segcore.inference")
 
@@ -162,7 +165,9 @@ class _Night:
             self._items[image_id] = self._result("skipped", image, details)
             return None
         try:
-            return self._resumed(image, staging, plan, MaskRun.of(image, staging, tiling, spec, job.ignore))
+            stretch = stretch_of(image) if job.package.contract.stretch else None
+            run = MaskRun(image, staging, tiling, np.dtype(spec.dtype), job.ignore, stretch)
+            return self._resumed(image, staging, plan, run)
         except BaseException:
             self._runs.pop(image_id, None)
             staging.close()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from segcore.errors import ConfigError
 from segcore.geometry import Ints, Tile, Window, reflected, tiles_in
 from segcore.store import Image
+from segcore.stretch import Stretch
 
 Pixels = npt.NDArray[np.generic]
 Valid = npt.NDArray[np.bool_]
@@ -95,17 +96,23 @@ def _fitted(shape: Ints, core_px: int, stride: int) -> Ints:
     return (y, x)
 
 
-def read_reflected(image: Image, window: Window, level: int = 0) -> Pixels:
+def read_reflected(image: Image, window: Window, stretch: Stretch | None = None, level: int = 0) -> Pixels:
     """The pixels of a window that may reach over the border; what lies outside is mirrored.
 
     Args:
         image: (C, Y, X).
         window: over (y, x), in pixels of `level`.
+        stretch: what is done to the intensities.
         level: pyramid level.
 
     Returns:
         (C, *window.shape), in the image's own dtype.
     """
+    pixels = _read_mirrored(image, window, level)
+    return pixels if stretch is None else stretch.apply(pixels)
+
+
+def _read_mirrored(image: Image, window: Window, level: int) -> Pixels:
     num_channels, *shape = image.shape(level)
     if Window.whole(shape).contains(window):
         return image.read(Window((0, *window.start), (num_channels, *window.shape)), level)

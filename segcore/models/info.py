@@ -26,10 +26,12 @@ class InputContract(BaseModel):
     """Relative difference of spacing that is still accepted."""
     level: int = Field(default=0, ge=0)
     """Pyramid level that the model was trained on."""
+    stretch: bool = False
+    """Each image's own range of intensities becomes the whole range of its type first (`segcore.stretch`)."""
     mean: tuple[float, ...]
-    """Per band, in the image's own values."""
+    """Per band, in the image's own values, or in the stretched ones."""
     std: tuple[float, ...]
-    """Per band, in the image's own values; positive."""
+    """Per band, likewise; positive."""
     tile_px: int = Field(default=512, ge=1)
     """Side of a tile's write window."""
     halo_px: int = Field(default=32, ge=0)

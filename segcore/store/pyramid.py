@@ -94,11 +94,12 @@ class PyramidSpec(BaseModel):
         padded = np.pad(pixels, pad, mode="edge") if any(after for _, after in pad) else pixels
         if self.kind == "mask":
             return mode_2x2(padded)
-        nodata = self.nodata
-        if nodata is None:
+        if np.issubdtype(pixels.dtype, np.floating):  # band by band: a fill value would spoil every mean
+            return valid_mean_2x2(padded, float("nan") if self.nodata is None else self.nodata, None)
+        if self.nodata is None:
             return mean_2x2(padded)
         channel = self.axes.index("c") if "c" in self.axes else None
-        return valid_mean_2x2(padded, nodata, channel)
+        return valid_mean_2x2(padded, self.nodata, channel)
 
 
 def fitting_shard_px(axes: tuple[str, ...], shape: Ints, dtype: str, wanted_px: int) -> int:
@@ -133,10 +134,10 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
 
     Args:
         pixels: last two axes y and x, even.
-        nodata: the fill value (NaN counts too); a pixel is valid where any channel differs from it.
-        channel: the axis of the channels, if there is one.
+        nodata: the fill value; a pixel is valid where any channel differs from it. NaN and Inf never are.
+        channel: the axis of the channels; None = every element for itself.
     """
-    differs = differs_from(pixels, nodata)
+    differs = differs_from(pixels, nodata) & np.isfinite(pixels)
     valid = np.asarray(differs.any(axis=channel, keepdims=True)) if channel is not None else differs
     if valid.all():
         return mean_2x2(pixels)

@@ -14,6 +14,7 @@ from segcore.geometry import Window
 from segcore.sampling import ClassIndex, LabelledImage
 from segcore.spatial import Spacing
 from segcore.store import Workspace
+from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 
 MAX_STATISTICS_PX = 4 << 20
 """Mean and deviation come from the finest level that has at most so many pixels in a plane."""
@@ -30,6 +31,11 @@ class TrainingData:
     """Of the training images."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def stretch(self) -> bool:
+        """True if each image is stretched to its own range."""
+        return self.training[0].stretch is not None
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -97,6 +103,9 @@ def gather(workspace: Workspace, config: TrainConfig) -> TrainingData:
             f"workspace {workspace.uri}: expected at least two classes in the targets, got nothing but class "
             f"{occurring[0]} ({classes[occurring[0]].name}) in all {len(training)} training images"
         )
+    if is_stretched(training, config.stretch):
+        for image in (*training, *validation):
+            image.stretch = stretch_of(image.image)
     mean, std = statistics(training)
     return TrainingData(tuple(training), tuple(validation), classes, index, mean, std)
 
@@ -144,6 +153,21 @@ def split(
     return training, validation
 
 
+def is_stretched(images: Sequence[LabelledImage], asked: str) -> bool:
+    """Whether each image is stretched to its own range: as asked, or where their upper ends differ much.
+
+    Raises:
+        ConfigError: if it is asked for images whose type has no range.
+    """
+    dtype = images[0].image.dtype.name
+    if asked == "on" and dtype not in DTYPES:
+        raise ConfigError(f"stretch: expected images of {' or '.join(DTYPES)}, got {dtype}; train with stretch: off")
+    if asked != "auto" or dtype not in DTYPES:
+        return asked == "on"
+    highs = [stretch_of(image.image).high for image in images]
+    return max(highs) > MAX_RATIO * min(highs)
+
+
 def statistics(images: Sequence[LabelledImage]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per band over its values in usable pixels; each image weighs as much as the other."""
     sums = np.zeros((2, images[0].num_channels))
@@ -157,6 +181,7 @@ def statistics(images: Sequence[LabelledImage]) -> tuple[tuple[float, ...], tupl
         for plane in range(image.num_planes):
             pixels = image.read_pixels(plane, window, level)
             valid = image.image.usable(pixels) if valid_by_label is None else valid_by_label
+            pixels = image.stretched(pixels)
             for band, values in enumerate(pixels[:, valid].astype(np.float64)):
                 values = values[np.isfinite(values)]
                 if values.size:

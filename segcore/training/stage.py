@@ -171,6 +171,7 @@ def _info(
         dtype=data.dtype,
         spacing=data.spacing,
         level=config.level,
+        stretch=data.stretch,
         mean=data.mean,
         std=data.std,
         tile_px=size.tile_px,

@@ -61,7 +61,7 @@ def test_auto_is_found_once_and_kept(ws: Workspace, monkeypatch: pytest.MonkeyPa
 
 
 def test_calibrate_measures_agreement(ws: Workspace) -> None:
-    tiles = calibration_tiles(ws.image("a"), crop_tiling((300, 300), 64, 16, 2, 256), count=2)
+    tiles = calibration_tiles(ws.image("a"), crop_tiling((300, 300), 64, 16, 2, 256), False, count=2)
     assert [tile.shape for tile in tiles] == [(1, 3, 96, 96)] * 2
     found = calibrate(unet_package(ws), CPU, ["float32", "bfloat16"], tiles)
     assert found.agreement["float32"] == 1.0

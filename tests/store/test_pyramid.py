@@ -55,6 +55,23 @@ def test_mean_leaves_nodata_out(nodata: float) -> None:
                 assert reduced[band][index] == np.floor(np.mean(seen) + 0.5)
 
 
+@pytest.mark.parametrize("nodata", [None, -9.0])
+def test_mean_of_floats_leaves_out_what_is_missing_in_one_band(nodata: float | None) -> None:
+    pixels = np.random.default_rng(4).random((2, 8, 6)).astype(np.float32)
+    seen = pixels.astype(float)
+    for band, y, x in ((0, 0, 0), (1, 4, 5), (1, 4, 4), (1, 5, 4), (1, 5, 5)):
+        pixels[band, y, x] = np.nan if nodata is None or y == 0 else nodata
+        seen[band, y, x] = np.nan
+    reduced = spec_of(pixels, "image", nodata=nodata).reduced(pixels)
+    for band in range(2):
+        for index, values in blocks(seen[band]).items():
+            kept = [value for value in values if not np.isnan(value)]
+            if kept:
+                assert reduced[band][index] == pytest.approx(np.mean(kept), rel=1e-6)
+            else:
+                assert np.isnan(reduced[band][index]) if nodata is None else reduced[band][index] == nodata
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (9, 7), (1, 1)])
 def test_mode_ties_go_to_the_lowest_class_that_is_not_ignore(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
