@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segcore.inference import precision as module
+from segcore.inference.numerics import NotFiniteError
 from segcore.inference.precision import calibrate, calibration_tiles, device_slug, fixed_batch, resolve_precision
 from segcore.inference.tiling import crop_tiling
 from segcore.store import Workspace
@@ -26,7 +27,9 @@ def ws(tmp_path: Path) -> Workspace:
 def resolved(ws: Workspace, monkeypatch: pytest.MonkeyPatch, px_per_s: dict[str, float], ids: dict[str, Any]) -> str:
     """`auto` on a CPU that claims bfloat16, with answers and speeds as given."""
 
-    def answers(network: Any, tiles: Any) -> Any:
+    def answers(network: Any, tiles: Any, nodata: Any) -> Any:
+        if network.precision not in ids:
+            raise NotFiniteError("overflow", 0)
         return ids[network.precision], 1 / px_per_s[network.precision]
 
     monkeypatch.setattr(module, "faster_formats", lambda device: ["bfloat16"])
@@ -80,3 +83,11 @@ def test_fixed_batch_is_1_where_the_place_in_it_matters(ws: Workspace, monkeypat
 
     monkeypatch.setattr(module.Network, "logits", uneven)
     assert fixed_batch(package, CPU, "float32", 4, tiling) == 1
+
+
+@pytest.mark.parametrize("overflows", ["bfloat16", "float32"])
+def test_a_precision_that_overflows_is_not_taken_and_stops_nothing(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch, overflows: str
+) -> None:
+    ids = {name: np.zeros(10) for name in ("float32", "bfloat16") if name != overflows}
+    assert resolved(ws, monkeypatch, {"float32": 1.0, "bfloat16": 2.0}, ids) == "float32"
