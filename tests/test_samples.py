@@ -39,7 +39,7 @@ def test_draw_scene_shows_the_classes_it_names() -> None:
 def test_write_samples_gives_georeferenced_pairs_and_keeps_what_is_there(tmp_path: Path) -> None:
     scenes = (SceneSpec("a", (256, 256), 1, "train"), SceneSpec("b", (256, 288), 2, "test"))
     manifest = write_samples(tmp_path, scenes)
-    rows = list(csv.DictReader(manifest.open(encoding="utf-8")))
+    rows = list(csv.DictReader(manifest.read_text(encoding="utf-8").splitlines()))
     assert [(row["source"], row["split"]) for row in rows] == [("a.tif", "train"), ("b.tif", "test")]
     with rasterio.open(tmp_path / "b.tif") as source, rasterio.open(tmp_path / rows[1]["target"]) as target:
         rgb, ids = draw_scene(2, (256, 288))
