@@ -10,7 +10,7 @@ from segcore.measure import Peak
 
 SCRIPT = """
 import subprocess, sys, time
-from segcore.measure import Peak
+from segcore.measure import Peak, tree_bytes
 hold = "held = bytearray(b'1') * 150 * 1048576; print('ready', flush=True); input()"
 with Peak(interval_s=0.02) as peak:
     before_mib = tree_bytes() / 2**20
