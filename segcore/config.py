@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from segcore.errors import ConfigError
 
@@ -34,7 +34,7 @@ class StageConfig(BaseModel):
 class IngestConfig(StageConfig):
     """Sources -> images in the workspace, with their targets."""
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[Annotated[str, BeforeValidator(lambda name: escaped(name))], ...] = ()
     """Files, globs, folders or URLs to ingest."""
     manifest: str | None = None
     """CSV with the columns source, target, valid, split, group, and any metadata; paths relative to the file."""
@@ -43,7 +43,7 @@ class IngestConfig(StageConfig):
     classes: str | None = None
     """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours."""
     ids: Literal["name", "hash"] = "name"
-    """`hash` keeps the sources' names out of image ids, logs and reports."""
+    """`hash` keeps the sources' names out of image ids, and so out of what names images; a failed source is named."""
     overwrite: bool = False
     """Rewrite images that exist under another plan."""
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
@@ -198,7 +198,7 @@ class ExportConfig(StageConfig):
     images: tuple[str, ...] = ()
     """Image ids; none = every image that has the mask."""
     overwrite: bool = False
-    """Write over files that exist."""
+    """Write over files that exist; else one with this mask stays as it is, and one with another is refused."""
 
 
 RESERVED_NAMES = ("image", "target", "target_instances", "valid", "foreground")
@@ -212,6 +212,11 @@ STAGES: dict[str, type[StageConfig]] = {
     "report": ReportConfig,
     "export": ExportConfig,
 }
+
+
+def escaped(name: Any) -> Any:
+    """A file name that can be printed and stored: bytes in it that are not UTF-8 become `\\udc..`."""
+    return name.encode(errors="backslashreplace").decode() if isinstance(name, str) else name
 
 
 def unknown_key(key: str, known: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 from pydantic import BaseModel, ConfigDict
 
-from segcore.config import IngestConfig, unknown_key
+from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
 from segcore.sources.files import check_scheme, is_known_scheme
 
@@ -19,6 +19,8 @@ SUFFIXES = (".tif", ".tiff", ".svs", ".png", ".jpg", ".jpeg", ".gif", ".webp", "
 
 _COLUMNS = ("source", "target", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
+_ESCAPE = "\\udc"
+"""What a byte that is not UTF-8 begins with in a name that is escaped."""
 
 
 class Entry(BaseModel):
@@ -41,7 +43,7 @@ class Entry(BaseModel):
 
 
 def list_entries(config: IngestConfig) -> list[Entry]:
-    """Everything to ingest, each source once, in the order given.
+    """Everything to ingest, each source once, in the order given; a name that is not UTF-8 stands escaped.
 
     Raises:
         ConfigError: if the manifest or the pattern of the targets is wrong.
@@ -49,6 +51,8 @@ def list_entries(config: IngestConfig) -> list[Entry]:
     rows = _manifest_rows(config.manifest) if config.manifest else _source_rows(config)
     entries: dict[str, Entry] = {}
     for row in rows:
+        row["source"] = escaped(row["source"])
+        row["targets"] = tuple(escaped(target) for target in row["targets"])
         image_id = image_id_of(row["source"], config.ids)
         entries.setdefault(image_id, Entry.model_validate({**row, "image_id": image_id}))
     return list(entries.values())
@@ -75,6 +79,8 @@ def file_stamp(uri: str) -> dict[str, Any]:
     Raises:
         SourceError: if there is no such file.
     """
+    if _ESCAPE in uri:
+        raise SourceError(f"{uri}: expected a file name in UTF-8, got other bytes; rename the file")
     if _is_pattern(uri) and not (not _is_remote(uri) and Path(canonical_uri(uri)).exists()):
         raise SourceError(f"{uri}: nothing matches this pattern{', or it cannot be listed' if _is_remote(uri) else ''}")
     try:

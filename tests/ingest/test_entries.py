@@ -1,5 +1,6 @@
 """What the user asks for -> entries; or one clear line."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,21 @@ def test_a_relative_path_is_the_same_source_as_its_absolute_one(
     files(tmp_path, "a.tif")
     monkeypatch.chdir(tmp_path)
     assert len(list_entries(config(tmp_path, sources=("a.tif", str(tmp_path / "a.tif"))))) == 1
+
+
+def test_a_name_that_is_not_utf8_fails_alone_and_can_be_printed(tmp_path: Path) -> None:
+    files(tmp_path, "good.tif")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/b\xffd.tif")
+    try:
+        Path(odd).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    for sources in ((str(tmp_path),), (odd, str(tmp_path / "good.tif"))):
+        bad, good = list_entries(config(tmp_path, sources=sources))
+        assert bad.source == f"{tmp_path}/b\\udcffd.tif"
+        assert good.source == str(tmp_path / "good.tif")
+        with pytest.raises(SourceError, match="in UTF-8"):
+            file_stamp(bad.source)
 
 
 def test_folders_and_globs_are_expanded_in_order(tmp_path: Path) -> None:
