@@ -134,11 +134,10 @@ def _find(ws: Workspace | None, model: str) -> tuple[str, dict[str, bytes]]:
         found = {name: ws.objects.get(f"models/{model}/{name}") for name in names}
         if any(data is not None for data in found.values()):
             return _all_there(ws.describe(f"models/{model}"), found)
-    if "://" in model:
-        parent, _, last = model.rstrip("/").rpartition("/")
-        objects = Objects(parent)
-        return _all_there(model, {name: objects.get(f"{last}/{name}") for name in names})
-    path = Path(model)
+    if "://" in model and not model.startswith("file://"):
+        objects = Objects(model)
+        return _all_there(model, {name: objects.get(name) for name in names})
+    path = Path(model.removeprefix("file://"))
     if path.is_dir():
         found = {name: (path / name).read_bytes() if (path / name).is_file() else None for name in names}
         return _all_there(str(path), found)

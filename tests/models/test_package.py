@@ -186,3 +186,9 @@ def test_read_package_finds_an_id_in_the_workspace_and_says_which_there_are(tmp_
 def test_read_package_reads_a_uri(tmp_path: Path) -> None:
     package, _, _ = written(tmp_path)
     assert read_package(None, f"file://{package.folder}").digest == package.digest
+
+
+@pytest.mark.parametrize("uri", ["file:///no/such/folder", "memory://no-such-bucket", "memory://bucket/no/package"])
+def test_a_uri_without_a_package_is_one_clear_error(uri: str) -> None:
+    with pytest.raises(ContractError, match=f"{uri}|{uri.removeprefix('file://')}"):
+        read_package(None, uri)
