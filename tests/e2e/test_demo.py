@@ -34,6 +34,7 @@ def test_demo_runs_and_runs_again(tmp_path: Path) -> None:
     assert report.is_relative_to(tmp_path / "demo")
     assert report.read_text(encoding="utf-8").startswith("<!")
     assert package.parent == tmp_path / "demo" / "models"
+    assert {"paths", "scores", "seconds", "peak_mib"} <= set(first)
     assert first["page"].startswith("http://127.0.0.1:4200/runs/flow-run/")
     assert (tmp_path / "demo" / "prefect" / "prefect.db").exists()
     assert set(first["scores"]["per_class"]) == {"field", "wood", "water", "road", "house"}

@@ -150,6 +150,38 @@ def test_json_of_a_failed_stage_is_one_object_too(monkeypatch: pytest.MonkeyPatc
     assert {"paths", "seconds", "peak_mib"} <= set(found)
 
 
+JSON_ARGUMENTS: dict[str, list[str]] = {
+    "config show train": [],
+    "doctor": [],
+    "export": ["--model", "m", "--output", "out"],
+    "ingest": ["a.tif"],
+    "inspect": ["a.tif"],
+    "predict": ["--model", "m"],
+    "report": ["--model", "m"],
+    "score": ["--model", "m"],
+    "train": [],
+    "verify": [],
+}
+
+
+def test_json_of_every_command_has_the_keys_that_scripts_rely_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = {path.removeprefix("segcore "): command for path, command, _ in walk()}
+    shown = {
+        path for path, command in commands.items() if {"json", "json_"} & {option.name for option in command.params}
+    }
+    assert {path for path in shown if not path.startswith("config ")} == {*JSON_ARGUMENTS, "demo"} - {
+        "config show train"
+    }
+    for path, arguments in JSON_ARGUMENTS.items():
+        where = [] if path == "inspect" else ["--workspace", "w"]
+        done = RUNNER.invoke(app, [*path.split(), *arguments, *where, "--json"])
+        found = json.loads(done.stdout)
+        assert {"paths", "seconds", "peak_mib"} <= set(found), path
+
+
 def partly(config: StageConfig, progress: Progress) -> StageResult:
     progress.start("ingest", 2, "sources")
     progress.advance(2)
