@@ -74,7 +74,9 @@ class Learner:
             values = values.pin_memory()
         return values.to(self.device, non_blocking=True)
 
-    def step(self, tiles: torch.Tensor, classes: torch.Tensor, rate: float, number: int) -> torch.Tensor:
+    def step(
+        self, tiles: torch.Tensor, classes: torch.Tensor, rate: float, number: int, settled: bool = False
+    ) -> torch.Tensor:
         """One step: forward, loss, backward, update, average.
 
         Args:
@@ -82,6 +84,7 @@ class Learner:
             classes: (N, Y, X).
             rate: learning rate.
             number: steps done before this one.
+            settled: whether batch norm takes its running statistics, and leaves them as they are.
 
         Returns:
             The loss, on the device.
@@ -89,6 +92,10 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        if settled:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         tiles = tiles.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.model(tiles)

@@ -17,7 +17,7 @@ from segcore.training.clock import Clock
 from segcore.training.data import TrainingData
 from segcore.training.learner import Learner
 from segcore.training.runs import Curve, Run
-from segcore.training.schedule import learning_rate
+from segcore.training.schedule import is_settled, learning_rate
 from segcore.training.validate import HeldOut, count, main_score, summary
 
 CHECKPOINT_EVERY_S = 60.0
@@ -73,9 +73,10 @@ class Training:
         with closing(self._curve), closing(self._batches()) as ahead:
             while not state.finished:
                 step, pixels, target = next(ahead)
-                rate = learning_rate(self.config.learning_rate, clock.fraction(step))
+                fraction = clock.fraction(step)
+                rate = learning_rate(self.config.learning_rate, fraction)
                 tiles, classes = self._prepared(step, pixels, target)
-                loss = self.learner.step(tiles, classes, rate, step)
+                loss = self.learner.step(tiles, classes, rate, step, is_settled(fraction))
                 self._pending.append((step + 1, rate, loss))
                 state.step = step + 1
                 self._after_step(clock.fraction(state.step))

@@ -7,6 +7,7 @@ import torch
 from segcore.config import TrainConfig
 from segcore.models import ModelConfig
 from segcore.training.learner import Learner
+from segcore.training.losses import segmentation_loss
 
 MODEL = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_classes": 2, "channels": (4, 4)})
 
@@ -51,6 +52,24 @@ def test_average_follows_with_a_decay_that_grows() -> None:
         decay = (1 + number) / (10 + number)
         mean = decay * mean + (1 - decay) * next(trained.model.parameters()).detach()
     torch.testing.assert_close(next(trained.average.parameters()), mean)
+
+
+def test_a_settled_step_learns_what_the_model_does_in_use() -> None:
+    """Its logits are those of evaluation: a tile's do not depend on what else is in the batch."""
+    trained = learner()
+    for number in range(3):
+        trained.step(*batch(number), rate=0.01, number=number)
+    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    tiles, classes = batch(3)
+    with torch.no_grad():
+        in_use = segmentation_loss(trained.model.eval()(tiles), classes)
+    loss = trained.step(tiles, classes, rate=0.01, number=3, settled=True)
+    torch.testing.assert_close(loss, in_use)
+    after = trained.model.state_dict()
+    statistics = {name for name in before if "running" in name}
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("head.weight"))
 
 
 def test_restored_learner_goes_on_bit_for_bit() -> None:
