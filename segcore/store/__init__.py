@@ -1,6 +1,7 @@
 """Store: the only place that opens Zarr or the workspace. Pixels in and out, with plan, ledger and lease."""
 
 from segcore.store.image import Image, Label
+from segcore.store.lease import Lease
 from segcore.store.objects import Objects
 from segcore.store.pyramid import PyramidSpec, differs_from, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
@@ -11,6 +12,7 @@ from segcore.store.workspace import Workspace
 __all__ = [
     "Image",
     "Label",
+    "Lease",
     "Objects",
     "Problem",
     "PyramidSpec",

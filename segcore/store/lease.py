@@ -1,4 +1,4 @@
-"""Lease: who is writing an image or a mask at this moment. It only saves work; the plan keeps pixels right.
+"""Lease: who is writing an image, a mask or a training run. It only saves work; the plan keeps pixels right.
 
 Terms are create-only objects `lease/<n>`; the owner goes on by creating `<n+1>`. A contender watches one
 term on its own clock, so that no two machines' clocks are compared. An owner on the same machine that is
@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -46,7 +46,7 @@ def _is_dead(owner: dict[str, Any]) -> bool:
 
 
 class Lease:
-    """Taken in the constructor, renewed in a thread, given back by `release`.
+    """Taken in the constructor, renewed in a thread, given back by `release` or at the end of a `with`.
 
     Raises:
         LeaseHeldError: if another live process holds it.
@@ -105,6 +105,12 @@ class Lease:
                 self._number += 1
             except StoreError:
                 continue  # the store is away for a moment; the shards' own writes will tell if it stays away
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give the lease back, so that the next run need not wait."""

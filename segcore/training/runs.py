@@ -7,6 +7,7 @@
         curve.csv           step, loss, learning rate, validation scores
         log.txt             what was told to the user, and when
         tensorboard/        the curve once more, for TensorBoard
+        lease/              who trains at this moment
 
 Checkpoints are safetensors with a JSON note in the header, so that reading one can run no code.
 """
@@ -27,7 +28,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from segcore.errors import PlanMismatchError, StoreError
 from segcore.progress import Progress
-from segcore.store import Workspace
+from segcore.store import Lease, Workspace
 
 Tensors = dict[str, torch.Tensor]
 Row = dict[str, float | int]
@@ -64,6 +65,14 @@ class Run:
                     f"run {self.run_id}: it was begun with {key} = {old.get(key)!r}, now it is {value!r}; "
                     "give another --run, or none"
                 )
+
+    def lease(self) -> Lease:
+        """Keeps other processes out of this run, for the length of a `with`.
+
+        Raises:
+            LeaseHeldError: if one is at work on it.
+        """
+        return Lease(self._objects, f"{self.prefix}/lease")
 
     def save(self, name: str, tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
         """Write a checkpoint, "last" or "best"."""

@@ -49,6 +49,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
     Raises:
         ConfigError: if there is nothing to learn from, or the settings don't fit the images.
         PlanMismatchError: if `config.run` was begun with other settings or data.
+        LeaseHeldError: if another process is training the same run.
     """
     began = time.monotonic()
     if config.level:
@@ -65,17 +66,18 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         if config.dry_run:
             return StageResult(stage="train", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         run.agree(resolved)
-        progress = Log(run, progress)
-        keep_what_fits([*data.training, *data.validation], config.cache_mib)
-        learner = Learner(model, config, data.mean, data.std, device)
-        held_out = HeldOut.of(data.validation, size, config.validation_mpx * 1e6)
-        training = Training(config, data, learner, held_out, run, progress)
-        training.clock.began = began
-        training.fit()
-        scores = _final_scores(data, size, training, run)
-        info = _info(config, data, model, size, scores, resolved | {"run": run.run_id})
-        package = _published(workspace, info, run)
-        progress.note(f"model {package.model_id}: {package.folder}")
+        with run.lease():
+            progress = Log(run, progress)
+            keep_what_fits([*data.training, *data.validation], config.cache_mib)
+            learner = Learner(model, config, data.mean, data.std, device)
+            held_out = HeldOut.of(data.validation, size, config.validation_mpx * 1e6)
+            training = Training(config, data, learner, held_out, run, progress)
+            training.clock.began = began
+            training.fit()
+            scores = _final_scores(data, size, training, run)
+            info = _info(config, data, model, size, scores, resolved | {"run": run.run_id})
+            package = _published(workspace, info, run)
+            progress.note(f"model {package.model_id}: {package.folder}")
     details |= {"model": package.model_id, "steps": training.state.step, "best_step": training.state.best_step}
     details["curve"] = run.describe("curve.csv")
     return StageResult(

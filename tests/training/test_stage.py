@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from segcore.config import TrainConfig, build_config
-from segcore.errors import ConfigError, PlanMismatchError
+from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError
 from segcore.models.package import read_package
 from segcore.progress import Silent
-from segcore.store import Workspace
+from segcore.store import Lease, Objects, Workspace
 from segcore.training import clock, loop, stage, train
 from segcore.training.runs import Run
 from tests.synthetic import put_image, put_label
@@ -256,3 +256,13 @@ def test_the_log_holds_what_was_told_and_when_over_an_interruption(uri: str, mon
     times = [datetime.fromisoformat(moment) for moment, _ in lines]
     assert times == sorted(times)
     assert datetime.now(UTC) - times[-1] < timedelta(minutes=2)
+
+
+def test_a_run_that_another_process_is_at_is_refused(uri: str) -> None:
+    resolved = TrainConfig(workspace=uri, run="shared", **TINY)
+    with (
+        Lease(Objects(uri), "runs/shared/lease"),
+        pytest.raises(LeaseHeldError, match=r"runs/shared/lease: process \d+"),
+    ):
+        train(resolved)
+    assert train(resolved).details["run"] == "shared"
