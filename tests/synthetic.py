@@ -21,7 +21,7 @@ def put_image(
     has_valid: bool = False,
     group: str | None = None,
 ) -> None:
-    """An image of axes (c, y, x)."""
+    """An image of axes (c, y, x); one of another shape or type replaces it."""
     dtype = str(pixels.dtype)
     spec = PyramidSpec(axes=("c", "y", "x"), shape=pixels.shape, dtype=dtype, kind="image", nodata=nodata, shard_px=256)
     attributes = {
@@ -33,7 +33,7 @@ def put_image(
         "group": group,
         "has_valid": has_valid,
     }
-    with Staging.begin(workspace, image_id, "image", {"source": image_id}, spec) as staging:
+    with Staging.begin(workspace, image_id, "image", {"source": image_id}, spec, overwrite=True) as staging:
         _fill(staging, pixels)
         staging.finish(attributes, channels=tuple(f"band {i}" for i in range(pixels.shape[0])))
 

@@ -15,6 +15,7 @@ from segcore.inference.precision import calibration_tiles, timed_ids
 from segcore.inference.tiling import Tiling
 from segcore.measure import MIB, Peak, tree_bytes
 from segcore.results import ItemResult
+from segcore.selection import is_stale
 from segcore.store import Image, Workspace
 
 
@@ -31,7 +32,7 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
             check_contract(job.package.contract, image)
             tiling = tiling_for(job.config, job.package, image.shape()[-2:])
             cost = cost or _Cost(job, image, tiling)
-            complete = job.name in ws.label_names(image_id)
+            complete = job.name in ws.label_names(image_id) and not is_stale(image, ws.label(image_id, job.name))
         except SegcoreError as error:
             items.append(ItemResult(state="failed", image=image_id, error=str(error)))
             continue

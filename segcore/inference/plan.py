@@ -88,10 +88,10 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
 
 
 def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """The plan with all that the config leaves open as a finished mask has it.
+    """The plan of a finished mask, where it is what the config asks for; else the plan as it is.
 
     A mask that is complete is not made again because tonight's machine would take another batch or precision;
-    what the user asks for by name has to match.
+    what the user asks for by name has to match. A mask of other pixels or another model is made by tonight's plan.
 
     Args:
         job: what was asked for.
@@ -106,7 +106,8 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
         "tile_px": config.tile_px is None,
         "halo_px": config.halo_px is None,
     }
-    return plan | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
+    kept = plan | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
+    return kept if kept == made else plan
 
 
 def mask_spec(job: Job, image: Image) -> PyramidSpec:

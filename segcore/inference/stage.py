@@ -83,11 +83,12 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
         try:
             image = ws.image(image_id)
             check_contract(package.contract, image)
-        except SegcoreError:
-            continue  # reported when its turn comes
-        tiling = tiling_for(config, package, image.shape()[-2:])
-        if config.precision == "auto":
-            precision = resolve_precision(ws, package, device, image, tiling, keep=not config.dry_run)
+            tiling = tiling_for(config, package, image.shape()[-2:])
+            if config.precision == "auto":
+                precision = resolve_precision(ws, package, device, image, tiling, keep=not config.dry_run)
+        except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
+            log.debug("image %s cannot settle the precision", image_id, exc_info=error)
+            continue
         return Job(config, package, device, precision, fixed_batch(package, device, precision, config.batch, tiling))
     return job
 

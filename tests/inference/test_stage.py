@@ -10,7 +10,7 @@ from segcore.inference import pipeline, predict
 from segcore.inference.crop import CropShard
 from segcore.inference.numerics import Network
 from segcore.models.package import ModelPackage
-from segcore.store import Image, Staging, Workspace
+from segcore.store import Image, Staging, Workspace, verify
 from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package
 from tests.synthetic import put_image, put_label
 
@@ -91,6 +91,48 @@ def test_what_the_config_leaves_open_does_not_undo_a_finished_mask(ws: Workspace
     predict(config(ws, package, tile_px=64, batch=2))
     assert [item.state for item in predict(config(ws, package)).items] == ["skipped"] * 3
     assert [item.state for item in predict(config(ws, package, batch=1)).items] == ["failed"] * 3
+
+
+def test_a_changed_image_is_masked_by_one_plan_however_often_it_is_interrupted(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the old mask was made with (a tile that fitted the small image) is not mixed into the new plan."""
+    put_image(ws, "d", scene(100, 90))
+    predict(config(ws, package, images=("d",)))
+    assert ws.label("d", package.model_id).attributes["predict"]["tile_px"] != [128, 128]
+    put_image(ws, "d", scene(900, 1100))
+    join, joins = pipeline._join, [0]
+
+    def interrupted(threads: Any) -> None:
+        joins[0] += 1
+        if joins[0] == 2:
+            raise KeyboardInterrupt
+        join(threads)
+
+    monkeypatch.setattr(pipeline, "_join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(config(ws, package, images=("d",)))
+    monkeypatch.undo()
+    result = predict(config(ws, package, images=("d",)))
+    assert (result.items[0].state, result.items[0].error) == ("done", None)
+    assert ws.label("d", package.model_id).attributes["predict"]["tile_px"] == [128, 128]
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_overwrite_makes_lost_shards_again_and_no_other(ws: Workspace, package: ModelPackage, level: int) -> None:
+    put_image(ws, "d", scene(900, 1100))
+    predict(config(ws, package, images=("d",)))
+    before = mask_of(ws, "d", package.model_id)
+    folder = Path(ws.uri, "images", "d.ome.zarr", "labels", package.model_id, str(level))
+    lost = next(path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "zarr.json")
+    lost.unlink()
+    assert predict(config(ws, package, images=("d",))).items[0].state == "skipped"
+    assert [problem.what for problem in verify(ws, ("d",))] == ["missing"]
+    item = predict(config(ws, package, images=("d",), overwrite=True)).items[0]
+    assert (item.state, item.details["shards_written"]) == ("done", 1 if level == 0 else 0)
+    assert verify(ws, ("d",)) == []
+    np.testing.assert_array_equal(mask_of(ws, "d", package.model_id), before)
+    assert predict(config(ws, package, images=("d",), overwrite=True)).items[0].state == "skipped"
 
 
 def test_another_validity_makes_a_mask_stale(ws: Workspace, package: ModelPackage) -> None:
@@ -306,5 +348,5 @@ def test_network_is_never_asked_for_another_batch_size(
         return forward(self, tiles_ncyx)
 
     monkeypatch.setattr(Network, "forward", spy)
-    predict(config(ws, package, batch=5))
+    predict(config(ws, package, batch=5, precision="float32"))
     assert sizes == {5}
