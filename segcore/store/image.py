@@ -12,7 +12,7 @@ from segcore.geometry import Ints, Window
 from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Pixels, differs_from
+from segcore.store.pyramid import Pixels, missing
 
 
 class _Pyramid:
@@ -151,10 +151,7 @@ class Image(_Pyramid):
 
     def missing(self, pixels: Pixels) -> npt.NDArray[np.bool_]:
         """Elements without a value, in the shape of `pixels`: nodata, and what is not finite."""
-        missing = ~np.isfinite(pixels)
-        if self.nodata is not None:
-            missing |= ~differs_from(pixels, self.nodata)
-        return missing
+        return missing(pixels, self.nodata)
 
     def usable(self, pixels: Pixels) -> npt.NDArray[np.bool_]:
         """Where any band has a value, of pixels already read: `(..., Y, X)` -> `(Y, X)`, True = usable."""

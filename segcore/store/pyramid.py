@@ -137,8 +137,8 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
         nodata: the fill value; a pixel is valid where any channel differs from it. NaN and Inf never are.
         channel: the axis of the channels; None = every element for itself.
     """
-    differs = differs_from(pixels, nodata) & np.isfinite(pixels)
-    valid = np.asarray(differs.any(axis=channel, keepdims=True)) if channel is not None else differs
+    there = ~missing(pixels, nodata)
+    valid = np.asarray(there.any(axis=channel, keepdims=True)) if channel is not None else there
     if valid.all():
         return mean_2x2(pixels)
     integer = np.issubdtype(pixels.dtype, np.integer)
@@ -149,10 +149,22 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
     return np.where(count > 0, mean, nodata).astype(pixels.dtype)
 
 
-def differs_from(pixels: Pixels, nodata: float) -> npt.NDArray[np.bool_]:
-    """True where a value is not nodata; NaN equals NaN here."""
-    differs: npt.NDArray[np.bool_] = ~np.isnan(pixels) if np.isnan(nodata) else pixels != pixels.dtype.type(nodata)
-    return differs
+def missing(pixels: Pixels, nodata: float | None) -> npt.NDArray[np.bool_]:
+    """Elements without a value, in the shape of `pixels`: nodata, and what is not finite."""
+    absent: npt.NDArray[np.bool_] = ~np.isfinite(pixels)
+    if nodata is not None and not np.isnan(nodata):
+        absent |= pixels == pixels.dtype.type(nodata)
+    return absent
+
+
+def fitting_nodata(nodata: float | None, dtype: str) -> float | None:
+    """The nodata value, or None where no pixel of this type can have it (-9999 in uint8)."""
+    kind = np.dtype(dtype)
+    if nodata is None or not np.issubdtype(kind, np.integer):
+        return nodata
+    limits = np.iinfo(kind)
+    fits = np.isfinite(nodata) and nodata == int(nodata) and limits.min <= nodata <= limits.max
+    return nodata if fits else None
 
 
 def _sum_2x2(values: Pixels) -> Pixels:

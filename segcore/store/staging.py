@@ -68,7 +68,7 @@ class Staging:
             name: "image" or the label's name.
             plan: JSON; all that decides the pixels, frozen in `plan.json`.
             spec: layout of the pyramid.
-            overwrite: replace what was made under another plan.
+            overwrite: replace what was made under another plan, and make lost shards again.
             supersede: keys of `plan` whose change makes the old result stale, so that it is replaced without
                 `overwrite`, whatever else differs (the digest of a source that has changed).
 
@@ -82,7 +82,7 @@ class Staging:
         if state is not None and state.finished() is not None and not plan_difference(state.load(), frozen):
             done = cls(workspace, image_id, name, state, spec, None)
             done.finished = objects.size(f"{done.prefix}/zarr.json") is not None
-            if done.finished:
+            if done.finished and not (overwrite and done._lacks_shards()):
                 done._make_up_for_a_kill()
                 return done
         lease = Lease(objects, f"{state_prefix(image_id, name)}/lease")
@@ -97,6 +97,12 @@ class Staging:
             lease.release()
             raise
         return staging
+
+    def _lacks_shards(self) -> bool:
+        """True if an object or a record of any level is gone; a look at the store's listing, nothing is read."""
+        records, self._records = self._ledger(), None
+        shards = ((level, at) for level in range(len(self.spec.levels)) for at in self.spec.grid(level).indices())
+        return any(shard not in records for shard in shards)
 
     def _make_up_for_a_kill(self) -> None:
         """Do what comes after the mark of completeness, where a kill prevented it."""
@@ -120,6 +126,7 @@ class Staging:
         for number in range(state.number):  # left by a kill between a new plan and the end of the old one
             objects.delete_prefix(f"{state_prefix(image_id, name)}/{number}")
         if not plan_difference(old, frozen):
+            unmark(workspace, image_id, name)  # if it is marked, shards of it are lost
             return state
         if not overwrite and not _is_stale(old, frozen, supersede):
             refuse_other_plan(old, frozen, f"{image_id}/{name}")
@@ -233,7 +240,10 @@ class Staging:
         self._load_ledger()
         missing = self.units()
         if missing:
-            raise IncompleteError(f"{self.image_id}/{self.name}: {len(missing)} work units are not finished")
+            raise IncompleteError(
+                f"{self.image_id}/{self.name}: {len(missing)} work units are not finished, or are lost; "
+                "run it again with --overwrite"
+            )
         for level in range(UNIT_LEVELS, len(self.spec.levels)):
             for shard in self.spec.grid(level).indices():
                 if not self.is_done(level, shard):
@@ -314,12 +324,20 @@ class Staging:
         self._records = records
 
 
+def unmark(workspace: Workspace, image_id: str, name: str) -> None:
+    """Take away the mark of completeness; the pixels stay."""
+    key = f"{array_prefix(image_id, name)}/zarr.json"
+    if workspace.objects.size(key) is None:
+        return
+    workspace.objects.delete(key)
+    if name != "image":
+        rebuild_label_list(workspace, image_id)
+
+
 def withdraw(workspace: Workspace, image_id: str, name: str) -> None:
     """Take away the mark of completeness, then the pixels; the masks of an image stay."""
     objects, prefix = workspace.objects, array_prefix(image_id, name)
-    objects.delete(f"{prefix}/zarr.json")
-    if name != "image":
-        rebuild_label_list(workspace, image_id)
+    unmark(workspace, image_id, name)
     for folder in objects.folders(prefix):
         if folder.isdigit():
             objects.delete_prefix(f"{prefix}/{folder}")

@@ -49,7 +49,8 @@ def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress 
 
 def _image_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
     labels = workspace.label_names(image_id)
-    marked = {"image", *labels} if image_id in workspace.image_ids() else set(labels)
+    is_marked = workspace.objects.size(f"{array_prefix(image_id, 'image')}/zarr.json") is not None
+    marked = {"image", *labels} if is_marked else set(labels)
     for name in sorted(marked | set(workspace.objects.folders(f"state/{image_id}"))):
         try:
             yield from _problems(workspace, image_id, name)
