@@ -6,8 +6,8 @@ content_digest: the file's bytes -> SHA-256
 """
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +19,7 @@ from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
 from segcore.sources import Limits, Source, SourceInfo, open_source
 from segcore.sources.files import SourceFile
-from segcore.store import Staging, Workspace, differs_from
+from segcore.store import Staging, Workspace, fitting_nodata, missing
 from segcore.targets import Target, load_classes, open_target, open_valid
 
 BLOCK_BYTES = 8 << 20
@@ -51,15 +51,42 @@ class Probe(BaseModel):
     classes: tuple[ClassInfo, ...] = ()
 
 
-class _Opened(NamedTuple):
-    source: Source
-    target: Target | None
-    valid: Callable[[Window], Pixels] | None
+class _Opened:
+    """A source with its target and valid mask; what is open is closed together, also where a later one cannot be."""
 
-    def close(self) -> None:
-        self.source.close()
-        if self.target is not None:
-            self.target.close()
+    def __init__(self, entry: Entry, settings: Settings) -> None:
+        with ExitStack() as opened:
+            self.source = opened.enter_context(open_source(entry.source, settings.limits))
+            shape_yx = self.source.info.shape[-2:]
+            self.target = self._open_target(entry, settings)
+            if self.target is not None:
+                opened.callback(self.target.close)
+            self._valid = open_valid(entry.valid, shape_yx, settings.limits) if entry.valid else None
+            if self._valid is not None:
+                opened.callback(self._valid.close)
+            self.close = opened.pop_all().close
+
+    def _open_target(self, entry: Entry, settings: Settings) -> Target | None:
+        if not entry.targets:
+            return None
+        shape = self.source.info.shape
+        if len(shape) != 3:
+            raise SourceError(
+                f"{entry.source}: targets are read for (c, y, x) images, got axes {self.source.info.axes}"
+            )
+        table = load_classes(settings.classes) if settings.classes else None
+        instances = entry.one_per_instance or None
+        return open_target(list(entry.targets), table, shape[-2:], settings.limits, instances=instances)
+
+    @property
+    def has_valid(self) -> bool:
+        """From the file itself, or from a mask file."""
+        return self._valid is not None or self.source.info.has_valid
+
+    def read_valid(self, window: Window) -> Pixels:
+        """Usable pixels of a (y, x) window: what the source itself says, and the mask file."""
+        usable = _usable(self.source, window)
+        return usable if self._valid is None else usable & self._valid.read(window)
 
 
 _kept: dict[tuple[Entry, Settings], _Opened] = {}
@@ -69,47 +96,31 @@ def _opened(entry: Entry, settings: Settings) -> _Opened:
     """Source, target and valid mask; kept open between the work units of one image, closed with the next."""
     key = (entry, settings)
     if key not in _kept:
-        for opened in _kept.values():
-            opened.close()
-        _kept.clear()
-        _kept[key] = _open(entry, settings)
+        _close_all()
+        _kept[key] = _Opened(entry, settings)
     return _kept[key]
 
 
-def _open(entry: Entry, settings: Settings) -> _Opened:
-    source = open_source(entry.source, settings.limits)
-    shape_yx = (source.info.shape[-2], source.info.shape[-1])
-    target = None
-    if entry.targets:
-        if len(source.info.shape) != 3:
-            raise SourceError(f"{entry.source}: targets are read for (c, y, x) images, got axes {source.info.axes}")
-        table = load_classes(settings.classes) if settings.classes else None
-        instances = entry.one_per_instance or None
-        target = open_target(list(entry.targets), table, shape_yx, settings.limits, instances=instances)
-    valid_file = open_valid(entry.valid, shape_yx, settings.limits) if entry.valid else None
-    if valid_file is None and not source.info.has_valid:
-        return _Opened(source, target, None)
-
-    def read_valid(window: Window) -> Pixels:
-        usable = _usable(source, window)
-        return usable if valid_file is None else usable & valid_file.read(window)
-
-    return _Opened(source, target, read_valid)
+def _close_all() -> None:
+    while _kept:
+        _kept.popitem()[1].close()
 
 
 def _usable(source: Source, window: Window) -> Pixels:
-    """What the source itself says of a (y, x) window: its alpha or mask band, else where any band is not nodata."""
+    """What the source itself says of a (y, x) window: its alpha or mask band, else nodata; floats have to be finite."""
     info = source.info
-    if info.has_valid or info.nodata is None:
-        return source.read_valid(window)
+    usable = source.read_valid(window)
+    nodata = None if info.has_valid else fitting_nodata(info.nodata, info.dtype)
+    if nodata is None and not np.issubdtype(np.dtype(info.dtype), np.floating):
+        return usable
     leading = info.shape[:-2]
     pixels = source.read(Window((0,) * len(leading) + window.start, leading + window.shape))
-    return np.asarray(differs_from(pixels, info.nodata).reshape(-1, *window.shape).any(axis=0))
+    return np.asarray(usable & ~missing(pixels, nodata).reshape(-1, *window.shape).all(axis=0))
 
 
 def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     """Open a source and all that belongs to it; read the first pixels, so that a broken file is found early."""
-    _kept.clear()
+    _close_all()
     opened = _opened(entry, settings)
     beat()
     info = opened.source.info
@@ -117,7 +128,7 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     target = opened.target
     return Probe(
         info=info,
-        has_valid=opened.valid is not None,
+        has_valid=opened.has_valid,
         target_kind=target.kind if target else None,
         target_dtype=target.dtype.name if target else None,
         has_instances=target.has_instances if target else False,
@@ -172,8 +183,7 @@ def _pixels(opened: _Opened, name: str, window: Window) -> Pixels:
     if name == "image":
         return opened.source.read(window)
     if name == "valid":
-        assert opened.valid is not None
-        return opened.valid(window).astype(np.uint8)
+        return opened.read_valid(window).astype(np.uint8)
     assert opened.target is not None
     if name == "target_instances":
         return opened.target.read_instances(window)

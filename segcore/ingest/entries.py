@@ -1,7 +1,9 @@
 """Entries: what the user asked to ingest, one line each: from sources and a pattern, or from a manifest."""
 
 import csv
+import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ SUFFIXES = (".tif", ".tiff", ".svs", ".png", ".jpg", ".jpeg", ".gif", ".webp", "
 
 _COLUMNS = ("source", "target", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime")
+"""What the file systems of S3, Google, Azure and HTTP call what changes with an object."""
 _ESCAPE = "\\udc"
 """What a byte that is not UTF-8 begins with in a name that is escaped."""
 
@@ -45,6 +49,8 @@ class Entry(BaseModel):
 def list_entries(config: IngestConfig) -> list[Entry]:
     """Everything to ingest, each source once, in the order given; a name that is not UTF-8 stands escaped.
 
+    Two sources may have one image id: 8 hex digits tell many files of one name apart, but not all there can be.
+
     Raises:
         ConfigError: if the manifest or the pattern of the targets is wrong.
     """
@@ -54,7 +60,7 @@ def list_entries(config: IngestConfig) -> list[Entry]:
         row["source"] = escaped(row["source"])
         row["targets"] = tuple(escaped(target) for target in row["targets"])
         image_id = image_id_of(row["source"], config.ids)
-        entries.setdefault(image_id, Entry.model_validate({**row, "image_id": image_id}))
+        entries.setdefault(canonical_uri(row["source"]), Entry.model_validate({**row, "image_id": image_id}))
     return list(entries.values())
 
 
@@ -81,12 +87,14 @@ def file_stamp(uri: str) -> dict[str, Any]:
     """
     if _ESCAPE in uri:
         raise SourceError(f"{uri}: expected a file name in UTF-8, got other bytes; rename the file")
-    if _is_pattern(uri) and not (not _is_remote(uri) and Path(canonical_uri(uri)).exists()):
-        raise SourceError(f"{uri}: nothing matches this pattern{', or it cannot be listed' if _is_remote(uri) else ''}")
     try:
+        if _is_pattern(uri) and (_is_remote(uri) or not Path(canonical_uri(uri)).exists()):
+            unlisted = ", or it cannot be listed" if _is_remote(uri) else ""
+            raise SourceError(f"{uri}: nothing matches this pattern{unlisted}")
         if not _is_remote(uri):
             path = Path(canonical_uri(uri))
             if path.is_dir():
+                os.scandir(path).close()  # raises where it must not be read
                 raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(SUFFIXES)}")
             stat = path.stat()
             return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -98,8 +106,8 @@ def file_stamp(uri: str) -> dict[str, Any]:
     except Exception as error:  # every file system behind fsspec has errors of its own
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise SourceError(f"{uri}: cannot be opened ({' '.join(str(reason).split())})") from error
-    version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime")
-    return {"uri": uri, "size": info.get("size"), "version": str(version)}
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), None)
+    return {"uri": uri, "size": info.get("size"), "version": version}
 
 
 def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
@@ -119,14 +127,23 @@ def _expand(given: str) -> list[str]:
             found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
         except Exception:  # noqa: BLE001 - no credentials, no network...: this source fails by name, when it is opened
             return [given]
-    elif Path(given).is_dir():
-        found = sorted(str(path) for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES)
         return found or [given]
-    elif Path(given).exists() or not _is_pattern(given):
+    try:
+        if Path(given).is_dir():
+            return sorted(_images_below(given)) or [given]
+        if Path(given).exists() or not _is_pattern(given):
+            return [given]
+        return sorted(_glob(given)) or [given]
+    except OSError:  # no permission, a name too long: it fails by name, when it is opened
         return [given]
-    else:
-        found = sorted(_glob(given))
-    return found or [given]
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    """Files that look like images; and folders that cannot be listed: what is in them must not be lost in silence."""
+    closed: list[OSError] = []
+    for parent, _, names in os.walk(folder, onerror=closed.append):
+        yield from (str(Path(parent, name)) for name in names if Path(name).suffix.lower() in SUFFIXES)
+    yield from (str(error.filename) for error in closed)
 
 
 def _glob(pattern: str) -> list[str]:
@@ -140,8 +157,9 @@ def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
     plain = source.removeprefix("file://")
     stem = Path(plain).name.removesuffix(Path(plain).suffix)
     parent = plain.rsplit("/", 1)[0] if "/" in plain else "."
+    literal = glob.escape if _is_pattern(pattern) else str  # `img[1].tif` has the target of that very name
     try:
-        filled = pattern.format(stem=stem, parent=parent)
+        filled = pattern.format(stem=literal(stem), parent=literal(parent))
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(f"--targets {pattern}: only {{stem}} and {{parent}} can be filled in") from error
     return tuple(_expand(filled))

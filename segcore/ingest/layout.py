@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from segcore.ingest.child import Probe
-from segcore.store import PyramidSpec, fitting_shard_px
+from segcore.store import PyramidSpec, fitting_nodata, fitting_shard_px
 
 SHARDS_IN_MEMORY = 4
 """Per child: one that is read, and one under way on each coarser level of the work unit."""
@@ -15,7 +15,7 @@ SHARDS_IN_MEMORY = 4
 def image_spec(found: Probe, shard_px: int) -> PyramidSpec:
     """The image's array; what no shard holds is nodata, where pixels can be nodata."""
     info = found.info
-    nodata = info.nodata if info.nodata is not None and _fits(info.nodata, info.dtype) else None
+    nodata = fitting_nodata(info.nodata, info.dtype)
     return PyramidSpec(
         axes=info.axes,
         shape=info.shape,
@@ -66,12 +66,3 @@ def estimate(found: Probe, shard_px: int, processes: int) -> dict[str, int]:
         "bytes_uncompressed": num_bytes * 4 // 3,
         "memory_bytes": processes * SHARDS_IN_MEMORY * shard_bytes,
     }
-
-
-def _fits(value: float, dtype: str) -> bool:
-    """True if a nodata value can be a pixel of this type."""
-    kind = np.dtype(dtype)
-    if not np.issubdtype(kind, np.integer):
-        return True
-    limits = np.iinfo(kind)
-    return bool(np.isfinite(value) and value == int(value) and limits.min <= value <= limits.max)

@@ -8,7 +8,7 @@ import segcore
 from segcore.config import IngestConfig
 from segcore.errors import SegcoreError, SourceError
 from segcore.ingest.child import Probe, Settings, content_digest, probe, write_unit
-from segcore.ingest.entries import Entry, file_stamp, list_entries
+from segcore.ingest.entries import Entry, canonical_uri, file_stamp, list_entries
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
@@ -28,6 +28,8 @@ class _Job:
     entry: Entry
     request: dict[str, Any] = field(default_factory=dict)
     """Everything that was asked for, kept in the image: the same request again is nothing to do."""
+    unchanged: bool = False
+    """The image in the workspace was made by this very request."""
     probe: Probe | None = None
     stagings: dict[str, Staging] = field(default_factory=dict)
     awaited: int = 0
@@ -98,6 +100,8 @@ class _Run:
         self.config, self.workspace, self.pool, self.progress = config, workspace, pool, progress
         self.settings = Settings(classes=config.classes)
         self.classes_stamp = None
+        self.owners: dict[str, str] = {}
+        """Canonical URI by image id, of the sources of this call."""
         if config.classes is not None:
             load_classes(config.classes)  # a wrong table is one error, not one per source
             self.classes_stamp = file_stamp(config.classes)
@@ -151,13 +155,16 @@ class _Run:
                 "group": entry.group,
                 "metadata": dict(entry.metadata),
             }
+            _check_owner(entry, self.owners.setdefault(entry.image_id, canonical_uri(entry.source)))
             if self.workspace is None or self.workspace.objects.size(_mark(entry)) is None:
                 return True
             image = self.workspace.image(entry.image_id)
+            _check_owner(entry, image.source)
         except SegcoreError as error:
             self._fail(job, error)
             return False
-        if image.attributes.get("request") != job.request:
+        job.unchanged = image.attributes.get("request") == job.request
+        if not job.unchanged or self.config.overwrite:
             return True
         job.skip(reason="unchanged")
         self.progress.advance()
@@ -189,6 +196,10 @@ class _Run:
             self._fail(job, error)
             return []
         names = tuple(job.stagings)
+        if job.unchanged and all(staging.finished for staging in job.stagings.values()):
+            job.skip(reason="unchanged")
+            self.progress.advance(job.num_shards)
+            return []
         tasks = [self._task(content_digest, job, (job.entry.source,))]
         for unit in units:
             tasks.append(self._task(write_unit, job, (self.workspace.uri, job.entry, self.settings, names, unit)))
@@ -279,6 +290,12 @@ class _Run:
             message = str(error) if known else f"{job.entry.source}: {type(error).__name__}: {error}"
             job.fail(" ".join(message.split()))
             self.progress.note(" ".join(message.split()))
+
+
+def _check_owner(entry: Entry, owner: str) -> None:
+    """Refuse a source whose image id another one has."""
+    if owner != canonical_uri(entry.source):
+        raise SourceError(f"{entry.source}: its image id {entry.image_id} is that of {owner}; rename the file")
 
 
 def _mark(entry: Entry) -> str:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from segcore.config import IngestConfig
@@ -124,3 +125,56 @@ def test_what_is_not_there_fails_alone_and_by_name(tmp_path: Path, uri: str, mes
     assert [entry.source for entry in entries] == [given, str(tmp_path / "with" / "a.tif")]
     with pytest.raises(SourceError, match=message):
         file_stamp(given)
+
+
+@pytest.mark.parametrize("pattern", ["m/{stem}_mask.*", "{parent}/masks/{stem}*.png"])
+def test_a_name_with_the_signs_of_a_glob_has_the_target_of_that_very_name(tmp_path: Path, pattern: str) -> None:
+    files(
+        tmp_path,
+        "d[1]/img[1].tif",
+        "m/img1_mask.png",
+        "m/img[1]_mask.png",
+        "d[1]/masks/img[1]_x.png",
+        "d1/masks/img1.png",
+    )
+    given = pattern if pattern.startswith("{") else f"{tmp_path}/{pattern}"
+    (entry,) = list_entries(config(tmp_path, sources=(str(tmp_path / "d[1]" / "img[1].tif"),), targets=given))
+    (target,) = entry.targets
+    assert "img[1]" in target
+    assert Path(target).exists()
+
+
+def test_a_name_that_is_too_long_fails_alone(tmp_path: Path) -> None:
+    files(tmp_path, "good.tif")
+    long = f"{tmp_path}/{'x' * 300}.tif"
+    listed = list_entries(config(tmp_path, sources=(long, str(tmp_path / "good.tif"))))
+    assert [entry.source for entry in listed] == [long, str(tmp_path / "good.tif")]
+    with pytest.raises(SourceError, match="File name too long"):
+        file_stamp(long)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files(tmp_path, "in/a.tif", "in/closed/b.tif")
+    scandir, closed = os.scandir, str(tmp_path / "in" / "closed")
+
+    def refusing(path: str) -> object:
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    first, second = list_entries(config(tmp_path, sources=(str(tmp_path / "in"),)))
+    assert (first.source, second.source) == (str(tmp_path / "in" / "a.tif"), closed)
+    with pytest.raises(SourceError, match=r"closed: cannot be opened \(Permission denied\)"):
+        file_stamp(closed)
+
+
+@pytest.mark.parametrize("key", ["ETag", "Last-Modified", "last_modified"])
+def test_the_stamp_of_a_url_changes_with_the_object(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/stamped.tif", b"x")
+    said = {"size": 1, key: "first"}
+    monkeypatch.setattr(type(system), "info", lambda self, path: dict(said))
+    before = file_stamp("memory://stamped.tif")
+    said[key] = "second"
+    assert file_stamp("memory://stamped.tif") != before

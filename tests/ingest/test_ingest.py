@@ -12,7 +12,7 @@ from PIL import Image as Picture
 
 from segcore.config import IngestConfig
 from segcore.geometry import Window
-from segcore.ingest import ingest
+from segcore.ingest import entries, ingest
 from segcore.results import StageResult
 from segcore.store import Workspace, verify
 
@@ -230,3 +230,59 @@ def test_shards_are_counted_for_the_image_alone(tmp_path: Path, sources: Path) -
     Picture.fromarray(np.zeros((300, 300), np.uint8)).save(sources / "m.png")
     result = run(tmp_path, sources=(str(sources / "i.png"),), targets=str(sources / "m.png"), shard_px=256)
     assert result.items[0].details == {"shards_written": 4, "shards_resumed": 0}
+
+
+def test_missing_floats_stay_unusable_under_a_valid_file(tmp_path: Path, sources: Path) -> None:
+    pixels = np.ones((40, 50), np.float32)
+    pixels[:, :10] = np.nan
+    tifffile.imwrite(sources / "i.tif", pixels)
+    valid = np.zeros((40, 50), np.uint8)
+    valid[:20] = 255
+    Picture.fromarray(valid).save(sources / "v.png")
+    (sources / "m.csv").write_text("source,valid\ni.tif,v.png\n")
+    assert run(tmp_path, manifest=str(sources / "m.csv")).exit_code == 0
+    workspace = Workspace.open(str(tmp_path / "w"))
+    found = workspace.image(workspace.image_ids()[0]).read_valid(Window((0, 0), (40, 50)))
+    assert (found == ((valid > 0) & np.isfinite(pixels))).all()
+
+
+def test_nodata_that_no_pixel_can_have_hides_none(tmp_path: Path, sources: Path) -> None:
+    tag = (42113, "s", 0, "-9999", True)
+    tifffile.imwrite(sources / "i.tif", np.zeros((40, 50), np.uint8), extratags=[tag])
+    Picture.fromarray(np.full((40, 50), 255, np.uint8)).save(sources / "v.png")
+    (sources / "m.csv").write_text("source,valid\ni.tif,v.png\n")
+    result = run(tmp_path, manifest=str(sources / "m.csv"))
+    assert [item.error for item in result.items] == [None]
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert workspace.image(workspace.image_ids()[0]).read_valid(Window((0, 0), (40, 50))).all()
+
+
+def test_overwrite_makes_lost_shards_again(tmp_path: Path, sources: Path) -> None:
+    pixels = RNG.integers(0, 256, (700, 700, 3), np.uint8)
+    put_tiff(sources / "i.tif", pixels)
+    asked = {"sources": (str(sources / "i.tif"),), "shard_px": 256, "overwrite": True}
+    run(tmp_path, **asked)
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    chunks = tmp_path / "w" / "images" / f"{image_id}.ome.zarr" / "0" / "c"
+    next(path for path in sorted(chunks.rglob("*")) if path.is_file()).unlink()
+    item = run(tmp_path, **asked).items[0]
+    assert (item.state, item.details["shards_written"]) == ("done", 1)
+    assert verify(workspace) == []
+    assert (whole(workspace, image_id) == pixels.transpose(2, 0, 1)).all()
+    again = run(tmp_path, **asked).items[0]
+    assert (again.state, again.details) == ("skipped", {"reason": "unchanged"})
+
+
+def test_two_sources_of_one_image_id_are_told_apart(
+    tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "image_id_of", lambda uri, ids="name": "same-01234567")
+    for name in ("a.png", "b.png"):
+        Picture.fromarray(RNG.integers(0, 256, (20, 20, 3), np.uint8)).save(sources / name)
+    together = run(tmp_path, sources=(str(sources),)).items
+    assert [item.state for item in together] == ["done", "failed"]
+    expected = f"{sources}/b.png: its image id same-01234567 is that of {sources}/a.png; rename the file"
+    assert together[1].error == expected
+    another_night = run(tmp_path, sources=(str(sources / "b.png"),)).items
+    assert [item.error for item in another_night] == [expected]
