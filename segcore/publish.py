@@ -6,7 +6,7 @@ so memory does not grow with the images, and the page not with their number.
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -63,7 +63,7 @@ def report(config: ReportConfig, progress: Progress = SILENT) -> StageResult:
         workspace.objects.put(html, render(content).encode())
     return StageResult(
         stage="report",
-        items=scored.items,
+        items=(*scored.items, *pages.items()),
         paths=(workspace.describe(html), workspace.describe(data)),
         scores=scored.scores,
         seconds=peak.seconds,
@@ -89,7 +89,7 @@ def _content(
 ) -> ReportContent:
     scores, mask = pages.document, scored.details["mask"]
     overlays, worst = pages.overlays(), pages.worst_tiles()
-    failures = _failures(config, scored.items, pages.failures)
+    failures = _failures(config, scored.items, pages.failures.values())
     rows = image_rows(scores, scored.items)
     model = _model(workspace, scores, mask)
     return ReportContent(
@@ -118,11 +118,14 @@ def _detailed(classes: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
     return tuple(classes[row] for row in rows) if len(rows) <= MAX_DETAILED else ()
 
 
-def _failures(config: ReportConfig, items: Sequence[ItemResult], of_pictures: list[Failure]) -> tuple[Failure, ...]:
-    """Every failure once: a flow that scored before it reports has told of some already."""
+def _failures(config: ReportConfig, items: Sequence[ItemResult], of_pictures: Iterable[Failure]) -> tuple[Failure, ...]:
+    """Every source or image that failed, by its first reason: an earlier stage of a flow, the scores, the pictures."""
     before = [Failure(source, error) for source, error in config.failures]
     own = [Failure(item.image or item.source or "?", item.error or "") for item in items if item.state == "failed"]
-    return tuple(dict.fromkeys((*before, *own, *of_pictures)))
+    first: dict[str, Failure] = {}
+    for failed in (*before, *own, *of_pictures):
+        first.setdefault(failed.source, failed)
+    return tuple(first.values())
 
 
 def _report_json(
@@ -151,10 +154,15 @@ class _Pictures:
     def __init__(self, workspace: Workspace, document: Mapping[str, Any], progress: Progress) -> None:
         self.document = document
         self.classes = tuple(ClassInfo.model_validate(value) for value in document["classes"])
-        self.failures: list[Failure] = []
+        self.failures: dict[str, Failure] = {}
+        """By image id, the first of each."""
         self._workspace, self._progress = workspace, progress
         self._shown = worst_first(document)[:MAX_OVERLAYS]
         progress.start("report", len(self._shown) + len(document["worst_tiles"]), "pictures")
+
+    def items(self) -> tuple[ItemResult, ...]:
+        """The images of which a picture failed."""
+        return tuple(ItemResult(state="failed", image=i, error=failed.error) for i, failed in self.failures.items())
 
     def overlays(self) -> tuple[PictureRow, ...]:
         """Image, target, mask and overlay of the worst images, at a coarse level."""
@@ -173,7 +181,7 @@ class _Pictures:
             target = self._workspace.label(image_id, "target") if has_target else None
             return self._overlay(image, mask, target) if tile is None else self._tile(image, mask, target, tile)
         except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
-            self.failures.append(Failure(f"picture of {image_id}", failure(image_id, error)))
+            self.failures.setdefault(image_id, Failure(image_id, f"no picture of it: {failure(image_id, error)}"))
             return None
         finally:
             self._progress.advance()

@@ -112,7 +112,8 @@ def select(workspace: Workspace, name: str, images: Sequence[str] = (), split: s
     Raises:
         StoreError: if no image has the mask, or none of the split.
     """
-    found = [_masked(workspace, image_id, name, must_have=bool(images)) for image_id in images or workspace.image_ids()]
+    ids = dict.fromkeys(images) or workspace.image_ids()  # each image counts once
+    found = [_masked(workspace, image_id, name, must_have=bool(images)) for image_id in ids]
     masked = [item for item in found if item is not None]
     if not masked:
         raise StoreError(f"no image in {workspace.uri} has the mask {name}: {_masks_there_are(workspace)}")
@@ -129,7 +130,7 @@ def _masked(workspace: Workspace, image_id: str, name: str, must_have: bool) -> 
         if not must_have and not _has_mask(workspace, image_id, name):
             return None
         mask = workspace.label(image_id, name)
-        if _is_stale(image, mask):
+        if is_stale(image, mask):
             stale = "the mask was made from an earlier version of this image; predict again"
             return Masked(image_id, image, error=f"image {image_id}: mask {name}: {stale}")
         return Masked(image_id, image, mask)
@@ -137,7 +138,7 @@ def _masked(workspace: Workspace, image_id: str, name: str, must_have: bool) -> 
         return Masked(image_id, error=failure(image_id, error))
 
 
-def _is_stale(image: Image, mask: Label) -> bool:
+def is_stale(image: Image, mask: Label) -> bool:
     """True if predict saw other pixels than the image has now; never for a mask that does not say what it saw."""
     seen = mask.attributes.get("predict", {}).get("source")
     if not seen:

@@ -13,7 +13,7 @@ from segcore.config import ReportConfig
 from segcore.errors import StoreError
 from segcore.publish import report
 from segcore.report import pictures
-from segcore.store import Workspace
+from segcore.store import PyramidSpec, Staging, Workspace
 from tests.synthetic import put_image, put_label
 
 SIDES = (600, 570)
@@ -81,7 +81,9 @@ def test_picture_that_cannot_be_read_is_named_and_the_rest_shown(workspace: Work
             workspace.objects.put(key, b"damaged")
     result = report(ReportConfig(workspace=workspace.uri, model="m", run="after"))
     document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
-    assert {failure["source"] for failure in document["failures"]} == {"picture of c"}
+    assert {failure["source"] for failure in document["failures"]} == {"c"}
+    assert [(item.image, item.state) for item in result.items if item.state == "failed"] == [("c", "failed")]
+    assert result.exit_code == 3
     assert all("\n" not in failure["error"] for failure in document["failures"])
     assert result.details["num_overlays"] == 3
 
@@ -105,8 +107,8 @@ def test_picture_that_fails_as_nobody_foresaw_is_named(workspace: Workspace, mon
     monkeypatch.setattr(pictures, "overlay", broken)
     result = report(ReportConfig(workspace=workspace.uri, model="m", images=("a",)))
     document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
-    assert document["failures"] == [{"source": "picture of a", "error": "image a: ValueError: no colours"}]
-    assert [item.state for item in result.items] == ["done"]
+    assert document["failures"] == [{"source": "a", "error": "no picture of it: image a: ValueError: no colours"}]
+    assert [item.state for item in result.items] == ["done", "failed"]
 
 
 def test_report_of_failures_alone_when_there_is_no_mask(tmp_path: Path) -> None:
@@ -119,3 +121,16 @@ def test_report_of_failures_alone_when_there_is_no_mask(tmp_path: Path) -> None:
     assert [failure["source"] for failure in document["failures"]] == ["/in/a.tif", "mask m"]
     assert document["scores"]["overall"]["miou"] is None
     assert "2 failed" in Path(result.paths[0]).read_text(encoding="utf-8")
+
+
+def test_an_image_that_failed_before_is_named_once_with_the_first_reason(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    for image_id in ("done", "half"):
+        put_image(ws, image_id, np.ones((1, 40, 30), np.uint8))
+    put_label(ws, "done", "m", np.ones((40, 30), np.uint8))
+    spec = PyramidSpec(axes=("y", "x"), shape=(40, 30), dtype="uint8", kind="mask", fill=255)
+    Staging.begin(ws, "half", "m", {"v": 0}, spec).close()
+    before = (("half", "image half: tile 3 has NaN"),)
+    result = report(ReportConfig(workspace=ws.uri, model="m", failures=before))
+    document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
+    assert document["failures"] == [{"source": "half", "error": "image half: tile 3 has NaN"}]

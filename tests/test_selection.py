@@ -70,6 +70,13 @@ def test_select_names_a_mask_that_is_not_finished(tmp_path: Path) -> None:
     assert "not complete" in half.error
 
 
+def test_select_counts_an_image_once(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path), create=True)
+    put_image(ws, "i", np.ones((1, 20, 20), np.uint8))
+    put_label(ws, "i", "m", np.ones((20, 20), np.uint8))
+    assert [found.image_id for found in select(ws, "m", images=("i", "i"))] == ["i"]
+
+
 @pytest.mark.parametrize(
     ("changed", "stale"), [({}, False), ({"digest": "d0"}, True), ({"plan": 7}, True), ({"valid": 7}, True)]
 )
