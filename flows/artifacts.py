@@ -129,8 +129,8 @@ def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
 
 
 def named_failures(results: Iterable[StageResult]) -> list[tuple[str, str]]:
-    """What failed in earlier stages, by name and error, for the report's `failures`."""
-    return [(item.source or item.image or "?", item.error or "") for item in failures(results)]
+    """What failed in earlier stages, by image id (or source) and error, for the report's `failures`."""
+    return [(item.image or item.source or "?", item.error or "") for item in failures(results)]
 
 
 def first_picture(workspace: str, results: Iterable[StageResult]) -> str | None:

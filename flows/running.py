@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flows.functions import stage_function
 from flows.server import TemporaryServer
 from segcore.config import StageConfig
-from segcore.errors import SegcoreError
+from segcore.errors import ConfigError, SegcoreError
 from segcore.results import StageResult
 
 if TYPE_CHECKING:
@@ -83,9 +83,12 @@ def stage_results(state: "State[Any]") -> list[StageResult]:
     """The results that a flow left in its final state, also where that is PartlyDone.
 
     Raises:
+        ConfigError: where that is what a stage ended with: wrong usage, with a flow as without one.
         SegcoreError: the state's message, where there is no result.
     """
     left = state.result(raise_on_failure=False)
+    if isinstance(left, ConfigError):
+        raise left
     if isinstance(left, dict):
         return [StageResult.model_validate(result) for result in left["stages"]]
     if results := getattr(left, "results", ()):

@@ -37,8 +37,9 @@ class TemporaryServer:
         self._log = home / "server.log"
         home.mkdir(parents=True, exist_ok=True)
         with self._log.open("w") as log:
+            arguments = [str(self.port), "pages" if pages else "no-pages", str(os.getpid())]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server", str(self.port), "pages" if pages else "no-pages"],
+                [sys.executable, "-P", "-m", "flows.server", *arguments],  # -P: the user's folder is not imported from
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -87,12 +88,10 @@ def free_port() -> int:
         return port
 
 
-def serve(port: int, pages: bool) -> None:
-    """In the server's process: serve until told to stop, or until the parent is gone."""
+def serve(port: int, pages: bool, parent: int) -> None:
+    """In the server's process: serve until told to stop, or until the process `parent` is gone."""
     import uvicorn
     from prefect.server.api.server import create_app
-
-    parent = os.getppid()
 
     def end_with_parent() -> None:
         while os.getppid() == parent:
@@ -105,4 +104,4 @@ def serve(port: int, pages: bool) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), pages=sys.argv[2] == "pages")
+    serve(int(sys.argv[1]), pages=sys.argv[2] == "pages", parent=int(sys.argv[3]))

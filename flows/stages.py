@@ -28,7 +28,7 @@ def single_stage(name: str, config: StageConfig) -> State[Any]:
     try:
         result = stage(name, config.model_dump(mode="json", exclude_unset=True))
     except StageStoppedError as stopped:
-        return Failed(message=str(stopped).removeprefix(f"{name}: "))
+        return Failed(message=str(stopped).removeprefix(f"{name}: "), data=stopped.__cause__)
     publish([result])
     return final_state([result])
 

@@ -58,7 +58,7 @@ def run_stage(stage: str, settings: dict[str, Any]) -> Any:
     except SegcoreError as error:
         if is_transient(error):
             raise
-        return Failed(message=str(error))
+        return Failed(message=str(error), data=error)
 
 
 def stage(name: str, settings: dict[str, Any]) -> StageResult:
@@ -70,5 +70,5 @@ def stage(name: str, settings: dict[str, Any]) -> StageResult:
     state = run_stage(name, settings, return_state=True)
     left = state.result(raise_on_failure=False)
     if not isinstance(left, dict):
-        raise StageStoppedError(f"{name}: {state.message}")
+        raise StageStoppedError(f"{name}: {state.message}") from (left if isinstance(left, SegcoreError) else None)
     return StageResult.model_validate(left)

@@ -49,6 +49,8 @@ def demo(
             typer.echo(f"while it runs, Prefect's pages are at http://127.0.0.1:{server.port}", err=True)
         state = main_job(str(workspace), **settings, return_state=True)
         results = stage_results(state)
+    if len(results) < 5:  # a stage failed as a whole: the state says which, and why
+        raise SegcoreError(state.message or f"the demo ended as {state.name}")
     _, trained, _, scored, reported = results
     page = page_of(state.state_details.flow_run_id)
     if server is not None:  # it ends with this command; the next one, on the usual port, has the run too

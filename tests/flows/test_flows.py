@@ -16,8 +16,8 @@ from flows.nightly import nightly
 from flows.running import run_stage_flow, stage_results
 from flows.server import TemporaryServer, is_free
 from flows.tasks import is_transient, run_stage
-from segcore.config import STAGES, IngestConfig, PredictConfig, StageConfig
-from segcore.errors import SegcoreError, StoreError
+from segcore.config import STAGES, IngestConfig, PredictConfig, StageConfig, TrainConfig
+from segcore.errors import ConfigError, SegcoreError, StoreError
 from segcore.progress import Progress
 from segcore.results import ItemResult, StageResult
 
@@ -81,6 +81,16 @@ def test_a_stage_that_fails_as_a_whole_gives_its_one_line(stages: dict[str, Stag
     stages["predict"] = fail
     with pytest.raises(SegcoreError, match=r"^workspace w: no such folder$"):
         run_stage_flow("predict", PredictConfig(workspace="w", model="m"))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_wrong_usage_of_a_stage_stays_wrong_usage_in_a_flow(stages: dict[str, Stage]) -> None:
+    def refuse(config: StageConfig, progress: Progress) -> StageResult:
+        raise ConfigError("level 1: expected 0")
+
+    stages["train"] = refuse
+    with pytest.raises(ConfigError, match=r"^level 1: expected 0$"):
+        run_stage_flow("train", TrainConfig(workspace="w"))
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -204,6 +214,19 @@ def test_a_temporary_server_serves_and_ends_with_the_command(tmp_path: Path) -> 
     assert answer == "true"
     assert is_free(int(port))
     assert (tmp_path / "prefect.db").exists()
+
+
+def test_a_temporary_server_imports_nothing_from_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "__init__.py").write_text("raise SystemExit('the wrong flows')")
+    monkeypatch.chdir(tmp_path)
+    server = TemporaryServer(tmp_path / "home", pages=False)
+    try:
+        server.wait()
+    finally:
+        server.stop()
 
 
 def test_a_temporary_server_that_cannot_start_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
