@@ -45,7 +45,7 @@ class IngestConfig(StageConfig):
     ids: Literal["name", "hash"] = "name"
     """`hash` keeps the sources' names out of image ids, and so out of what names images; a failed source is named."""
     overwrite: bool = False
-    """Rewrite images that exist under another plan."""
+    """Rewrite images that exist under another plan, and make lost shards again."""
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
     """Side of a shard, the unit of writing, in px."""
     processes: int = Field(default=0, ge=0)
@@ -151,7 +151,7 @@ class PredictConfig(StageConfig):
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
     """Side of the mask's shards in px."""
     overwrite: bool = False
-    """Rewrite a mask of the same name that was made under another plan."""
+    """Rewrite a mask of the same name that was made under another plan, and make lost shards again."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
 
