@@ -4,9 +4,10 @@
     drive     vessels inside the field of view; 8 train, 2 are held out (29, 30)
     dubai     five land-cover classes; the tiles t2 and t5 train, t8 is held out
 
-The images are those of SEGCORE_DATA (default: ../shared/data). Nothing is tuned to a data set.
+The images are those of SEGCORE_DATA (default: ../shared/data). Nothing is tuned to a data set. With `--peer`, MONAI's
+tutorial U-Net (monai_unet.py) is trained next on the same images for the same time: `<score>_vs_monai` are the ratios.
 
-    python benchmarks/quality.py drive dsb2018 --minutes 15 --threads 1 --json
+    python benchmarks/quality.py drive dsb2018 --minutes 15 --threads 1 --peer --json
 """
 
 import argparse
@@ -117,11 +118,21 @@ def measure(name: str, folder: Path, minutes: float, threads: int) -> dict[str, 
     }
 
 
+def beside_peer(ours: dict[str, Any], minutes: float, threads: int) -> dict[str, Any]:
+    """The peer's scores on the same images, and ours in its units."""
+    from benchmarks.monai_unet import train_and_score
+
+    peer = train_and_score(ours["workspace"], minutes, threads)
+    shared = ("foreground_iou", "foreground_dice", "miou")
+    return {"peer": peer} | {f"{key}_vs_monai": round(ours["scores"][key] / peer["scores"][key], 3) for key in shared}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(ROWS), help=f"data sets (default: {' '.join(ROWS)})")
     parser.add_argument("--minutes", type=float, default=15.0, help="training time for each")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of the training; 0 = all cores")
+    parser.add_argument("--peer", action="store_true", help="train and score MONAI's tutorial U-Net, too")
     parser.add_argument("--folder", type=Path, help="keep the workspaces here (default: a temporary folder)")
     parser.add_argument("--quick", action="store_true", help="DRIVE for half a minute: shows that it runs")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -133,11 +144,15 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         found = {name: measure(name, folder, minutes, arguments.threads) for name in names}
+        if arguments.peer:
+            for result in found.values():
+                result |= beside_peer(result, minutes, arguments.threads)
     if arguments.json:
         print(json.dumps(found))
         return
     for name, result in found.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in result["scores"].items() if value))
+        print("".join(f"{name}: {key} {value}\n" for key, value in result.items() if key.endswith("_vs_monai")), end="")
 
 
 if __name__ == "__main__":

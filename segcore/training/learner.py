@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from segcore.config import TrainConfig
+from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
 from segcore.training.losses import segmentation_loss
 
@@ -150,7 +151,8 @@ def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 
 
 def _amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where CUDA has it, else float16 with a scaler; float32 elsewhere: few CPUs are faster in bfloat16."""
-    if not config.amp or device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    """bfloat16 where CUDA or the CPU has it (a CPU then makes twice the steps), else CUDA's float16 with a scaler."""
+    formats = faster_formats(device) if config.amp else []
+    if "bfloat16" in formats:
+        return torch.bfloat16
+    return torch.float16 if formats else None

@@ -6,14 +6,16 @@ import torch
 
 from segcore.config import TrainConfig
 from segcore.models import ModelConfig
+from segcore.training import learner as learner_module
 from segcore.training.learner import Learner
 from segcore.training.losses import segmentation_loss
 
 MODEL = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_classes": 2, "channels": (4, 4)})
 
 
-def learner(seed: int = 0) -> Learner:
-    return Learner(MODEL, TrainConfig(workspace="w", seed=seed), (10.0, 20.0), (2.0, 4.0), torch.device("cpu"))
+def learner(seed: int = 0, amp: bool = False) -> Learner:
+    config = TrainConfig(workspace="w", seed=seed, amp=amp)
+    return Learner(MODEL, config, (10.0, 20.0), (2.0, 4.0), torch.device("cpu"))
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,6 +72,32 @@ def test_a_settled_step_learns_what_the_model_does_in_use() -> None:
     assert statistics
     assert all(torch.equal(before[name], after[name]) for name in statistics)
     assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("head.weight"))
+
+
+@pytest.mark.parametrize(
+    ("amp", "formats", "expected"),
+    [
+        (True, ["bfloat16"], torch.bfloat16),
+        (True, ["float16", "bfloat16"], torch.bfloat16),
+        (True, ["float16"], torch.float16),
+        (True, [], None),
+        (False, ["bfloat16"], None),
+    ],
+)
+def test_amp_takes_what_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, amp: bool, formats: list[str], expected: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(learner_module, "faster_formats", lambda device: formats)
+    assert learner(amp=amp).amp_dtype == expected
+
+
+def test_a_step_in_bfloat16_learns_what_one_in_float32_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_module, "faster_formats", lambda device: ["bfloat16"])
+    half, whole = learner(amp=True), learner()
+    for number in range(3):
+        loss = half.step(*batch(number), rate=0.01, number=number)
+        torch.testing.assert_close(loss, whole.step(*batch(number), rate=0.01, number=number), rtol=0.05, atol=0.05)
+    assert {value.dtype for value in half.model.parameters()} == {torch.float32}
 
 
 def test_restored_learner_goes_on_bit_for_bit() -> None:
