@@ -58,6 +58,11 @@ class Learner:
         self.amp_dtype = _amp_dtype(config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
 
+    @property
+    def precision(self) -> str:
+        """What forward and backward are computed in; weights, loss and optimizer are float32."""
+        return "float32" if self.amp_dtype is None else str(self.amp_dtype).removeprefix("torch.")
+
     def to_input(self, pixels: npt.NDArray[Any]) -> torch.Tensor:
         """Pixels (N, C, Y, X) as read -> normalised float32 on the device; NaN and Inf become the mean."""
         if pixels.dtype.name not in _TORCH_TYPES:

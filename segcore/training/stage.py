@@ -75,7 +75,8 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
             training.clock.began = began
             training.fit()
             scores = _final_scores(data, size, training, run)
-            info = _info(config, data, model, size, scores, resolved | {"run": run.run_id})
+            origin = resolved | {"run": run.run_id, "precision": learner.precision}
+            info = _info(config, data, model, size, scores, origin)
             package = _published(workspace, info, run)
             progress.note(f"model {package.model_id}: {package.folder}")
     details |= {"model": package.model_id, "steps": training.state.step, "best_step": training.state.best_step}

@@ -18,6 +18,7 @@ import torch
 
 from segcore.config import TrainConfig, build_config
 from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError
+from segcore.inference.precision import faster_formats
 from segcore.models.package import read_package
 from segcore.progress import Silent
 from segcore.store import Lease, Objects, Workspace
@@ -67,6 +68,8 @@ def test_train_learns_and_ends_in_a_package(uri: str) -> None:
     assert package.model_id.startswith("discs-")
     assert result.paths[0] == package.folder
     assert package.contract.bands == ("band 0", "band 1")
+    half = {"bfloat16"} & set(faster_formats(torch.device("cpu")))
+    assert package.info.training["precision"] == (half.pop() if half else "float32")
     assert (package.contract.tile_px, package.contract.halo_px, package.contract.stride) == (512, 32, 2)
     assert [info.name for info in package.classes] == ["background", "foreground"]
     pixels = np.zeros((1, 2, 32, 32), np.float32)
