@@ -49,6 +49,19 @@ def config(ws: Workspace, package: ModelPackage, **settings: Any) -> PredictConf
     return PredictConfig(workspace=ws.uri, model=package.model_id, **{"shard_px": 256, "tile_workers": 2, **settings})
 
 
+def interrupt_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the next predict is at work."""
+    join, joins = pipeline._join, [0]
+
+    def interrupted(threads: Any) -> None:
+        joins[0] += 1
+        if joins[0] == 2:
+            raise KeyboardInterrupt
+        join(threads)
+
+    monkeypatch.setattr(pipeline, "_join", interrupted)
+
+
 def test_predict_masks_every_image(ws: Workspace, package: ModelPackage) -> None:
     listener = Listener()
     result = predict(config(ws, package), listener)
@@ -101,15 +114,7 @@ def test_a_changed_image_is_masked_by_one_plan_however_often_it_is_interrupted(
     predict(config(ws, package, images=("d",)))
     assert ws.label("d", package.model_id).attributes["predict"]["tile_px"] != [128, 128]
     put_image(ws, "d", scene(900, 1100))
-    join, joins = pipeline._join, [0]
-
-    def interrupted(threads: Any) -> None:
-        joins[0] += 1
-        if joins[0] == 2:
-            raise KeyboardInterrupt
-        join(threads)
-
-    monkeypatch.setattr(pipeline, "_join", interrupted)
+    interrupt_soon(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         predict(config(ws, package, images=("d",)))
     monkeypatch.undo()
@@ -271,15 +276,7 @@ def test_an_interrupt_ends_all_threads_and_the_rerun_goes_on(
 
     put_image(ws, "big", scene(900, 1100))
     predict(config(ws, package, images=("big",), name="undisturbed"))
-    join, joins = pipeline._join, [0]
-
-    def interrupted(threads: Any) -> None:
-        joins[0] += 1
-        if joins[0] == 2:
-            raise KeyboardInterrupt
-        join(threads)
-
-    monkeypatch.setattr(pipeline, "_join", interrupted)
+    interrupt_soon(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         predict(config(ws, package, images=("big",)))
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("segcore-", "lease"))]

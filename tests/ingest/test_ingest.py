@@ -17,6 +17,7 @@ from segcore.results import StageResult
 from segcore.store import Workspace, verify
 
 RNG = np.random.default_rng(0)
+UPPER_HALF = np.arange(40)[:, None].repeat(50, axis=1) < 20
 
 
 @pytest.fixture
@@ -208,6 +209,16 @@ def test_a_changed_source_of_another_size_takes_its_old_target_with_it(tmp_path:
     assert verify(workspace) == []
 
 
+def put_with_valid(tmp_path: Path, sources: Path, valid: np.ndarray) -> np.ndarray:
+    """Ingest `i.tif` with a file of its usable pixels; what the image then says is usable."""
+    Picture.fromarray(np.where(valid, 255, 0).astype(np.uint8)).save(sources / "v.png")
+    (sources / "m.csv").write_text("source,valid\ni.tif,v.png\n")
+    result = run(tmp_path, manifest=str(sources / "m.csv"))
+    assert [item.error for item in result.items] == [None]
+    workspace = Workspace.open(str(tmp_path / "w"))
+    return workspace.image(workspace.image_ids()[0]).read_valid(Window((0, 0), valid.shape))
+
+
 def test_nodata_stays_unusable_under_a_valid_file(tmp_path: Path, sources: Path) -> None:
     pixels = np.ones((1, 40, 50), np.int16)
     pixels[:, :, :10] = -9
@@ -215,14 +226,22 @@ def test_nodata_stays_unusable_under_a_valid_file(tmp_path: Path, sources: Path)
     transform = rasterio.Affine(5, 0, 1e5, 0, -5, 4e6)
     with rasterio.open(sources / "i.tif", "w", crs="EPSG:26914", transform=transform, **options) as opened:
         opened.write(pixels)
-    valid = np.zeros((40, 50), np.uint8)
-    valid[:20] = 255
-    Picture.fromarray(valid).save(sources / "v.png")
-    (sources / "m.csv").write_text("source,valid\ni.tif,v.png\n")
-    assert run(tmp_path, manifest=str(sources / "m.csv")).exit_code == 0
-    workspace = Workspace.open(str(tmp_path / "w"))
-    found = workspace.image(workspace.image_ids()[0]).read_valid(Window((0, 0), (40, 50)))
-    assert (found == ((valid > 0) & (pixels[0] != -9))).all()
+    found = put_with_valid(tmp_path, sources, UPPER_HALF)
+    assert (found == (UPPER_HALF & (pixels[0] != -9))).all()
+
+
+def test_missing_floats_stay_unusable_under_a_valid_file(tmp_path: Path, sources: Path) -> None:
+    pixels = np.ones((40, 50), np.float32)
+    pixels[:, :10] = np.nan
+    tifffile.imwrite(sources / "i.tif", pixels)
+    found = put_with_valid(tmp_path, sources, UPPER_HALF)
+    assert (found == (UPPER_HALF & np.isfinite(pixels))).all()
+
+
+def test_nodata_that_no_pixel_can_have_hides_none(tmp_path: Path, sources: Path) -> None:
+    tag = (42113, "s", 0, "-9999", True)
+    tifffile.imwrite(sources / "i.tif", np.zeros((40, 50), np.uint8), extratags=[tag])
+    assert (put_with_valid(tmp_path, sources, UPPER_HALF) == UPPER_HALF).all()
 
 
 def test_shards_are_counted_for_the_image_alone(tmp_path: Path, sources: Path) -> None:
@@ -230,31 +249,6 @@ def test_shards_are_counted_for_the_image_alone(tmp_path: Path, sources: Path) -
     Picture.fromarray(np.zeros((300, 300), np.uint8)).save(sources / "m.png")
     result = run(tmp_path, sources=(str(sources / "i.png"),), targets=str(sources / "m.png"), shard_px=256)
     assert result.items[0].details == {"shards_written": 4, "shards_resumed": 0}
-
-
-def test_missing_floats_stay_unusable_under_a_valid_file(tmp_path: Path, sources: Path) -> None:
-    pixels = np.ones((40, 50), np.float32)
-    pixels[:, :10] = np.nan
-    tifffile.imwrite(sources / "i.tif", pixels)
-    valid = np.zeros((40, 50), np.uint8)
-    valid[:20] = 255
-    Picture.fromarray(valid).save(sources / "v.png")
-    (sources / "m.csv").write_text("source,valid\ni.tif,v.png\n")
-    assert run(tmp_path, manifest=str(sources / "m.csv")).exit_code == 0
-    workspace = Workspace.open(str(tmp_path / "w"))
-    found = workspace.image(workspace.image_ids()[0]).read_valid(Window((0, 0), (40, 50)))
-    assert (found == ((valid > 0) & np.isfinite(pixels))).all()
-
-
-def test_nodata_that_no_pixel_can_have_hides_none(tmp_path: Path, sources: Path) -> None:
-    tag = (42113, "s", 0, "-9999", True)
-    tifffile.imwrite(sources / "i.tif", np.zeros((40, 50), np.uint8), extratags=[tag])
-    Picture.fromarray(np.full((40, 50), 255, np.uint8)).save(sources / "v.png")
-    (sources / "m.csv").write_text("source,valid\ni.tif,v.png\n")
-    result = run(tmp_path, manifest=str(sources / "m.csv"))
-    assert [item.error for item in result.items] == [None]
-    workspace = Workspace.open(str(tmp_path / "w"))
-    assert workspace.image(workspace.image_ids()[0]).read_valid(Window((0, 0), (40, 50))).all()
 
 
 def test_overwrite_makes_lost_shards_again(tmp_path: Path, sources: Path) -> None:
