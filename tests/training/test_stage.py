@@ -150,12 +150,14 @@ def test_minutes_are_kept_over_an_interruption(uri: str, monkeypatch: pytest.Mon
     now, interrupt_at = 0.0, -1
     step, count = loop.Learner.step, loop.count
 
-    def slow_step(self: loop.Learner, tiles: Any, classes: Any, rate: float, number: int) -> torch.Tensor:
+    def slow_step(
+        self: loop.Learner, tiles: Any, classes: Any, rate: float, number: int, settled: bool
+    ) -> torch.Tensor:
         nonlocal now
         if number == interrupt_at:
             raise KeyboardInterrupt
         now += 1
-        return step(self, tiles, classes, rate, number)
+        return step(self, tiles, classes, rate, number, settled)
 
     def slow_count(*arguments: Any) -> Any:
         nonlocal now
