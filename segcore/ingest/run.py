@@ -1,5 +1,6 @@
 """Run: one call of ingest; which sources are new, what is left of each, and how each one ends."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,12 +100,13 @@ class _Run:
     def __init__(self, config: IngestConfig, workspace: Workspace | None, pool: ChildPool, progress: Progress) -> None:
         self.config, self.workspace, self.pool, self.progress = config, workspace, pool, progress
         self.settings = Settings(classes=config.classes)
-        self.classes_stamp = None
+        self.classes_digest = None
         self.owners: dict[str, str] = {}
         """Canonical URI by image id, of the sources of this call."""
         if config.classes is not None:
-            load_classes(config.classes)  # a wrong table is one error, not one per source
-            self.classes_stamp = file_stamp(config.classes)
+            table = load_classes(config.classes)  # a wrong one is one error, not one per source
+            # What it says, not when it was saved: a table written anew makes no target again.
+            self.classes_digest = hashlib.sha256(table.model_dump_json().encode()).hexdigest()
 
     def probe_all(self, jobs: Sequence[_Job]) -> None:
         """Open every source that is new or changed; those that cannot be opened have failed."""
@@ -150,7 +152,7 @@ class _Run:
                 "source": file_stamp(entry.source),
                 "targets": [file_stamp(uri) for uri in entry.targets],
                 "valid": file_stamp(entry.valid) if entry.valid else None,
-                "classes": self.classes_stamp if entry.targets else None,
+                "classes": self.classes_digest if entry.targets else None,
                 "split": entry.split,
                 "group": entry.group,
                 "metadata": dict(entry.metadata),

@@ -280,3 +280,19 @@ def test_two_sources_of_one_image_id_are_told_apart(
     assert together[1].error == expected
     another_night = run(tmp_path, sources=(str(sources / "b.png"),)).items
     assert [item.error for item in another_night] == [expected]
+
+
+def test_a_class_table_counts_by_what_it_says(tmp_path: Path, sources: Path) -> None:
+    Picture.fromarray(np.zeros((30, 30, 3), np.uint8)).save(sources / "i.png")
+    Picture.fromarray(np.ones((30, 30), np.uint8)).save(sources / "m.png")
+    table = sources / "classes.csv"
+    asked = {"sources": (str(sources / "i.png"),), "targets": str(sources / "m.png"), "classes": str(table)}
+    table.write_text("id,name\n0,land\n1,water\n")
+    assert run(tmp_path, **asked).items[0].state == "done"
+    os.utime(table, ns=(1, 1))
+    assert run(tmp_path, **asked).items[0].state == "skipped"
+    table.write_text("id,name\n0,land\n1,swamp\n")
+    assert run(tmp_path, **asked).items[0].state == "done"
+    workspace = Workspace.open(str(tmp_path / "w"))
+    label = workspace.label(workspace.image_ids()[0], "target")
+    assert [info.name for info in label.classes] == ["land", "swamp"]
