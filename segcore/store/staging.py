@@ -326,10 +326,7 @@ class Staging:
 
 def unmark(workspace: Workspace, image_id: str, name: str) -> None:
     """Take away the mark of completeness; the pixels stay."""
-    key = f"{array_prefix(image_id, name)}/zarr.json"
-    if workspace.objects.size(key) is None:
-        return
-    workspace.objects.delete(key)
+    workspace.objects.delete(f"{array_prefix(image_id, name)}/zarr.json")
     if name != "image":
         rebuild_label_list(workspace, image_id)
 
