@@ -154,7 +154,7 @@ class _Night:
             self._progress.note(warning)
         tiling = tiling_for(job.config, job.package, image.shape()[-2:])
         plan, spec = freeze(job, image, tiling), mask_spec(job, image)
-        if job.name in self._ws.label_names(image_id):
+        if not job.config.overwrite and job.name in self._ws.label_names(image_id):
             plan = as_finished(job, plan, self._ws.label(image_id, job.name).attributes.get("predict", {}))
         staging = Staging.begin(
             self._ws, image_id, job.name, plan, spec, overwrite=job.config.overwrite, supersede=STALE_WITH

@@ -140,6 +140,18 @@ def test_overwrite_makes_lost_shards_again_and_no_other(ws: Workspace, package: 
     assert predict(config(ws, package, images=("d",), overwrite=True)).items[0].state == "skipped"
 
 
+def test_overwrite_never_mends_a_mask_with_other_settings_than_it_has(ws: Workspace, package: ModelPackage) -> None:
+    put_image(ws, "d", scene(900, 1100))
+    predict(config(ws, package, images=("d",), name="whole"))
+    predict(config(ws, package, images=("d",), tile_px=64, halo_px=4))
+    folder = Path(ws.uri, "images", "d.ome.zarr", "labels", package.model_id, "0", "c")
+    next(path for path in sorted(folder.rglob("*")) if path.is_file()).unlink()
+    item = predict(config(ws, package, images=("d",), overwrite=True)).items[0]
+    assert (item.state, item.details["shards_resumed"]) == ("done", 0)
+    assert ws.label("d", package.model_id).attributes["predict"]["tile_px"] == [128, 128]
+    np.testing.assert_array_equal(mask_of(ws, "d", package.model_id), mask_of(ws, "d", "whole"))
+
+
 def test_another_validity_makes_a_mask_stale(ws: Workspace, package: ModelPackage) -> None:
     put_image(ws, "d", scene(300, 300), has_valid=True)
     valid = np.zeros((300, 300), np.uint8)
