@@ -6,6 +6,7 @@ content_digest: the file's bytes -> SHA-256
 """
 
 import hashlib
+import itertools
 from contextlib import ExitStack
 from typing import Any
 
@@ -113,9 +114,16 @@ def _usable(source: Source, window: Window) -> Pixels:
     nodata = None if info.has_valid else fitting_nodata(info.nodata, info.dtype)
     if nodata is None and not np.issubdtype(np.dtype(info.dtype), np.floating):
         return usable
-    leading = info.shape[:-2]
-    pixels = source.read(Window((0,) * len(leading) + window.start, leading + window.shape))
-    return np.asarray(usable & ~missing(pixels, nodata).reshape(-1, *window.shape).all(axis=0))
+    there = np.zeros(window.shape, np.bool_)
+    leading = zip(info.axes, info.shape[:-2], strict=False)
+    places = ([(0, n)] if axis == "c" else [(i, 1) for i in range(n)] for axis, n in leading)
+    for place in itertools.product(*places):  # plane by plane of z and t: a stack need not fit into memory
+        start, shape = (tuple(numbers) for numbers in zip(*place, strict=True))
+        pixels = source.read(Window(start + window.start, shape + window.shape))
+        there |= ~missing(pixels, nodata).reshape(-1, *window.shape).all(axis=0)
+        if there.all():
+            break
+    return usable & there
 
 
 def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:

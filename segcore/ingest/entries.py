@@ -66,7 +66,15 @@ def list_entries(config: IngestConfig) -> list[Entry]:
 
 def canonical_uri(uri: str) -> str:
     """One spelling per source: an absolute path, or the URL as it is."""
-    return uri if _is_remote(uri) else str(Path(uri.removeprefix("file://")).expanduser().absolute())
+    return uri if _is_remote(uri) else str(_local_path(uri.removeprefix("file://")).absolute())
+
+
+def _local_path(name: str) -> Path:
+    """A path; `~` at its beginning is somebody's home, or, where nobody is called so, part of the name."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def image_id_of(uri: str, ids: str = "name") -> str:
@@ -117,10 +125,11 @@ def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
             yield {"source": uri, "targets": targets, "one_per_instance": _is_per_object(config.targets or "")}
 
 
-def _expand(given: str) -> list[str]:
+def _expand(given: str, may_be_glob: bool = True) -> list[str]:
     """Files behind a name: itself, what a glob matches, or the images below a folder; itself where that is nothing."""
+    is_glob = may_be_glob and _is_pattern(given)
     if _is_remote(given):
-        if not _is_pattern(given) or not is_known_scheme(given):
+        if not is_glob or not is_known_scheme(given):
             return [given]
         try:
             system, path = fsspec.core.url_to_fs(given)
@@ -131,10 +140,10 @@ def _expand(given: str) -> list[str]:
     try:
         if Path(given).is_dir():
             return sorted(_images_below(given)) or [given]
-        if Path(given).exists() or not _is_pattern(given):
+        if Path(given).exists() or not is_glob:
             return [given]
         return sorted(_glob(given)) or [given]
-    except OSError:  # no permission, a name too long: it fails by name, when it is opened
+    except (OSError, ValueError, NotImplementedError):  # no permission, a name too long, `**.tif`: it fails by name
         return [given]
 
 
@@ -147,7 +156,7 @@ def _images_below(folder: str) -> Iterator[str]:
 
 
 def _glob(pattern: str) -> list[str]:
-    path = Path(pattern).expanduser()
+    path = _local_path(pattern)
     anchor = Path(path.anchor) if path.is_absolute() else Path()
     return [str(found) for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
 
@@ -157,12 +166,13 @@ def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
     plain = source.removeprefix("file://")
     stem = Path(plain).name.removesuffix(Path(plain).suffix)
     parent = plain.rsplit("/", 1)[0] if "/" in plain else "."
-    literal = glob.escape if _is_pattern(pattern) else str  # `img[1].tif` has the target of that very name
+    is_glob = _is_pattern(pattern)
+    literal = glob.escape if is_glob else str  # `img[1].tif` has the target of that very name
     try:
         filled = pattern.format(stem=literal(stem), parent=literal(parent))
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(f"--targets {pattern}: only {{stem}} and {{parent}} can be filled in") from error
-    return tuple(_expand(filled))
+    return tuple(_expand(filled, is_glob))
 
 
 def _is_per_object(pattern: str) -> bool:

@@ -178,3 +178,20 @@ def test_the_stamp_of_a_url_changes_with_the_object(monkeypatch: pytest.MonkeyPa
     before = file_stamp("memory://stamped.tif")
     said[key] = "second"
     assert file_stamp("memory://stamped.tif") != before
+
+
+def test_a_name_without_glob_signs_in_its_pattern_is_never_a_glob(tmp_path: Path) -> None:
+    files(tmp_path, "img[1].tif", "img1_mask.png")
+    source, pattern = str(tmp_path / "img[1].tif"), f"{tmp_path}/{{stem}}_mask.png"
+    (entry,) = list_entries(config(tmp_path, sources=(source,), targets=pattern))
+    assert entry.targets == (f"{tmp_path}/img[1]_mask.png",)
+
+
+@pytest.mark.parametrize("odd", ["~x.tif", "**.tif"])
+def test_an_odd_name_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
+    files(tmp_path, "good.tif")
+    monkeypatch.chdir(tmp_path)
+    listed = list_entries(config(tmp_path, sources=(odd, "good.tif")))
+    assert [entry.source for entry in listed] == [odd, "good.tif"]
+    with pytest.raises(SourceError, match=r"No such file|nothing matches this pattern"):
+        file_stamp(odd)

@@ -296,3 +296,12 @@ def test_a_class_table_counts_by_what_it_says(tmp_path: Path, sources: Path) -> 
     workspace = Workspace.open(str(tmp_path / "w"))
     label = workspace.label(workspace.image_ids()[0], "target")
     assert [info.name for info in label.classes] == ["land", "swamp"]
+
+
+def test_validity_of_a_float_stack_is_read_plane_by_plane(tmp_path: Path, sources: Path) -> None:
+    pixels = np.full((3, 40, 50), np.nan, np.float32)
+    pixels[1, :, 20:] = 1
+    pixels[2, :, :10] = 1
+    tifffile.imwrite(sources / "i.tif", pixels, ome=True, metadata={"axes": "ZYX"})
+    found = put_with_valid(tmp_path, sources, UPPER_HALF)
+    assert (found == (UPPER_HALF & np.isfinite(pixels).any(axis=0))).all()
