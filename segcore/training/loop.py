@@ -44,6 +44,8 @@ class State:
     stale: int = 0
     """Validations since the best one."""
     finished: bool = False
+    precision: str = "float32"
+    """Of forward and backward, since the last start that took a step."""
 
 
 class Training:
@@ -54,7 +56,7 @@ class Training:
     ) -> None:
         self.config, self.data, self.learner, self.held_out = config, data, learner, held_out
         self._run, self._progress = run, progress
-        self.state = State()
+        self.state = State(precision=learner.precision)
         self._restore()
         self.clock = Clock(
             config,
@@ -173,7 +175,9 @@ class Training:
         self.learner.restore(tensors, note["scaler"])
         self.state = State(**note["state"])
         if not self.state.finished:
-            self._progress.note(f"run {self._run.run_id} goes on at step {self.state.step}")
+            before, self.state.precision = self.state.precision, self.learner.precision
+            other = f", in {self.learner.precision}: it was in {before}" if before != self.learner.precision else ""
+            self._progress.note(f"run {self._run.run_id} goes on at step {self.state.step}{other}")
 
     def _begin_progress(self) -> None:
         if self.config.max_steps is not None:

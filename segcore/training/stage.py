@@ -75,7 +75,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
             training.clock.began = began
             training.fit()
             scores = _final_scores(data, size, training, run)
-            origin = resolved | {"run": run.run_id, "precision": learner.precision}
+            origin = resolved | {"run": run.run_id, "precision": training.state.precision}
             info = _info(config, data, model, size, scores, origin)
             package = _published(workspace, info, run)
             progress.note(f"model {package.model_id}: {package.folder}")

@@ -22,7 +22,7 @@ from segcore.inference.precision import faster_formats
 from segcore.models.package import read_package
 from segcore.progress import Silent
 from segcore.store import Lease, Objects, Workspace
-from segcore.training import clock, loop, stage, train
+from segcore.training import clock, learner, loop, stage, train
 from segcore.training.runs import Run
 from tests.synthetic import put_image, put_label
 
@@ -271,3 +271,13 @@ def test_a_run_that_another_process_is_at_is_refused(uri: str) -> None:
     ):
         train(resolved)
     assert train(resolved).details["run"] == "shared"
+
+
+def test_a_finished_run_keeps_its_precision_and_its_package(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TrainConfig(workspace=uri, run="r", **TINY)
+    monkeypatch.setattr(learner, "faster_formats", lambda device: ["bfloat16"])
+    first = train(settings)
+    monkeypatch.setattr(learner, "faster_formats", lambda device: [])
+    assert train(settings).paths == first.paths
+    package = read_package(Workspace.open(uri), first.details["model"])
+    assert package.info.training["precision"] == "bfloat16"
