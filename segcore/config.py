@@ -13,6 +13,11 @@ from segcore.errors import ConfigError
 StageT = TypeVar("StageT", bound="StageConfig")
 
 
+def escaped(name: Any) -> Any:
+    """A file name that can be printed and stored: bytes in it that are not UTF-8 become `\\udc..`."""
+    return name.encode(errors="backslashreplace").decode() if isinstance(name, str) else name
+
+
 class StageConfig(BaseModel):
     """Base of all stage configs: frozen, and a key it does not know is refused with the nearest match."""
 
@@ -34,7 +39,7 @@ class StageConfig(BaseModel):
 class IngestConfig(StageConfig):
     """Sources -> images in the workspace, with their targets."""
 
-    sources: tuple[Annotated[str, BeforeValidator(lambda name: escaped(name))], ...] = ()
+    sources: tuple[Annotated[str, BeforeValidator(escaped)], ...] = ()
     """Files, globs, folders or URLs to ingest."""
     manifest: str | None = None
     """CSV with the columns source, target, valid, split, group, and any metadata; paths relative to the file."""
@@ -212,11 +217,6 @@ STAGES: dict[str, type[StageConfig]] = {
     "report": ReportConfig,
     "export": ExportConfig,
 }
-
-
-def escaped(name: Any) -> Any:
-    """A file name that can be printed and stored: bytes in it that are not UTF-8 become `\\udc..`."""
-    return name.encode(errors="backslashreplace").decode() if isinstance(name, str) else name
 
 
 def unknown_key(key: str, known: list[str]) -> str:
