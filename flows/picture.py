@@ -28,7 +28,7 @@ def thumbnail(uri: str, mask: str, image_id: str) -> str:
     levels = [n for n in range(label.num_levels) if max(label.shape(n)[-2:]) >= LONGEST_PX]
     level = max(levels, default=0)
     pixels, ids = middle_plane(image, level), middle_plane(label, level)
-    valid = image.read_valid(Window.whole(pixels.shape[-2:]), level)
+    valid = image.read_valid(middle_window(label, level), level).reshape(pixels.shape[-2:])
     rgb = pictures.to_rgb(pixels.reshape(-1, *pixels.shape[-2:]), image.channels, valid)
     tinted = pictures.overlay(rgb, ids.reshape(ids.shape[-2:]), label.classes, foreground_rows(label.classes))
     return pictures.photo_uri(pictures.shrunk(tinted, LONGEST_PX))
@@ -36,6 +36,11 @@ def thumbnail(uri: str, mask: str, image_id: str) -> str:
 
 def middle_plane(array: Image | Label, level: int) -> npt.NDArray[Any]:
     """All of y, x and channels, from the middle of z and t."""
+    return array.read(middle_window(array, level), level)
+
+
+def middle_window(array: Image | Label, level: int) -> Window:
+    """All of y, x and channels, one z and one t."""
     sides = zip(array.axes, array.shape(level), strict=True)
     middle = [(n // 2, 1) if axis in ("z", "t") else (0, n) for axis, n in sides]
-    return array.read(Window(tuple(start for start, _ in middle), tuple(length for _, length in middle)), level)
+    return Window(tuple(start for start, _ in middle), tuple(length for _, length in middle))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segcore.errors import ConfigError
+from segcore.spatial import WantedSpacing
 
 StageT = TypeVar("StageT", bound="StageConfig")
 
@@ -49,6 +50,27 @@ class IngestConfig(StageConfig):
     """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours."""
     ids: Literal["name", "hash"] = "name"
     """`hash` keeps the sources' names out of image ids, and so out of what names images; a failed source is named."""
+    stack: bool = False
+    """The files of one folder, or of one pattern, are the bands of one image (Sentinel-2: one file per band)."""
+    mosaic: bool = False
+    """The files of one folder, or of one pattern, are neighbouring pieces of one georeferenced image."""
+    frames: bool = False
+    """The files of one folder, or of one pattern, are the frames of one sequence, in the order of their names."""
+    spacing: str | None = None
+    """Resample to this size of a pixel: 0.5 in the source's own unit, or 0.5um, 10m; where a source does not tell
+    its own, take this for it."""
+    warp: bool = False
+    """Warp files that have ground-control points instead of a transform; else they are refused."""
+    array_axes: str | None = Field(default=None, pattern=r"^[tczyx]{2,5}$")
+    """Axes of NPY and HDF5 arrays, e.g. zyx or yxc; guessed where not given."""
+    threshold: float | None = None
+    """Grey targets: values above it are class 1, others class 0."""
+    tolerance: int = Field(default=0, ge=0, le=64)
+    """RGB-coded targets: how far a colour may be from its class's, in each channel (JPEG noise)."""
+    buffer: float = Field(default=0.0, ge=0)
+    """Lines and points of vector targets are widened by this on every side, in the unit of the image's spacing."""
+    class_property: str | None = None
+    """Property of vector targets that names the class; found by itself where not given."""
     overwrite: bool = False
     """Rewrite images that exist under another plan, and make lost shards again."""
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
@@ -70,7 +92,16 @@ class IngestConfig(StageConfig):
             raise ValueError("nothing to ingest: give sources, or a manifest")
         if self.manifest is not None and (self.sources or self.targets):
             raise ValueError("a manifest names sources and targets itself: give either it, or sources and targets")
+        if sum((self.stack, self.mosaic, self.frames)) > 1:
+            raise ValueError("give one of stack, mosaic and frames: files are joined in one way")
         return self
+
+    @field_validator("spacing")
+    @classmethod
+    def _is_a_spacing(cls, text: str | None) -> str | None:
+        if text is not None:
+            WantedSpacing.parse(text)
+        return text
 
 
 class TrainConfig(StageConfig):

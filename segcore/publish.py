@@ -230,7 +230,7 @@ class _Pictures:
         """Picture (Y, X, 3), mask ids and target ids (Y, X) of a plane, shrunk to fit the page."""
         pixels = image.read(_with_channels(image, window, level), level)
         plane = pixels.reshape(-1, *pixels.shape[-2:])
-        valid = image.read_valid(Window(window.start[-2:], window.shape[-2:]), level)
+        valid = image.read_valid(window, level).reshape(plane.shape[-2:])
         picture = pictures.shrunk(pictures.to_rgb(plane, image.channels, valid), PICTURE_PX)
 
         def ids_of(label: Label) -> Ids:

@@ -108,6 +108,13 @@ class LabelledImage:
             pixels[self.image.missing(pixels)] = np.nan
         return pixels
 
+    def read_valid(self, plane: int, window: Window, level: int, pixels: Pixels | None) -> npt.NDArray[np.bool_]:
+        """Usable pixels (Y, X) of one plane; `pixels` are needed where they, not a label, say so."""
+        if self.image.has_valid:
+            return self.image.read_valid(self._full(self.target.axes, plane, window), level).reshape(window.shape)
+        assert pixels is not None, "only pixels tell what is usable"
+        return self.image.usable(pixels)
+
     def _read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
         pixels = self.read_pixels(plane, window, self.level)
         classes = self._classes(plane, window, self.level, pixels)
@@ -121,10 +128,8 @@ class LabelledImage:
         """Class numbers; `pixels` of the same window are needed where they, not a label, say what is usable."""
         ids = self.target.read(self._full(self.target.axes, plane, window), level).reshape(window.shape)
         classes = np.where(ids == self.target.ignore, IGNORED, ids.astype(np.int32)).astype(np.int16)
-        if self.image.has_valid:
-            classes[~self.image.read_valid(window, level)] = IGNORED
-        elif pixels is not None:
-            classes[~self.image.usable(pixels)] = IGNORED
+        if self.image.has_valid or pixels is not None:
+            classes[~self.read_valid(plane, window, level, pixels)] = IGNORED
         if classes.max(initial=IGNORED) >= self._num_classes:
             raise ConfigError(
                 f"target of {self.image_id}: expected class ids below {self._num_classes} or ignore "

@@ -1,5 +1,8 @@
 """Spatial: where an image lies in the world; read from the source, kept in the store, written on export."""
 
+import re
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict
 
 METERS_PER_UNIT = {
@@ -14,6 +17,19 @@ METERS_PER_UNIT = {
 }
 """NGFF units that are lengths; an angle (degree) is none."""
 
+UNIT_NAMES = {
+    "nm": "nanometer",
+    "um": "micrometer",
+    "µm": "micrometer",
+    "μm": "micrometer",
+    "mm": "millimeter",
+    "cm": "centimeter",
+    "m": "meter",
+    "km": "kilometer",
+    "deg": "degree",
+} | {name: name for name in (*METERS_PER_UNIT, "degree")}
+"""How people write units, and their NGFF names. µ exists twice in Unicode."""
+
 
 class Spacing(BaseModel):
     """Physical size of a pixel, per spatial axis."""
@@ -26,6 +42,41 @@ class Spacing(BaseModel):
     """An NGFF unit: "micrometer", "millimeter", "meter", "degree"..."""
     origin: str
     """Where it came from: "file", "user"..., shown to the user."""
+
+
+class WantedSpacing(BaseModel):
+    """The spacing that a user asks for: `0.5`, in the source's own unit, or with a unit: `0.5um`, `10m`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    unit: str | None
+    """An NGFF unit; None = whatever unit the source has."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what was written.
+
+        Raises:
+            ValueError: if it is no positive number, or the unit is not known.
+        """
+        found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµμ]*)\s*", text)
+        unit = UNIT_NAMES.get(found[2]) if found else None
+        if found is None or (found[2] and unit is None) or found[1].count(".") > 1 or not float(found[1]) > 0:
+            raise ValueError(f"expected a spacing such as 0.5, 0.5um or 10m, got '{text}'")
+        return cls(value=float(found[1]), unit=unit)
+
+
+class Affine(BaseModel):
+    """Where the voxels of a volume lie in the patient."""
+
+    model_config = ConfigDict(frozen=True)
+
+    matrix: tuple[tuple[float, float, float, float], ...]
+    """4 x 4: voxel index (x, y, z, 1) of level 0, of voxel centres, -> millimetres, RAS+ (x to the right, y to the
+    front, z to the head), as in NIfTI. DICOM counts in LPS: x and y change their sign."""
+    orientation: str
+    """The directions in which x, y and z of the array run, as nibabel writes them: "RAS", "LPS", "PSR"..."""
 
 
 class Georef(BaseModel):

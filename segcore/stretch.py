@@ -51,7 +51,12 @@ def stretch_of(image: Image) -> Stretch:
     start = tuple(n // 2 if axis in "zt" else 0 for axis, n in sides)
     shape = tuple(1 if axis in "zt" else n for axis, n in sides)
     pixels = image.read(Window(start, shape), level).reshape(-1, *shape[-2:])
-    valid = image.read_valid(Window.whole(shape[-2:]), level) if image.has_valid else image.usable(pixels)
+    plane = [(a, n) for a, n, axis in zip(start, shape, image.axes, strict=True) if axis != "c"]
+    if image.has_valid:
+        label = Window(tuple(a for a, _ in plane), tuple(n for _, n in plane))
+        valid = image.read_valid(label, level).reshape(shape[-2:])
+    else:
+        valid = image.usable(pixels)
     values = pixels[:, valid]
     if values.size == 0:
         return Stretch(0.0, float(np.iinfo(image.dtype).max))

@@ -6,7 +6,6 @@ content_digest: the file's bytes -> SHA-256
 """
 
 import hashlib
-import itertools
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,14 +13,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
-from segcore.errors import SourceError
 from segcore.geometry import Ints, Window
 from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
-from segcore.sources import Limits, Source, SourceInfo, open_source
+from segcore.sources import Opening, Source, SourceInfo, open_source
 from segcore.sources.files import SourceFile
 from segcore.store import Staging, Workspace, fitting_nodata, missing
-from segcore.targets import Target, load_classes, open_target, open_valid
+from segcore.targets import Target, TargetOpening, open_target, open_valid
 
 BLOCK_BYTES = 8 << 20
 
@@ -33,9 +31,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    classes: str | None = None
-    """Path of the class table."""
-    limits: Limits = Limits()
+    opening: Opening = Opening()
+    """Of sources."""
+    target: TargetOpening = TargetOpening()
 
 
 class Probe(BaseModel):
@@ -50,6 +48,7 @@ class Probe(BaseModel):
     target_dtype: str | None = None
     has_instances: bool = False
     classes: tuple[ClassInfo, ...] = ()
+    target_notes: tuple[str, ...] = ()
 
 
 class _Opened:
@@ -57,27 +56,17 @@ class _Opened:
 
     def __init__(self, entry: Entry, settings: Settings) -> None:
         with ExitStack() as opened:
-            self.source = opened.enter_context(open_source(entry.source, settings.limits))
-            shape_yx = self.source.info.shape[-2:]
-            self.target = self._open_target(entry, settings)
-            if self.target is not None:
+            self.source = opened.enter_context(open_source(entry.joined or entry.source, settings.opening))
+            image = self.source.info
+            instances = entry.one_per_instance or None
+            self.target: Target | None = None
+            if entry.targets:
+                self.target = open_target(list(entry.targets), image, settings.target, instances=instances)
                 opened.callback(self.target.close)
-            self._valid = open_valid(entry.valid, shape_yx, settings.limits) if entry.valid else None
+            self._valid = open_valid(entry.valid, image, settings.opening) if entry.valid else None
             if self._valid is not None:
                 opened.callback(self._valid.close)
             self.close = opened.pop_all().close
-
-    def _open_target(self, entry: Entry, settings: Settings) -> Target | None:
-        if not entry.targets:
-            return None
-        shape = self.source.info.shape
-        if len(shape) != 3:
-            raise SourceError(
-                f"{entry.source}: targets are read for (c, y, x) images, got axes {self.source.info.axes}"
-            )
-        table = load_classes(settings.classes) if settings.classes else None
-        instances = entry.one_per_instance or None
-        return open_target(list(entry.targets), table, shape[-2:], settings.limits, instances=instances)
 
     @property
     def has_valid(self) -> bool:
@@ -85,7 +74,7 @@ class _Opened:
         return self._valid is not None or self.source.info.has_valid
 
     def read_valid(self, window: Window) -> Pixels:
-        """Usable pixels of a (y, x) window: what the source itself says, and the mask file."""
+        """Usable pixels of a window over the axes without c: what the source itself says, and the mask file."""
         usable = _usable(self.source, window)
         return usable if self._valid is None else usable & self._valid.read(window)
 
@@ -108,22 +97,21 @@ def _close_all() -> None:
 
 
 def _usable(source: Source, window: Window) -> Pixels:
-    """What the source itself says of a (y, x) window: its alpha or mask band, else nodata; floats have to be finite."""
+    """What the source itself says of a window over the axes without c.
+
+    That is its alpha or mask band, else nodata; floats have to be finite.
+    """
     info = source.info
     usable = source.read_valid(window)
     nodata = None if info.has_valid else fitting_nodata(info.nodata, info.dtype)
     if nodata is None and not np.issubdtype(np.dtype(info.dtype), np.floating):
         return usable
-    there = np.zeros(window.shape, np.bool_)
-    leading = zip(info.axes, info.shape[:-2], strict=False)
-    places = ([(0, n)] if axis == "c" else [(i, 1) for i in range(n)] for axis, n in leading)
-    for place in itertools.product(*places):  # plane by plane of z and t: a stack need not fit into memory
-        start, shape = (tuple(numbers) for numbers in zip(*place, strict=True))
-        pixels = source.read(Window(start + window.start, shape + window.shape))
-        there |= ~missing(pixels, nodata).reshape(-1, *window.shape).all(axis=0)
-        if there.all():
-            break
-    return usable & there
+    channel = info.axes.index("c")
+    start, shape = list(window.start), list(window.shape)
+    start.insert(channel, 0)
+    shape.insert(channel, info.shape[channel])
+    pixels = source.read(Window(tuple(start), tuple(shape)))
+    return np.asarray(usable & ~missing(pixels, nodata).all(axis=channel))
 
 
 def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
@@ -141,6 +129,7 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
         target_dtype=target.dtype.name if target else None,
         has_instances=target.has_instances if target else False,
         classes=target.classes if target else (),
+        target_notes=target.notes if target else (),
     )
 
 
@@ -176,8 +165,6 @@ def write_unit(
     for name in names:
         staging = Staging.attach(workspace, entry.image_id, name)
         index = tuple(i for i, axis in zip(unit, opened.source.info.axes, strict=True) if axis in staging.spec.axes)
-        if name != "image" and any(i for i, axis in zip(index, staging.spec.axes, strict=True) if axis not in "yx"):
-            continue
         writer = staging.unit_writer(index)
         for shard in staging.pending(index):
             writer.put(shard, _pixels(opened, name, staging.shard_window(shard)))
@@ -187,7 +174,7 @@ def write_unit(
 
 
 def _pixels(opened: _Opened, name: str, window: Window) -> Pixels:
-    """One shard's worth of an image, or of a label over (y, x)."""
+    """One shard's worth of an image, or of a label over its axes without c."""
     if name == "image":
         return opened.source.read(window)
     if name == "valid":

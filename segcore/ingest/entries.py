@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
+from segcore.sources import Joined, suffixes
 from segcore.sources.files import check_scheme, is_known_scheme
+from segcore.sources.joined import How
 
-SUFFIXES = (".tif", ".tiff", ".svs", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
-"""What is taken from a folder; a file that is named is taken whatever its name."""
+ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
+"""A folder with one of these is one OME-Zarr image."""
 
 _COLUMNS = ("source", "target", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
@@ -34,6 +36,8 @@ class Entry(BaseModel):
 
     source: str
     image_id: str
+    joined: Joined | None = None
+    """The files that are this source together, where it is not one."""
     targets: tuple[str, ...] = ()
     """Mask files; several = one per instance."""
     one_per_instance: bool = False
@@ -103,7 +107,7 @@ def file_stamp(uri: str) -> dict[str, Any]:
             path = Path(canonical_uri(uri))
             if path.is_dir():
                 os.scandir(path).close()  # raises where it must not be read
-                raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(SUFFIXES)}")
+                raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(sorted(suffixes()))}")
             stat = path.stat()
             return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         check_scheme(uri)
@@ -119,10 +123,29 @@ def file_stamp(uri: str) -> dict[str, Any]:
 
 
 def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
+    how: How | None = "stack" if config.stack else "mosaic" if config.mosaic else "frames" if config.frames else None
+    if how is not None:
+        yield from _joined_rows(config, how)
+        return
     for given in config.sources:
         for uri in _expand(given):
             targets = _matching_targets(config.targets, uri) if config.targets else ()
             yield {"source": uri, "targets": targets, "one_per_instance": _is_per_object(config.targets or "")}
+
+
+def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
+    """One row per folder of a folder or pattern; files that are named themselves belong together by their folder."""
+    groups: dict[str, list[str]] = {}
+    for given in config.sources:
+        found = _expand(given)
+        pattern = f"/{given.rsplit('/', 1)[-1]}" if _is_pattern(given) and found != [given] else ""
+        for uri in found:
+            groups.setdefault(uri.rpartition("/")[0] + pattern, []).append(uri)
+    for name, parts in groups.items():
+        targets = _matching_targets(config.targets, name) if config.targets else ()
+        joined = Joined(uri=escaped(name), how=how, parts=tuple(escaped(part) for part in sorted(parts)))
+        per_object = _is_per_object(config.targets or "")
+        yield {"source": name, "joined": joined, "targets": targets, "one_per_instance": per_object}
 
 
 def _expand(given: str, may_be_glob: bool = True) -> list[str]:
@@ -150,9 +173,26 @@ def _expand(given: str, may_be_glob: bool = True) -> list[str]:
 def _images_below(folder: str) -> Iterator[str]:
     """Files that look like images; and folders that cannot be listed: what is in them must not be lost in silence."""
     closed: list[OSError] = []
-    for parent, _, names in os.walk(folder, onerror=closed.append):
-        yield from (str(Path(parent, name)) for name in names if Path(name).suffix.lower() in SUFFIXES)
+    for parent, folders, names in os.walk(folder, onerror=closed.append):
+        if not ZARR_MARKS.isdisjoint(names):
+            folders.clear()  # what lies below is chunks
+            yield parent
+            continue
+        yield from (str(Path(parent, name)) for name in names if Path(name).suffix.lower() in suffixes())
+        if any(_is_dicom(Path(parent, name)) for name in names):
+            yield parent  # its files are slices
     yield from (str(error.filename) for error in closed)
+
+
+def _is_dicom(path: Path) -> bool:
+    """True for a slice; their files often have no suffix, or the end of a UID for one."""
+    if path.suffix.lower() in suffixes():
+        return False
+    try:
+        with path.open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+    except OSError:
+        return False
 
 
 def _glob(pattern: str) -> list[str]:

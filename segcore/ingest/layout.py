@@ -32,7 +32,10 @@ def all_specs(found: Probe, shard_px: int) -> dict[str, PyramidSpec]:
     image = image_spec(found, shard_px)
 
     def label(dtype: str, kind: Any) -> PyramidSpec:
-        return PyramidSpec(axes=("y", "x"), shape=image.shape[-2:], dtype=dtype, kind=kind, shard_px=image.shard_px)
+        sides = {axis: n for axis, n in zip(image.axes, image.shape, strict=True) if axis != "c"}
+        return PyramidSpec(
+            axes=tuple(sides), shape=tuple(sides.values()), dtype=dtype, kind=kind, shard_px=image.shard_px
+        )
 
     specs = {"image": image}
     if found.has_valid:

@@ -15,8 +15,10 @@ from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
+from segcore.sources import Opening
+from segcore.spatial import WantedSpacing
 from segcore.store import Staging, Workspace, withdraw_labels
-from segcore.targets import load_classes
+from segcore.targets import TargetOpening, load_classes
 
 LABELS = {"target", "target_instances", "valid"}
 """What ingest makes beside the image."""
@@ -99,14 +101,24 @@ class _Run:
 
     def __init__(self, config: IngestConfig, workspace: Workspace | None, pool: ChildPool, progress: Progress) -> None:
         self.config, self.workspace, self.pool, self.progress = config, workspace, pool, progress
-        self.settings = Settings(classes=config.classes)
         self.classes_digest = None
         self.owners: dict[str, str] = {}
         """Canonical URI by image id, of the sources of this call."""
-        if config.classes is not None:
-            table = load_classes(config.classes)  # a wrong one is one error, not one per source
+        table = load_classes(config.classes) if config.classes else None  # a wrong one is one error for all sources
+        if table is not None:
             # What it says, not when it was saved: a table written anew makes no target again.
             self.classes_digest = hashlib.sha256(table.model_dump_json().encode()).hexdigest()
+        spacing = WantedSpacing.parse(config.spacing) if config.spacing else None
+        self.settings = Settings(
+            opening=Opening(spacing=spacing, warp=config.warp, axes=config.array_axes),
+            target=TargetOpening(
+                table=table,
+                threshold=config.threshold,
+                tolerance=config.tolerance,
+                buffer=config.buffer,
+                class_property=config.class_property,
+            ),
+        )
 
     def probe_all(self, jobs: Sequence[_Job]) -> None:
         """Open every source that is new or changed; those that cannot be opened have failed."""

@@ -223,10 +223,8 @@ def _count(image: Image, mask: Label, target: Label | None) -> tuple[Counts, lis
     least_px = LEAST_COUNTED * min(TILE_PX, shape[-2]) * min(TILE_PX, shape[-1])
 
     def read(window: Window) -> Pieces:
-        plane = Window(window.start[-2:], window.shape[-2:])
-        valid = np.broadcast_to(image.read_valid(plane), window.shape)
         pixels = None if target is None else _same_ignore(target.read(window), target.ignore, mask.ignore)
-        return window, pixels, mask.read(window), valid
+        return window, pixels, mask.read(window), image.read_valid(window)
 
     total = Counts.zeros(counter.num_classes)
     ranked: list[tuple[float, tuple[int, ...], dict[str, Any]]] = []

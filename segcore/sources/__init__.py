@@ -11,10 +11,22 @@ import importlib
 import pkgutil
 
 from segcore.errors import SourceError
-from segcore.sources.base import DEFAULT_LIMITS, Limits, Reader, Source, SourceInfo, decoding
-from segcore.sources.files import SourceFile
+from segcore.sources.base import DEFAULT_OPENING, Limits, Opening, Reader, Source, SourceInfo, decoding
+from segcore.sources.files import MEMBER, SourceFile
+from segcore.sources.joined import Joined
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "Source", "SourceInfo", "open_source", "readers"]
+__all__ = [
+    "DEFAULT_OPENING",
+    "Joined",
+    "Limits",
+    "Opening",
+    "Source",
+    "SourceInfo",
+    "members",
+    "open_source",
+    "readers",
+    "suffixes",
+]
 
 
 @functools.cache
@@ -25,15 +37,35 @@ def readers() -> tuple[Reader, ...]:
     return tuple(sorted(found, key=lambda reader: reader.rank))
 
 
-def open_source(uri: str, limits: Limits = DEFAULT_LIMITS, *, indexed: bool = False) -> Source:
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Suffixes of the names that are taken from a folder, lower case."""
+    return frozenset(suffix for reader in readers() for suffix in reader.suffixes)
+
+
+def members(uri: str, opening: Opening = DEFAULT_OPENING) -> tuple[str, ...]:
+    """The images in a file or folder, as URIs that `open_source` takes; itself where it is one image.
+
+    Raises:
+        SourceError: one line that names it, if it cannot be read.
+    """
+    file = SourceFile(uri)
+    if file.member is not None:
+        return (uri,)
+    for reader in readers():
+        if reader.members is not None and reader.matches(file):
+            with decoding(uri):
+                return tuple(f"{uri}{MEMBER}{name}" for name in reader.members(file, opening)) or (uri,)
+    return (uri,)
+
+
+def open_source(uri: str | Joined, opening: Opening = DEFAULT_OPENING) -> Source:
     """Open a user's image; which reader is decided by its content, not by its name.
 
     Args:
-        uri: a local path or a URL (s3://, gs://, az://, https://).
-        limits: what the file may ask for.
-        indexed: give what is stored, as masks need it: a palette picture as its indices (one channel), with the
-            palette as RGB triples in `info.details["palette"]`, and a TIFF in which 0 is white as it is. Otherwise
-            palettes come as their colours, and 0 is dark.
+        uri: a local path or a URL (s3://, gs://, az://, https://) of a file or of a folder that is one image; behind
+            `::` a part of it: `stack.h5::/volumes/raw`. Or several files that are one image together.
+        opening: what it may ask for, and how its pixels are wanted.
 
     Returns:
         The source, open; close it, or use it as a context manager.
@@ -41,16 +73,20 @@ def open_source(uri: str, limits: Limits = DEFAULT_LIMITS, *, indexed: bool = Fa
     Raises:
         SourceError: one line that names the file: missing, damaged, over a limit, or of a format that is not read.
     """
+    if isinstance(uri, Joined):
+        with decoding(uri.uri):
+            module = importlib.import_module(f"{__name__}.{uri.how}")
+            joined: Source = module.open_joined(uri, opening, open_source)
+            return joined
     file = SourceFile(uri)
     for reader in readers():
         if reader.matches(file):
             try:
                 with decoding(uri):
-                    return reader.open(file, limits, indexed)
+                    return reader.open(file, opening)
             except BaseException:
                 file.discard()
                 raise
     known = ", ".join(reader.name for reader in readers() if reader.rank > 0)
-    raise SourceError(
-        f"{uri}: is no image that segcore reads; expected one of {known}; the file begins with {file.head[:16]!r}"
-    )
+    found = "it is a folder of other things" if file.is_folder else f"the file begins with {file.head[:16]!r}"
+    raise SourceError(f"{uri}: is no image that segcore reads; expected one of {known}; {found}")

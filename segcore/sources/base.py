@@ -2,6 +2,7 @@
 
 import abc
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from segcore.errors import SegcoreError, SourceError
 from segcore.geometry import Ints, Window
 from segcore.sources.files import SourceFile
-from segcore.spatial import Georef, Spacing
+from segcore.spatial import Affine, Georef, Spacing, WantedSpacing
 
 Pixels = npt.NDArray[Any]
 Valid = npt.NDArray[np.bool_]
@@ -45,7 +46,25 @@ class Limits(BaseModel):
     """Size of a remote file whose format library needs a local copy."""
 
 
-DEFAULT_LIMITS = Limits()
+class Opening(BaseModel):
+    """How sources are opened: what the user asked for beside their names; the same for all files of one call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    limits: Limits = Limits()
+    indexed: bool = False
+    """Give what is stored, as masks need it: a palette picture as its indices (one channel), with the palette as RGB
+    triples in `info.details["palette"]`, and a TIFF in which 0 is white as it is. Otherwise palettes come as their
+    colours, and 0 is dark."""
+    spacing: WantedSpacing | None = None
+    """Resample to this spacing; of a source without one, take it as the source's own (origin "user")."""
+    warp: bool = False
+    """Warp files with ground-control points to their own CRS; otherwise they are refused."""
+    axes: str | None = None
+    """Axes of arrays whose file does not name them (NPY, HDF5), e.g. "zyx" or "yxc"; guessed where not given."""
+
+
+DEFAULT_OPENING = Opening()
 
 
 class SourceInfo(BaseModel):
@@ -67,54 +86,77 @@ class SourceInfo(BaseModel):
     spacing: Spacing | None = None
     georef: Georef | None = None
     nodata: float | None = None
+    affine: Affine | None = None
+    """Of volumes: where their voxels lie in the patient."""
     has_valid: bool = False
     """True if the file itself says which pixels are usable (alpha, a mask band, missing tiles)."""
+    levels: tuple[tuple[int, int], ...] = ()
+    """(y, x) of every level that the file stores, finest (the image itself) first; empty = that one alone."""
     num_bytes: int
-    """Size of the file."""
+    """Size of the file, or of all files."""
     details: dict[str, Any] = {}
     """What `segcore inspect` shows besides: compression, tile, levels, kind. JSON only."""
 
 
 class Source(abc.ABC):
-    """A user's own image, read window by window at full resolution; a context manager, for one thread.
+    """A user's own image, read window by window; a context manager, for one thread.
 
-    A reader sets `info` and `uri`, and implements `_read`, `_read_valid` and `close`.
+    A reader sets `info` and `uri`, and implements `_read` and `close`; `_read_level` where `info.levels` lists coarser
+    levels, and `_read_valid` where `info.has_valid`.
     """
 
     uri: str
     info: SourceInfo
 
-    def read(self, window: Window) -> Pixels:
-        """Pixels of a window over all axes, inside the image.
+    @property
+    def plane_axes(self) -> tuple[str, ...]:
+        """The axes without `c`: those of validity and of targets."""
+        return tuple(axis for axis in self.info.axes if axis != "c")
+
+    def shape(self, level: int = 0) -> Ints:
+        """Sides of a level that the file stores, in the order of `info.axes`."""
+        return (*self.info.shape[:-2], *self.info.levels[level]) if self.info.levels else self.info.shape
+
+    def read(self, window: Window, level: int = 0) -> Pixels:
+        """Pixels of a window over all axes, inside the level.
 
         Returns:
-            A C-order array of the window's shape and the source's dtype, axes as in `info.axes`.
+            An array of the window's shape and the source's dtype, axes as in `info.axes`; in memory in whatever order
+            the decoder gave them.
 
         Raises:
             SourceError: one line with the file, if it is damaged or cannot be decoded.
         """
-        assert Window.whole(self.info.shape).contains(window), f"{window} is not inside {self.info.shape}"
-        with decoding(self.uri, f"at {_place(self.info.axes, window)}"):
-            pixels = np.ascontiguousarray(self._read(window))
+        assert Window.whole(self.shape(level)).contains(window), f"{window} is not inside {self.shape(level)}"
+        with decoding(self.uri, f"at {_place(self.info.axes, window)}{f' of level {level}' if level else ''}"):
+            pixels = self._read(window) if level == 0 else self._read_level(window, level)
         assert pixels.shape == window.shape, f"{self.info.reader} read {pixels.shape} for {window}"
         assert pixels.dtype == np.dtype(self.info.dtype), f"{pixels.dtype} is not {self.info.dtype}"
         return pixels
 
     def read_valid(self, window: Window) -> Valid:
-        """Which pixels of a window over (y, x) are usable.
+        """Which pixels of a window over `plane_axes` of the finest level are usable.
 
         Returns:
-            Boolean (Y, X), True = usable; all True where the file says nothing (`info.has_valid` is False).
+            Boolean, of the window's shape, True = usable; all True where the file says nothing (`info.has_valid` is
+            False).
         """
-        assert Window.whole(self.info.shape[-2:]).contains(window), f"{window} is not inside {self.info.shape[-2:]}"
+        sides = tuple(n for n, axis in zip(self.info.shape, self.info.axes, strict=True) if axis != "c")
+        assert Window.whole(sides).contains(window), f"{window} is not inside {sides}"
         if not self.info.has_valid:
             return np.ones(window.shape, dtype=np.bool_)
-        with decoding(self.uri, f"at {_place(('y', 'x'), window)}"):
-            return np.ascontiguousarray(self._read_valid(window), dtype=np.bool_)
+        with decoding(self.uri, f"at {_place(self.plane_axes, window)}"):
+            valid = np.asarray(self._read_valid(window), dtype=np.bool_)
+        assert valid.shape == window.shape, f"{self.info.reader} read validity {valid.shape} for {window}"
+        return valid
 
     @abc.abstractmethod
     def _read(self, window: Window) -> Pixels:
-        """The pixels; any exception becomes a SourceError."""
+        """The pixels of the finest level; any exception becomes a SourceError."""
+
+    def _read_level(self, window: Window, level: int) -> Pixels:
+        """The pixels of a coarser level; called only where `info.levels` lists it."""
+        raise NotImplementedError
 
     def _read_valid(self, window: Window) -> Valid:
         """Usable pixels; called only where `info.has_valid`."""
@@ -133,14 +175,38 @@ class Source(abc.ABC):
 
 @dataclass(frozen=True)
 class Reader:
-    """How a format registers: a module in `segcore.sources` with a `READER` is found by itself."""
+    """How formats register: a module in `segcore.sources` with a `READER` is found by itself."""
 
     name: str
     rank: int
     """Readers are asked in rising order, the special before the general; 0 only refuses."""
     matches: "Matcher"
-    """Does this file look like ours? Judges by content, opens nothing with a format library."""
+    """Does this file or folder look like ours? Judges by content, opens nothing with a format library."""
     open: "Opener"
+    members: "Lister | None" = None
+    """Of a file or folder that can hold several images: the names of the parts, which follow `::`; none = it is one."""
+    formats: tuple["Format", ...] = ()
+    """What is read, for the table of formats."""
+    extra: str | None = None
+    """The extra of segcore that has the format library; None = it is always there."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Names that are taken from a folder, lower case."""
+        return tuple(suffix for found in self.formats for suffix in found.suffixes)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table of formats."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    """What is taken from a folder under such a name; a file that is named is taken whatever its name."""
+    note: str = ""
+    """What a user has to know: what is read of it, and what is not."""
+    tested: bool = True
+    """False where no file could be had: it goes through its library, untested here."""
 
 
 class Matcher(Protocol):
@@ -149,10 +215,16 @@ class Matcher(Protocol):
     def __call__(self, file: SourceFile) -> bool: ...
 
 
+class Lister(Protocol):
+    """Signature of `Reader.members`."""
+
+    def __call__(self, file: SourceFile, opening: Opening) -> Sequence[str]: ...
+
+
 class Opener(Protocol):
     """Signature of `Reader.open`."""
 
-    def __call__(self, file: SourceFile, limits: Limits, indexed: bool) -> Source: ...
+    def __call__(self, file: SourceFile, opening: Opening) -> Source: ...
 
 
 class decoding:  # noqa: N801 - reads as a statement: `with decoding(...)`

@@ -1,4 +1,4 @@
-"""Files: a source's bytes, wherever they lie: a local path, or a URL read through fsspec."""
+"""Files: a source's bytes, wherever they lie: a local path, or a URL read through fsspec; and folders of them."""
 
 import contextlib
 import os
@@ -41,26 +41,48 @@ def check_scheme(uri: str) -> None:
         raise SourceError(f"{uri}: '{scheme}://' is not read; expected a local path or one of {known}")
 
 
+MEMBER = "::"
+"""Between a file or folder and the part of it that is meant."""
+
+
+def split_member(uri: str) -> tuple[str, str | None]:
+    """`stack.h5::/volumes/raw` as file and part; a file whose very name holds the sign is no such pair."""
+    place, sign, member = uri.partition(MEMBER)
+    if not sign or "://" in member or ("://" not in uri and Path(uri).exists()):  # `zip://a::https://b` is refused
+        return uri, None
+    return place, member
+
+
 class SourceFile:
-    """One file: its name, size and first bytes; opened or fetched when a reader asks.
+    """One file: its name, size and first bytes; opened or fetched when a reader asks. Or a folder that is one image.
 
     Raises:
-        SourceError: if it is missing, empty, a folder, or of a scheme that is not read.
+        SourceError: if it is missing, empty, or of a scheme that is not read.
     """
+
+    is_folder: bool = False
+    """True for a folder, which has no `head` and no `num_bytes`."""
+    num_bytes: int = 0
+    head: bytes = b""
+    """Its first bytes."""
+    member: str | None
+    """The part of it that is meant: what stands behind `::`."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self._place, self.member = split_member(uri)
         self._fetched: Path | None = None
-        scheme, separator, _ = uri.partition("://")
+        scheme, separator, _ = self._place.partition("://")
         self._remote = bool(separator) and scheme != "file"
         try:
             if self._remote:
-                self.num_bytes = self._stat_remote(scheme)
+                self._stat_remote(scheme)
             else:
-                self._path = Path(uri.removeprefix("file://")).absolute()
-                if self._path.is_dir():
-                    raise SourceError(f"{uri}: is a folder; expected an image file")
-                self.num_bytes = self._path.stat().st_size
+                self._path = Path(self._place.removeprefix("file://")).absolute()
+                self.is_folder = self._path.is_dir()
+                self.num_bytes = 0 if self.is_folder else self._path.stat().st_size
+            if self.is_folder:
+                return
             if self.num_bytes == 0:
                 raise SourceError(f"{uri}: the file is empty; copy it again from where it came")
             with self.open() as opened:
@@ -71,26 +93,48 @@ class SourceFile:
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             raise SourceError(f"{uri}: cannot be opened ({' '.join(reason.split())})") from error
 
-    def _stat_remote(self, scheme: str) -> int:
-        """Size of the remote file."""
-        check_scheme(self.uri)
+    def _stat_remote(self, scheme: str) -> None:
+        """Size of the remote file; or that it is a folder."""
+        check_scheme(self._place)
         try:
-            self._fs, self._key = fsspec.core.url_to_fs(self.uri)
+            self._fs, self._key = fsspec.core.url_to_fs(self._place)
+            # A web server lists no folders, and may answer anything where one is asked for.
+            if scheme in ("http", "https") and self.name.endswith(".zarr"):
+                self.is_folder = True
+                return
             info = self._fs.info(self._key)
         except ImportError as error:
             package = PROTOCOLS[scheme]
             raise SourceError(f"{self.uri}: {scheme}:// needs the package {package}: pip install {package}") from error
-        if info.get("type") == "directory":
-            raise SourceError(f"{self.uri}: is a folder; expected an image file")
+        self.is_folder = info.get("type") == "directory"
+        if self.is_folder:
+            return
         size = info.get("size")
         if size is None:
             raise SourceError(f"{self.uri}: the server does not tell its size; download it and give the local file")
-        return int(size)
+        self.num_bytes = int(size)
 
     @property
     def name(self) -> str:
-        """Its last path component."""
-        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+        """Its last path component, without the part behind `::`."""
+        return self._place.rstrip("/").rsplit("/", 1)[-1]
+
+    def has(self, name: str) -> bool:
+        """True if this folder holds a file of that name (`/`-separated below it)."""
+        if not self._remote:
+            return (self._path / name).is_file()
+        return bool(self._fs.isfile(f"{self._key.rstrip('/')}/{name}"))
+
+    def names(self) -> list[str]:
+        """Names of the files directly in this folder, sorted."""
+        if not self._remote:
+            return sorted(found.name for found in os.scandir(self._path) if found.is_file())
+        listed = self._fs.ls(self._key, detail=True)
+        return sorted(str(found["name"]).rsplit("/", 1)[-1] for found in listed if found.get("type") == "file")
+
+    def child(self, name: str) -> "SourceFile":
+        """A file in this folder."""
+        return SourceFile(f"{self._place.rstrip('/')}/{name}")
 
     @property
     def local_path(self) -> Path | None:
@@ -137,10 +181,12 @@ class SourceFile:
 
     @cached_property
     def tiff(self) -> TiffHeader | None:
-        """The first TIFF directory, or None if this is no TIFF.
+        """The first TIFF directory, or None if this is no TIFF (a folder is none).
 
         Raises:
             SourceError: if it says that it is a TIFF but has no whole directory.
         """
+        if self.is_folder:
+            return None
         with self.open() as opened:
             return read_header(opened, self.num_bytes, self.uri)

@@ -14,7 +14,7 @@ from rasterio.windows import Window as RasterWindow
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources.base import Limits, Pixels, Reader, Source, SourceInfo, Valid, check_shape
+from segcore.sources.base import Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
 from segcore.spatial import Georef, Spacing
 
@@ -158,12 +158,18 @@ def _details(dataset: Any) -> dict[str, Any]:
     return details
 
 
-def _open(file: SourceFile, limits: Limits, indexed: bool) -> Source:
+def _open(file: SourceFile, opening: Opening) -> Source:
     assert file.tiff is not None, "asked to open what is no TIFF"
     samples, height, width = file.tiff.shape
     # Before GDAL sees the file: a hostile header can make libtiff hang, or take tens of gigabytes.
-    check_shape(file.uri, ("c", "y", "x"), (samples, height, width), np.dtype("uint8"), limits)
-    return GeoTiffSource(file, limits)
+    check_shape(file.uri, ("c", "y", "x"), (samples, height, width), np.dtype("uint8"), opening.limits)
+    return GeoTiffSource(file, opening.limits)
 
 
-READER = Reader(name="GeoTIFF", rank=20, matches=lambda file: file.tiff is not None and file.tiff.is_geo, open=_open)
+READER = Reader(
+    name="GeoTIFF",
+    rank=20,
+    matches=lambda file: file.tiff is not None and file.tiff.is_geo,
+    open=_open,
+    formats=(Format("GeoTIFF, COG", (".tif", ".tiff")),),
+)

@@ -11,7 +11,17 @@ from PIL import __version__ as pillow_version
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources.base import Limits, Pixels, Reader, Source, SourceInfo, Valid, check_shape, default_channels
+from segcore.sources.base import (
+    Format,
+    Limits,
+    Pixels,
+    Reader,
+    Source,
+    SourceInfo,
+    Valid,
+    check_shape,
+    default_channels,
+)
 from segcore.sources.files import SourceFile
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
@@ -193,4 +203,10 @@ def _matches(file: SourceFile) -> bool:
     return is_webp or any(file.head.startswith(magic) for magic in MAGIC)
 
 
-READER = Reader(name="PNG, JPEG, GIF, WebP, BMP", rank=40, matches=_matches, open=PictureSource)
+READER = Reader(
+    name="PNG, JPEG, GIF, WebP, BMP",
+    rank=40,
+    matches=_matches,
+    open=lambda file, opening: PictureSource(file, opening.limits, opening.indexed),
+    formats=(Format("PNG, JPEG, GIF, WebP, BMP", (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")),),
+)

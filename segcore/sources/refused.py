@@ -6,7 +6,7 @@ import zlib
 from typing import NoReturn
 
 from segcore.errors import SourceError
-from segcore.sources.base import Limits, Reader
+from segcore.sources.base import Opening, Reader
 from segcore.sources.files import SourceFile
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
@@ -49,7 +49,7 @@ def _inflated(head: bytes) -> bytes:
         return head
 
 
-def _refuse(file: SourceFile, limits: Limits, indexed: bool) -> NoReturn:
+def _refuse(file: SourceFile, opening: Opening) -> NoReturn:
     recognised = _recognised(file)
     assert recognised is not None, "asked to refuse a file that was not recognised"
     name, advice = recognised

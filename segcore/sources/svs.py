@@ -7,7 +7,17 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources.base import Limits, Pixels, Reader, Source, SourceInfo, Valid, check_shape, default_channels
+from segcore.sources.base import (
+    Format,
+    Limits,
+    Pixels,
+    Reader,
+    Source,
+    SourceInfo,
+    Valid,
+    check_shape,
+    default_channels,
+)
 from segcore.sources.files import SourceFile
 from segcore.sources.tiff_header import TILE_BYTE_COUNTS
 from segcore.spatial import Spacing
@@ -103,5 +113,7 @@ READER = Reader(
     name="SVS",
     rank=10,
     matches=lambda file: file.tiff is not None and file.tiff.description.startswith(b"Aperio"),
-    open=lambda file, limits, indexed: SlideSource(file, limits),
+    open=lambda file, opening: SlideSource(file, opening.limits),
+    formats=(Format("Aperio SVS", (".svs",)),),
+    extra="slides",
 )

@@ -13,7 +13,7 @@ import tifffile
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import tiff_metadata as metadata
-from segcore.sources.base import AXES, Limits, Pixels, Reader, Source, SourceInfo, Valid, check_shape
+from segcore.sources.base import AXES, Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
 from segcore.sources.tiff_segments import Layout, SegmentReader, Storage
 
@@ -141,9 +141,14 @@ class TiffSource(Source):
 
     def _read_valid(self, window: Window) -> Valid:
         assert self._alpha is not None, "has_valid without alpha"
+        plane = Window(window.start[-2:], window.shape[-2:])
         valid = np.ones(window.shape, dtype=np.bool_)
-        for page in range(math.prod(size for _, size in self._outer)):
-            valid &= self._segments.read(page, window, (self._alpha,))[..., 0] > 0
+        for at in np.ndindex(window.shape[:-2]):
+            axes = zip(self.plane_axes[:-2], window.start[:-2], at, strict=True)
+            place = {axis: start + offset for axis, start, offset in axes}
+            for group in range(self._outer_size("c")):
+                page = self._page_index(place | {"c": group})
+                valid[at] &= self._segments.read(page, plane, (self._alpha,))[..., 0] > 0
         return valid
 
     def close(self) -> None:
@@ -234,10 +239,16 @@ def _palette(uri: str, page: Any) -> Pixels | None:
     return np.asarray(table >> 8 if table.max(initial=0) > 255 else table).astype(np.uint8)
 
 
-def _open(file: SourceFile, limits: Limits, indexed: bool) -> Source:
+def _open(file: SourceFile, opening: Opening) -> Source:
     assert file.tiff is not None, "asked to open what is no TIFF"
-    check_shape(file.uri, ("c", "y", "x"), file.tiff.shape, np.dtype(np.uint8), limits)
-    return TiffSource(file, limits, indexed)
+    check_shape(file.uri, ("c", "y", "x"), file.tiff.shape, np.dtype(np.uint8), opening.limits)
+    return TiffSource(file, opening.limits, opening.indexed)
 
 
-READER = Reader(name="TIFF, OME-TIFF", rank=30, matches=lambda file: file.tiff is not None, open=_open)
+READER = Reader(
+    name="TIFF, OME-TIFF",
+    rank=30,
+    matches=lambda file: file.tiff is not None,
+    open=_open,
+    formats=(Format("TIFF, BigTIFF, OME-TIFF, ImageJ TIFF", (".tif", ".tiff")),),
+)

@@ -131,18 +131,21 @@ class Image(_Pyramid):
             return self._valid
 
     def read_valid(self, window: Window, level: int = 0) -> npt.NDArray[np.bool_]:
-        """Which pixels of a `(y, x)` window are usable, True = usable.
+        """Which pixels of a window over the axes without c are usable, True = usable.
 
         Without a `valid` label, a pixel is usable where any band has a value.
         """
-        assert window.ndim == 2, f"validity is over (y, x), got {window}"
+        channel = self.axes.index("c")
+        assert window.ndim == len(self.axes) - 1, f"validity is over {self.axes} without c, got {window}"
         if self.has_valid:
             return self._valid_label().read(window, level).astype(np.bool_)
         if not self.pixels_tell:
             return np.ones(window.shape, dtype=np.bool_)
-        leading = self.shape(level)[:-2]
-        pixels = self.read(Window((0,) * len(leading) + window.start, leading + window.shape), level)
-        return self.usable(pixels)
+        start, shape = list(window.start), list(window.shape)
+        start.insert(channel, 0)
+        shape.insert(channel, self.shape(level)[channel])
+        pixels = self.read(Window(tuple(start), tuple(shape)), level)
+        return np.asarray(~self.missing(pixels).all(axis=channel))
 
     @property
     def pixels_tell(self) -> bool:
@@ -154,5 +157,5 @@ class Image(_Pyramid):
         return missing(pixels, self.nodata)
 
     def usable(self, pixels: Pixels) -> npt.NDArray[np.bool_]:
-        """Where any band has a value, of pixels already read: `(..., Y, X)` -> `(Y, X)`, True = usable."""
-        return np.asarray(~self.missing(pixels).reshape(-1, *pixels.shape[-2:]).all(axis=0))
+        """Where any band has a value, of one plane already read: `(C, Y, X)` -> `(Y, X)`, True = usable."""
+        return np.asarray(~self.missing(pixels).all(axis=0))

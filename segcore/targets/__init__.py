@@ -6,6 +6,6 @@ Files are opened through `segcore.sources`, so everything that is read as an ima
 """
 
 from segcore.targets.class_table import ClassTable, load_classes
-from segcore.targets.target import Kind, Target, ValidMask, open_target, open_valid
+from segcore.targets.target import Kind, Target, TargetOpening, ValidMask, open_target, open_valid
 
-__all__ = ["ClassTable", "Kind", "Target", "ValidMask", "load_classes", "open_target", "open_valid"]
+__all__ = ["ClassTable", "Kind", "Target", "TargetOpening", "ValidMask", "load_classes", "open_target", "open_valid"]

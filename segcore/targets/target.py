@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Grid, Ints, Window
-from segcore.sources import DEFAULT_LIMITS, Limits, Source, open_source
+from segcore.sources import DEFAULT_OPENING, Limits, Opening, Source, SourceInfo, open_source
 from segcore.sources.base import Pixels, Valid
 from segcore.targets.class_table import ClassTable
 from segcore.targets.meaning import (
@@ -33,8 +34,29 @@ Kind = Literal["index", "rgb", "binary", "instances"]
 SCAN_PX = 2048
 
 
+class TargetOpening(BaseModel):
+    """How target files are read; the same for all images of one call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    table: ClassTable | None = None
+    """Needed for RGB-coded masks and named shapes, and to be strict about ids."""
+    threshold: float | None = None
+    """Grey masks: values above it are class 1, others class 0."""
+    tolerance: int = 0
+    """Colour-coded masks: how far a colour may be from its class's, in each channel (JPEG noise)."""
+    buffer: float = 0.0
+    """Shapes: lines and points are widened by this on every side, in the image's spacing unit (px without)."""
+    class_property: str | None = None
+    """Shapes: the property that names their class; found by itself where not given."""
+    opening: Opening = Opening(indexed=True)
+
+
 class Target(abc.ABC):
-    """Class ids of one image, and its object ids where the files tell them."""
+    """Class ids of one image, and its object ids where the files tell them.
+
+    Windows are over the image's axes without c: (y, x), (z, y, x) or (t, y, x).
+    """
 
     kind: Kind
     classes: tuple[ClassInfo, ...]
@@ -44,13 +66,15 @@ class Target(abc.ABC):
     ignore: int
     """The id of pixels that count as nothing: 255, or 65535 in uint16."""
     has_instances: bool = False
+    notes: tuple[str, ...] = ()
+    """What its author should know: objects that overlap, shapes outside the image... One line each."""
 
     @abc.abstractmethod
     def read(self, window: Window) -> Pixels:
-        """Class ids (Y, X) of a window over (y, x), in `dtype`."""
+        """Class ids of a window, in `dtype`."""
 
     def read_instances(self, window: Window) -> npt.NDArray[np.uint32]:
-        """Object ids (Y, X), 0 = none; only where `has_instances`."""
+        """Object ids of a window, 0 = none; only where `has_instances`."""
         raise AssertionError(f"{self.kind} targets have no instances")
 
     @abc.abstractmethod
@@ -122,17 +146,18 @@ class InstanceTarget(Target):
 class ValidMask:
     """A mask file that says which pixels are usable: those that are not 0 (black), and not transparent."""
 
-    def __init__(self, uri: str, shape_yx: Ints, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._source = _open_mask(uri, shape_yx, limits)
+    def __init__(self, uri: str, shape_yx: Ints, limits: Limits) -> None:
+        self._source = _open_mask(uri, shape_yx, Opening(limits=limits, indexed=True))
         palette = self._source.info.details.get("palette")
         self._is_colored: Valid | None = None if palette is None else np.asarray(np.any(palette, axis=1))
 
     def read(self, window: Window) -> Valid:
-        """Boolean (Y, X) of a window over (y, x), True = usable."""
+        """Boolean, True = usable, of a window over (y, x), or over (z, y, x) or (t, y, x): all planes alike."""
         channels = self._source.info.shape[0]
-        pixels = self._source.read(Window((0, *window.start), (channels, *window.shape)))
+        plane = Window(window.start[-2:], window.shape[-2:])
+        pixels = self._source.read(Window((0, *plane.start), (channels, *plane.shape)))
         usable = (pixels != 0).any(axis=0) if self._is_colored is None else self._is_colored[pixels[0]]
-        return np.asarray(usable & self._source.read_valid(window))
+        return np.broadcast_to(usable & self._source.read_valid(plane), window.shape)
 
     def close(self) -> None:
         """Give back files and memory."""
@@ -145,21 +170,13 @@ class ValidMask:
         self.close()
 
 
-def open_target(
-    uris: Sequence[str],
-    table: ClassTable | None,
-    shape_yx: Ints,
-    limits: Limits = DEFAULT_LIMITS,
-    *,
-    instances: bool | None = None,
-) -> Target:
+def open_target(uris: Sequence[str], image: SourceInfo, how: TargetOpening, *, instances: bool | None = None) -> Target:
     """Open the mask file, or files, of one image.
 
     Args:
         uris: one mask, or one file per object.
-        table: class table; needed for RGB-coded masks, and to be strict about ids.
-        shape_yx: of the source.
-        limits: what a file may ask for.
+        image: what the source is: its size, and where it lies.
+        how: how the files are read.
         instances: are these files of one object each? By default: if there are several.
 
     Raises:
@@ -167,28 +184,31 @@ def open_target(
             colours that the table does not know.
     """
     assert uris, "a target needs at least one file"
+    if image.axes != ("c", "y", "x"):
+        raise SourceError(f"{image.uri}: targets are read for (c, y, x) images, got axes {image.axes}")
+    shape_yx = image.shape[-2:]
     if len(uris) > 1 if instances is None else instances:
-        return InstanceTarget(uris, table, shape_yx, limits)
-    source = _open_mask(uris[0], shape_yx, limits)
+        return InstanceTarget(uris, how.table, shape_yx, how.opening.limits)
+    source = _open_mask(uris[0], shape_yx, how.opening)
     try:
-        return MaskTarget(source, table)
+        return MaskTarget(source, how.table)
     except BaseException:
         source.close()
         raise
 
 
-def open_valid(uri: str, shape_yx: Ints, limits: Limits = DEFAULT_LIMITS) -> ValidMask:
+def open_valid(uri: str, image: SourceInfo, opening: Opening = DEFAULT_OPENING) -> ValidMask:
     """Open a file that says which pixels are usable (not 0).
 
     Raises:
         SourceError: if it cannot be read, or has another size than its source.
     """
-    return ValidMask(uri, shape_yx, limits)
+    return ValidMask(uri, image.shape[-2:], opening.limits)
 
 
-def _open_mask(uri: str, shape_yx: Ints, limits: Limits) -> Source:
+def _open_mask(uri: str, shape_yx: Ints, opening: Opening) -> Source:
     """Open a mask file and check that it fits its source."""
-    source = open_source(uri, limits, indexed=True)
+    source = open_source(uri, opening)
     info = source.info
     fits = tuple(info.shape[-2:]) == tuple(shape_yx)
     if fits and info.axes == ("c", "y", "x") and info.shape[0] in (1, 3):

@@ -177,10 +177,9 @@ def statistics(images: Sequence[LabelledImage]) -> tuple[tuple[float, ...], tupl
         while level + 1 < image.image.num_levels and np.prod(image.image.shape(level)[-2:]) > MAX_STATISTICS_PX:
             level += 1
         window = Window.whole(image.image.shape(level)[-2:])
-        valid_by_label = image.image.read_valid(window, level) if image.image.has_valid else None
         for plane in range(image.num_planes):
             pixels = image.read_pixels(plane, window, level)
-            valid = image.image.usable(pixels) if valid_by_label is None else valid_by_label
+            valid = image.read_valid(plane, window, level, pixels)
             pixels = image.stretched(pixels)
             for band, values in enumerate(pixels[:, valid].astype(np.float64)):
                 values = values[np.isfinite(values)]

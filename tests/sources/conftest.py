@@ -14,7 +14,10 @@ Compare = Callable[..., None]
 
 @pytest.fixture
 def assert_reads() -> Compare:
-    """`assert_reads(source, pixels, valid=None)`: the same values in the whole and in random windows."""
+    """`assert_reads(source, pixels, valid=None)`: the same values in the whole and in random windows.
+
+    `valid` is over the axes without c.
+    """
 
     def compare(source: Source, pixels: Any, valid: Any = None, num_windows: int = 12) -> None:
         shape = source.info.shape
@@ -23,8 +26,9 @@ def assert_reads() -> Compare:
         rng = np.random.default_rng(sum(shape))
         for window in [Window.whole(shape), *(random_window(rng, shape) for _ in range(num_windows))]:
             np.testing.assert_array_equal(source.read(window), pixels[window.slices])
-            assert source.read(window).flags.c_contiguous
-            plane = Window(window.start[-2:], window.shape[-2:])
+            sides = zip(source.info.axes, window.start, window.shape, strict=True)
+            start, sizes = zip(*((a, n) for axis, a, n in sides if axis != "c"), strict=True)
+            plane = Window(start, sizes)
             expected = np.ones(plane.shape, bool) if valid is None else valid[plane.slices]
             np.testing.assert_array_equal(source.read_valid(plane), expected)
 

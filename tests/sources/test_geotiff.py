@@ -11,7 +11,7 @@ from rasterio.transform import Affine, from_origin
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Limits, open_source
+from segcore.sources import Limits, Opening, open_source
 
 RNG = np.random.default_rng(3)
 
@@ -144,6 +144,6 @@ def test_a_vrt_is_refused_whatever_its_name(tmp_path: Path, name: str) -> None:
 def test_limits(tmp_path: Path) -> None:
     path = write(tmp_path / "scene.tif", bands_of(3), compress="deflate", blockysize=130)
     with pytest.raises(SourceError, match="max_px = 100"):
-        open_source(path, Limits(max_px=100))
+        open_source(path, Opening(limits=Limits(max_px=100)))
     with pytest.raises(SourceError, match="max_tile_bytes = 1000"):
-        open_source(path, Limits(max_tile_bytes=1000))
+        open_source(path, Opening(limits=Limits(max_tile_bytes=1000)))

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Limits, Source, open_source
+from segcore.sources import Limits, Opening, Source, open_source
 
 RNG = np.random.default_rng(5)
 RGB = RNG.integers(0, 256, (40, 57, 3), dtype=np.uint8)
@@ -79,10 +79,10 @@ def test_a_palette_is_its_colours_or_its_indices(tmp_path: Path, assert_reads: A
         picture.save(path)
         with open_source(str(path)) as source:
             assert_reads(source, np.moveaxis(palette[indices], -1, 0))
-        with open_source(str(path), indexed=True) as source:
+        with open_source(str(path), Opening(indexed=True)) as source:
             stored = source.read(_whole(source))[0]
             np.testing.assert_array_equal(np.asarray(source.info.details["palette"])[stored], palette[indices])
-    with open_source(str(tmp_path / "palette.png"), indexed=True) as source:
+    with open_source(str(tmp_path / "palette.png"), Opening(indexed=True)) as source:
         assert_reads(source, indices[np.newaxis])
 
 
@@ -148,7 +148,7 @@ def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None
         open_source(str(path))
     Image.fromarray(RGB).save(path)
     with pytest.raises(SourceError, match="max_whole_px = 100 "):
-        open_source(str(path), Limits(max_whole_px=100))
+        open_source(str(path), Opening(limits=Limits(max_whole_px=100)))
 
 
 def test_a_cut_picture_fails_in_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import tifffile
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Limits, open_source
+from segcore.sources import Limits, Opening, open_source
 from segcore.sources.tiff_segments import SegmentReader
 
 RNG = np.random.default_rng(7)
@@ -108,7 +108,7 @@ def test_a_palette_is_its_colours_or_its_indices(tmp_path: Path, assert_reads: A
     with open_source(path) as source:
         assert source.info.channels == ("red", "green", "blue")
         assert_reads(source, colors[:, indices])
-    with open_source(path, indexed=True) as source:
+    with open_source(path, Opening(indexed=True)) as source:
         assert source.info.channels == ("index",)
         assert source.info.details["palette"][3] == colors[:, 3].tolist()
         assert_reads(source, indices[np.newaxis])
@@ -120,7 +120,7 @@ def test_one_bit_and_min_is_white(tmp_path: Path, assert_reads: Any) -> None:
         assert_reads(source, bits[np.newaxis].astype(np.uint8))
     with open_source(save(tmp_path, bits, photometric="miniswhite")) as source:
         assert_reads(source, 1 - bits[np.newaxis].astype(np.uint8))
-    with open_source(save(tmp_path, bits, photometric="miniswhite"), indexed=True) as source:
+    with open_source(save(tmp_path, bits, photometric="miniswhite"), Opening(indexed=True)) as source:
         assert_reads(source, bits[np.newaxis].astype(np.uint8))
     grey = noise((33, 45), "uint16")
     with open_source(save(tmp_path, grey, photometric="miniswhite")) as source:
@@ -255,7 +255,7 @@ def test_of_a_plain_strip_only_the_wanted_rows_are_read(tmp_path: Path, monkeypa
         return original(self, offset, count)
 
     monkeypatch.setattr(SegmentReader, "_bytes", spy)
-    with open_source(path, Limits(max_tile_bytes=10_000)) as source:
+    with open_source(path, Opening(limits=Limits(max_tile_bytes=10_000))) as source:
         source.read(Window((0, 500, 10), (1, 3, 5)))
     assert asked == [300]
 
@@ -271,7 +271,7 @@ def test_of_a_plain_strip_only_the_wanted_rows_are_read(tmp_path: Path, monkeypa
 def test_limits_are_checked_from_the_header(tmp_path: Path, limits: Limits, named: str) -> None:
     path = save(tmp_path, noise((10, 10, 3)), photometric="rgb", compression="zlib")
     with pytest.raises(SourceError, match=named) as caught:
-        open_source(path, limits)
+        open_source(path, Opening(limits=limits))
     assert path in str(caught.value)
 
 
@@ -286,7 +286,7 @@ def test_xml_that_declares_entities_is_refused(tmp_path: Path, declared: str) ->
 def test_metadata_over_the_limit_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, noise((8, 8)), description="x" * 2000, metadata=None)
     with pytest.raises(SourceError, match="max_metadata_bytes = 1000"):
-        open_source(path, Limits(max_metadata_bytes=1000))
+        open_source(path, Opening(limits=Limits(max_metadata_bytes=1000)))
 
 
 def test_ome_xml_that_names_other_files_is_refused_and_they_stay_closed(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.targets import ClassTable, Target, load_classes, open_target, open_valid
+from segcore.sources import SourceInfo
+from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target, open_valid
 
 RNG = np.random.default_rng(11)
 SHAPE = (60, 80)
@@ -27,6 +28,16 @@ def table(ids: Any, colors: Any = None, ignored: tuple[int, ...] = ()) -> ClassT
 
 
 COLORED = table((0, 1, 2), COLORS)
+
+
+def image_of(shape: tuple[int, ...]) -> SourceInfo:
+    """A source of this height and width."""
+    sides = {"axes": ("c", "y", "x"), "shape": (1, *shape), "dtype": "uint8", "channels": ("grey",)}
+    return SourceInfo(uri="source.tif", reader="tiff", reader_version="-", num_bytes=1, **sides)
+
+
+def opened(uris: list[str], table: ClassTable | None, shape: tuple[int, ...], **options: Any) -> Target:
+    return open_target(uris, image_of(shape), TargetOpening(table=table), **options)
 
 
 def ids_of(values: tuple[int, ...], shape: tuple[int, int] = SHAPE) -> Any:
@@ -67,7 +78,7 @@ def check(target: Target, expected: Any) -> None:
 @pytest.mark.parametrize("white", [1, 255])
 def test_binary(tmp_path: Path, suffix: str, white: int) -> None:
     ids = ids_of((0, 1))
-    target = open_target([save(tmp_path / f"mask.{suffix}", (ids * white).astype(np.uint8))], None, SHAPE)
+    target = opened([save(tmp_path / f"mask.{suffix}", (ids * white).astype(np.uint8))], None, SHAPE)
     assert target.kind == "binary"
     assert [found.name for found in target.classes] == ["background", "foreground"]
     assert not target.has_instances
@@ -76,22 +87,22 @@ def test_binary(tmp_path: Path, suffix: str, white: int) -> None:
 
 def test_binary_of_booleans_and_of_three_grey_channels(tmp_path: Path) -> None:
     ids = ids_of((0, 1))
-    check(open_target([save(tmp_path / "bits.png", ids > 0)], None, SHAPE), ids)
-    check(open_target([save(tmp_path / "bits.tif", ids > 0)], None, SHAPE), ids)
+    check(opened([save(tmp_path / "bits.png", ids > 0)], None, SHAPE), ids)
+    check(opened([save(tmp_path / "bits.tif", ids > 0)], None, SHAPE), ids)
     grey = np.repeat((ids * 255).astype(np.uint8)[..., None], 3, axis=2)
     for known in (None, table((0, 1)), table((0, 1), {0: (9, 9, 9), 1: (200, 1, 1)})):
-        check(open_target([save(tmp_path / "rgb.png", grey)], known, SHAPE), ids)
+        check(opened([save(tmp_path / "rgb.png", grey)], known, SHAPE), ids)
 
 
 def test_an_empty_mask_is_all_background(tmp_path: Path) -> None:
-    target = open_target([save(tmp_path / "empty.png", np.zeros(SHAPE, np.uint8))], None, SHAPE)
+    target = opened([save(tmp_path / "empty.png", np.zeros(SHAPE, np.uint8))], None, SHAPE)
     assert (target.kind, len(target.classes)) == ("binary", 2)
     check(target, np.zeros(SHAPE))
 
 
 def test_binary_takes_the_names_of_a_table(tmp_path: Path) -> None:
     ids = ids_of((0, 1))
-    target = open_target([save(tmp_path / "m.png", (ids * 255).astype(np.uint8))], table((0, 1)), SHAPE)
+    target = opened([save(tmp_path / "m.png", (ids * 255).astype(np.uint8))], table((0, 1)), SHAPE)
     assert (target.kind, target.classes[1].name) == ("binary", "n1")
     check(target, ids)
 
@@ -99,28 +110,28 @@ def test_binary_takes_the_names_of_a_table(tmp_path: Path) -> None:
 def test_black_may_be_the_foreground_if_the_colours_say_so(tmp_path: Path) -> None:
     ids = ids_of((0, 1))
     known = table((0, 1), {1: (0, 0, 0), 0: (255, 255, 255)})
-    target = open_target([save(tmp_path / "m.png", np.where(ids == 1, 0, 255).astype(np.uint8))], known, SHAPE)
+    target = opened([save(tmp_path / "m.png", np.where(ids == 1, 0, 255).astype(np.uint8))], known, SHAPE)
     assert target.kind == "rgb"
     check(target, ids)
-    black = open_target([save(tmp_path / "black.png", np.zeros(SHAPE, np.uint8))], known, SHAPE)
+    black = opened([save(tmp_path / "black.png", np.zeros(SHAPE, np.uint8))], known, SHAPE)
     check(black, np.ones(SHAPE))
 
 
 def test_index_with_ignore(tmp_path: Path) -> None:
     stored = ids_of((0, 1, 2, 255))
-    target = open_target([save(tmp_path / "index.png", stored.astype(np.uint8))], None, SHAPE)
+    target = opened([save(tmp_path / "index.png", stored.astype(np.uint8))], None, SHAPE)
     assert (target.kind, len(target.classes), target.ignore) == ("index", 3, 255)
     check(target, stored)
     known = table((0, 1), ignored=(2,))
     check(
-        open_target([save(tmp_path / "index.png", stored.astype(np.uint8))], known, SHAPE),
+        opened([save(tmp_path / "index.png", stored.astype(np.uint8))], known, SHAPE),
         np.where(stored > 1, 255, stored),
     )
 
 
 def test_index_of_sixteen_bits(tmp_path: Path) -> None:
     stored = ids_of((0, 7, 300, 65535))
-    target = open_target([save(tmp_path / "index.tif", stored)], table((0, 7, 300)), SHAPE)
+    target = opened([save(tmp_path / "index.tif", stored)], table((0, 7, 300)), SHAPE)
     assert (target.dtype, target.ignore) == (np.dtype("uint16"), 65535)
     check(target, stored)
 
@@ -128,14 +139,14 @@ def test_index_of_sixteen_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])
 def test_index_in_other_types(tmp_path: Path, dtype: str) -> None:
     stored = ids_of((0, 1, 2))
-    check(open_target([save(tmp_path / "index.tif", stored.astype(dtype))], None, SHAPE), stored)
+    check(opened([save(tmp_path / "index.tif", stored.astype(dtype))], None, SHAPE), stored)
 
 
 def test_values_that_are_no_ids_are_refused(tmp_path: Path) -> None:
     for wrong in (-1.0, 0.5):
         stored = np.full(SHAPE, wrong, np.float32)
         with pytest.raises(SourceError, match=f"whole numbers from 0 to 65535, the mask holds {wrong}"):
-            open_target([save(tmp_path / "wrong.tif", stored)], None, SHAPE)
+            opened([save(tmp_path / "wrong.tif", stored)], None, SHAPE)
 
 
 def test_nodata_of_a_geotiff_is_ignored_unless_it_is_zero_or_a_class(tmp_path: Path) -> None:
@@ -151,24 +162,24 @@ def test_nodata_of_a_geotiff_is_ignored_unless_it_is_zero_or_a_class(tmp_path: P
             dataset.write(pixels, 1)
         return str(path)
 
-    check(open_target([write(-9999, stored)], None, SHAPE), np.where(stored < 0, 255, stored))
+    check(opened([write(-9999, stored)], None, SHAPE), np.where(stored < 0, 255, stored))
     plain = ids_of((0, 1, 2)).astype(np.uint8)
-    check(open_target([write(0, plain)], None, SHAPE), plain)
-    check(open_target([write(2, plain)], None, SHAPE), np.where(plain == 2, 255, plain))
-    check(open_target([write(2, plain)], table((0, 1, 2)), SHAPE), plain)
+    check(opened([write(0, plain)], None, SHAPE), plain)
+    check(opened([write(2, plain)], None, SHAPE), np.where(plain == 2, 255, plain))
+    check(opened([write(2, plain)], table((0, 1, 2)), SHAPE), plain)
 
 
 def test_values_that_the_table_does_not_name_are_named_with_counts(tmp_path: Path) -> None:
     stored = np.zeros(SHAPE, np.uint8)
     stored[0, :5], stored[1, :2] = 3, 7
     with pytest.raises(SourceError, match=r"does not name: 3: 5 px, 7: 2 px; its ids are 0, 1"):
-        open_target([save(tmp_path / "m.png", stored)], table((0, 1)), SHAPE)
+        opened([save(tmp_path / "m.png", stored)], table((0, 1)), SHAPE)
 
 
 def test_a_picture_is_no_mask(tmp_path: Path) -> None:
     grey = RNG.integers(0, 256, SHAPE, dtype=np.uint8)
     with pytest.raises(SourceError, match="do not look like class ids"):
-        open_target([save(tmp_path / "grey.png", grey)], None, SHAPE)
+        opened([save(tmp_path / "grey.png", grey)], None, SHAPE)
 
 
 def test_rgb(tmp_path: Path) -> None:
@@ -176,21 +187,21 @@ def test_rgb(tmp_path: Path) -> None:
     rgb = np.zeros((*SHAPE, 3), np.uint8)
     for number, color in COLORS.items():
         rgb[ids == number] = color
-    target = open_target([save(tmp_path / "rgb.png", rgb)], COLORED, SHAPE)
+    target = opened([save(tmp_path / "rgb.png", rgb)], COLORED, SHAPE)
     assert (target.kind, target.dtype) == ("rgb", np.dtype("uint8"))
     check(target, ids)
     with pytest.raises(SourceError, match="coded by 4 colours; give a class table"):
-        open_target([save(tmp_path / "rgb.png", rgb)], None, SHAPE)
+        opened([save(tmp_path / "rgb.png", rgb)], None, SHAPE)
 
 
 def test_colours_that_the_table_does_not_name_are_named_with_counts(tmp_path: Path) -> None:
     rgb = np.full((*SHAPE, 3), COLORS[0], np.uint8)
     rgb[0, :4], rgb[1, :9] = (1, 2, 3), (0, 0, 0)
     with pytest.raises(SourceError, match=r"does not name: #000000: 9 px, #010203: 4 px; add them"):
-        open_target([save(tmp_path / "rgb.png", rgb)], COLORED, SHAPE)
+        opened([save(tmp_path / "rgb.png", rgb)], COLORED, SHAPE)
     all_black = save(tmp_path / "black.png", np.zeros((*SHAPE, 3), np.uint8))
     with pytest.raises(SourceError, match=r"does not name: #000000: 4800 px"):
-        open_target([all_black], COLORED, SHAPE)
+        opened([all_black], COLORED, SHAPE)
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
@@ -199,7 +210,7 @@ def test_a_palette_of_the_tables_colours_is_colour_coded(tmp_path: Path, suffix:
     order = {1: 0, 255: 1, 0: 2, 2: 3}
     indices = np.vectorize(order.get)(ids)
     palette = [COLORS[number] for number in order] + [(255, 255, 255)]
-    target = open_target([palette_picture(tmp_path / f"p.{suffix}", indices, palette)], COLORED, SHAPE)
+    target = opened([palette_picture(tmp_path / f"p.{suffix}", indices, palette)], COLORED, SHAPE)
     assert target.kind == "rgb"
     check(target, ids)
 
@@ -208,16 +219,16 @@ def test_a_palette_that_is_half_the_tables_is_refused_rather_than_read_as_ids(tm
     indices = ids_of((0, 1))
     path = palette_picture(tmp_path / "p.png", indices, [COLORS[1], (27, 179, 245)])
     with pytest.raises(SourceError, match=r"does not name: #1BB3F5"):
-        open_target([path], COLORED, SHAPE)
+        opened([path], COLORED, SHAPE)
 
 
 def test_a_palette_of_other_colours_is_index_coded(tmp_path: Path) -> None:
     indices = ids_of((0, 1, 2))
     path = palette_picture(tmp_path / "p.png", indices, [(0, 0, 0), (128, 0, 0), (0, 128, 0)])
-    target = open_target([path], COLORED, SHAPE)
+    target = opened([path], COLORED, SHAPE)
     assert target.kind == "index"
     check(target, indices)
-    unnamed = open_target([path], None, SHAPE)
+    unnamed = opened([path], None, SHAPE)
     assert [found.color for found in unnamed.classes] == [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
     check(unnamed, indices)
 
@@ -228,7 +239,7 @@ def test_transparent_pixels_of_a_mask_are_ignored(tmp_path: Path) -> None:
     rgba[:10, :, 3] = 0
     expected = ids.copy()
     expected[:10] = 255
-    check(open_target([save(tmp_path / "m.png", rgba)], None, SHAPE), expected)
+    check(opened([save(tmp_path / "m.png", rgba)], None, SHAPE), expected)
 
 
 def test_one_file_per_object(tmp_path: Path) -> None:
@@ -239,14 +250,14 @@ def test_one_file_per_object(tmp_path: Path) -> None:
         masks.append(save(tmp_path / f"{number}.png", mask))
     objects = np.zeros(SHAPE, np.uint32)
     objects[40:50, 60:70], objects[5:15, 5:15], objects[0:10, 0:10] = 3, 2, 1
-    target = open_target(masks[::-1], None, SHAPE)
+    target = opened(masks[::-1], None, SHAPE)
     assert (target.kind, target.has_instances) == ("instances", True)
     window = Window((3, 4), (50, 70))
     found = target.read_instances(window)
     assert found.dtype == np.uint32
     np.testing.assert_array_equal(found, objects[window.slices])
     check(target, objects > 0)
-    single = open_target(masks[:1], None, SHAPE, instances=True)
+    single = opened(masks[:1], None, SHAPE, instances=True)
     assert single.has_instances
     check(single, objects == 1)
 
@@ -254,22 +265,22 @@ def test_one_file_per_object(tmp_path: Path) -> None:
 def test_the_table_of_objects_has_both_classes(tmp_path: Path) -> None:
     path = save(tmp_path / "m.png", np.zeros(SHAPE, np.uint8))
     with pytest.raises(SourceError, match="gives the classes 0 and 1, the class table has 0, 2"):
-        open_target([path, path], table((0, 2)), SHAPE)
+        opened([path, path], table((0, 2)), SHAPE)
 
 
 def test_another_size_than_the_source_is_refused_with_both(data_dir: Path) -> None:
     folder = data_dir / "corrupt" / "size_mismatch_pair"
     with pytest.raises(SourceError, match=r"the mask has 622 x 1068 px .*, its source 793 x 1361"):
-        open_target([str(folder / "image_jewar_003.png")], None, (793, 1361))
+        opened([str(folder / "image_jewar_003.png")], None, (793, 1361))
     with pytest.raises(SourceError, match="622 x 1068"):
-        open_valid(str(folder / "image_jewar_003.png"), (793, 1361))
+        open_valid(str(folder / "image_jewar_003.png"), image_of((793, 1361)))
 
 
 def test_too_many_channels_are_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "many.tif")
     tifffile.imwrite(path, np.zeros((*SHAPE, 5), np.uint8), photometric="minisblack", planarconfig="contig")
     with pytest.raises(SourceError, match="one channel of values or three of colour, this file has c 5"):
-        open_target([path], None, SHAPE)
+        opened([path], None, SHAPE)
 
 
 def test_a_valid_mask_is_what_is_not_black(tmp_path: Path) -> None:
@@ -278,7 +289,7 @@ def test_a_valid_mask_is_what_is_not_black(tmp_path: Path) -> None:
     paths = [save(tmp_path / "v.png", usable.astype(np.uint8)), save(tmp_path / "v.tif", usable), palette]
     window = Window((7, 11), (30, 20))
     for path in paths:
-        with open_valid(path, SHAPE) as valid:
+        with open_valid(path, image_of(SHAPE)) as valid:
             found = valid.read(window)
             assert found.dtype == np.bool_
             np.testing.assert_array_equal(found, usable[window.slices])
@@ -288,11 +299,11 @@ def test_real_masks(data_dir: Path) -> None:
     drive = data_dir / "drive/training/1st_manual/21_manual1.gif"
     with Image.open(drive) as picture:
         vessels = np.asarray(picture.convert("L")) > 0
-    target = open_target([str(drive)], None, (584, 565))
+    target = opened([str(drive)], None, (584, 565))
     np.testing.assert_array_equal(target.read(Window.whole((584, 565))), vessels)
     target.close()
     view = data_dir / "drive/training/mask/21_training_mask.gif"
-    with open_valid(str(view), (584, 565)) as valid, Image.open(view) as picture:
+    with open_valid(str(view), image_of((584, 565))) as valid, Image.open(view) as picture:
         np.testing.assert_array_equal(valid.read(Window.whole((584, 565))), np.asarray(picture.convert("L")) > 0)
 
 
@@ -312,11 +323,11 @@ def test_real_aerial_masks_rgb_and_palette(data_dir: Path, tmp_path: Path) -> No
         expected = np.full(rgb.shape[:2], 255)
         for number, code in enumerate((0xE2A929, 0x8429F6, 0x6EC1E4, 0x3C1098, 0xFEDD3A)):
             expected[(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]) == code] = number
-        target = open_target([str(masks / name)], right, expected.shape)
+        target = opened([str(masks / name)], right, expected.shape)
         np.testing.assert_array_equal(target.read(Window.whole(expected.shape)), expected)
         target.close()
         with pytest.raises(SourceError, match="#6EC1E4"):
-            open_target([str(masks / name)], wrong, expected.shape)
+            opened([str(masks / name)], wrong, expected.shape)
 
 
 def test_real_objects(data_dir: Path) -> None:
@@ -328,5 +339,5 @@ def test_real_objects(data_dir: Path) -> None:
     for number in range(len(paths), 0, -1):
         with Image.open(paths[number - 1]) as picture:
             expected[np.asarray(picture.convert("L")) > 0] = number
-    target = open_target(paths, None, shape)
+    target = opened(paths, None, shape)
     np.testing.assert_array_equal(target.read_instances(Window.whole(shape)), expected)
