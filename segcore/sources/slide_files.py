@@ -114,7 +114,7 @@ class SlideFiles:
         """Find them.
 
         Raises:
-            SourceError: if one is missing or lies anywhere but beside the slide, or if a folder holds several slides.
+            SourceError: if one is missing or lies anywhere but beside the slide, or if it is not clear which they are.
         """
         if file.is_folder:
             return _dicom_folder(file)
@@ -122,6 +122,8 @@ class SlideFiles:
             return cls(vendor, file, _mirax_parts(file))
         if vendor == "hamamatsu" and file.tiff is None:
             return cls(vendor, file, _hamamatsu_parts(file))
+        if vendor == "dicom" and file.local_path is None:  # its neighbours may hold other levels
+            raise SourceError(f"{file.uri}: of a slide in DICOM behind a URL, give the folder that holds all its files")
         return cls(vendor, file)
 
     @property
