@@ -288,9 +288,9 @@ def vms(tmp_path: Path) -> Path:
     pixels = np.kron(np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8), np.ones((16, 16, 1), "u1"))
     folder = tmp_path / "vms"
     folder.mkdir()
-    Image.fromarray(pixels).save(folder / "a.jpg", restart_marker_blocks=4)
+    Image.fromarray(pixels).save(folder / "a.jpg", restart_marker_blocks=4, subsampling=0)
     for name in ("map.jpg", "macro.jpg"):
-        Image.fromarray(pixels[::2, ::2]).save(folder / name, restart_marker_blocks=2)
+        Image.fromarray(pixels[::2, ::2]).save(folder / name, restart_marker_blocks=2, subsampling=0)
     (folder / "s.vms").write_text(VMS)
     return folder / "s.vms"
 
