@@ -15,7 +15,7 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Grid, Ints, Window
-from segcore.sources.base import Limits, Pixels, Source, SourceInfo, Valid, check_shape
+from segcore.sources.base import Limits, Pixels, Source, SourceInfo, Valid
 from segcore.sources.taps import Axis, Floats, Taps
 from segcore.spatial import METERS_PER_UNIT, Affine, Georef, Spacing, WantedSpacing
 
@@ -87,7 +87,11 @@ class ResampledSource(Source):
         self._level, scales = _level_for(source, factors)
         sides = [_num_out(n, factor) for n, factor in zip(info.shape[-2:], factors, strict=True)]
         shape = (*info.shape[:-2], *sides)
-        check_shape(self.uri, info.axes, shape, self._dtype, limits)
+        if math.prod(sides) > limits.max_px:
+            raise SourceError(
+                f"{self.uri}: resampled from {_said(info)} to {wanted:.6g} it would have {sides[0]} x {sides[1]} px "
+                f"(y x x), over the limit max_px = {limits.max_px}; give a coarser --spacing"
+            )
         self._steps = (factors[0] / scales[0], factors[1] / scales[1])
         if max(self._steps) > MAX_STEP:
             raise SourceError(

@@ -118,6 +118,8 @@ class SlideFiles:
         """
         if file.is_folder:
             return _dicom_folder(file)
+        if file.member is not None:
+            raise SourceError(f"{file.uri}: a slide is one image, it has no part '{file.member}'; give the file alone")
         if vendor == "mirax":
             return cls(vendor, file, _mirax_parts(file))
         if vendor == "hamamatsu" and file.tiff is None:
@@ -227,8 +229,10 @@ def _named_files(ini: SourceFile) -> list[tuple[str, str]]:
     Raises:
         SourceError: if one of them is not a plain name: a slide must not make us open what lies elsewhere.
     """
+    if ini.num_bytes > MAX_INI_BYTES:
+        raise SourceError(f"{ini.uri}: {ini.num_bytes} bytes of text, expected at most {MAX_INI_BYTES}; it is damaged")
     with ini.open() as opened:
-        text = opened.read(MAX_INI_BYTES).decode("latin-1")
+        text = opened.read().decode("latin-1")
     named = [(key.strip(), name.strip()) for key, name in FILE_KEY.findall(text)]
     for key, name in named:
         if "/" in name or "\\" in name or name == "..":

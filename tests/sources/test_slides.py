@@ -137,6 +137,31 @@ def test_what_was_not_scanned_is_not_usable(tmp_path: Path, openslide: Any) -> N
         np.testing.assert_array_equal(source.read_valid(Window((60, 120), (20, 20))), expected[60:80, 120:140])
 
 
+def test_a_coarser_spacing_is_made_of_the_level_that_is_fine_enough(tmp_path: Path, openslide: Any) -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 64, 64, 3), dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tiff:
+        layout: dict[str, Any] = {"photometric": "rgb", "metadata": None, "tile": (64, 64), "dtype": np.uint8}
+        tiff.write(iter([pixels[0]] * 12 + [None] * 4), shape=(256, 256, 3), description=APERIO, **layout)
+        tiff.write(iter([pixels[1]]), shape=(64, 64, 3), description="Aperio level", **layout)
+    for said, level in (("2um", 1), ("1.9um", 0)):
+        with open_source(str(tmp_path / "a.svs"), Opening(spacing=WantedSpacing.parse(said))) as source:
+            assert source.info.details["resampled"]["level"] == level
+            assert source.info.spacing is not None
+            assert source.info.spacing.origin == "resampled from 0.5 micrometer"
+            found = source.read(Window.whole(source.info.shape))
+            valid = source.read_valid(Window.whole(source.info.shape[1:]))
+        if level == 1:
+            with openslide.OpenSlide(str(tmp_path / "a.svs")) as oracle:
+                rgba = np.moveaxis(np.asarray(oracle.read_region((0, 0), 1, (64, 64))), -1, 0)
+            # OpenSlide does not trust a coarse tile where a finer one is missing.
+            np.testing.assert_array_equal(valid, rgba[3] > 0)
+            assert (valid[:48].all(), valid[48:].any()) == (True, False)
+            np.testing.assert_array_equal(found, np.where(rgba[3] > 0, rgba[:3], 0))
+        else:
+            assert valid[:51].all(), "row 50 has more than half of its support above the last row of tiles"
+            assert not valid[51:].any()
+
+
 def test_a_slide_without_its_spacing_asks_for_it(tmp_path: Path, openslide: Any) -> None:
     write_slide(tmp_path / "a.svs", [(70, 90)], APERIO.replace("|MPP = 0.5", ""))
     with pytest.raises(SourceError, match=r"µm per pixel; give it: --spacing 0.5um"):
@@ -316,6 +341,11 @@ def test_a_part_that_is_missing_or_lies_elsewhere_is_named(vms: Path) -> None:
     vms.write_text(VMS.replace("a.jpg", "../secret.jpg"))
     with pytest.raises(SourceError, match="refused for safety"):
         open_source(str(vms))
+    vms.write_text(VMS + "#" * 2**20)
+    with pytest.raises(SourceError, match="expected at most 1048576"):
+        open_source(str(vms))
+    with pytest.raises(SourceError, match="has no part 'macro'"):
+        open_source(f"{vms}::macro")
 
 
 def test_a_mirax_slide_needs_its_folder(tmp_path: Path) -> None:
