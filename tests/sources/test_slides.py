@@ -1,6 +1,7 @@
 """Slides: against OpenSlide itself, on real slides and on small ones of several levels that are made here."""
 
 import builtins
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Limits, Opening, members, open_source, suffixes
 from segcore.sources.files import SourceFile
-from segcore.sources.slide_files import vendor_of
+from segcore.sources.slide_files import SlideFiles, vendor_of
 from segcore.spatial import WantedSpacing
 
 
@@ -357,3 +358,17 @@ def test_a_mirax_slide_needs_its_folder(tmp_path: Path) -> None:
     (tmp_path / "a" / "Slidedat.ini").write_text("[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = ../../b.dat\n")
     with pytest.raises(SourceError, match=r"FILE_0 names '../../b.dat'"):
         open_source(str(slide))
+
+
+def test_a_remote_mirax_slide_is_laid_out_as_openslide_wants_it(memory: Any) -> None:
+    parts = {"Slidedat.ini": b"[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = Data0000.dat\n", "Data0000.dat": b"pixels"}
+    memory.pipe("/slides/a.mrxs", b"\xff\xd8 a picture")
+    for name, content in (parts | {"notes.txt": b"not ours"}).items():
+        memory.pipe(f"/slides/a/{name}", content)
+    with contextlib.ExitStack() as kept:
+        files = SlideFiles.of(SourceFile("memory://slides/a.mrxs"), "mirax")
+        place = files.local_path(2**20, kept)
+        assert place.read_bytes() == b"\xff\xd8 a picture"
+        assert {path.name: path.read_bytes() for path in place.with_suffix("").iterdir()} == parts
+        assert files.num_bytes == sum(map(len, parts.values())) + place.stat().st_size
+    assert not place.exists()
