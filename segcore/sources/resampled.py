@@ -73,8 +73,6 @@ class ResampledSource(Source):
     becomes nodata by averaging. Integers are rounded half up.
     """
 
-    levels_have_valid = False
-
     def __init__(self, source: Source, wanted: float, limits: Limits) -> None:
         """`wanted`: along y and x, in the unit of the source's own spacing."""
         info = source.info
