@@ -200,6 +200,8 @@ def _read_in_blocks(dataset: Any, bands: list[int], plane: Window) -> Pixels:
 
 
 def _open(file: SourceFile, opening: Opening) -> Source:
+    if file.member is not None:
+        raise SourceError(f"{file.uri}: it is read as one image; leave out '::{file.member}'")
     # Before GDAL sees the file: a hostile header can make its libraries hang, or take tens of gigabytes.
     axes, dtype = ("c", "y", "x"), np.dtype("uint8")
     if file.tiff is not None:

@@ -169,6 +169,11 @@ def test_a_vrt_is_refused_whatever_its_name(tmp_path: Path, name: str) -> None:
         open_source(str(vrt))
 
 
+def test_it_has_no_parts(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="leave out '::2'"):
+        open_source(f"{write(tmp_path / 'scene.tif', bands_of(1))}::2")
+
+
 def test_limits(tmp_path: Path) -> None:
     path = write(tmp_path / "scene.tif", bands_of(3), compress="deflate", blockysize=130)
     with pytest.raises(SourceError, match="max_px = 100"):
