@@ -61,11 +61,11 @@ def is_placed_by_points(uri: str, dataset: Any, warp: bool) -> bool:
 
 def is_level(full: tuple[int, int], finer: tuple[int, int], found: tuple[int, int]) -> bool:
     """True for an overview that is smaller than the last one, and the whole image in one whole fraction of its size."""
-    times = round(full[1] / found[1]), round(full[0] / found[0])
+    factor = max(round(n / side) for n, side in zip(full, found, strict=True))
+    if factor < 2 or found == finer or found[0] > finer[0] or found[1] > finer[1]:
+        return False
     # A side shorter than the fraction is one pixel in all of them.
-    factor = max(times)
-    fits = all(n // factor <= side <= -(-n // factor) or side == 1 for n, side in zip(full, found, strict=True))
-    return fits and factor > 1 and found[0] <= finer[0] and found[1] <= finer[1] and found != finer
+    return all(n // factor <= side <= -(-n // factor) or side == 1 for n, side in zip(full, found, strict=True))
 
 
 def georef(dataset: Any) -> Georef | None:
@@ -109,7 +109,7 @@ def details(dataset: Any, bands: list[int]) -> dict[str, Any]:
     """What `inspect` shows besides. The meaning of a pixel is `scales * pixel + offsets`, per band, where told."""
     profile = dataset.profile
     told: dict[str, Any] = {
-        "compression": str(profile.get("compress", "none")),
+        "compression": "jpeg 2000" if dataset.driver == "JP2OpenJPEG" else str(profile.get("compress", "none")),
         "tile": list(dataset.block_shapes[0]),
         "tiled": bool(profile.get("tiled")),
         "crs": dataset.crs.to_string()[:200] if dataset.crs else None,

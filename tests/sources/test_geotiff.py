@@ -18,6 +18,7 @@ from rasterio.warp import reproject
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Limits, Opening, open_source
+from segcore.sources.geo_metadata import is_level
 
 RNG = np.random.default_rng(3)
 
@@ -283,6 +284,23 @@ def test_levels_are_the_overviews(tmp_path: Path, data_dir: Path) -> None:
     with open_source(str(data_dir / "geotiff/scale/cog_world_36000x18000.tif")) as source:
         assert source.info.levels[-1] == (282, 563)
         assert len(source.info.levels) == 7
+
+
+@pytest.mark.parametrize(
+    ("found", "is_one"),
+    [
+        ((50, 85), True),
+        ((51, 86), False),
+        ((100, 170), False),
+        ((200, 340), False),
+        ((50, 40), False),
+        ((34, 57), True),
+        ((33, 56), True),
+        ((1, 1), True),
+    ],
+)
+def test_a_level_is_the_whole_image_in_a_whole_fraction(found: tuple[int, int], is_one: bool) -> None:
+    assert is_level((100, 170), (100, 170), found) is is_one
 
 
 def test_names_scales_and_offsets(tmp_path: Path) -> None:
