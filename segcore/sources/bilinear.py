@@ -5,6 +5,7 @@ the last ones stand for those behind them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,24 +57,38 @@ def nearest(pixels: Pixels, rows: Neighbours, columns: Neighbours) -> Pixels:
     return np.asarray(pixels[..., rows.holder, :][..., columns.holder])
 
 
-def bilinear(pixels: Pixels, usable: Valid | None, rows: Neighbours, columns: Neighbours, fill: float) -> Pixels:
-    """(C, Y, X) of the fine grid, in the type of `pixels`.
+def bilinear(pixels: Pixels, rows: Neighbours, columns: Neighbours) -> Pixels:
+    """(C, Y, X) of the fine grid, in the type of `pixels`, which are (C, y, x) of the coarse one."""
+    return _stored(_between(pixels.astype(np.float64), rows, columns), pixels.dtype)
+
+
+def bilinear_of_usable(
+    pixels: Pixels, usable: Valid, rows: Neighbours, columns: Neighbours, fill: float, nodata: float | None
+) -> Pixels:
+    """As `bilinear`, of those pixels alone that are usable.
 
     Args:
-        pixels: (C, y, x) of the coarse one.
-        usable: (y, x): those that are not take no part; None = all. A fine pixel in an unusable coarse one is `fill`.
+        pixels: (C, y, x) of the coarse grid.
+        usable: (C, y, x), band by band: those that are not take no part.
         rows: neighbours along y.
         columns: neighbours along x.
-        fill: value of what is missing.
+        fill: value of a fine pixel that lies in an unusable coarse one.
+        nodata: what no other one may be: a blend that comes out as it (0 between -1 and 1) becomes the next value.
     """
-    values = pixels.astype(np.float64)
-    if usable is not None:
-        weights = _between(usable.astype(np.float64), rows, columns)
-        values = _between(np.where(usable, values, 0.0), rows, columns) / np.where(weights > 0, weights, 1.0)
-        values = np.where(nearest(usable, rows, columns), values, fill)
-    else:
-        values = _between(values, rows, columns)
-    return (values if pixels.dtype.kind == "f" else np.rint(values)).astype(pixels.dtype)
+    weights = _between(usable.astype(np.float64), rows, columns)
+    values = _between(np.where(usable, pixels.astype(np.float64), 0.0), rows, columns)
+    blended = _stored(values / np.where(weights > 0, weights, 1.0), pixels.dtype)
+    if nodata is not None:
+        step = -1 if nodata > 0 else 1
+        value = pixels.dtype.type(nodata)
+        other = np.nextafter(value, value.dtype.type(step * np.inf)) if pixels.dtype.kind == "f" else nodata + step
+        blended = np.where(blended == value, pixels.dtype.type(other), blended)
+    return np.where(nearest(usable, rows, columns), blended, pixels.dtype.type(fill))
+
+
+def _stored(values: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Pixels:
+    """Numbers as a source stores them."""
+    return (values if dtype.kind == "f" else np.rint(values)).astype(dtype)
 
 
 def _between(values: npt.NDArray[np.float64], rows: Neighbours, columns: Neighbours) -> npt.NDArray[np.float64]:

@@ -49,11 +49,11 @@ class Parts:
 
 def tells_missing(info: SourceInfo) -> bool:
     """True if pixels of this source can be missing: by alpha or mask, by nodata, or because they are floats."""
-    return info.has_valid or _fill(info) is not None or np.dtype(info.dtype).kind == "f"
+    return info.has_valid or fitting_nodata(info) is not None or np.dtype(info.dtype).kind == "f"
 
 
-def usable(source: Source, window: Window, pixels: Pixels) -> Valid:
-    """Which pixels of a window have a value: by alpha or mask, else where any channel is finite and not nodata.
+def has_value(source: Source, window: Window, pixels: Pixels) -> Valid:
+    """Which pixels have a value, channel by channel: by alpha or mask, else where they are finite and not nodata.
 
     Args:
         source: one part, with the channel first.
@@ -61,22 +61,27 @@ def usable(source: Source, window: Window, pixels: Pixels) -> Valid:
         pixels: what was read of it.
 
     Returns:
-        Boolean, over the axes without c.
+        Boolean, of the window's shape.
     """
-    absent: Valid = ~np.isfinite(pixels)
-    fill = None if source.info.has_valid else _fill(source.info)
-    if fill is not None:
-        absent |= pixels == pixels.dtype.type(fill)
-    return np.asarray(source.read_valid(Window(window.start[1:], window.shape[1:])) & ~absent.all(axis=0))
+    known: Valid = np.isfinite(pixels)
+    nodata = None if source.info.has_valid else fitting_nodata(source.info)
+    if nodata is not None:
+        known &= pixels != pixels.dtype.type(nodata)
+    return np.asarray(known & source.read_valid(Window(window.start[1:], window.shape[1:])))
+
+
+def usable(source: Source, window: Window, pixels: Pixels) -> Valid:
+    """Which pixels have a value in any channel; over the axes without c."""
+    return np.asarray(has_value(source, window, pixels).any(axis=0))
 
 
 def fill_value(info: SourceInfo) -> float:
     """What stands where there is no pixel: nodata, where the type can have it; else NaN in floats, and 0."""
-    fill = _fill(info)
+    fill = fitting_nodata(info)
     return fill if fill is not None else float("nan") if np.dtype(info.dtype).kind == "f" else 0
 
 
-def _fill(info: SourceInfo) -> float | None:
+def fitting_nodata(info: SourceInfo) -> float | None:
     """Nodata, where a pixel of this type can have it (-9999 in uint8 cannot)."""
     kind = np.dtype(info.dtype)
     if info.nodata is None or kind.kind == "f":
@@ -88,7 +93,7 @@ def _fill(info: SourceInfo) -> float | None:
 
 def common_nodata(infos: Sequence[SourceInfo]) -> float | None:
     """The nodata value that all parts have; None if they differ."""
-    told = {str(_fill(info)): _fill(info) for info in infos}
+    told = {str(fitting_nodata(info)): fitting_nodata(info) for info in infos}
     return next(iter(told.values())) if len(told) == 1 else None
 
 

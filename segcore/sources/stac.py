@@ -52,6 +52,10 @@ def _open(file: SourceFile, opening: Opening) -> Source:
     if item.get("type") != "Feature":
         raise SourceError(f"{file.uri}: expected a STAC Item, got a {str(item.get('type'))[:40]}; give its Items")
     assets = _assets(file, item)
+    if len(assets) > opening.limits.max_channels:
+        raise SourceError(
+            f"{file.uri}: {len(assets)} assets are over the limit max_channels = {opening.limits.max_channels}"
+        )
     place = split_member(file.uri)[0].removeprefix("file://")
     uris = tuple(_address(file.uri, place, name, asset) for name, asset in assets.items())
     joined = Joined(uri=file.uri, how="stack", parts=uris)

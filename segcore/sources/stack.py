@@ -14,7 +14,7 @@ import numpy as np
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources.base import Opening, Pixels, Source, SourceInfo, Valid, check_shape
-from segcore.sources.bilinear import AxisMap, bilinear, coarse_window, nearest
+from segcore.sources.bilinear import AxisMap, bilinear, bilinear_of_usable, coarse_window, nearest
 from segcore.sources.joined import Joined, OpenSource
 from segcore.sources.parts import (
     Parts,
@@ -22,6 +22,8 @@ from segcore.sources.parts import (
     combined_details,
     common_nodata,
     fill_value,
+    fitting_nodata,
+    has_value,
     matrix_of,
     tells_missing,
     usable,
@@ -112,9 +114,11 @@ class StackSource(Source):
         chosen = pixels[window.start[0] : window.stop[0]]
         if self._is_class[part.number]:
             return nearest(chosen, rows, columns)
-        whole = Window((0, *plane.start), pixels.shape)
-        known = usable(source, whole, pixels) if self._telling[part.number] else None
-        return bilinear(chosen, known, rows, columns, fill_value(source.info))
+        if not self._telling[part.number]:
+            return bilinear(chosen, rows, columns)
+        known = has_value(source, Window((0, *plane.start), pixels.shape), pixels)[window.start[0] : window.stop[0]]
+        info = source.info
+        return bilinear_of_usable(chosen, known, rows, columns, fill_value(info), fitting_nodata(info))
 
     def _read_valid(self, window: Window) -> Valid:
         valid = np.ones(window.shape, dtype=np.bool_)

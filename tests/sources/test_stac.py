@@ -12,7 +12,8 @@ from rasterio.transform import from_origin
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Limits, Opening, open_source
+from segcore.sources import Limits, Opening, open_source, stac
+from segcore.sources.files import SourceFile
 
 RNG = np.random.default_rng(11)
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -97,6 +98,37 @@ def test_an_item_from_an_address(tmp_path: Path, scene: dict[str, Any], assert_r
     memory.pipe("/bucket/items/item.json", json.dumps(item_of(scene["assets"])).encode())
     with open_source("memory://bucket/items/item.json") as source:
         assert_reads(source, np.concatenate([scene["red"], scene["swir"]]), num_windows=2)
+
+
+@pytest.mark.parametrize(
+    ("href", "address"),
+    [
+        ("../b/x.tif", "https://host/b/x.tif"),
+        ("x.tif", "https://host/a/x.tif"),
+        ("/x.tif", "https://host/x.tif"),
+        ("s3://bucket/x.tif", "s3://bucket/x.tif"),
+    ],
+)
+def test_addresses_are_relative_to_the_item(monkeypatch: pytest.MonkeyPatch, href: str, address: str) -> None:
+    class AnsweredError(Exception):
+        pass
+
+    def opened(uri: str) -> Any:
+        raise AnsweredError(uri)
+
+    item = item_of({"red": {"href": href, "roles": ["data"]}})
+    fsspec.filesystem("memory").pipe("/a/item.json", json.dumps(item).encode())
+    file = SourceFile("memory://a/item.json")
+    file._place = "https://host/a/item.json"
+    file.uri = file._place
+    monkeypatch.setattr(stac, "SourceFile", opened)
+    with pytest.raises(AnsweredError, match=f"^{address}$"):
+        stac.READER.open(file, Opening())
+
+
+def test_too_many_assets(tmp_path: Path, scene: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match="2 assets are over the limit max_channels = 1"):
+        open_source(str(tmp_path / "item.json"), Opening(limits=Limits(max_channels=1)))
 
 
 @pytest.mark.parametrize(

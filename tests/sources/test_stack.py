@@ -102,8 +102,11 @@ def test_missing_parts_are_no_neighbours_and_make_a_pixel_unusable(tmp_path: Pat
         assert source.info.nodata is None
         pixels = source.read(Window.whole(source.info.shape))
         assert_reads(source, pixels, valid)
-    np.testing.assert_allclose(pixels[1:, valid], upsampled(coarse, 2, (40, 40), usable)[:, valid], atol=0.5000001)
-    assert (pixels[1:, ~usable.repeat(2, 0).repeat(2, 1)] == -9).all()
+    for band, blended in zip(coarse, pixels[1:], strict=True):
+        known = (band != -9).repeat(2, 0).repeat(2, 1)
+        expected = upsampled(band[None], 2, (40, 40), band != -9)[0]
+        np.testing.assert_allclose(blended[known], expected[known], atol=0.5000001)
+        assert (blended[~known] == -9).all()
 
 
 def test_floats_that_are_no_numbers_are_missing(tmp_path: Path) -> None:
@@ -115,6 +118,17 @@ def test_floats_that_are_no_numbers_are_missing(tmp_path: Path) -> None:
     assert valid.sum() == 60
     assert np.isfinite(pixels[:, valid]).all()
     assert np.isnan(pixels[1, :2, :2]).all()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_blend_is_never_nodata_by_chance(tmp_path: Path, dtype: str) -> None:
+    coarse = np.array([[[-1, 1], [-3, 3]]], dtype)
+    parts = [write(tmp_path / "a.tif", np.ones((1, 6, 6), dtype)), write(tmp_path / "b.tif", coarse, 30, nodata=0)]
+    with stacked(*parts) as source:
+        pixels = source.read(Window.whole((2, 6, 6)))
+        assert source.read_valid(Window.whole((6, 6))).all()
+    assert (pixels[1] != 0).all()
+    np.testing.assert_allclose(pixels[1], upsampled(coarse, 3, (6, 6))[0], atol=1.5)
 
 
 def test_masks_are_repeated_not_blended(tmp_path: Path) -> None:
