@@ -438,3 +438,27 @@ def test_points_are_warped_to_their_own_crs(
     assert 0.6 < valid.mean() < 0.95
     outside = pixels[:, ~valid]
     assert np.isnan(outside).all() if nodata != nodata else (outside == (nodata or 0)).all()
+
+
+def test_alpha_is_warped_with_the_pixels(tmp_path: Path, assert_reads: Any) -> None:
+    bands = RNG.integers(1, 99, (4, 700, 600)).astype("uint8")
+    bands[3] = 255
+    bands[3, 200:400, 200:400] = 0
+    path = write_with_points(tmp_path / "points.tif", bands, alpha=True)
+    with open_source(path, Opening(warp=True)) as source:
+        info = source.info
+        pixels, valid = source.read(Window.whole(info.shape)), source.read_valid(Window.whole(info.shape[1:]))
+        assert_reads(source, pixels, valid)
+        assert info.georef is not None
+        (a, _, c, _, e, f) = info.georef.transform
+    assert info.channels == ("red", "green", "blue")
+
+    def at(row: float, column: float) -> bool:
+        """Is the place of a stored pixel usable?"""
+        x, y = 5e5 + 10 * column + 2 * row, 4e6 - 10 * row + column
+        return bool(valid[int((y - f) / e), int((x - c) / a)])
+
+    assert not at(300, 300)
+    assert not at(220, 380)
+    assert at(190, 300)
+    assert at(300, 410)
