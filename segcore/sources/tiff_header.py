@@ -11,8 +11,8 @@ from segcore.errors import SourceError
 
 WIDTH, LENGTH, SAMPLES, BITS, DESCRIPTION = 256, 257, 277, 258, 270
 TILE_WIDTH, TILE_LENGTH, ROWS_PER_STRIP, STRIP_BYTE_COUNTS, TILE_BYTE_COUNTS = 322, 323, 278, 279, 325
-GEO_TAGS = (34735, 34264, 33550)
-"""GeoKeyDirectory, ModelTransformation, ModelPixelScale."""
+GEO_TAGS = (34735, 34264, 33550, 33922, 50844)
+"""GeoKeyDirectory, ModelTransformation, ModelPixelScale, ModelTiepoint, RPCCoefficient."""
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 13: 4, 16: 8, 17: 8, 18: 8}
 CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -46,7 +46,7 @@ class TiffHeader:
 
     @property
     def is_geo(self) -> bool:
-        """True if it has a georeference."""
+        """True if it has a georeference, or points or polynomials that give one."""
         return any(tag in self.tags for tag in GEO_TAGS)
 
     @property
