@@ -1,9 +1,12 @@
 """Files: a source's bytes, wherever they lie: a local path, or a URL read through fsspec; and folders of them."""
 
 import contextlib
+import gzip
+import io
 import os
 import shutil
 import tempfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import IO, cast
@@ -20,7 +23,9 @@ PROTOCOLS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "
 }
 """URL schemes that are opened, and the package that fsspec needs for each. Others (zip::, ssh...) are refused."""
 
+GZIP = b"\x1f\x8b"
 HEAD_BYTES = 4096
+INNER_BYTES = 1024
 BLOCK_BYTES = 2**20
 
 
@@ -114,6 +119,16 @@ class SourceFile:
             raise SourceError(f"{self.uri}: the server does not tell its size; download it and give the local file")
         self.num_bytes = int(size)
 
+    @cached_property
+    def inner_head(self) -> bytes:
+        """Its first bytes, of a gzip stream (`.nii.gz`) those inside; as they are where that cannot be unpacked."""
+        if not self.head.startswith(GZIP):
+            return self.head
+        try:
+            return gzip.GzipFile(fileobj=io.BytesIO(self.head)).read1(INNER_BYTES)
+        except (OSError, EOFError, zlib.error):
+            return self.head
+
     @property
     def name(self) -> str:
         """Its last path component, without the part behind `::`."""
@@ -135,6 +150,11 @@ class SourceFile:
     def child(self, name: str) -> "SourceFile":
         """A file in this folder."""
         return SourceFile(f"{self._place.rstrip('/')}/{name}")
+
+    def sibling(self, name: str) -> "SourceFile":
+        """A file in the folder of this one; the name comes from us, or was checked to hold no separator."""
+        place = self._place.rstrip("/")
+        return SourceFile(place[: len(place) - len(self.name)] + name)
 
     @property
     def local_path(self) -> Path | None:
