@@ -28,7 +28,7 @@ from segcore.sources.dicom_pixels import rescaled, result_dtype
 from segcore.sources.dicom_series import Stack, stacked
 from segcore.sources.files import MEMBER, SourceFile
 
-BARE = (b"\x02\x00\x00\x00UL", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
+BARE = (b"\x02\x00\x00\x00UL", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00")
 """Tags near the beginning of a file that lacks its preamble; only believed under a .dcm name."""
 BARE_SUFFIXES = (".dcm", ".dicom")
 
@@ -162,6 +162,8 @@ def _series(folder: SourceFile, opening: Opening) -> tuple[dict[str, list[DicomF
         if not _is_dicom(file) or SLIDE_CLASS in file.head:
             continue
         found = _parsed(file, opening)
+        if found.lacks_image:
+            raise SourceError(f"{file.uri}: this DICOM file holds no image, but should; it is damaged or cut off")
         if not found.is_image or found.modality == "SEG":
             ignored += 1
             continue

@@ -140,6 +140,13 @@ class DicomFile:
             raise SourceError(f"{uri}: pixels packed as '{self.syntax_name}' are not read; save it uncompressed")
 
     @property
+    def lacks_image(self) -> bool:
+        """True where pixels are missing that should be there; reports, plans, DICOMDIR have none by their nature."""
+        meta = getattr(self._header, "file_meta", {})
+        kind = text(self._header, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
+        return not self.is_image and (not kind or "Image" in library(self.file.uri).uid.UID(kind).name)
+
+    @property
     def series(self) -> str:
         """Name of its series: of the UID, or else of what slices of one series share."""
         first = self.slices[0]

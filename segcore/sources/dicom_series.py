@@ -16,8 +16,13 @@ import numpy.typing as npt
 from segcore.errors import SourceError
 from segcore.sources.anatomy import LPS_TO_RAS, Matrix, matrix_of
 
-TOLERANCE = 0.1
-"""How far a slice may lie from its place in an even stack, in steps: headers round positions to a tenth of a mm."""
+TOLERANCE = 0.25
+"""How far a slice may lie from its place in an even stack, in steps. Headers round positions, to a tenth of a mm at
+worst; a slice that is missing moves one by a third of a step at least."""
+NOTED = 0.05
+"""From here on, in steps, `inspect` says how uneven they lie."""
+SAME_PLACE = 0.1
+"""Slices closer than this, in steps, are two images of one place."""
 SAME_PLACE_MM = 1e-3
 SAME_DIRECTION = 1e-3
 """Largest difference of two direction cosines that are the same direction."""
@@ -104,9 +109,9 @@ def stacked(uri: str, slices: Sequence[Slice]) -> Stack:
     along = positions @ np.cross(row, column)
     order = np.argsort(along, kind="stable")
     inside = [slices[i] for i in order]
-    step = _step(uri, inside, positions[order], along[order])
+    step, unevenness = _step(uri, inside, positions[order], along[order])
     spacing = slices[0].spacing
-    notes = _notes(step, row, column)
+    notes = _notes(step, unevenness, row, column)
     if spacing is None:
         return Stack(tuple(inside), None, "z", (*notes, "no PixelSpacing"))
     matrix = matrix_of((row * spacing[1], column * spacing[0], step), positions[order[0]])
@@ -142,11 +147,11 @@ def _times(sides: tuple[int, ...]) -> str:
     return " x ".join(map(str, sides))
 
 
-def _step(uri: str, slices: Sequence[Slice], positions: Vectors, along: Vectors) -> Vectors:
-    """The vector from one slice to the next; refused where they do not lie evenly."""
+def _step(uri: str, slices: Sequence[Slice], positions: Vectors, along: Vectors) -> tuple[Vectors, float]:
+    """The vector from one slice to the next, and how uneven they lie, in mm; refused where it is too much."""
     steps = np.diff(along)
     typical = float(np.median(steps))
-    if steps.min() <= max(SAME_PLACE_MM, TOLERANCE * typical):
+    if steps.min() <= max(SAME_PLACE_MM, SAME_PLACE * typical):
         at = int(np.argmin(steps))
         raise SourceError(
             f"{uri}: {slices[at].label} and {slices[at + 1].label} lie at the same place ({steps[at]:.3g} mm apart); "
@@ -156,7 +161,7 @@ def _step(uri: str, slices: Sequence[Slice], positions: Vectors, along: Vectors)
     expected = positions[0] + np.arange(len(slices))[:, None] * step
     deviations = np.linalg.norm(positions - expected, axis=1)
     if deviations.max() <= TOLERANCE * np.linalg.norm(step):
-        return step
+        return step, float(deviations.max())
     at = int(np.argmax(np.abs(steps - typical)))
     if abs(steps[at] - typical) > TOLERANCE * typical:
         missing = round(steps[at] / typical) - 1
@@ -171,13 +176,16 @@ def _step(uri: str, slices: Sequence[Slice], positions: Vectors, along: Vectors)
     )
 
 
-def _notes(step: Vectors, row: Vectors, column: Vectors) -> tuple[str, ...]:
+def _notes(step: Vectors, unevenness: float, row: Vectors, column: Vectors) -> tuple[str, ...]:
     """What a user of the affine has to know."""
+    notes = []
+    if unevenness > NOTED * np.linalg.norm(step):
+        notes.append(f"the slices lie up to {unevenness:.2g} mm beside an even stack")
     shift = np.hypot(step @ row, step @ column) / np.linalg.norm(step)
-    if shift <= TILTED:
-        return ()
-    degrees = np.degrees(np.arcsin(min(1.0, shift)))
-    return (f"tilted: the slices are shifted against each other ({degrees:.1f} degrees); the affine is sheared",)
+    if shift > TILTED:
+        degrees = np.degrees(np.arcsin(min(1.0, shift)))
+        notes.append(f"tilted: the slices are shifted sideways ({degrees:.1f} degrees); the affine is sheared")
+    return tuple(notes)
 
 
 def _single_matrix(found: Slice) -> Matrix | None:
