@@ -272,6 +272,7 @@ class _Run:
         shared = {
             "source": job.request["source"]["uri"],
             "spacing": info.spacing.model_dump() if info.spacing else None,
+            "affine": info.affine.model_dump() if info.affine else None,
             "georef": info.georef.model_dump() if info.georef else None,
             "split": job.entry.split,
             "group": job.entry.group,

@@ -151,15 +151,15 @@ class SourceFile:
         """A file in this folder."""
         return SourceFile(f"{self._place.rstrip('/')}/{name}")
 
-    def sibling(self, name: str) -> "SourceFile":
-        """A file in the folder of this one; the name comes from us, or was checked to hold no separator."""
-        place = self._place.rstrip("/")
-        return SourceFile(place[: len(place) - len(self.name)] + name)
-
     @property
     def local_path(self) -> Path | None:
         """The path, where it is a local file."""
         return None if self._remote else self._path
+
+    def beside(self, name: str) -> "SourceFile":
+        """A file or folder in the folder that holds this one."""
+        folder, slash, _ = self._place.rstrip("/").rpartition("/")
+        return SourceFile(f"{folder}{slash}{name}")
 
     def open(self) -> IO[bytes]:
         """A new file object; the caller closes it."""

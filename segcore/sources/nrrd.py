@@ -226,7 +226,7 @@ def _beside(file: SourceFile, name: str) -> SourceFile:
         raise SourceError(f"{file.uri}: data in several files is not read; save it as one .nrrd")
     if not name.strip(".") or any(sign in name for sign in "/\\:\0"):
         raise SourceError(f"{file.uri}: its data file must lie beside it under a plain name, got '{name[:100]}'")
-    return file.sibling(name)
+    return file.beside(name)
 
 
 def _directions(header: dict[str, Any], stored: _Stored) -> tuple[list[Any] | None, dict[str, Any]]:
