@@ -32,8 +32,7 @@ BARE = (b"\x02\x00\x00\x00UL", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\
 """Tags near the beginning of a file that lacks its preamble; only believed under a .dcm name."""
 BARE_SUFFIXES = (".dcm", ".dicom")
 
-SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
-SLIDE_CLASS = b"\x02\x00\x02\x00UI\x1e\x00" + SLIDE
+SLIDE_CLASS = b"\x02\x00\x02\x00UI\x1e\x001.2.840.10008.5.1.4.1.1.77.1.6"
 """MediaStorageSOPClassUID of whole-slide images, which another reader takes."""
 MAX_PROBED = 64
 """Files of a folder that are looked at until one is DICOM."""
@@ -193,7 +192,7 @@ def _details(found: Sequence[DicomFile], stack: Stack, ignored: int, why: str) -
         notes.append(f"{ignored} DICOM files without an image are not read")
     details: dict[str, object] = {
         "kind": "DICOM",
-        "modality": first.modality if is_plain_code(first.modality) else "",
+        "modality": first.modality,
         "transfer_syntax": sorted({one.syntax_name for one in found}),
         "files": len(found),
         "photometric": first.photometric if is_plain_code(first.photometric.replace(" ", "").replace("_", "")) else "",
@@ -214,7 +213,9 @@ def _matches(file: SourceFile) -> bool:
         return _is_dicom(file) and SLIDE_CLASS not in file.head
     if file.name.endswith(".zarr"):  # a web server does not list it
         return False
-    for name in [name for name in file.names() if not name.startswith(".")][:MAX_PROBED]:
+    with decoding(file.uri):
+        names = [name for name in file.names() if not name.startswith(".")]
+    for name in names[:MAX_PROBED]:
         try:
             found = file.child(name)
         except SourceError:  # empty, or not ours to read: another file may tell

@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -43,6 +43,9 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2"
 NATIVE = (EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT)
 
+ITEM_BYTES = 8
+"""What a packed frame takes at least: the head of its item."""
+
 PIXEL_KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
 FLOATS = {"FloatPixelData": "float32", "DoubleFloatPixelData": "float64"}
 GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -70,7 +73,8 @@ class DicomFile:
         with _quiet():
             self._read_header(limits)
             header = self._header
-            self.modality = text(header, "Modality")
+            modality = text(header, "Modality")
+            self.modality = modality if is_plain_code(modality) else ""
             self.rows, self.columns = whole(header, "Rows"), whole(header, "Columns")
             self.is_image = self.rows > 0 and self.columns > 0 and self._keyword is not None
             if not self.is_image:
@@ -95,7 +99,7 @@ class DicomFile:
             at = opened.tell()
             element = opened.read(12)
         implicit, little = header.original_encoding
-        self._header, self._little = header, bool(little)
+        self._header = header
         self._vr = None if implicit else element[4:6].decode("ascii", "replace")
         self._begin = at + (8 if implicit else 12)
         self._keyword: str | None = None
@@ -108,7 +112,9 @@ class DicomFile:
         self.syntax_name = str(pydicom.uid.UID(DEFLATED if self._inflated is not None else self.syntax).name)
 
     def _open(self) -> BinaryIO:
-        return cast(BinaryIO, self.file.open()) if self._inflated is None else io.BytesIO(self._inflated)
+        if self._inflated is not None:
+            return io.BytesIO(self._inflated)
+        return cast(BinaryIO, _Bounded(self.file.open(), self.file.num_bytes))
 
     def _check(self, limits: Limits) -> None:
         """Refuse what is too large, cut off, or of a kind that is not read; before any pixel is."""
@@ -127,11 +133,12 @@ class DicomFile:
             raise SourceError(f"{uri}: pixels of {got} are not read; expected 1 or 3 samples of whole bytes")
         if whole(self._header, "HighBit", self.stored - 1) != self.stored - 1:
             raise SourceError(f"{uri}: expected pixels in the lower bits, got HighBit {self._header.HighBit}")
+        held = self.file.num_bytes if self._inflated is None else len(self._inflated)
+        asked = self._begin + ITEM_BYTES * self.frames
         if self.syntax in NATIVE:
-            held = self.file.num_bytes if self._inflated is None else len(self._inflated)
             asked = self._begin + size * self.frames * (2 if self.photometric == "YBR_FULL_422" else 3) // 3
-            if asked > held:
-                raise SourceError(f"{uri}: its header asks for {asked} bytes, the file has {held}; it is cut off")
+        if asked > held:
+            raise SourceError(f"{uri}: its header asks for {asked} bytes, the file has {held}; it is cut off")
         try:
             known = get_decoder(UID(self.syntax)).is_available
         except NotImplementedError:
@@ -160,8 +167,8 @@ class DicomFile:
 
     @property
     def is_inverted(self) -> bool:
-        """True where 0 is white."""
-        return self.photometric == "MONOCHROME1"
+        """True where 0 is white; of floats the standard knows no such thing."""
+        return self.photometric == "MONOCHROME1" and self._keyword not in FLOATS
 
     @property
     def frame_axis(self) -> tuple[str, str]:
@@ -220,6 +227,21 @@ class DicomFile:
                 if pixels.itemsize > self.palette_dtype.itemsize:
                     pixels = (pixels >> 8).astype(self.palette_dtype)
         return np.asarray(pixels)
+
+
+class _Bounded(contextlib.AbstractContextManager["_Bounded"]):
+    """A file that is never asked for more than it has: pydicom asks for what a header says, however much that is."""
+
+    def __init__(self, opened: IO[bytes], num_bytes: int) -> None:
+        self._opened, self._num_bytes = opened, num_bytes
+        self.seek, self.tell, self.close = opened.seek, opened.tell, opened.close
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self._num_bytes - self._opened.tell())
+        return self._opened.read(left if count < 0 else min(count, left))
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @contextlib.contextmanager

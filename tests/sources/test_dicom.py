@@ -3,12 +3,14 @@
 import contextlib
 import io
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import imagecodecs
 import nibabel
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from segcore.sources import Limits, Opening, members, open_source
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels import apply_color_lut, pixel_array  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import (  # noqa: E402
@@ -26,6 +29,9 @@ from pydicom.uid import (  # noqa: E402
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
     generate_uid,
@@ -84,7 +90,7 @@ def save(path: Path, made: Dataset, syntax: Any = ExplicitVRLittleEndian) -> str
     made.file_meta = FileMetaDataset()
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    if syntax in (RLELossless, JPEGLSLossless):
+    if syntax in (RLELossless, JPEGLSLossless) and not made["PixelData"].is_undefined_length:
         made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         made.compress(syntax)
     made.file_meta.TransferSyntaxUID = syntax
@@ -203,6 +209,41 @@ def test_packings(tmp_path: Path, assert_reads: Any, syntax: Any, dtype: str) ->
     with open_source(path) as source:
         assert source.info.details["transfer_syntax"] == [syntax.name]
         assert_reads(source, pixels[None])
+
+
+FOREIGN = {
+    JPEG2000Lossless: lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0),
+    JPEGLosslessSV1: lambda pixels: imagecodecs.ljpeg_encode(pixels),
+    JPEGLSLossless: lambda pixels: imagecodecs.jpegls_encode(pixels),
+}
+"""Syntaxes, and an encoder that is not the reader's."""
+
+
+@pytest.mark.parametrize("syntax", FOREIGN, ids=lambda uid: uid.name)
+def test_packings_of_another_encoder(tmp_path: Path, assert_reads: Any, syntax: Any) -> None:
+    pixels = RNG.integers(0, 65536, (3, 16, 12)).astype(np.uint16)
+    made = dataset(pixels)
+    made.PixelData = encapsulate([FOREIGN[syntax](frame) for frame in pixels])
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    with open_source(save(tmp_path / "a", made, syntax)) as source:
+        assert_reads(source, pixels[None])
+
+
+def test_jpeg_of_eight_bits_grey_and_colour(tmp_path: Path) -> None:
+    ramp = np.add.outer(np.arange(16), np.arange(24)).astype(np.uint8) * 5
+    for name, pixels, fields in (
+        ("grey", ramp, {}),
+        ("colour", np.stack([ramp, 255 - ramp, ramp // 2], -1), {"SamplesPerPixel": 3, "PlanarConfiguration": 0}),
+    ):
+        packed = imagecodecs.jpeg8_encode(pixels, level=95)
+        kind = "YBR_FULL_422" if fields else "MONOCHROME2"
+        made = dataset(pixels, PhotometricInterpretation=kind, **fields)
+        made.PixelData = encapsulate([packed])
+        made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+        with open_source(save(tmp_path / name, made, JPEGBaseline8Bit)) as source:
+            found = source.read(Window.whole(source.info.shape))
+        expected = imagecodecs.jpeg8_decode(packed).reshape(16, 24, -1).transpose(2, 0, 1)
+        assert np.abs(found.astype(int) - expected).max() <= 3  # decoders round colours their own way
 
 
 def test_bits_beside_the_stored_ones_are_not_read(tmp_path: Path, assert_reads: Any) -> None:
@@ -463,6 +504,29 @@ def test_limits_come_before_pixels(tmp_path: Path, volume: Any) -> None:
         open_source(frames, Opening(limits=Limits(max_pages=5)))
     with pytest.raises(SourceError, match=r"asks for 8589934\d+ bytes, the file has \d+; it is cut off|over the limit"):
         open_source(save(tmp_path / "huge", dataset(np.zeros((8, 6), np.uint16), Rows=65535, Columns=65535)))
+
+
+def test_more_packed_frames_than_the_file_can_hold(tmp_path: Path) -> None:
+    made = dataset(np.zeros((8, 6), np.uint16))
+    made.PixelData = encapsulate([imagecodecs.jpegls_encode(np.zeros((8, 6), np.uint16))])
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    made.NumberOfFrames = 99999
+    with pytest.raises(SourceError, match=r"asks for 80\d+ bytes, the file has \d+; it is cut off"):
+        open_source(save(tmp_path / "a", made, JPEGLSLossless))
+
+
+def test_a_length_in_a_header_takes_no_memory(tmp_path: Path) -> None:
+    made = dataset(np.zeros((8, 6), np.uint16), RedPaletteColorLookupTableData=b"12345678")
+    path = Path(save(tmp_path / "a", made))
+    content = path.read_bytes()
+    at = content.index(b"\x28\x00\x01\x12OW\0\0")
+    path.write_bytes(content[: at + 8] + b"\xf0\xff\xff\x7f" + content[at + 12 :])
+    tracemalloc.start()
+    with pytest.raises(SourceError, match="holds no image"):
+        open_source(str(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
 
 
 def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path) -> None:
