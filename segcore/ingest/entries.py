@@ -143,7 +143,7 @@ def _images_below(folder: str) -> Iterator[str]:
             folders.clear()  # what lies below is chunks
             yield parent
             continue
-        yield from (str(Path(parent, name)) for name in names if Path(name).suffix.lower() in suffixes())
+        yield from (str(Path(parent, name)) for name in names if name.lower().endswith(tuple(suffixes())))
         if any(_is_dicom(Path(parent, name)) for name in names):
             yield parent  # its files are slices
     yield from (str(error.filename) for error in closed)
@@ -151,7 +151,7 @@ def _images_below(folder: str) -> Iterator[str]:
 
 def _is_dicom(path: Path) -> bool:
     """True for a slice; their files often have no suffix, or the end of a UID for one."""
-    if path.suffix.lower() in suffixes():
+    if path.name.lower().endswith(tuple(suffixes())):
         return False
     try:
         with path.open("rb") as opened:
@@ -169,7 +169,8 @@ def _glob(pattern: str) -> list[str]:
 def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
     """The target files of a source; where the pattern matches nothing it stays, so that the source fails by name."""
     plain = source.removeprefix("file://")
-    stem = Path(plain).name.removesuffix(Path(plain).suffix)
+    name = Path(plain).name.removesuffix(".gz")  # `ct.nii.gz` is called ct
+    stem = name.removesuffix(Path(name).suffix)
     parent = plain.rsplit("/", 1)[0] if "/" in plain else "."
     is_glob = is_pattern(pattern)
     literal = glob.escape if is_glob else str  # `img[1].tif` has the target of that very name

@@ -44,7 +44,7 @@ class Limits(BaseModel):
     max_metadata_bytes: int = Field(default=2**24, ge=1)
     """Length of metadata that has to be parsed (OME-XML)."""
     max_download_bytes: int = Field(default=2**36, ge=1)
-    """Size of a remote file whose format library needs a local copy."""
+    """Size of a remote file whose format library needs a local copy; and of a packed volume, once unpacked."""
 
     @classmethod
     def parse(cls, settings: Sequence[str]) -> Self:

@@ -1,10 +1,12 @@
 """Files: a source's bytes, wherever they lie: a local path, or a URL read through fsspec; and folders of them."""
 
 import contextlib
+import gzip
 import io
 import os
 import shutil
 import tempfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import IO, cast
@@ -21,7 +23,9 @@ PROTOCOLS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "
 }
 """URL schemes that are opened, and the package that fsspec needs for each. Others (zip::, ssh...) are refused."""
 
+GZIP = b"\x1f\x8b"
 HEAD_BYTES = 4096
+INNER_BYTES = 1024
 BLOCK_BYTES = 2**20
 
 
@@ -118,6 +122,16 @@ class SourceFile:
         if size is None:
             raise SourceError(f"{self.uri}: the server does not tell its size; download it and give the local file")
         self.num_bytes = int(size)
+
+    @cached_property
+    def inner_head(self) -> bytes:
+        """Its first bytes, of a gzip stream (`.nii.gz`) those inside; as they are where that cannot be unpacked."""
+        if not self.head.startswith(GZIP):
+            return self.head
+        try:
+            return gzip.GzipFile(fileobj=io.BytesIO(self.head)).read1(INNER_BYTES)
+        except (OSError, EOFError, zlib.error):
+            return self.head
 
     @property
     def name(self) -> str:

@@ -76,6 +76,15 @@ def test_a_pattern_fills_in_stem_and_parent(tmp_path: Path) -> None:
         list_entries(config(tmp_path, sources=source, targets="{name}.png"))
 
 
+def test_a_packed_volume_is_taken_from_a_folder_and_has_a_short_stem(tmp_path: Path) -> None:
+    files(tmp_path, "i/ct.1.nii.gz", "i/notes.gz", "m/ct.1_seg.nii.gz")
+    (entry,) = list_entries(
+        config(tmp_path, sources=(str(tmp_path / "i"),), targets=f"{tmp_path}/m/{{stem}}_seg.nii.gz")
+    )
+    assert Path(entry.source).name == "ct.1.nii.gz"
+    assert entry.targets == (str(tmp_path / "m/ct.1_seg.nii.gz"),)
+
+
 def test_a_manifest_gives_targets_split_group_and_metadata(tmp_path: Path) -> None:
     files(tmp_path, "a.tif", "b.tif", "a_mask.png", "fov.gif")
     manifest = tmp_path / "images.csv"

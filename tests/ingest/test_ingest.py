@@ -57,6 +57,22 @@ def test_a_tiff_arrives_with_pixels_spacing_and_digest(tmp_path: Path, sources: 
     assert verify(workspace) == []
 
 
+def test_a_volume_arrives_with_its_place_in_the_patient(tmp_path: Path, sources: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    pixels = RNG.integers(-999, 999, (40, 30, 20)).astype(np.int16)
+    affine = np.array([[0, 0, 3, -10], [-0.8, 0, 0, 20], [0, 0.7, 0, 30], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(pixels, affine), sources / "ct.nii.gz")
+    assert run(tmp_path, sources=(str(sources),)).exit_code == 0
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    image = workspace.image(image_id)
+    np.testing.assert_array_equal(whole(workspace, image_id), pixels.T[None])
+    np.testing.assert_allclose(image.attributes["affine"]["matrix"], affine, rtol=1e-6)
+    assert image.attributes["affine"]["orientation"] == "PSR"
+    assert image.spacing is not None
+    assert image.spacing.values == pytest.approx({"z": 3.0, "y": 0.7, "x": 0.8})
+
+
 def test_an_unchanged_source_is_skipped_and_a_changed_one_replaced(tmp_path: Path, sources: Path) -> None:
     path = sources / "a.png"
     first, second = RNG.integers(0, 256, (2, 60, 70, 3), np.uint8)
