@@ -16,6 +16,7 @@ from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources.base import Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
+from segcore.sources.tiff_limits import check_directories
 from segcore.spatial import Georef, Spacing
 
 OPTIONS = {
@@ -163,6 +164,9 @@ def _open(file: SourceFile, opening: Opening) -> Source:
     samples, height, width = file.tiff.shape
     # Before GDAL sees the file: a hostile header can make libtiff hang, or take tens of gigabytes.
     check_shape(file.uri, ("c", "y", "x"), (samples, height, width), np.dtype("uint8"), opening.limits)
+    check_directories(file, opening.limits)
+    if file.member is not None:
+        raise SourceError(f"{file.uri}: a GeoTIFF is read as one image; leave out '::{file.member}'")
     return GeoTiffSource(file, opening.limits)
 
 
