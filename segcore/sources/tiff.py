@@ -61,7 +61,7 @@ class TiffSource(Source):
         first = self._tiff.pages.first
         check_xml(self.uri, first.description, self._limits)
         _refuse_vendor_kinds(self.uri, self._tiff)
-        if self._tiff.is_ome:
+        if metadata.is_ome(self._tiff):
             metadata.check_ome(self.uri, first.description, int(first.samplesperpixel), self._limits)
         series = _chosen(self.uri, self._tiff, member)
         page = series.keyframe
@@ -172,7 +172,7 @@ def _chosen(uri: str, tiff: tifffile.TiffFile, member: str | None) -> Any:
         expected = "expected ::0, or nothing" if count == 1 else f"expected ::0 to ::{count - 1}"
         raise SourceError(f"{uri}: has no image '{member}': it holds {count}; {expected}")
     series = tiff.series[int(member or 0)]
-    if tiff.is_ome and series.kind != "ome":
+    if metadata.is_ome(tiff) and series.kind != "ome":
         raise SourceError(f"{uri}: its OME-XML tells of planes that are not in this file; join them in one")
     return series
 

@@ -22,7 +22,11 @@ CHECKED = frozenset(
 )
 """What is read of the directories behind the first."""
 
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 13: 4, 16: 8, 17: 8, 18: 8}
+PRIVATE = 32768
+"""Tags from here on belong to their makers, who may be careless; but not these: GeoTIFF's, GDAL's, ImageJ's."""
+OURS = frozenset((33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 50838, 50839))
+
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 """struct codes of the integer types."""
 
@@ -134,9 +138,9 @@ def read_directories(opened: IO[bytes], num_bytes: int, uri: str, max_pages: int
     opened.seek(0)
     form = _Form.of(opened.read(16))
     assert form is not None, "asked for the directories of what is no TIFF"
-    waiting, seen = [form.first], set[int]()
+    waiting, seen = [(form.first, True)], set[int]()
     while waiting:
-        offset = waiting.pop()
+        offset, is_page = waiting.pop()
         if offset in seen:
             raise SourceError(
                 f"{uri}: its TIFF directories run in a loop (the one at byte {offset} comes twice); "
@@ -147,11 +151,11 @@ def read_directories(opened: IO[bytes], num_bytes: int, uri: str, max_pages: int
         seen.add(offset)
         header, following = _read_directory(opened, offset, form, num_bytes, uri, CHECKED)
         yield header
-        waiting.extend([following] if following else [])
-        below = [at for at in header.integers(SUB_DIRECTORIES) if at]
-        if len(seen) + len(waiting) + len(below) > max_pages:
-            raise SourceError(f"{uri}: has more pages than the limit max_pages = {max_pages}")
-        waiting.extend(reversed(below))
+        # Those below a page stand in its list; that some writers chain them too is nothing that readers follow.
+        if is_page and following:
+            waiting.append((following, True))
+        below = header.integers(SUB_DIRECTORIES)[:max_pages]
+        waiting.extend((at, False) for at in reversed(below) if at)
 
 
 def _read_directory(
@@ -161,17 +165,25 @@ def _read_directory(
     if offset >= num_bytes:
         raise SourceError(f"{uri}: the file is cut off: a TIFF directory is at byte {offset} of {num_bytes}")
     try:
-        return _read_tags(opened, offset, form, wanted)
+        header, following, end = _read_tags(opened, offset, form, wanted)
     except struct.error as error:
         raise _damaged(uri) from error
+    if wanted is not None and end > num_bytes:
+        raise SourceError(f"{uri}: the file is cut off: a TIFF directory refers to byte {end} of {num_bytes}")
+    return header, following
 
 
 def _damaged(uri: str) -> SourceError:
     return SourceError(f"{uri}: its TIFF directory is damaged or cut off; copy it again from where it came")
 
 
-def _read_tags(opened: IO[bytes], offset: int, form: _Form, wanted: frozenset[int] | None) -> tuple[TiffHeader, int]:
-    """Entries of one directory; values that cannot be read are left out, as their owners would warn and go on."""
+def _read_tags(
+    opened: IO[bytes], offset: int, form: _Form, wanted: frozenset[int] | None
+) -> tuple[TiffHeader, int, int]:
+    """Entries of one directory, the byte of the next one, and the byte behind the last value that matters.
+
+    Values that cannot be read are left out, as their owners would warn and go on.
+    """
     opened.seek(offset)
     count_code, entry_code, inline = ("Q", "HHQ", 8) if form.big else ("H", "HHI", 4)
     count_size, entry_size = struct.calcsize(f"<{count_code}"), struct.calcsize(f"<{entry_code}") + inline
@@ -181,21 +193,24 @@ def _read_tags(opened: IO[bytes], offset: int, form: _Form, wanted: frozenset[in
     entries = opened.read(entry_size * count)
     (following,) = struct.unpack(form.offset_code, opened.read(inline))
     tags: dict[int, tuple[int, ...] | bytes] = {}
-    too_long = set()
+    too_long, end = set(), 0
     for at in range(0, len(entries) - entry_size + 1, entry_size):
         tag, kind, number = struct.unpack_from(f"{form.order}{entry_code}", entries, at)
-        if wanted is not None and tag not in wanted:
-            continue
         raw = entries[at + entry_size - inline : at + entry_size]
         size = SIZES.get(kind, 0) * number
+        place = struct.unpack(form.offset_code, raw)[0] if size > inline else 0
+        if tag < PRIVATE or tag in OURS:
+            end = max(end, place + size if place else 0)
+        if wanted is not None and tag not in wanted:
+            continue
         if size > MAX_VALUE_BYTES:
             too_long.add(tag)
             size = 0
         if size > inline:
-            opened.seek(struct.unpack(form.offset_code, raw)[0])
+            opened.seek(place)
             raw = opened.read(size)
         tags[tag] = _value(raw[:size], kind, form.order)
-    return TiffHeader(tags, frozenset(too_long)), following
+    return TiffHeader(tags, frozenset(too_long)), following, end
 
 
 def _value(raw: bytes, kind: int, order: str) -> tuple[int, ...] | bytes:

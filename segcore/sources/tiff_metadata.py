@@ -38,6 +38,11 @@ UNITS = {
 """Units as OME and ImageJ write them, and as NGFF does. µ exists twice in Unicode."""
 
 
+def is_ome(tiff: Any) -> bool:
+    """True if the first page's description says so, whole or damaged; tifffile takes damaged ones for plain TIFFs."""
+    return bool(tiff.is_ome) or "<OME" in tiff.pages.first.description[:4096]
+
+
 def check_ome(uri: str, xml: str, num_samples: int, limits: Limits) -> None:
     """Refuse OME-XML that tells of more planes than are read. Called after `check_xml`, before tifffile believes it.
 
@@ -53,7 +58,7 @@ def check_ome(uri: str, xml: str, num_samples: int, limits: Limits) -> None:
     try:
         root = ElementTree.fromstring(xml)  # noqa: S314 - DOCTYPE and ENTITY were refused
     except ElementTree.ParseError as error:
-        raise SourceError(f"{uri}: its OME-XML is damaged ({error}); save it again") from error
+        raise SourceError(f"{uri}: its OME-XML is damaged ({error}); copy it again from where it came") from error
     for element in root.iter():
         counts = [element.get(name, "1") for name in ("PlaneCount", "NumPlanes", "IFD", "FirstZ", "FirstC", "FirstT")]
         planes = [math.prod(int(element.get(f"Size{axis}", 1)) for axis in "ZCT") // num_samples]
@@ -72,7 +77,7 @@ def ome_pixels(tiff: Any, series: Any) -> Any:
     if len(images) != len(tiff.series):  # images without planes are no series
         images = [image for image in images if image.get("Name") == series.name]
     elif len(images) > 1:
-        images = [images[series.index]]
+        images = [image for image, found in zip(images, tiff.series, strict=True) if found is series]
     if len(images) != 1:
         return None
     return next((element for element in images[0] if element.tag.endswith("Pixels")), None)

@@ -189,7 +189,7 @@ def test_what_needs_a_local_file_is_fetched_and_removed(
     assert not list(tmp_path.iterdir())
 
 
-READABLE = {"multipage_single_frame_loop.tiff", "png_named.tif", "image_jewar_003.jpg", "image_jewar_003.png"}
+READABLE = {"png_named.tif", "image_jewar_003.jpg", "image_jewar_003.png"}
 """Of the corrupt files, those that are readable after all."""
 
 
