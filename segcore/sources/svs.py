@@ -20,6 +20,7 @@ from segcore.sources.base import (
 )
 from segcore.sources.files import SourceFile
 from segcore.sources.tiff_header import TILE_BYTE_COUNTS
+from segcore.sources.tiff_limits import check_directories
 from segcore.spatial import Spacing
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class SlideSource(Source):
     def __init__(self, file: SourceFile, limits: Limits) -> None:
         assert file.tiff is not None, "asked to open what is no TIFF"
         openslide = _library(file.uri)
+        check_directories(file, limits)  # OpenSlide takes room for a tile of whatever size the header tells
         self.uri = file.uri
         self._file = file
         self._slide = openslide.OpenSlide(str(file.fetched(limits.max_download_bytes)))

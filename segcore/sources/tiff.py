@@ -16,6 +16,7 @@ from segcore.sources import tiff_metadata as metadata
 from segcore.sources.base import AXES, Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
 from segcore.sources.tiff_colors import Colors
+from segcore.sources.tiff_header import PageForm
 from segcore.sources.tiff_limits import check_directories, check_xml
 from segcore.sources.tiff_orientation import Orientation
 from segcore.sources.tiff_segments import Layout, SegmentReader, Storage
@@ -44,13 +45,16 @@ class TiffSource(Source):
 
     def __init__(self, file: SourceFile, opening: Opening) -> None:
         self.uri = file.uri
+        self._forms = check_directories(file, opening.limits)
         logging.getLogger("tifffile").addHandler(logging.NullHandler())
         self._limits = opening.limits
         self._num_bytes = file.num_bytes
         self._opened = file.open()
         try:
             # Under another name, and one file only: metadata must not make tifffile open what lies beside it.
-            self._tiff = tifffile.TiffFile(self._opened, name="source.tif", _multifile=False)
+            # It takes pages for alike after a look at a few of them: of pictures that differ it has to be told.
+            uniform = None if _are_alike(self._forms) else False
+            self._tiff = tifffile.TiffFile(self._opened, name="source.tif", _multifile=False, is_uniform=uniform)
             self._prepare(file.member, opening)
         except BaseException:
             self._opened.close()
@@ -72,7 +76,8 @@ class TiffSource(Source):
         axes, shape = _image_axes(self.uri, self._outer, self._colors.num_channels, sides)
         check_shape(self.uri, axes, shape, self._colors.dtype, self._limits)
         _check_pages(self.uri, series, self._outer, self._limits)
-        self._levels = [series, *_coarser(series)]
+        _check_forms(self.uri, series, self._forms)
+        self._levels = [series, *_coarser(series, self._forms)]
         self._readers: dict[int, SegmentReader] = {}
         self._segments(0)
         pixels = metadata.ome_pixels(self._tiff, series)
@@ -109,6 +114,9 @@ class TiffSource(Source):
         """Plane by plane, and of each plane the samples that are asked for."""
         axes = self.info.axes
         plane = Window(window.start[-2:], window.shape[-2:])
+        if not self._outer:  # the common case costs no copy: samples stay side by side, as they are decoded
+            samples = self._colors.channels(self._stored(0, plane, level, self._colors.wanted))
+            return np.moveaxis(samples[..., window.start[0] : window.stop[0]], -1, 0)
         out = np.empty(window.shape, dtype=self._colors.dtype)
         start, stop = dict(zip(axes, window.start, strict=True)), dict(zip(axes, window.stop, strict=True))
         per_page = self._colors.num_channels
@@ -139,6 +147,10 @@ class TiffSource(Source):
         return self._orientation.turned(self._segments(level).read(page, window, samples))
 
     def _read_valid(self, window: Window) -> Valid:
+        return self._read_valid_level(window, 0)
+
+    def _read_valid_level(self, window: Window, level: int) -> Valid:
+        """Alpha over 0, in all channels of a pixel."""
         assert self._colors.alpha is not None, "has_valid without alpha"
         plane = Window(window.start[-2:], window.shape[-2:])
         valid = np.ones(window.shape, dtype=np.bool_)
@@ -148,7 +160,7 @@ class TiffSource(Source):
             place = {axis: start + offset for axis, start, offset in axes}
             for group in range(groups):
                 page = self._page_index(place | {"c": group})
-                valid[at] &= self._stored(page, plane, 0, (self._colors.alpha,))[..., 0] > 0
+                valid[at] &= self._stored(page, plane, level, (self._colors.alpha,))[..., 0] > 0
         return valid
 
     def close(self) -> None:
@@ -165,7 +177,10 @@ def _refuse_vendor_kinds(uri: str, tiff: tifffile.TiffFile) -> None:
 
 def _chosen(uri: str, tiff: tifffile.TiffFile, member: str | None) -> Any:
     """The series that is meant: by its number behind `::`, else the first."""
-    count = len(tiff.series)
+    try:
+        count = len(tiff.series)
+    except RuntimeError as error:  # "incompatible keyframe"
+        raise _mixed(uri) from error
     if count == 0:
         raise SourceError(f"{uri}: holds no image; the file is damaged")
     if member is not None and not (member.isascii() and member.isdigit() and int(member) < count):
@@ -185,7 +200,34 @@ def _orientation(series: Any) -> Orientation:
     return Orientation(int(value))
 
 
-def _coarser(series: Any) -> list[Any]:
+def _are_alike(forms: dict[int, PageForm]) -> bool:
+    """True if all pages are of one size and kind."""
+    return len({form.picture for form in forms.values() if form.is_page}) == 1
+
+
+def _is_one_form(pages: Any, forms: dict[int, PageForm]) -> bool:
+    """True if all pages of a series are cut and compressed like its first: they are decoded like that one."""
+    return len({forms.get(page.offset) for page in pages}) == 1
+
+
+def _check_forms(uri: str, series: Any, forms: dict[int, PageForm]) -> None:
+    """Refuse a stack whose planes are stored in different ways."""
+    own = forms.get(series.keyframe.offset)
+    # Where nothing but their sides makes a stack of pages, all those of the same sides belong to it.
+    others = {form for form in forms.values() if own and form.is_page and form.picture == own.picture}
+    is_told = series.kind not in ("uniform", "generic")
+    if (series.dataoffset is None and not _is_one_form(series, forms)) or (not is_told and len(others) > 1):
+        raise _mixed(uri)
+
+
+def _mixed(uri: str) -> SourceError:
+    return SourceError(
+        f"{uri}: its pages are stored in different ways (compression, tiles, strips or kind of pixels); "
+        "save it again as one OME-TIFF"
+    )
+
+
+def _coarser(series: Any, forms: dict[int, PageForm]) -> list[Any]:
     """The levels below the finest that hold the same planes, each smaller than the one before."""
     levels: list[Any] = []
     last = series.keyframe
@@ -196,7 +238,7 @@ def _coarser(series: Any) -> list[Any]:
             for name in ("dtype", "samplesperpixel", "extrasamples", "bitspersample")
         )
         smaller = page.imagelength <= last.imagelength and page.imagewidth <= last.imagewidth
-        whole = len(level) == len(series) and all(found is not None for found in level)
+        whole = len(level) == len(series) and all(found is not None for found in level) and _is_one_form(level, forms)
         if not (same and smaller and whole and page.shape != last.shape and level.axes == series.axes):
             break
         levels.append(level)
@@ -247,7 +289,6 @@ def _check_pages(uri: str, series: Any, outer: tuple[tuple[str, int], ...], limi
 def _open(file: SourceFile, opening: Opening) -> Source:
     assert file.tiff is not None, "asked to open what is no TIFF"
     check_shape(file.uri, ("c", "y", "x"), file.tiff.shape, np.dtype(np.uint8), opening.limits)
-    check_directories(file, opening.limits)
     return TiffSource(file, opening)
 
 

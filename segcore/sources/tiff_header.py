@@ -3,6 +3,7 @@
 Enough to choose the reader, and to refuse a hostile header before a C library sees it.
 """
 
+import dataclasses
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,18 +14,22 @@ from segcore.errors import SourceError
 WIDTH, LENGTH, SAMPLES, BITS, COMPRESSION, DESCRIPTION = 256, 257, 277, 258, 259, 270
 TILE_WIDTH, TILE_LENGTH, ROWS_PER_STRIP, STRIP_BYTE_COUNTS, TILE_BYTE_COUNTS = 322, 323, 278, 279, 325
 PLANAR, SUB_DIRECTORIES, XMP, GDAL_METADATA = 284, 330, 700, 42112
-GEO_TAGS = (34735, 34264, 33550)
-"""GeoKeyDirectory, ModelTransformation, ModelPixelScale."""
+PHOTOMETRIC, FILL_ORDER, PREDICTOR, EXTRA_SAMPLES, SAMPLE_FORMAT = 262, 266, 317, 338, 339
+GEO_TAGS = (34735, 34264, 33550, 33922, 50844)
+"""GeoKeyDirectory, ModelTransformation, ModelPixelScale, ModelTiepoint, RPCCoefficient."""
 
 CHECKED = frozenset(
-    (WIDTH, LENGTH, SAMPLES, BITS, COMPRESSION, DESCRIPTION, PLANAR, SUB_DIRECTORIES, XMP, GDAL_METADATA)
-    + (TILE_WIDTH, TILE_LENGTH, ROWS_PER_STRIP, STRIP_BYTE_COUNTS, TILE_BYTE_COUNTS)
+    {
+        *(WIDTH, LENGTH, SAMPLES, BITS, COMPRESSION, DESCRIPTION, PLANAR, SUB_DIRECTORIES, XMP, GDAL_METADATA),
+        *(TILE_WIDTH, TILE_LENGTH, ROWS_PER_STRIP, STRIP_BYTE_COUNTS, TILE_BYTE_COUNTS),
+        *(PHOTOMETRIC, FILL_ORDER, PREDICTOR, EXTRA_SAMPLES, SAMPLE_FORMAT),
+    }
 )
 """What is read of the directories behind the first."""
 
 PRIVATE = 32768
 """Tags from here on belong to their makers, who may be careless; but not these: GeoTIFF's, GDAL's, ImageJ's."""
-OURS = frozenset((33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 50838, 50839))
+OURS = frozenset({*GEO_TAGS, 34736, 34737, 42112, 42113, 50838, 50839})
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -35,12 +40,40 @@ MAX_VALUE_BYTES = 2**24
 
 
 @dataclass(frozen=True)
+class PageForm:
+    """What pages must have in common to be read as planes of one image."""
+
+    picture: tuple[tuple[int, ...], ...]
+    """Sides, samples and their meaning: where these differ, pages are pictures of their own."""
+    storage: tuple[tuple[int, ...], ...]
+    """How they are cut and compressed."""
+    is_page: bool
+    """In the chain itself, not below a page."""
+
+
+@dataclass(frozen=True)
 class TiffHeader:
     """Tags of a directory: integers as tuples, text as bytes; other types only by their presence."""
 
     tags: dict[int, tuple[int, ...] | bytes]
     too_long: frozenset[int] = frozenset()
     """Tags whose values are over `MAX_VALUE_BYTES`: left out."""
+    offset: int = 0
+    """Its byte in the file."""
+    is_page: bool = True
+    """In the chain itself, not below a page."""
+
+    @property
+    def form(self) -> PageForm:
+        """What other planes of the same image share with it."""
+        alike = (PHOTOMETRIC, BITS, EXTRA_SAMPLES, SAMPLE_FORMAT)
+        cut = (COMPRESSION, PREDICTOR, FILL_ORDER, PLANAR, TILE_LENGTH, TILE_WIDTH)
+        rows = min(self.integer(ROWS_PER_STRIP, self.shape[1]), self.shape[1])
+        return PageForm(
+            (self.shape, *(self.integers(tag) for tag in alike)),
+            ((rows,), *(self.integers(tag) for tag in cut)),
+            self.is_page,
+        )
 
     def integer(self, tag: int, default: int) -> int:
         """The first value of an integer tag."""
@@ -65,7 +98,7 @@ class TiffHeader:
 
     @property
     def is_geo(self) -> bool:
-        """True if it has a georeference."""
+        """True if it has a georeference, or points or polynomials that give one."""
         return any(tag in self.tags for tag in GEO_TAGS)
 
     @property
@@ -86,14 +119,19 @@ class _Form:
     """Byte of the first directory."""
 
     @classmethod
-    def of(cls, start: bytes) -> Self | None:
-        """From the first 16 bytes; None if they are not those of a TIFF."""
+    def of(cls, start: bytes, num_bytes: int) -> Self | None:
+        """From the first 16 bytes, and the size of the file; None if they are not those of a TIFF."""
         order = {b"II": "<", b"MM": ">"}.get(start[:2])
         if order is None or len(start) < 8:
             return None
         magic = struct.unpack(f"{order}H", start[2:4])[0]
         if magic == 42:
-            return cls(order, False, struct.unpack(f"{order}I", start[4:8])[0])
+            offset = struct.unpack(f"{order}I", start[4:8])[0]
+            if num_bytes > 2**32:
+                # NDPI: a classic TIFF over 4 GiB, whose offset goes on in the next four bytes.
+                long_offset = struct.unpack(f"{order}Q", start[4:12])[0]
+                offset = long_offset if long_offset < num_bytes else offset
+            return cls(order, False, offset)
         return cls(order, True, struct.unpack(f"{order}Q", start[8:16])[0]) if magic == 43 else None
 
     @property
@@ -117,7 +155,7 @@ def read_header(opened: IO[bytes], num_bytes: int, uri: str) -> TiffHeader | Non
     """
     opened.seek(0)
     try:
-        form = _Form.of(opened.read(16))
+        form = _Form.of(opened.read(16), num_bytes)
     except struct.error as error:
         raise _damaged(uri) from error
     return None if form is None else _read_directory(opened, form.first, form, num_bytes, uri, None)[0]
@@ -136,7 +174,7 @@ def read_directories(opened: IO[bytes], num_bytes: int, uri: str, max_pages: int
         SourceError: if one is missing or cut off, if one comes twice (a loop), or if there are too many.
     """
     opened.seek(0)
-    form = _Form.of(opened.read(16))
+    form = _Form.of(opened.read(16), num_bytes)
     assert form is not None, "asked for the directories of what is no TIFF"
     waiting, seen = [(form.first, True)], set[int]()
     while waiting:
@@ -150,7 +188,7 @@ def read_directories(opened: IO[bytes], num_bytes: int, uri: str, max_pages: int
             raise SourceError(f"{uri}: has more pages than the limit max_pages = {max_pages}")
         seen.add(offset)
         header, following = _read_directory(opened, offset, form, num_bytes, uri, CHECKED)
-        yield header
+        yield dataclasses.replace(header, offset=offset, is_page=is_page)
         # Those below a page stand in its list; that some writers chain them too is nothing that readers follow.
         if is_page and following:
             waiting.append((following, True))

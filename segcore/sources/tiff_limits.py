@@ -17,6 +17,7 @@ from segcore.sources.tiff_header import (
     TILE_LENGTH,
     TILE_WIDTH,
     XMP,
+    PageForm,
     TiffHeader,
     read_directories,
 )
@@ -25,24 +26,31 @@ XML_TAGS = (DESCRIPTION, XMP, GDAL_METADATA)
 """Where TIFFs carry XML: OME's and the vendors' descriptions, XMP, GDAL's own."""
 
 
-def check_directories(file: SourceFile, limits: Limits) -> None:
+def check_directories(file: SourceFile, limits: Limits) -> dict[int, PageForm]:
     """Refuse a TIFF that would ask a format library for too much, in any of its pages.
+
+    Returns:
+        The form of every page, and of those below them, by the byte of its directory.
 
     Raises:
         SourceError: directories in a loop, too many or cut off; sides, tiles or metadata over the limits; more pixels
             than its bytes can hold; XML that declares entities.
     """
     decoded = 0
+    forms: dict[int, PageForm] = {}
+    known: dict[PageForm, PageForm] = {}  # thousands of pages share one
     with file.open() as opened:
         for page in read_directories(opened, file.num_bytes, file.uri, limits.max_pages):
             for tag in XML_TAGS:
                 _check_xml_tag(file.uri, page, tag, limits)
             decoded += _decoded_bytes(file.uri, page, limits)
+            forms[page.offset] = known.setdefault(page.form, page.form)
     if decoded > limits.max_ratio * file.num_bytes:
         raise SourceError(
             f"{file.uri}: its header asks for {decoded} bytes of pixels from a file of {file.num_bytes}, over the "
             f"limit max_ratio = {limits.max_ratio}; it is damaged, or made to fill memory"
         )
+    return forms
 
 
 def check_xml(uri: str, text: str | bytes, limits: Limits) -> None:

@@ -4,8 +4,6 @@ import math
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
 from segcore.errors import SourceError
 from segcore.sources.base import Limits, default_channels
 from segcore.sources.tiff_colors import Colors
@@ -64,7 +62,9 @@ def check_ome(uri: str, xml: str, num_samples: int, limits: Limits) -> None:
         planes = [math.prod(int(element.get(f"Size{axis}", 1)) for axis in "ZCT") // num_samples]
         asked = max(*(int(count) for count in counts), *planes) if element.tag.endswith(("Pixels", "TiffData")) else 0
         if asked > limits.max_pages:
-            raise SourceError(f"{uri}: its OME-XML tells of {asked} planes, over the limit max_pages = {limits.max_pages}")
+            raise SourceError(
+                f"{uri}: its OME-XML tells of {asked} planes, over the limit max_pages = {limits.max_pages}"
+            )
 
 
 def ome_pixels(tiff: Any, series: Any) -> Any:
@@ -145,8 +145,9 @@ def _tag_spacing(page: Any, orientation: Orientation) -> Spacing | None:
         return None
     if any(math.isclose(x * 25400.0 / um, dpi, rel_tol=1e-3) for dpi in SCREEN_DPI):
         return None
-    height, width = orientation.shown((um / y, um / x))
-    return Spacing(values={"y": height, "x": width}, unit="micrometer", origin="file")
+    if orientation.is_transposed:
+        x, y = y, x
+    return Spacing(values={"y": um / y, "x": um / x}, unit="micrometer", origin="file")
 
 
 def _resolution(page: Any, tag: int) -> float | None:
@@ -210,7 +211,6 @@ def details(tiff: Any, series: Any, colors: Colors) -> dict[str, Any]:
         "tile": [int(page.tilelength), int(page.tilewidth)]
         if tiled
         else [int(page.rowsperstrip), int(page.imagewidth)],
-        "levels": [[int(level.keyframe.imagelength), int(level.keyframe.imagewidth)] for level in series.levels],
         "images": len(tiff.series),
         "orientation": int(page.tags.valueof(ORIENTATION, 1)),
     }

@@ -1,6 +1,6 @@
 """TIFF orientation: windows and pixels of a picture that is stored turned or mirrored (tag 274).
 
-    display[y, x] = stored[rows, columns]    rows and columns run backwards where flipped, and swap where transposed
+display[y, x] = stored[rows, columns]    rows and columns run backwards where flipped, and swap where transposed
 """
 
 from dataclasses import dataclass

@@ -73,7 +73,11 @@ def test_every_way_to_cut_and_compress(tmp_path: Path, assert_reads: Any, option
 
 @pytest.mark.parametrize(
     ("dtype", "predictor"),
-    [*((dtype, 2) for dtype in ("uint8", "int8", "uint16", "int16", "uint32", "int32")), ("float32", 3), ("float64", 3)],
+    [
+        *((dtype, 2) for dtype in ("uint8", "int8", "uint16", "int16", "uint32", "int32")),
+        ("float32", 3),
+        ("float64", 3),
+    ],
 )
 @pytest.mark.parametrize("options", [{"tile": (32, 32)}, {"rowsperstrip": 9, "byteorder": ">"}], ids=str)
 def test_predictors(tmp_path: Path, assert_reads: Any, dtype: str, predictor: int, options: dict[str, Any]) -> None:
@@ -349,9 +353,7 @@ def several(folder: Path, ome: bool) -> tuple[str, list[Any]]:
 
 
 @pytest.mark.parametrize("ome", [True, False])
-def test_of_several_images_the_first_or_the_one_that_is_asked_for(
-    tmp_path: Path, assert_reads: Any, ome: bool
-) -> None:
+def test_of_several_images_the_first_or_the_one_that_is_asked_for(tmp_path: Path, assert_reads: Any, ome: bool) -> None:
     path, images = several(tmp_path, ome)
     with open_source(path) as source:
         assert source.info.details["images"] == 3
@@ -404,6 +406,42 @@ def test_levels_are_read_without_the_finer_ones(
             assert len(read) == -(-expected.shape[-2] // 32) * -(-expected.shape[-1] // 32) * (6 if how == "ome" else 1)
             inner = Window((*whole.start[:-2], 7, 9), (*whole.shape[:-2], 30, 31))
             np.testing.assert_array_equal(source.read(inner, level), expected.reshape(whole.shape)[inner.slices])
+
+
+@pytest.mark.parametrize("odd", range(1, 9))
+def test_a_page_of_another_size_is_an_image_of_its_own(tmp_path: Path, assert_reads: Any, odd: int) -> None:
+    path = str(tmp_path / "pages.tif")
+    pages = [noise((12 if page == odd else 10, 9)) for page in range(9)]
+    with tifffile.TiffWriter(path) as writer:
+        for page in pages:
+            writer.write(page, metadata=None, contiguous=False)
+    with open_source(path) as source:
+        assert source.info.details["images"] == 2
+        assert_reads(source, np.stack([page for page in pages if len(page) == 10])[np.newaxis])
+    with open_source(f"{path}::1") as source:
+        assert_reads(source, pages[odd][np.newaxis])
+
+
+@pytest.mark.parametrize("odd", [1, 2, 5, 8])
+@pytest.mark.parametrize("ome", [True, False])
+@pytest.mark.parametrize("how", [{"compression": "zlib"}, {"compression": "lzw", "rowsperstrip": 3}], ids=str)
+def test_planes_that_are_stored_in_another_way_are_refused(
+    tmp_path: Path, odd: int, ome: bool, how: dict[str, Any]
+) -> None:
+    pages = noise((9, 10, 12))
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pages, ome=True, metadata={"axes": "ZYX"})
+    buffer.seek(0)
+    with tifffile.TiffFile(buffer) as whole:
+        xml = whole.ome_metadata
+    path = str(tmp_path / "pages.tif")
+    with tifffile.TiffWriter(path) as writer:
+        for number, page in enumerate(pages):
+            options = how if number == odd else {"compression": "lzw"}
+            text = xml if ome and number == 0 else None
+            writer.write(page, metadata=None, contiguous=False, description=text, **options)
+    with pytest.raises(SourceError, match="pages are stored in different ways"):
+        open_source(path)
 
 
 def test_levels_of_another_kind_are_left_out(tmp_path: Path) -> None:

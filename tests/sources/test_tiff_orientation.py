@@ -43,9 +43,7 @@ def test_levels_turn_too(tmp_path: Path) -> None:
     grey = RGBA[..., 0]
     with tifffile.TiffWriter(path) as writer:
         for step in (1, 2):
-            writer.write(
-                grey[::step, ::step], tile=(16, 16), subfiletype=step - 1, metadata=None, extratags=tag(6)
-            )
+            writer.write(grey[::step, ::step], tile=(16, 16), subfiletype=step - 1, metadata=None, extratags=tag(6))
     with open_source(str(path)) as source:
         assert source.info.levels == ((70, 50), (35, 25))
         window = Window((0, 3, 5), (1, 20, 11))
