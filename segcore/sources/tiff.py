@@ -15,7 +15,7 @@ from segcore.geometry import Window
 from segcore.sources import tiff_metadata as metadata
 from segcore.sources.base import AXES, Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
-from segcore.sources.tiff_colors import Colors
+from segcore.sources.tiff_colors import RGB, YCBCR, Colors
 from segcore.sources.tiff_header import PageForm
 from segcore.sources.tiff_limits import check_directories, check_xml
 from segcore.sources.tiff_orientation import Orientation
@@ -229,17 +229,19 @@ def _mixed(uri: str) -> SourceError:
 
 def _coarser(series: Any, forms: dict[int, PageForm]) -> list[Any]:
     """The levels below the finest that hold the same planes, each smaller than the one before."""
+
+    def kind(page: Any) -> tuple[Any, ...]:
+        space = RGB if page.photometric == YCBCR else page.photometric  # decoding JPEG makes the one of the other
+        return space, page.dtype, page.samplesperpixel, page.extrasamples, page.bitspersample
+
     levels: list[Any] = []
     last = series.keyframe
     for level in series.levels[1:]:
         page = level.keyframe
-        same = all(
-            getattr(page, name) == getattr(series.keyframe, name)
-            for name in ("dtype", "samplesperpixel", "extrasamples", "bitspersample")
-        )
         smaller = page.imagelength <= last.imagelength and page.imagewidth <= last.imagewidth
         whole = len(level) == len(series) and all(found is not None for found in level) and _is_one_form(level, forms)
-        if not (same and smaller and whole and page.shape != last.shape and level.axes == series.axes):
+        same = kind(page) == kind(series.keyframe) and level.axes == series.axes
+        if not (same and smaller and whole and page.shape != last.shape):
             break
         levels.append(level)
         last = page

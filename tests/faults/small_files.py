@@ -177,5 +177,5 @@ MAKERS: dict[str, tuple[str, Maker]] = {
 }
 """Format -> what its file is called, and the function that writes it."""
 
-LOSSY = ("TIFF, JPEG", "SVS", "JPEG", "JPEG 2000", "video")
+LOSSY = ("JPEG 2000", "video")
 """Decoders of these fill in what a cut file lacks, and say nothing."""

@@ -93,10 +93,13 @@ def test_wide_pixels_in_modern_compressions(tmp_path: Path, assert_reads: Any, c
         assert_reads(source, pixels[np.newaxis])
 
 
-def test_jpeg_tiles_are_those_of_tifffile(tmp_path: Path, assert_reads: Any) -> None:
+@pytest.mark.parametrize("compression", ["jpeg", "webp", "jpeg2000", "jpegxl"])
+def test_lossy_tiles_are_those_of_tifffile(tmp_path: Path, assert_reads: Any, compression: str) -> None:
     y, x = np.mgrid[0:100, 0:120]
     smooth = np.stack([y * 2, x * 2, y + x], -1).astype(np.uint8)
-    path = save(tmp_path, smooth, photometric="rgb", compression="jpeg", tile=(64, 64))
+    path = save(
+        tmp_path, smooth, photometric="rgb", compression=compression, compressionargs={"level": 60}, tile=(64, 64)
+    )
     with open_source(path) as source:
         assert_reads(source, np.moveaxis(tifffile.imread(path), -1, 0))
 

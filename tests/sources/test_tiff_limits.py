@@ -92,6 +92,31 @@ def test_xml_of_every_page_is_looked_at(tmp_path: Path, number: int) -> None:
         refused(path, "max_metadata_bytes = 20", Limits(max_metadata_bytes=20))
 
 
+def test_metadata_over_sixteen_mib_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.tif"
+    tifffile.imwrite(path, np.zeros((8, 9), np.uint8), metadata=None, description="x" * (2**24 + 1))
+    refused(path, r"its metadata \(TIFF tag 270\) is over 16 MiB")
+
+
+@pytest.mark.parametrize("length", [0.5, 0.9, 0.99])
+def test_ome_xml_that_was_cut_off_is_no_plain_stack(tmp_path: Path, length: float) -> None:
+    path = tmp_path / "cut.ome.tif"
+    tifffile.imwrite(path, np.zeros((2, 4, 8, 9), np.uint8), ome=True, metadata={"axes": "CZYX"})
+    with tifffile.TiffFile(path) as tiff:
+        found = tiff.pages.first.tags[270]
+        assert found.valueoffset + found.count >= path.stat().st_size - 1, "the XML lies at the end of the file"
+    path.write_bytes(path.read_bytes()[: found.valueoffset + int(found.count * length)])
+    refused(path, "the file is cut off: a TIFF directory refers to byte")
+
+
+def test_a_geotiff_has_no_parts(tmp_path: Path) -> None:
+    path = tmp_path / "geo.tif"
+    extra = [(33550, "d", 3, (1.0, 1.0, 0.0), True), (33922, "d", 6, (0.0,) * 6, True)]
+    tifffile.imwrite(path, np.zeros((8, 9), np.uint8), metadata=None, extratags=extra)
+    with pytest.raises(SourceError, match="is read as one image; leave out '::1'"):
+        open_source(f"{path}::1")
+
+
 @pytest.mark.parametrize("tag", [42112, 700])
 def test_xml_of_gdal_and_xmp_is_looked_at_before_gdal_is(tmp_path: Path, tag: int) -> None:
     path = tmp_path / "geo.tif"
