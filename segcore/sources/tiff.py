@@ -25,16 +25,12 @@ OUTER = {"C": "c", "Z": "z", "T": "t", "I": "z", "Q": "z"}
 """Axes over pages, in tifffile's letters, and ours; pages of which nothing is said are planes of a stack."""
 
 VENDOR_KINDS = {
-    "scn": "Leica SCN",
-    "bif": "Ventana BIF",
     "qpi": "PerkinElmer QPTIFF",
-    "ndpi": "Hamamatsu NDPI",
-    "philips": "Philips TIFF",
     "avs": "Argos AVS",
     "eer": "EER",
     "ndtiff": "NDTiff",
 }
-"""Kinds that need more than their pages: other files, XML of their own, or a slide library."""
+"""Kinds that need more than their pages, other files or XML of their own, and that OpenSlide does not read."""
 
 UNTURNED_KINDS = ("ome", "imagej")
 """Their metadata tell the sides as they are stored; their own programs show them so, whatever the orientation tag."""
@@ -42,6 +38,8 @@ UNTURNED_KINDS = ("ome", "imagej")
 
 class TiffSource(Source):
     """One image of a TIFF: the first, or the one whose number stands behind `::`."""
+
+    levels_have_valid = True
 
     def __init__(self, file: SourceFile, opening: Opening) -> None:
         self.uri = file.uri

@@ -108,12 +108,13 @@ class SegmentReader:
         """(Y, X, samples) of a window over (y, x) of one page, in the stored type."""
         layout = self._layout
         out = np.empty((*window.shape, len(samples)), dtype=layout.page.dtype)
+        chosen = slice(None) if samples == tuple(range(layout.samples)) else list(samples)  # a list copies once more
         for cell in layout.grid.touching(window):
             box = layout.grid.window(cell)
             part = box.intersected(window)
             target = out[part.relative_to(window.start).slices]
             if not layout.separate:
-                target[...] = self._part(page, cell, 0, part.relative_to(box.start))[..., list(samples)]
+                target[...] = self._part(page, cell, 0, part.relative_to(box.start))[..., chosen]
                 continue
             for at, sample in enumerate(samples):
                 target[..., at] = self._part(page, cell, sample, part.relative_to(box.start))[..., 0]
@@ -127,7 +128,8 @@ class SegmentReader:
         segment = self._cache.get((page, index))
         if segment is None:
             segment = self._decoded(page, cell, index)
-            self._keep((page, index), segment)
+            if part.shape != self._layout.grid.window(cell).shape:  # a window next to this one wants the rest
+                self._keep((page, index), segment)
         return segment[part.slices]
 
     def _keep(self, key: tuple[int, int], segment: Pixels) -> None:
