@@ -1,6 +1,7 @@
 """Files: a source's bytes, wherever they lie: a local path, or a URL read through fsspec; and folders of them."""
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -163,7 +164,9 @@ class SourceFile:
     def open(self) -> IO[bytes]:
         """A new file object; the caller closes it."""
         if self._remote:
-            return cast(IO[bytes], self._fs.open(self._key, "rb", block_size=BLOCK_BYTES))
+            opened = cast(IO[bytes], self._fs.open(self._key, "rb", block_size=BLOCK_BYTES))
+            # `memory://` gives one object to all, with one position.
+            return io.BytesIO(opened.getvalue()) if isinstance(opened, io.BytesIO) else opened
         return self._path.open("rb")
 
     def fetched(self, max_bytes: int) -> Path:

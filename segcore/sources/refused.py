@@ -16,8 +16,6 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (344, b"ni1\0", "NIfTI", "convert it to OME-TIFF"),
     (4, b"n+2\0", "NIfTI-2", "convert it to OME-TIFF"),
     (0, b"\x89HDF", "HDF5", "convert it to OME-TIFF"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000", "convert it to GeoTIFF or OME-TIFF"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000", "convert it to GeoTIFF or OME-TIFF"),
     (0, b"\x1f\x8b", "gzip", "unpack it first"),
     (0, b"PK\x03\x04", "ZIP", "unpack it first"),
     (0, b"%PDF", "PDF", "export its pages as TIFF or PNG"),

@@ -113,7 +113,7 @@ def test_a_geotiff_has_no_parts(tmp_path: Path) -> None:
     path = tmp_path / "geo.tif"
     extra = [(33550, "d", 3, (1.0, 1.0, 0.0), True), (33922, "d", 6, (0.0,) * 6, True)]
     tifffile.imwrite(path, np.zeros((8, 9), np.uint8), metadata=None, extratags=extra)
-    with pytest.raises(SourceError, match="is read as one image; leave out '::1'"):
+    with pytest.raises(SourceError, match="read as one image; leave out '::1'"):
         open_source(f"{path}::1")
 
 
