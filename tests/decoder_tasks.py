@@ -91,6 +91,28 @@ def read_whole(beat: Beat, uri: str) -> tuple[int, ...]:
         return tuple(pixels.shape)
 
 
+def digest_whole(beat: Beat, uri: str) -> tuple[tuple[int, ...], str]:
+    """Shape that the header tells, and a digest of all pixels and their validity, checked to be of that shape."""
+    import hashlib
+
+    import numpy as np
+
+    from segcore.geometry import Window
+    from segcore.sources import Limits, Opening, open_source
+
+    with open_source(uri, Opening(limits=Limits(max_px=2**24, max_whole_px=2**24))) as source:
+        beat()
+        info = source.info
+        pixels = source.read(Window.whole(info.shape))
+        beat()
+        plane = tuple(n for n, axis in zip(info.shape, info.axes, strict=True) if axis != "c")
+        valid = source.read_valid(Window.whole(plane))
+        if pixels.shape != info.shape or valid.shape != plane or pixels.dtype.name != info.dtype:
+            raise AssertionError(f"{pixels.shape} {pixels.dtype} of {info.shape} {info.dtype}")
+        said = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + valid.tobytes()).hexdigest()
+        return info.shape, said
+
+
 def read_by_gdal(beat: Beat, path: str) -> float:
     import rasterio
 

@@ -41,6 +41,8 @@ class Limits(BaseModel):
     """Decoded size of one tile or strip of a file that is read piece by piece."""
     max_whole_px: int = Field(default=2**28, ge=1)
     """Pixels of a picture whose format can only be decoded whole (PNG, JPEG, GIF...)."""
+    max_ratio: int = Field(default=50_000, ge=1)
+    """Bytes of the pixels of a TIFF over those of its file. Of zeros Deflate makes 1,000, Zstandard 33,000 to one."""
     max_metadata_bytes: int = Field(default=2**24, ge=1)
     """Length of metadata that has to be parsed (OME-XML)."""
     max_download_bytes: int = Field(default=2**36, ge=1)

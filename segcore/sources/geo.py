@@ -20,6 +20,7 @@ from segcore.sources import geo_metadata as metadata
 from segcore.sources.base import Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
 from segcore.sources.jpeg2000_header import check_tiles, is_jpeg2000, read_header
+from segcore.sources.tiff_limits import check_directories
 
 OPTIONS = {
     # Nothing but the file itself is opened: no sidecars, world files, overviews or masks beside it.
@@ -206,6 +207,7 @@ def _open(file: SourceFile, opening: Opening) -> Source:
     axes, dtype = ("c", "y", "x"), np.dtype("uint8")
     if file.tiff is not None:
         check_shape(file.uri, axes, file.tiff.shape, dtype, opening.limits)
+        check_directories(file, opening.limits)
         return GeoSource(file, "geotiff", opening)
     with file.open() as opened:
         header = read_header(opened, file.num_bytes, file.uri, opening.limits)

@@ -25,6 +25,7 @@ from segcore.sources.base import (
 from segcore.sources.files import SourceFile
 from segcore.sources.slide_files import SlideFiles, slides_in, vendor_of
 from segcore.sources.tiff_header import TILE_BYTE_COUNTS
+from segcore.sources.tiff_limits import check_directories
 from segcore.spatial import Spacing
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class SlideSource(Source):
         openslide = _library(file.uri)
         vendor = vendor_of(file)
         assert vendor is not None, "asked to open what is no slide"
+        if not file.is_folder and file.tiff is not None and vendor != "hamamatsu":  # a page of NDPI is one huge strip
+            check_directories(file, opening.limits)  # OpenSlide takes room for tiles of whatever size the header tells
         files = SlideFiles.of(file, vendor)
         self.uri = file.uri
         self._last: tuple[Window, int, Pixels] | None = None

@@ -15,11 +15,11 @@ from segcore.geometry import Window
 from segcore.sources import tiff_metadata as metadata
 from segcore.sources.base import AXES, Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
+from segcore.sources.tiff_colors import RGB, YCBCR, Colors
+from segcore.sources.tiff_header import PageForm
+from segcore.sources.tiff_limits import check_directories, check_xml
+from segcore.sources.tiff_orientation import Orientation
 from segcore.sources.tiff_segments import Layout, SegmentReader, Storage
-
-PALETTE, MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 3, 0, 1, 2, 6
-ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
-ALPHA = (ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA)
 
 OUTER = {"C": "c", "Z": "z", "T": "t", "I": "z", "Q": "z"}
 """Axes over pages, in tifffile's letters, and ours; pages of which nothing is said are planes of a stack."""
@@ -32,91 +32,103 @@ VENDOR_KINDS = {
 }
 """Kinds that need more than their pages, other files or XML of their own, and that OpenSlide does not read."""
 
+UNTURNED_KINDS = ("ome", "imagej")
+"""Their metadata tell the sides as they are stored; their own programs show them so, whatever the orientation tag."""
+
 
 class TiffSource(Source):
-    """The first image of a TIFF, at full resolution."""
+    """One image of a TIFF: the first, or the one whose number stands behind `::`."""
 
-    def __init__(self, file: SourceFile, limits: Limits, indexed: bool) -> None:
+    levels_have_valid = True
+
+    def __init__(self, file: SourceFile, opening: Opening) -> None:
         self.uri = file.uri
+        self._forms = check_directories(file, opening.limits)
         logging.getLogger("tifffile").addHandler(logging.NullHandler())
+        self._limits = opening.limits
+        self._num_bytes = file.num_bytes
         self._opened = file.open()
         try:
             # Under another name, and one file only: metadata must not make tifffile open what lies beside it.
-            self._tiff = tifffile.TiffFile(self._opened, name="source.tif", _multifile=False)
-            self._prepare(file, limits, indexed)
+            # It takes pages for alike after a look at a few of them: of pictures that differ it has to be told.
+            uniform = None if _are_alike(self._forms) else False
+            self._tiff = tifffile.TiffFile(self._opened, name="source.tif", _multifile=False, is_uniform=uniform)
+            self._prepare(file.member, opening)
         except BaseException:
             self._opened.close()
             raise
 
-    def _prepare(self, file: SourceFile, limits: Limits, indexed: bool) -> None:
+    def _prepare(self, member: str | None, opening: Opening) -> None:
         """Everything that the header tells."""
         first = self._tiff.pages.first
+        check_xml(self.uri, first.description, self._limits)
         _refuse_vendor_kinds(self.uri, self._tiff)
-        metadata.check_xml(self.uri, first.description, limits)
-        series = self._tiff.series[0]
+        if metadata.is_ome(self._tiff):
+            metadata.check_ome(self.uri, first.description, int(first.samplesperpixel), self._limits)
+        series = _chosen(self.uri, self._tiff, member)
         page = series.keyframe
-        if self._tiff.is_ome and series.kind != "ome":
-            raise SourceError(f"{self.uri}: its OME-XML tells of planes that are not in this file; join them in one")
-        if page.dtype is None:
-            raise SourceError(
-                f"{self.uri}: samples of {page.bitspersample} bits, format {page.sampleformat}, are not read"
-            )
+        self._colors = Colors.of(self.uri, page, opening.indexed)
         self._outer = _outer_axes(self.uri, series, page)
-        self._samples, self._alpha = _samples(self.uri, page)
-        self._premultiplied = self._alpha is not None and ASSOCIATED_ALPHA in page.extrasamples
-        self._palette = _palette(self.uri, page)
-        self._indexed = indexed
-        stored = np.dtype(np.uint8) if page.dtype == np.bool_ else np.dtype(page.dtype)
-        # A mask's ids are what is stored: tifffile, for one, writes boolean arrays as "0 is white".
-        self._invert = page.photometric == MIN_IS_WHITE and stored.kind == "u" and not indexed
-        self._white = 2 ** int(page.bitspersample) - 1 if self._invert else 0
-        expanded = self._palette is not None and not indexed
-        self._dtype = np.dtype(np.uint8) if expanded else stored
-        num_samples = 3 if expanded else len(self._samples)
-        axes, shape = _image_axes(self.uri, self._outer, num_samples, page)
-        check_shape(self.uri, axes, shape, self._dtype, limits)
-        _check_pages(self.uri, series, self._outer, limits)
-        layout = Layout.of(self.uri, page, limits)
-        self._segments = SegmentReader(self._opened, file.num_bytes, layout, Storage.of(series, layout))
+        self._orientation = _orientation(series)
+        sides = self._orientation.shown((int(page.imagelength), int(page.imagewidth)))
+        axes, shape = _image_axes(self.uri, self._outer, self._colors.num_channels, sides)
+        check_shape(self.uri, axes, shape, self._colors.dtype, self._limits)
+        _check_pages(self.uri, series, self._outer, self._limits)
+        _check_forms(self.uri, series, self._forms)
+        self._levels = [series, *_coarser(series, self._forms)]
+        self._readers: dict[int, SegmentReader] = {}
+        self._segments(0)
+        pixels = metadata.ome_pixels(self._tiff, series)
+        sizes = [(int(found.keyframe.imagelength), int(found.keyframe.imagewidth)) for found in self._levels]
         self.info = SourceInfo(
             uri=self.uri,
             reader="tiff",
             reader_version=f"tifffile {tifffile.__version__}",
             axes=axes,
             shape=shape,
-            dtype=self._dtype.name,
-            channels=metadata.channel_names(self._tiff, shape[axes.index("c")], num_samples, page, expanded, indexed),
-            spacing=metadata.spacing(self._tiff, page),
+            dtype=self._colors.dtype.name,
+            channels=metadata.channel_names(pixels, shape[axes.index("c")], self._colors),
+            spacing=metadata.spacing(self._tiff, page, pixels, self._orientation),
             nodata=metadata.nodata(page),
-            has_valid=self._alpha is not None,
-            num_bytes=file.num_bytes,
-            details=metadata.details(self._tiff, series, page, self._palette if indexed else None),
+            has_valid=self._colors.alpha is not None,
+            levels=tuple(self._orientation.shown(size) for size in sizes) if len(sizes) > 1 else (),
+            num_bytes=self._num_bytes,
+            details=metadata.details(self._tiff, series, self._colors),
         )
 
+    def _segments(self, level: int) -> SegmentReader:
+        """The reader of a level. Of the coarser ones only the last is kept: each holds decoded tiles."""
+        if level not in self._readers:
+            self._readers = {kept: reader for kept, reader in self._readers.items() if kept == 0}
+            series = self._levels[level]
+            layout = Layout.of(self.uri, series.keyframe, self._limits)
+            self._readers[level] = SegmentReader(self._opened, self._num_bytes, layout, Storage.of(series, layout))
+        return self._readers[level]
+
     def _read(self, window: Window) -> Pixels:
+        return self._read_level(window, 0)
+
+    def _read_level(self, window: Window, level: int) -> Pixels:
         """Plane by plane, and of each plane the samples that are asked for."""
         axes = self.info.axes
         plane = Window(window.start[-2:], window.shape[-2:])
         if not self._outer:  # the common case costs no copy: samples stay side by side, as they are decoded
-            samples = self._page_samples(0, plane)[..., window.start[0] : window.stop[0]]
-            return np.moveaxis(samples, -1, 0)
-        out = np.empty(window.shape, dtype=self._dtype)
+            samples = self._colors.channels(self._stored(0, plane, level, self._colors.wanted))
+            return np.moveaxis(samples[..., window.start[0] : window.stop[0]], -1, 0)
+        out = np.empty(window.shape, dtype=self._colors.dtype)
         start, stop = dict(zip(axes, window.start, strict=True)), dict(zip(axes, window.stop, strict=True))
-        per_page = self.info.shape[axes.index("c")] // self._outer_size("c")
+        per_page = self._colors.num_channels
         for outer in np.ndindex(*(stop[axis] - start[axis] for axis in axes if axis in "tz")):
             place = {axis: start[axis] + at for axis, at in zip((a for a in axes if a in "tz"), outer, strict=True)}
             for group in range(start["c"] // per_page, -(-stop["c"] // per_page)):
                 first, last = max(start["c"], group * per_page), min(stop["c"], (group + 1) * per_page)
-                pixels = self._page_samples(self._page_index(place | {"c": group}), plane)
-                chosen = pixels[..., first - group * per_page : last - group * per_page]
+                stored = self._stored(self._page_index(place | {"c": group}), plane, level, self._colors.wanted)
+                chosen = self._colors.channels(stored)[..., first - group * per_page : last - group * per_page]
                 index: dict[str, Any] = {axis: place[axis] - start[axis] for axis in place}
                 index["c"] = slice(first - start["c"], last - start["c"])
                 target = out[tuple(index[axis] for axis in axes[:-2])]
                 target[...] = np.moveaxis(chosen, -1, 0)
         return out
-
-    def _outer_size(self, axis: str) -> int:
-        return math.prod(size for name, size in self._outer if name == axis)
 
     def _page_index(self, place: dict[str, int]) -> int:
         """Which page of the series holds a plane: its outer axes in C order."""
@@ -125,50 +137,113 @@ class TiffSource(Source):
             index = index * size + place.get(axis, 0)
         return index
 
-    def _page_samples(self, page: int, plane: Window) -> Pixels:
-        """(Y, X, samples) of one page: without alpha, palette looked up, 0 = dark."""
-        wanted = self._samples if self._alpha is None else (*self._samples, self._alpha)
-        stored = self._segments.read(page, plane, wanted)
-        if stored.dtype == np.bool_:
-            stored = stored.astype(np.uint8)
-        if self._palette is not None and not self._indexed:
-            return np.asarray(self._palette[np.minimum(stored[..., 0], len(self._palette) - 1)])
-        pixels = stored if self._alpha is None else stored[..., :-1]
-        if self._premultiplied:
-            pixels = _divided(pixels, stored[..., -1:])
-        return (self._white - pixels).astype(self._dtype) if self._invert else pixels
+    def _stored(self, page: int, plane: Window, level: int, samples: tuple[int, ...]) -> Pixels:
+        """(Y, X, samples) of a window over (y, x) of one page, turned upright, as they are stored."""
+        keyframe = self._levels[level].keyframe
+        sides = int(keyframe.imagelength), int(keyframe.imagewidth)
+        window = self._orientation.stored_window(plane, sides)
+        return self._orientation.turned(self._segments(level).read(page, window, samples))
 
     def _read_valid(self, window: Window) -> Valid:
-        assert self._alpha is not None, "has_valid without alpha"
+        return self._read_valid_level(window, 0)
+
+    def _read_valid_level(self, window: Window, level: int) -> Valid:
+        """Alpha over 0, in all channels of a pixel."""
+        assert self._colors.alpha is not None, "has_valid without alpha"
         plane = Window(window.start[-2:], window.shape[-2:])
         valid = np.ones(window.shape, dtype=np.bool_)
+        groups = math.prod(size for axis, size in self._outer if axis == "c")
         for at in np.ndindex(window.shape[:-2]):
             axes = zip(self.plane_axes[:-2], window.start[:-2], at, strict=True)
             place = {axis: start + offset for axis, start, offset in axes}
-            for group in range(self._outer_size("c")):
+            for group in range(groups):
                 page = self._page_index(place | {"c": group})
-                valid[at] &= self._segments.read(page, plane, (self._alpha,))[..., 0] > 0
+                valid[at] &= self._stored(page, plane, level, (self._colors.alpha,))[..., 0] > 0
         return valid
 
     def close(self) -> None:
-        self._segments.clear()
+        self._readers.clear()
         self._tiff.close()
         self._opened.close()
-
-
-def _divided(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """Colours out of premultiplied ones; 0 where alpha is 0."""
-    if pixels.dtype.kind != "u":
-        return pixels
-    white = np.iinfo(pixels.dtype).max
-    straight = np.rint(pixels.astype(np.float64) * white / np.maximum(alpha, 1))
-    return np.asarray(np.minimum(straight, white).astype(pixels.dtype))
 
 
 def _refuse_vendor_kinds(uri: str, tiff: tifffile.TiffFile) -> None:
     for kind, name in VENDOR_KINDS.items():
         if getattr(tiff, f"is_{kind}", False):
             raise SourceError(f"{uri}: {name} is not a format that segcore reads yet; convert it to OME-TIFF")
+
+
+def _chosen(uri: str, tiff: tifffile.TiffFile, member: str | None) -> Any:
+    """The series that is meant: by its number behind `::`, else the first."""
+    try:
+        count = len(tiff.series)
+    except RuntimeError as error:  # "incompatible keyframe"
+        raise _mixed(uri) from error
+    if count == 0:
+        raise SourceError(f"{uri}: holds no image; the file is damaged")
+    if member is not None and not (member.isascii() and member.isdigit() and int(member) < count):
+        expected = "expected ::0, or nothing" if count == 1 else f"expected ::0 to ::{count - 1}"
+        raise SourceError(f"{uri}: has no image '{member}': it holds {count}; {expected}")
+    series = tiff.series[int(member or 0)]
+    if metadata.is_ome(tiff) and series.kind != "ome":
+        raise SourceError(f"{uri}: its OME-XML tells of planes that are not in this file; join them in one")
+    return series
+
+
+def _orientation(series: Any) -> Orientation:
+    """How the pictures of a series are stored."""
+    value = series.keyframe.tags.valueof(metadata.ORIENTATION, 1)
+    if series.kind in UNTURNED_KINDS or not isinstance(value, int) or not 1 <= value <= 8:
+        return Orientation()
+    return Orientation(int(value))
+
+
+def _are_alike(forms: dict[int, PageForm]) -> bool:
+    """True if all pages are of one size and kind."""
+    return len({form.picture for form in forms.values() if form.is_page}) == 1
+
+
+def _is_one_form(pages: Any, forms: dict[int, PageForm]) -> bool:
+    """True if all pages of a series are cut and compressed like its first: they are decoded like that one."""
+    return len({forms.get(page.offset) for page in pages}) == 1
+
+
+def _check_forms(uri: str, series: Any, forms: dict[int, PageForm]) -> None:
+    """Refuse a stack whose planes are stored in different ways."""
+    own = forms.get(series.keyframe.offset)
+    # Where nothing but their sides makes a stack of pages, all those of the same sides belong to it.
+    others = {form for form in forms.values() if own and form.is_page and form.picture == own.picture}
+    is_told = series.kind not in ("uniform", "generic")
+    if (series.dataoffset is None and not _is_one_form(series, forms)) or (not is_told and len(others) > 1):
+        raise _mixed(uri)
+
+
+def _mixed(uri: str) -> SourceError:
+    return SourceError(
+        f"{uri}: its pages are stored in different ways (compression, tiles, strips or kind of pixels); "
+        "save it again as one OME-TIFF"
+    )
+
+
+def _coarser(series: Any, forms: dict[int, PageForm]) -> list[Any]:
+    """The levels below the finest that hold the same planes, each smaller than the one before."""
+
+    def kind(page: Any) -> tuple[Any, ...]:
+        space = RGB if page.photometric == YCBCR else page.photometric  # decoding JPEG makes the one of the other
+        return space, page.dtype, page.samplesperpixel, page.extrasamples, page.bitspersample
+
+    levels: list[Any] = []
+    last = series.keyframe
+    for level in series.levels[1:]:
+        page = level.keyframe
+        smaller = page.imagelength <= last.imagelength and page.imagewidth <= last.imagewidth
+        whole = len(level) == len(series) and all(found is not None for found in level) and _is_one_form(level, forms)
+        same = kind(page) == kind(series.keyframe) and level.axes == series.axes
+        if not (same and smaller and whole and page.shape != last.shape):
+            break
+        levels.append(level)
+        last = page
+    return levels
 
 
 def _outer_axes(uri: str, series: Any, page: Any) -> tuple[tuple[str, int], ...]:
@@ -185,11 +260,11 @@ def _outer_axes(uri: str, series: Any, page: Any) -> tuple[tuple[str, int], ...]
 
 
 def _image_axes(
-    uri: str, outer: tuple[tuple[str, int], ...], num_samples: int, page: Any
+    uri: str, outer: tuple[tuple[str, int], ...], num_channels: int, sides_px: tuple[int, int]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Axes and shape of the image, channel first."""
+    """Axes and shape of the image, channel first; `sides_px` are y and x."""
     sizes = dict(outer)
-    sides = {"c": sizes.get("c", 1) * num_samples, "y": int(page.imagelength), "x": int(page.imagewidth)} | {
+    sides = {"c": sizes.get("c", 1) * num_channels, "y": sides_px[0], "x": sides_px[1]} | {
         axis: sizes[axis] for axis in "tz" if axis in sizes
     }
     axes = next((axes for axes in AXES if set(axes) == set(sides)), None)
@@ -211,37 +286,10 @@ def _check_pages(uri: str, series: Any, outer: tuple[tuple[str, int], ...], limi
         raise SourceError(f"{uri}: its metadata tells of {wanted} planes, but some are not in the file")
 
 
-def _samples(uri: str, page: Any) -> tuple[tuple[int, ...], int | None]:
-    """Which samples of a pixel are channels, and which one is alpha."""
-    extras = tuple(int(kind) for kind in page.extrasamples)
-    first_extra = page.samplesperpixel - len(extras)
-    alpha = None
-    if page.photometric in (MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR) and first_extra in (1, 3):
-        alpha = next((first_extra + i for i, kind in enumerate(extras) if kind in ALPHA), None)
-    if first_extra < 1:
-        raise SourceError(f"{uri}: {len(extras)} extra samples of {page.samplesperpixel} per pixel leave no channel")
-    return tuple(i for i in range(page.samplesperpixel) if i != alpha), alpha
-
-
-def _palette(uri: str, page: Any) -> Pixels | None:
-    """Colour table (entries, RGB) uint8 of a palette image."""
-    if page.photometric != PALETTE:
-        return None
-    colormap = page.colormap
-    if colormap is None or page.samplesperpixel != 1 or page.dtype not in (np.bool_, np.uint8, np.uint16):
-        raise SourceError(
-            f"{uri}: a palette image has one sample of up to 16 bits per pixel and a colour table, "
-            f"this one {page.samplesperpixel} of {page.dtype} and {'a' if colormap is not None else 'no'} table"
-        )
-    table = np.asarray(colormap).T
-    # Some writers fill the 16 bits of an entry with 8-bit values.
-    return np.asarray(table >> 8 if table.max(initial=0) > 255 else table).astype(np.uint8)
-
-
 def _open(file: SourceFile, opening: Opening) -> Source:
     assert file.tiff is not None, "asked to open what is no TIFF"
     check_shape(file.uri, ("c", "y", "x"), file.tiff.shape, np.dtype(np.uint8), opening.limits)
-    return TiffSource(file, opening.limits, opening.indexed)
+    return TiffSource(file, opening)
 
 
 READER = Reader(

@@ -4,10 +4,10 @@ import math
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
 from segcore.errors import SourceError
 from segcore.sources.base import Limits, default_channels
+from segcore.sources.tiff_colors import Colors
+from segcore.sources.tiff_orientation import Orientation
 from segcore.spatial import Spacing
 
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, ORIENTATION, GDAL_NODATA = 282, 283, 296, 274, 42113
@@ -36,36 +36,71 @@ UNITS = {
 """Units as OME and ImageJ write them, and as NGFF does. µ exists twice in Unicode."""
 
 
-def check_xml(uri: str, description: str, limits: Limits) -> None:
-    """Refuse XML that is too long, or that declares a document type: entities can blow up or read files.
+def is_ome(tiff: Any) -> bool:
+    """True if the first page's description says so, whole or damaged; tifffile takes damaged ones for plain TIFFs."""
+    return bool(tiff.is_ome) or "<OME" in tiff.pages.first.description[:4096]
+
+
+def check_ome(uri: str, xml: str, num_samples: int, limits: Limits) -> None:
+    """Refuse OME-XML that tells of more planes than are read. Called after `check_xml`, before tifffile believes it.
+
+    Args:
+        uri: what errors name.
+        xml: the description of the first page.
+        num_samples: samples of a pixel: channels that share a plane.
+        limits: `max_pages` counts.
 
     Raises:
-        SourceError: before anything parses it.
+        SourceError: also if the XML cannot be parsed.
     """
-    if len(description) > limits.max_metadata_bytes:
-        raise SourceError(
-            f"{uri}: {len(description)} characters of metadata are over the limit "
-            f"max_metadata_bytes = {limits.max_metadata_bytes}"
-        )
-    upper = description.upper()
-    if "<!DOCTYPE" in upper or "<!ENTITY" in upper:
-        raise SourceError(f"{uri}: its XML declares a DOCTYPE or ENTITY, which OME-XML never needs; refused for safety")
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314 - DOCTYPE and ENTITY were refused
+    except ElementTree.ParseError as error:
+        raise SourceError(f"{uri}: its OME-XML is damaged ({error}); copy it again from where it came") from error
+    for element in root.iter():
+        counts = [element.get(name, "1") for name in ("PlaneCount", "NumPlanes", "IFD", "FirstZ", "FirstC", "FirstT")]
+        planes = [math.prod(int(element.get(f"Size{axis}", 1)) for axis in "ZCT") // num_samples]
+        asked = max(*(int(count) for count in counts), *planes) if element.tag.endswith(("Pixels", "TiffData")) else 0
+        if asked > limits.max_pages:
+            raise SourceError(
+                f"{uri}: its OME-XML tells of {asked} planes, over the limit max_pages = {limits.max_pages}"
+            )
 
 
-def spacing(tiff: Any, page: Any) -> Spacing | None:
-    """Pixel size: of OME-XML, ImageJ, or the resolution tags; None if unknown."""
+def ome_pixels(tiff: Any, series: Any) -> Any:
+    """The Pixels element of a series of an OME-TIFF; None for other TIFFs, and where it is unclear which one it is."""
+    if series.kind != "ome":
+        return None
+    # The first page's XML tells of all: it is the one that was checked.
+    root = ElementTree.fromstring(tiff.pages.first.description)  # noqa: S314
+    images = [image for image in root if image.tag.endswith("Image")]
+    if len(images) != len(tiff.series):  # images without planes are no series
+        images = [image for image in images if image.get("Name") == series.name]
+    elif len(images) > 1:
+        images = [image for image, found in zip(images, tiff.series, strict=True) if found is series]
+    if len(images) != 1:
+        return None
+    return next((element for element in images[0] if element.tag.endswith("Pixels")), None)
+
+
+def spacing(tiff: Any, page: Any, pixels: Any, orientation: Orientation) -> Spacing | None:
+    """Pixel size: of OME-XML, ImageJ, or the resolution tags; None if unknown.
+
+    Args:
+        tiff: tifffile's file.
+        page: the first page of the series.
+        pixels: the series' Pixels element, of OME-TIFF.
+        orientation: the tags tell of rows and columns as they are stored.
+    """
     if tiff.is_ome:
-        return _ome_spacing(page.description)
+        return None if pixels is None else _ome_spacing(pixels)
     if tiff.is_imagej:
         return _imagej_spacing(tiff.imagej_metadata or {}, page)
-    return _tag_spacing(page)
+    return _tag_spacing(page, orientation)
 
 
-def _ome_spacing(xml: str) -> Spacing | None:
-    """From the first image's Pixels element; axes in different units are brought to that of x."""
-    pixels = _ome_pixels(xml)
-    if pixels is None:
-        return None
+def _ome_spacing(pixels: Any) -> Spacing | None:
+    """Of a Pixels element; axes in different units are brought to that of x."""
     values, unit = {}, None
     for axis in "xyz":
         size = _positive(pixels.get(f"PhysicalSize{axis.upper()}"))
@@ -91,17 +126,6 @@ METRES = {
 }
 
 
-def _ome_pixels(xml: str) -> Any:
-    """The first Pixels element, or None. Called after `check_xml`."""
-    try:
-        root = ElementTree.fromstring(xml)  # noqa: S314 - DOCTYPE and ENTITY were refused
-    except ElementTree.ParseError:
-        return None
-    return next(
-        (element for element in root.iter() if element.tag.endswith("}Pixels") or element.tag == "Pixels"), None
-    )
-
-
 def _imagej_spacing(said: dict[str, Any], page: Any) -> Spacing | None:
     """ImageJ: the resolution tags count pixels per `unit`; `spacing` is z."""
     unit = UNITS.get(str(said.get("unit", "")))
@@ -113,7 +137,7 @@ def _imagej_spacing(said: dict[str, Any], page: Any) -> Spacing | None:
     return Spacing(values={"z": z, **values} if z is not None else values, unit=unit, origin="file")
 
 
-def _tag_spacing(page: Any) -> Spacing | None:
+def _tag_spacing(page: Any, orientation: Orientation) -> Spacing | None:
     """Plain TIFF: pixels per inch or centimetre, unless it is a screen's default."""
     um = UM_PER_UNIT.get(int(page.tags.valueof(RESOLUTION_UNIT, 2)))
     x, y = _resolution(page, X_RESOLUTION), _resolution(page, Y_RESOLUTION)
@@ -121,6 +145,8 @@ def _tag_spacing(page: Any) -> Spacing | None:
         return None
     if any(math.isclose(x * 25400.0 / um, dpi, rel_tol=1e-3) for dpi in SCREEN_DPI):
         return None
+    if orientation.is_transposed:
+        x, y = y, x
     return Spacing(values={"y": um / y, "x": um / x}, unit="micrometer", origin="file")
 
 
@@ -151,29 +177,30 @@ def nodata(page: Any) -> float | None:
         return None
 
 
-def channel_names(
-    tiff: Any, num_channels: int, num_samples: int, page: Any, expanded: bool, indexed: bool
-) -> tuple[str, ...]:
-    """Names of OME channels where each has one; else defaults."""
-    if indexed and page.photometric == 3:
+def channel_names(pixels: Any, num_channels: int, colors: Colors) -> tuple[str, ...]:
+    """Names of OME channels where each has one; else defaults.
+
+    Args:
+        pixels: the series' Pixels element, of OME-TIFF.
+        num_channels: of the image.
+        colors: those of a page.
+    """
+    if colors.palette is not None and colors.indexed and num_channels == 1:
         return ("index",)
-    if expanded:
+    if colors.is_expanded and num_channels == 3:
         return default_channels(3)
-    pixels = _ome_pixels(page.description) if tiff.is_ome else None
-    names = (
-        [element.get("Name") or "" for element in pixels if element.tag.endswith("Channel")]
-        if pixels is not None
-        else []
-    )
+    elements = [] if pixels is None else [element for element in pixels if element.tag.endswith("Channel")]
+    names = tuple(element.get("Name") or "" for element in elements)
     if len(names) == num_channels and all(names) and len(set(names)) == num_channels:
-        return tuple(names)
-    if num_channels == 3 and num_samples == 1:
+        return names
+    if num_channels == 3 and colors.num_channels == 1:
         return tuple(f"channel {i}" for i in range(3))
     return default_channels(num_channels)
 
 
-def details(tiff: Any, series: Any, page: Any, palette: Any) -> dict[str, Any]:
+def details(tiff: Any, series: Any, colors: Colors) -> dict[str, Any]:
     """What `inspect` shows besides."""
+    page = series.keyframe
     tiled = bool(page.is_tiled)
     told: dict[str, Any] = {
         "kind": {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}.get(series.kind, "TIFF"),
@@ -184,10 +211,9 @@ def details(tiff: Any, series: Any, page: Any, palette: Any) -> dict[str, Any]:
         "tile": [int(page.tilelength), int(page.tilewidth)]
         if tiled
         else [int(page.rowsperstrip), int(page.imagewidth)],
-        "levels": [[int(level.keyframe.imagelength), int(level.keyframe.imagewidth)] for level in series.levels],
         "images": len(tiff.series),
         "orientation": int(page.tags.valueof(ORIENTATION, 1)),
     }
-    if palette is not None:
-        told["palette"] = np.asarray(palette).tolist()
+    if colors.palette is not None and colors.indexed:
+        told["palette"] = colors.palette.tolist()
     return told

@@ -195,7 +195,6 @@ def test_what_needs_a_local_file_is_fetched_and_removed(
 
 
 READABLE = {
-    "multipage_single_frame_loop.tiff",
     "png_named.tif",
     "image_jewar_003.jpg",
     "image_jewar_003.png",

@@ -52,6 +52,10 @@ def test_every_type_in_both_byte_orders(tmp_path: Path, assert_reads: Any, dtype
         {"compression": "lzw", "predictor": True, "tile": (32, 32)},
         {"compression": "zstd", "tile": (32, 48)},
         {"compression": "packbits", "rowsperstrip": 1},
+        {"compression": "jpeg2000", "tile": (32, 48)},
+        {"compression": "webp", "compressionargs": {"lossless": True}, "tile": (32, 48)},
+        {"compression": "lerc", "tile": (32, 48)},
+        {"compression": "lzma", "rowsperstrip": 20},
         {"planarconfig": "separate", "rowsperstrip": 11},
         {"planarconfig": "separate", "tile": (16, 16), "compression": "zlib"},
     ],
@@ -67,10 +71,35 @@ def test_every_way_to_cut_and_compress(tmp_path: Path, assert_reads: Any, option
         assert_reads(source, pixels)
 
 
-def test_jpeg_tiles_are_those_of_tifffile(tmp_path: Path, assert_reads: Any) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "predictor"),
+    [
+        *((dtype, 2) for dtype in ("uint8", "int8", "uint16", "int16", "uint32", "int32")),
+        ("float32", 3),
+        ("float64", 3),
+    ],
+)
+@pytest.mark.parametrize("options", [{"tile": (32, 32)}, {"rowsperstrip": 9, "byteorder": ">"}], ids=str)
+def test_predictors(tmp_path: Path, assert_reads: Any, dtype: str, predictor: int, options: dict[str, Any]) -> None:
+    pixels = noise((61, 47), dtype)
+    with open_source(save(tmp_path, pixels, predictor=predictor, compression="zlib", **options)) as source:
+        assert_reads(source, pixels[np.newaxis])
+
+
+@pytest.mark.parametrize("compression", ["lerc", "zstd", "jpeg2000"])
+def test_wide_pixels_in_modern_compressions(tmp_path: Path, assert_reads: Any, compression: str) -> None:
+    pixels = noise((61, 47), "uint16" if compression == "jpeg2000" else "float32")
+    with open_source(save(tmp_path, pixels, compression=compression, tile=(32, 32))) as source:
+        assert_reads(source, pixels[np.newaxis])
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "webp", "jpeg2000", "jpegxl"])
+def test_lossy_tiles_are_those_of_tifffile(tmp_path: Path, assert_reads: Any, compression: str) -> None:
     y, x = np.mgrid[0:100, 0:120]
     smooth = np.stack([y * 2, x * 2, y + x], -1).astype(np.uint8)
-    path = save(tmp_path, smooth, photometric="rgb", compression="jpeg", tile=(64, 64))
+    path = save(
+        tmp_path, smooth, photometric="rgb", compression=compression, compressionargs={"level": 60}, tile=(64, 64)
+    )
     with open_source(path) as source:
         assert_reads(source, np.moveaxis(tifffile.imread(path), -1, 0))
 
@@ -315,6 +344,130 @@ def test_a_file_that_is_cut_off_fails_where_pixels_are_missing(tmp_path: Path) -
             source.read(Window((0, 48, 0), (1, 16, 64)))
 
 
+def several(folder: Path, ome: bool) -> tuple[str, list[Any]]:
+    """A TIFF of three images that differ in all."""
+    path = folder / f"several{'.ome' if ome else ''}.tif"
+    images = [noise((2, 3, 40, 50), "uint16"), noise((31, 37)), noise((2, 20, 30), "float32")]
+    with tifffile.TiffWriter(path, ome=ome) as writer:
+        for number, (pixels, axes) in enumerate(zip(images, ("CZYX", "YX", "CYX"), strict=True)):
+            metadata = {"axes": axes, "PhysicalSizeX": number + 1.0, "PhysicalSizeY": number + 2.0}
+            writer.write(pixels, metadata=metadata, photometric="minisblack", tile=(16, 16), compression="zlib")
+    return str(path), [images[0], images[1][np.newaxis], images[2]]
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_of_several_images_the_first_or_the_one_that_is_asked_for(tmp_path: Path, assert_reads: Any, ome: bool) -> None:
+    path, images = several(tmp_path, ome)
+    with open_source(path) as source:
+        assert source.info.details["images"] == 3
+        assert_reads(source, images[0])
+    for number, pixels in enumerate(images):
+        with open_source(f"{path}::{number}") as source:
+            assert source.info.uri == f"{path}::{number}"
+            assert_reads(source, pixels)
+            if ome:
+                assert source.info.spacing is not None
+                values = source.info.spacing.values
+                assert values == {"y": number + 2.0, "x": number + 1.0}
+
+
+@pytest.mark.parametrize("member", ["3", "-1", "one", "", "²", "1.0"])
+def test_an_image_that_is_not_there(tmp_path: Path, member: str) -> None:
+    path = several(tmp_path, ome=True)[0]
+    with pytest.raises(SourceError, match=r"it holds 3; expected ::0 to ::2") as caught:
+        open_source(f"{path}::{member}")
+    assert str(caught.value).startswith(f"{path}::{member}: has no image '{member}'")
+
+
+@pytest.mark.parametrize("how", ["ome", "sub", "pages"])
+def test_levels_are_read_without_the_finer_ones(
+    tmp_path: Path, assert_reads: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pixels = noise((2, 3, 200, 170), "uint16") if how == "ome" else noise((200, 170))
+    steps = [pixels[..., ::step, ::step] for step in (1, 2, 4)]
+    path = str(tmp_path / "levels.tif")
+    options = {"tile": (32, 32), "compression": "zlib", "photometric": "minisblack"}
+    with tifffile.TiffWriter(path, ome=how == "ome") as writer:
+        axes = {"axes": "CZYX"} if how == "ome" else None
+        writer.write(pixels, subifds=0 if how == "pages" else 2, metadata=axes, **options)
+        for step in steps[1:]:
+            writer.write(step, subfiletype=1, metadata=None, **options)
+    read: list[int] = []
+    original = SegmentReader._bytes
+
+    def spy(self: SegmentReader, offset: int, count: int) -> bytes:
+        read.append(count)
+        return original(self, offset, count)
+
+    monkeypatch.setattr(SegmentReader, "_bytes", spy)
+    with open_source(path) as source:
+        assert source.info.levels == ((200, 170), (100, 85), (50, 43))
+        for level, expected in reversed(list(enumerate(steps))):
+            whole = Window.whole(source.shape(level))
+            read.clear()
+            np.testing.assert_array_equal(source.read(whole, level), expected.reshape(whole.shape))
+            assert len(read) == -(-expected.shape[-2] // 32) * -(-expected.shape[-1] // 32) * (6 if how == "ome" else 1)
+            inner = Window((*whole.start[:-2], 7, 9), (*whole.shape[:-2], 30, 31))
+            np.testing.assert_array_equal(source.read(inner, level), expected.reshape(whole.shape)[inner.slices])
+
+
+@pytest.mark.parametrize("odd", range(1, 9))
+def test_a_page_of_another_size_is_an_image_of_its_own(tmp_path: Path, assert_reads: Any, odd: int) -> None:
+    path = str(tmp_path / "pages.tif")
+    pages = [noise((12 if page == odd else 10, 9)) for page in range(9)]
+    with tifffile.TiffWriter(path) as writer:
+        for page in pages:
+            writer.write(page, metadata=None, contiguous=False)
+    with open_source(path) as source:
+        assert source.info.details["images"] == 2
+        assert_reads(source, np.stack([page for page in pages if len(page) == 10])[np.newaxis])
+    with open_source(f"{path}::1") as source:
+        assert_reads(source, pages[odd][np.newaxis])
+
+
+@pytest.mark.parametrize("odd", [1, 2, 5, 8])
+@pytest.mark.parametrize("ome", [True, False])
+@pytest.mark.parametrize("how", [{"compression": "zlib"}, {"compression": "lzw", "rowsperstrip": 3}], ids=str)
+def test_planes_that_are_stored_in_another_way_are_refused(
+    tmp_path: Path, odd: int, ome: bool, how: dict[str, Any]
+) -> None:
+    pages = noise((9, 10, 12))
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pages, ome=True, metadata={"axes": "ZYX"})
+    buffer.seek(0)
+    with tifffile.TiffFile(buffer) as whole:
+        xml = whole.ome_metadata
+    path = str(tmp_path / "pages.tif")
+    with tifffile.TiffWriter(path) as writer:
+        for number, page in enumerate(pages):
+            options = how if number == odd else {"compression": "lzw"}
+            text = xml if ome and number == 0 else None
+            writer.write(page, metadata=None, contiguous=False, description=text, **options)
+    with pytest.raises(SourceError, match="pages are stored in different ways"):
+        open_source(path)
+
+
+def test_levels_of_another_kind_are_left_out(tmp_path: Path) -> None:
+    path = str(tmp_path / "levels.tif")
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(noise((64, 64)), metadata=None)
+        writer.write(noise((32, 32), "uint16"), subfiletype=1, metadata=None)
+    with open_source(path) as source:
+        assert source.info.levels == ()
+
+
+def test_a_big_tiff_of_planes_in_time(tmp_path: Path, assert_reads: Any) -> None:
+    for planar, axes in (("separate", "TSYX"), ("contig", "TYXS")):
+        pixels = noise((4, 3, 40, 50) if planar == "separate" else (4, 40, 50, 3))
+        path = save(
+            tmp_path, pixels, bigtiff=True, ome=True, metadata={"axes": axes}, photometric="rgb", planarconfig=planar,
+            tile=(16, 16), compression="lzw",
+        )  # fmt: skip
+        with open_source(path) as source:
+            assert source.info.axes == ("t", "c", "y", "x")
+            assert_reads(source, pixels if planar == "separate" else np.moveaxis(pixels, -1, 1))
+
+
 def test_a_volume_over_time_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, noise((2, 3, 8, 8)), ome=True, metadata={"axes": "TZYX"})
     with pytest.raises(SourceError, match="sequence of volumes"):
@@ -330,3 +483,8 @@ def test_real_files_are_those_of_tifffile(data_dir: Path, assert_reads: Any) -> 
     for path in [*sorted((data_dir / "drive/training/images").iterdir())[:2], data_dir / "wsi/boxes_pyramid.tiff"]:
         with open_source(str(path)) as source:
             assert_reads(source, np.moveaxis(tifffile.imread(path), -1, 0))
+    with open_source(str(data_dir / "wsi/boxes_pyramid.tiff")) as source, tifffile.TiffFile(source.uri) as tiff:
+        assert source.info.levels == ((250, 300), (125, 150), (62, 75), (31, 37))
+        for level in range(4):
+            pixels = np.moveaxis(tiff.series[0].levels[level].asarray(), -1, 0)
+            np.testing.assert_array_equal(source.read(Window.whole(pixels.shape), level), pixels)
