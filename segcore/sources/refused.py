@@ -8,13 +8,13 @@ from typing import NoReturn
 from segcore.errors import SourceError
 from segcore.sources.base import Opening, Reader
 from segcore.sources.files import SourceFile
+from segcore.sources.npy import is_npz
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (128, b"DICM", "DICOM", "convert it to TIFF, or to PNG"),
     (344, b"n+1\0", "NIfTI", "convert it to OME-TIFF"),
     (344, b"ni1\0", "NIfTI", "convert it to OME-TIFF"),
     (4, b"n+2\0", "NIfTI-2", "convert it to OME-TIFF"),
-    (0, b"\x89HDF", "HDF5", "convert it to OME-TIFF"),
     (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000", "convert it to GeoTIFF or OME-TIFF"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000", "convert it to GeoTIFF or OME-TIFF"),
     (0, b"\x1f\x8b", "gzip", "unpack it first"),
@@ -31,6 +31,8 @@ BARE_DICOM = (b"\x02\x00\x00\x00UL", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
 def _recognised(file: SourceFile) -> tuple[str, str] | None:
     """Name of the format and what to do, if it is one of ours to refuse."""
     head = file.head
+    if is_npz(head):
+        return None
     if head[:2] == b"\x1f\x8b":
         head = _inflated(head)
     for offset, magic, name, advice in MAGIC:
