@@ -133,15 +133,15 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     )
 
 
-def content_digest(beat: Beat, uri: str) -> str:
-    """SHA-256 of a file's bytes."""
+def content_digest(beat: Beat, entry: Entry) -> str:
+    """SHA-256 of a file's bytes; of several that are one source, of all of them in the order of their names."""
     digest = hashlib.sha256()
-    file = SourceFile(uri)
-    with file.open() as opened:
-        beat(0)
-        while block := opened.read(BLOCK_BYTES):
-            digest.update(block)
+    for uri in entry.joined.parts if entry.joined else (entry.source,):
+        with SourceFile(uri).open() as opened:
             beat(0)
+            while block := opened.read(BLOCK_BYTES):
+                digest.update(block)
+                beat(0)
     return digest.hexdigest()
 
 

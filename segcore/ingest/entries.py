@@ -3,6 +3,7 @@
 import csv
 import glob
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
 from segcore.sources import Joined, suffixes
-from segcore.sources.files import check_scheme, is_known_scheme
+from segcore.sources.files import check_scheme, is_known_scheme, split_member
 from segcore.sources.joined import How
 
 ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
@@ -86,9 +87,24 @@ def image_id_of(uri: str, ids: str = "name") -> str:
     digest = hashlib.sha256(canonical_uri(uri).encode()).hexdigest()
     if ids == "hash":
         return digest[:16]
-    stem = Path(uri.rstrip("/")).name.split(".")[0]
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:80] or "image"
+    place, member = split_member(uri)
+    stem = Path(place.rstrip("/")).name.split(".")[0]
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{stem}-{member}" if member else stem).strip("-")[:80] or "image"
     return f"{slug}-{digest[:8]}"
+
+
+def entry_stamp(entry: Entry) -> dict[str, Any]:
+    """`file_stamp` of a source; of several files that are one together, of all of them.
+
+    Raises:
+        SourceError: if one of them is missing.
+    """
+    if entry.joined is None:
+        return file_stamp(entry.source)
+    stamps = [file_stamp(part) for part in entry.joined.parts]
+    version = hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
+    size = sum(stamp["size"] or 0 for stamp in stamps)
+    return {"uri": canonical_uri(entry.source), "how": entry.joined.how, "size": size, "version": version}
 
 
 def file_stamp(uri: str) -> dict[str, Any]:
@@ -104,14 +120,14 @@ def file_stamp(uri: str) -> dict[str, Any]:
             unlisted = ", or it cannot be listed" if _is_remote(uri) else ""
             raise SourceError(f"{uri}: nothing matches this pattern{unlisted}")
         if not _is_remote(uri):
-            path = Path(canonical_uri(uri))
+            path = Path(canonical_uri(split_member(uri)[0]))
             if path.is_dir():
                 os.scandir(path).close()  # raises where it must not be read
                 raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(sorted(suffixes()))}")
             stat = path.stat()
             return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         check_scheme(uri)
-        system, key = fsspec.core.url_to_fs(uri)
+        system, key = fsspec.core.url_to_fs(split_member(uri)[0])
         info = system.info(key)
     except SourceError:
         raise

@@ -57,6 +57,7 @@ def all_specs(found: Probe, shard_px: int) -> dict[str, PyramidSpec]:
 def plan_of(name: str, found: Probe, request: dict[str, Any]) -> dict[str, Any]:
     """All that decides the pixels of an array."""
     plan = {"source": request["source"], "reader": found.info.reader}
+    plan |= {"opening": request["opening"]} if "opening" in request else {}
     if name in ("target", "target_instances"):
         plan |= {"targets": request["targets"], "kind": found.target_kind, "classes": request["classes"]}
     elif name == "valid":

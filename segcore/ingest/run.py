@@ -9,7 +9,7 @@ import segcore
 from segcore.config import IngestConfig
 from segcore.errors import SegcoreError, SourceError
 from segcore.ingest.child import Probe, Settings, content_digest, probe, write_unit
-from segcore.ingest.entries import Entry, canonical_uri, file_stamp, list_entries
+from segcore.ingest.entries import Entry, canonical_uri, entry_stamp, file_stamp, list_entries
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
@@ -119,6 +119,8 @@ class _Run:
                 class_property=config.class_property,
             ),
         )
+        self.asked = self.settings.opening.model_dump(mode="json", exclude_defaults=True)
+        """What was asked for beside the sources: part of the plan, as it decides pixels."""
 
     def probe_all(self, jobs: Sequence[_Job]) -> None:
         """Open every source that is new or changed; those that cannot be opened have failed."""
@@ -161,7 +163,7 @@ class _Run:
         entry = job.entry
         try:
             job.request = {
-                "source": file_stamp(entry.source),
+                "source": entry_stamp(entry),
                 "targets": [file_stamp(uri) for uri in entry.targets],
                 "valid": file_stamp(entry.valid) if entry.valid else None,
                 "classes": self.classes_digest if entry.targets else None,
@@ -169,6 +171,8 @@ class _Run:
                 "group": entry.group,
                 "metadata": dict(entry.metadata),
             }
+            if self.asked:
+                job.request["opening"] = self.asked
             _check_owner(entry, self.owners.setdefault(entry.image_id, canonical_uri(entry.source)))
             if self.workspace is None or self.workspace.objects.size(_mark(entry)) is None:
                 return True
@@ -214,7 +218,7 @@ class _Run:
             job.skip(reason="unchanged")
             self.progress.advance(job.num_shards)
             return []
-        tasks = [self._task(content_digest, job, (job.entry.source,))]
+        tasks = [self._task(content_digest, job, (job.entry,))]
         for unit in units:
             tasks.append(self._task(write_unit, job, (self.workspace.uri, job.entry, self.settings, names, unit)))
         job.awaited = len(tasks)
@@ -266,7 +270,7 @@ class _Run:
         """Upper levels and metadata, labels before the image."""
         assert self.workspace is not None
         assert job.probe is not None
-        if file_stamp(job.entry.source) != job.request["source"]:
+        if entry_stamp(job.entry) != job.request["source"]:
             raise SourceError(f"{job.entry.source}: it changed while it was read; ingest it again when it is at rest")
         info = job.probe.info
         shared = {

@@ -104,7 +104,8 @@ class Decoder:
 
     def _timed_packets(self) -> tuple[list[int], list[int]]:
         """Times of all packets and of those with key frames, sorted; empty where any has none."""
-        times, keys = [], []
+        times: list[int] = []
+        keys: list[int] = []
         for packet in self._container.demux(self.stream):
             if not packet.size or packet.is_discard:
                 continue
@@ -118,7 +119,8 @@ class Decoder:
 
     def _timed_frames(self) -> tuple[list[int], list[int]]:
         """As above, by decoding everything."""
-        times, keys = [], []
+        times: list[int] = []
+        keys: list[int] = []
         self._container.seek(0, stream=self.stream)
         for frame in self._container.decode(self.stream):
             self._count(len(times) + 1)
