@@ -9,8 +9,8 @@ file's own bytes can be opened.
 
 import bisect
 import itertools
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -158,11 +158,13 @@ class Decoder:
         """
         key = bisect.bisect_right(self._keys, self._times[index]) - 1
         begin = bisect.bisect_left(self._times, self._keys[max(key, 0)])
-        if not begin <= self._next <= index:
-            self._seek(index, key)
-        wanted, self._next = self._times[index], len(self)
-        found = next((frame for frame in self._frames if frame.pts is not None and frame.pts >= wanted), None)
-        if found is None or found.pts != wanted or found.is_corrupt:
+        wanted, begin_anew = self._times[index], not begin <= self._next <= index
+        self._next = len(self)
+        with _complaints() as complaints:
+            if begin_anew:
+                self._seek(index, key)
+            found = next((frame for frame in self._frames if frame.pts is not None and frame.pts >= wanted), None)
+        if found is None or found.pts != wanted or found.is_corrupt or complaints():
             raise SourceError(f"{self.uri}: frame {index} of {len(self)} is damaged or missing; save it anew (ffmpeg)")
         self._next = index + 1
         return found
@@ -254,6 +256,20 @@ def _library(uri: str) -> Any:
     except ImportError as error:
         raise SourceError(f"{uri}: videos need the extra `video`: pip install 'segcore[video]'") from error
     return av
+
+
+@contextmanager
+def _complaints() -> Iterator[Callable[[], bool]]:
+    """Whether a checksum was found wrong: some decoders (FFV1) say so, and no more, and show what was there before."""
+    import av
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as messages:
+            yield lambda: any("CRC mismatch" in text for _, _, text in messages)
+    finally:
+        av.logging.set_level(level)
 
 
 def _refuse_to_open(url: str, flags: int, options: Any) -> NoReturn:

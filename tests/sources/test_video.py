@@ -11,6 +11,7 @@ import pytest
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Limits, Opening, Source, open_source
+from segcore.sources.video import Decoder
 
 HEIGHT, WIDTH, COUNT = 48, 64, 23
 
@@ -104,6 +105,26 @@ def test_frames_in_any_order_are_those_of_decoding_in_sequence(
         np.testing.assert_array_equal(source.read(window), expected[window.slices])
 
 
+def test_a_frame_costs_one_group_of_pictures_and_the_next_one_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(tmp_path / "a.mp4", drawn(), "libx264")
+    decoded_frames: list[int] = []
+    seek = Decoder._seek
+
+    def counted(decoder: Decoder, index: int, key: int) -> None:
+        seek(decoder, index, key)
+        frames = decoder._frames
+        decoder._frames = (decoded_frames.append(frame.pts) or frame for frame in frames)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(Decoder, "_seek", counted)
+    with open_source(str(tmp_path / "a.mp4")) as source:
+        for t, most in ((15, 6), (16, 1), (3, 6), (21, 6), (22, 1)):
+            decoded_frames.clear()
+            source.read(Window((t, 0, 0, 0), (1, 3, HEIGHT, WIDTH)))
+            assert 1 <= len(decoded_frames) <= most, t
+
+
 @pytest.mark.parametrize("turns", range(4))
 def test_frames_are_turned_as_the_file_says(tmp_path: Path, assert_reads: Any, turns: int) -> None:
     path = tmp_path / "turned.mp4"
@@ -167,9 +188,14 @@ def test_a_cut_video_fails_by_name(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_damage_in_the_middle_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "damaged.mp4"
-    encode(path, drawn(), "libx264")
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"), [("a.mp4", "libx264", "yuv420p"), ("a.mkv", "ffv1", "bgr0")]
+)
+def test_damage_in_the_middle_is_named_and_the_rest_is_read(
+    tmp_path: Path, name: str, codec: str, pixel_format: str
+) -> None:
+    path = tmp_path / name
+    encode(path, drawn(), codec, pixel_format, **({"level": "3", "slicecrc": "1"} if codec == "ffv1" else {}))
     expected = np.moveaxis(decoded(path), -1, 1)
     with av.open(str(path)) as container:
         packet = [packet for packet in container.demux(video=0) if packet.is_keyframe][1]
