@@ -48,8 +48,8 @@ format: setup ## Let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reference: setup ## Write docs/commands.md from the commands themselves
-	$(BIN)/python -m flows.reference > docs/commands.md
+reference: setup ## Write docs/commands.md and the tables of formats from the code itself
+	$(BIN)/python -m flows.reference
 
 # A universal lock: one file for 3.11 to 3.13, with markers where they differ. CUDA packages stay out (see .installed).
 # What is locked stays, unless pyproject.toml rules it out; `make lock UV_FLAGS=--upgrade` renews all but torch.

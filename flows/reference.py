@@ -1,11 +1,24 @@
-"""Reference: docs/commands.md, made from the commands themselves by `make reference`; a test holds the two together."""
+"""Reference: what the docs say of commands and formats, made from these themselves by `make reference`.
+
+docs/commands.md is made whole; the table of formats stands between marks in README.md and docs/formats.md. Tests hold
+pages and code together.
+"""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from flows.cli import COMMANDS, app
+from segcore.sources import readers
+
+ROOT = Path(__file__).parents[1]
+COMMANDS_PAGE = ROOT / "docs" / "commands.md"
+FORMATS_PAGES = (ROOT / "README.md", ROOT / "docs" / "formats.md")
+
+BEGIN, END = "<!-- formats -->", "<!-- /formats -->"
+"""Around the table of formats; what stands between them is made anew."""
 
 HEADING = """# Commands
 
@@ -52,5 +65,37 @@ def reference() -> str:
     return "\n".join(sections)
 
 
+def formats_table() -> str:
+    """One row per format of every reader, in the order in which the readers are asked."""
+    rows = ["| format | file names | extra | notes |", "| --- | --- | --- | --- |"]
+    for reader in readers():
+        for found in reader.formats:
+            names = " ".join(f"`{suffix}`" for suffix in found.suffixes) or "any"
+            extra = f"`{reader.extra}`" if reader.extra else ""
+            notes = "; ".join(note for note in (found.note, "" if found.tested else "not tested here") if note)
+            rows.append(f"| {found.name} | {names} | {extra} | {notes.replace('|', '/')} |")
+    return "\n".join(rows)
+
+
+def with_formats(page: str) -> str:
+    """A page with the table between its marks.
+
+    Raises:
+        ValueError: if it has no such marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"expected a page with {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{formats_table()}\n\n{END}{after}"
+
+
+def write_all() -> None:
+    """Bring all pages up to date."""
+    COMMANDS_PAGE.write_text(reference(), encoding="utf-8")
+    for page in FORMATS_PAGES:
+        page.write_text(with_formats(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    typer.echo(reference(), nl=False)
+    write_all()

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
 from segcore.sources import Joined, suffixes
-from segcore.sources.files import MEMBER, is_known_scheme, is_remote
+from segcore.sources.files import MEMBER, is_known_scheme, is_remote, split_member
 from segcore.sources.joined import How
 from segcore.sources.stamps import canonical_uri, is_local_folder, local_path
 
@@ -82,8 +82,9 @@ def image_id_of(uri: str, ids: str = "name") -> str:
     digest = hashlib.sha256(canonical_uri(uri).encode()).hexdigest()
     if ids == "hash":
         return digest[:16]
-    stem = Path(uri.rstrip("/")).name.split(".")[0]
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:80] or "image"
+    place, member = split_member(uri)
+    stem = Path(place.rstrip("/")).name.split(".")[0]
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{stem}-{member}" if member else stem).strip("-")[:80] or "image"
     return f"{slug}-{digest[:8]}"
 
 

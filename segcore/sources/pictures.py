@@ -1,4 +1,7 @@
-"""Pictures: PNG, JPEG, GIF, WebP and BMP, through Pillow. These formats are decoded whole, once, at the first read."""
+"""Pictures: PNG, JPEG, GIF, WebP and BMP, through Pillow. These formats are decoded whole, once, at the first read.
+
+Those that move (GIF, WebP, PNG) are sequences, decoded frame by frame; as masks, their first frame alone.
+"""
 
 import threading
 from functools import cached_property
@@ -14,6 +17,7 @@ from segcore.geometry import Window
 from segcore.sources.base import (
     Format,
     Limits,
+    Opening,
     Pixels,
     Reader,
     Source,
@@ -32,13 +36,19 @@ MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
 PLAIN_MODES = {"L": "L", "RGB": "RGB", "1": "1", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16"}
 """Modes whose pixels are taken as they are; LA and RGBA give alpha; all others become RGB."""
 
+STILL = (b"\xff\xd8\xff", b"BM")
+"""Beginnings of JPEG, whose further pictures are no frames (a second view, a gain map), and of BMP."""
+
 PNG_RGB, PNG_GREY_ALPHA, PNG_RGB_ALPHA = 2, 4, 6
 ORIENTATION = 274
 PILLOW_LOCK = threading.Lock()
 
 
 class PictureSource(Source):
-    """A picture. Its first frame only; turned as its EXIF orientation says; alpha says which pixels are usable."""
+    """A picture that stands still, or the first frame of one that moves.
+
+    It is turned as its EXIF orientation says; alpha says which pixels are usable.
+    """
 
     def __init__(self, file: SourceFile, limits: Limits, indexed: bool) -> None:
         self.uri = file.uri
@@ -171,6 +181,107 @@ class PictureSource(Source):
         self.__dict__.pop("_decoded", None)
 
 
+class AnimationSource(Source):
+    """A picture that moves, (T,C,Y,X): the frames as a viewer shows them. The last one that was decoded is kept.
+
+    What its frames hold (colour, transparency) only they tell, so all are decoded once when it is opened.
+    """
+
+    def __init__(self, file: SourceFile, limits: Limits) -> None:
+        self.uri = file.uri
+        self._file, self._limits = file, limits
+        self._opened = file.open()
+        try:
+            self._picture = _open_header(file, self._opened, limits)
+            self._num_frames = _num_frames(file, self._picture, limits)
+            self._last: tuple[int, Pixels] | None = None
+            grey, has_valid = self._looked_through()
+        except BaseException:
+            self._opened.close()
+            raise
+        channels = default_channels(1 if grey else 3)
+        shape = (self._num_frames, len(channels), *self._frame(0).shape[:2])
+        self.info = SourceInfo(
+            uri=file.uri,
+            reader="picture",
+            reader_version=f"Pillow {pillow_version}",
+            axes=("t", "c", "y", "x"),
+            shape=shape,
+            dtype="uint8",
+            channels=channels,
+            has_valid=has_valid,
+            num_bytes=file.num_bytes,
+            details={"kind": f"{self._picture.format}, animated", "frames": self._num_frames},
+        )
+
+    def _looked_through(self) -> tuple[bool, bool]:
+        """Whether all frames are grey, and whether any has transparent pixels."""
+        grey, transparent = True, False
+        for index in range(self._num_frames):
+            frame = self._frame(index)
+            grey = grey and bool((frame[..., 1:3] == frame[..., :1]).all())
+            transparent = transparent or not frame[..., 3].all()
+        return grey, transparent
+
+    def _frame(self, index: int) -> Pixels:
+        """(Y, X, RGBA); going on costs one frame, going back decodes from the first."""
+        if self._last is None or self._last[0] != index:
+            if self._last is not None and self._last[0] > index:  # Pillow cannot go back in every PNG
+                self._opened.seek(0)
+                self._picture = _open_header(self._file, self._opened, self._limits)
+            self._picture.seek(_first_frame(self._picture) + index)
+            self._last = index, np.asarray(ImageOps.exif_transpose(self._picture.convert("RGBA")))
+        return self._last[1]
+
+    def _read(self, window: Window) -> Pixels:
+        times, plane = range(window.start[0], window.stop[0]), window.slices[1:]
+        return np.stack([np.moveaxis(self._frame(t)[..., :3], -1, 0)[plane] for t in times])
+
+    def _read_valid(self, window: Window) -> Valid:
+        times, plane = range(window.start[0], window.stop[0]), window.slices[1:]
+        return np.stack([self._frame(t)[..., 3][plane] > 0 for t in times])
+
+    def close(self) -> None:
+        self._last = None
+        self._picture.close()
+        self._opened.close()
+
+
+def _first_frame(picture: Image.Image) -> int:
+    """1 where the picture that stands first is none of the animation (PNG)."""
+    return int(bool(picture.info.get("default_image")))
+
+
+def _num_frames(file: SourceFile, picture: Image.Image, limits: Limits) -> int:
+    """How many frames move; checked against the limits.
+
+    Raises:
+        SourceError: if they have more pixels in all than a picture may have.
+    """
+    count = getattr(picture, "n_frames", 1) - _first_frame(picture)
+    width, height = picture.size
+    if count > limits.max_pages or count * width * height > limits.max_whole_px:
+        raise SourceError(
+            f"{file.uri}: {count} frames of {width} x {height} px are over the limits max_pages = {limits.max_pages} "
+            f"and max_whole_px = {limits.max_whole_px} for all of them; save it as a video"
+        )
+    return count
+
+
+def _moves(file: SourceFile, limits: Limits) -> bool:
+    """True for a picture of several frames."""
+    if file.head.startswith(STILL):
+        return False
+    with file.open() as opened, _open_header(file, opened, limits) as picture:
+        return getattr(picture, "n_frames", 1) - _first_frame(picture) > 1
+
+
+def _open(file: SourceFile, opening: Opening) -> Source:
+    if not opening.indexed and _moves(file, opening.limits):
+        return AnimationSource(file, opening.limits)
+    return PictureSource(file, opening.limits, opening.indexed)
+
+
 def _open_header(file: SourceFile, opened: IO[bytes], limits: Limits) -> Image.Image:
     """Open with Pillow, which reads the header only, and keep to our own limit of pixels instead of Pillow's."""
     with PILLOW_LOCK:
@@ -207,6 +318,12 @@ READER = Reader(
     name="PNG, JPEG, GIF, WebP, BMP",
     rank=40,
     matches=_matches,
-    open=lambda file, opening: PictureSource(file, opening.limits, opening.indexed),
-    formats=(Format("PNG, JPEG, GIF, WebP, BMP", (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")),),
+    open=_open,
+    formats=(
+        Format(
+            "PNG, JPEG, GIF, WebP, BMP",
+            (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp"),
+            "decoded whole; one that moves is a sequence",
+        ),
+    ),
 )

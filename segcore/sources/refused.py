@@ -5,11 +5,11 @@ from typing import NoReturn
 from segcore.errors import SourceError
 from segcore.sources.base import Opening, Reader
 from segcore.sources.files import SourceFile
+from segcore.sources.npy import is_npz
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (344, b"ni1\0", "NIfTI in a pair of files (.hdr, .img)", "save it as one file: .nii or .nii.gz"),
     (4, b"ni2\0", "NIfTI-2 in a pair of files (.hdr, .img)", "save it as one file: .nii or .nii.gz"),
-    (0, b"\x89HDF", "HDF5", "convert it to OME-TIFF"),
     (0, b"\x1f\x8b", "gzip", "unpack it first"),
     (0, b"PK\x03\x04", "ZIP", "unpack it first"),
     (0, b"%PDF", "PDF", "export its pages as TIFF or PNG"),
@@ -20,6 +20,8 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
 
 def _recognised(file: SourceFile) -> tuple[str, str] | None:
     """Name of the format and what to do, if it is one of ours to refuse."""
+    if is_npz(file.head):
+        return None
     head = file.inner_head
     for offset, magic, name, advice in MAGIC:
         if head[offset : offset + len(magic)] == magic:

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from flows import functions
 from flows.cli import COMMANDS, app
 from flows.options import FLOWS_ONLY
-from flows.reference import described_elsewhere, reference, walk
+from flows.reference import FORMATS_PAGES, described_elsewhere, reference, walk, with_formats
 from segcore.config import STAGES, PredictConfig, StageConfig
 from segcore.errors import StoreError
 from segcore.progress import Progress
 from segcore.results import ItemResult, StageResult
+from segcore.sources import readers
 
 DOCS = Path(__file__).parents[2] / "docs"
 RUNNER = CliRunner()
@@ -45,6 +46,15 @@ def test_every_command_has_help_and_is_in_the_docs() -> None:
         assert described_elsewhere(path) or f"## {path}\n" in page
         for parameter in command.params:
             assert parameter.name == "help" or parameter.help, f"{path}: {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("page", FORMATS_PAGES, ids=lambda page: page.name)
+def test_the_table_of_formats_is_that_of_the_readers(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == with_formats(text), "make reference"
+    for reader in readers():
+        for found in reader.formats:
+            assert f"| {found.name} |" in text
 
 
 def test_help_of_all_agrees_with_help_of_each() -> None:

@@ -47,7 +47,7 @@ def test_content_decides_not_the_name(tmp_path: Path) -> None:
         (b"\0" * 128 + b"DICM" + b"\0" * 10, "this DICOM file holds no image"),
         (b"II*\0" + b"\0" * 124 + b"DICM" + b"\0" * 10, "this DICOM file holds no image"),
         (b"\x5c\x01\0\0" + b"\0" * 340 + b"n+1\0", "expected 1 to 7 axes, got 0"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5 is not a format"),
+        (b"\x89HDF\r\n\x1a\n", "cannot be read"),
         (b"PK\x03\x04 zip", "ZIP is not a format"),
         (b"II*\0\xff\xff\xff\xff", "cut off"),
         (b"II*\0\x08\0\0\0\x05", "damaged or cut off"),

@@ -121,12 +121,64 @@ def test_exif_orientation_is_followed(tmp_path: Path, assert_reads: Any, orienta
         assert_reads(source, np.moveaxis(upright, -1, 0))
 
 
-def test_of_an_animation_the_first_frame(tmp_path: Path, assert_reads: Any) -> None:
-    frames = [Image.fromarray(np.full((20, 30), value, np.uint8)) for value in (10, 200)]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    with open_source(str(tmp_path / "moving.gif")) as source:
-        assert source.info.details["frames"] == 2
-        assert_reads(source, np.full((1, 20, 30), 10, np.uint8))
+def moving(path: Path, frames: Any, **options: Any) -> None:
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=others, duration=100, **options)
+
+
+COLOURS = np.zeros((5, 30, 40, 3), np.uint8)
+for _index in range(5):
+    COLOURS[_index, 3 * _index : 3 * _index + 9, 5 * _index :] = (40 * _index, 255, 90)
+"""Few colours, so that a GIF holds them exactly."""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("gif", {}), ("gif", {"optimize": True}), ("webp", {"lossless": True}), ("png", {})]
+)
+def test_what_moves_is_a_sequence(tmp_path: Path, assert_reads: Any, suffix: str, options: dict[str, Any]) -> None:
+    path = tmp_path / f"moving.{suffix}"
+    moving(path, COLOURS, **options)
+    with open_source(str(path)) as source:
+        assert (source.info.axes, source.info.details["frames"]) == (("t", "c", "y", "x"), 5)
+        assert_reads(source, np.moveaxis(COLOURS, -1, 1))
+
+
+def test_a_grey_sequence_has_one_channel(tmp_path: Path, assert_reads: Any) -> None:
+    moving(tmp_path / "grey.gif", COLOURS[..., 0])
+    with open_source(str(tmp_path / "grey.gif")) as source:
+        assert source.info.channels == ("grey",)
+        assert_reads(source, COLOURS[:, np.newaxis, :, :, 0])
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_transparent_pixels_of_a_sequence_are_not_usable(tmp_path: Path, assert_reads: Any, suffix: str) -> None:
+    alpha = np.where(COLOURS[..., 1] > 0, 255, 0).astype(np.uint8)
+    path = tmp_path / f"alpha.{suffix}"
+    options: dict[str, Any] = {"disposal": 1, "blend": 0} if suffix == "png" else {"lossless": True, "exact": True}
+    moving(path, np.concatenate([COLOURS, alpha[..., np.newaxis]], axis=-1), **options)
+    with open_source(str(path)) as source:
+        assert_reads(source, np.moveaxis(COLOURS, -1, 1), valid=alpha > 0)
+
+
+def test_the_default_image_of_a_moving_png_is_none_of_its_frames(tmp_path: Path, assert_reads: Any) -> None:
+    path = tmp_path / "default.png"
+    moving(path, COLOURS, default_image=True)
+    with open_source(str(path)) as source:
+        assert_reads(source, np.moveaxis(COLOURS[1:], -1, 1))
+
+
+def test_of_a_mask_that_moves_the_first_frame(tmp_path: Path, assert_reads: Any) -> None:
+    moving(tmp_path / "mask.gif", COLOURS[..., 0])
+    with open_source(str(tmp_path / "mask.gif"), Opening(indexed=True)) as source:
+        stored = source.read(_whole(source))[0]
+        np.testing.assert_array_equal(np.asarray(source.info.details["palette"])[stored][..., 0], COLOURS[0, ..., 0])
+
+
+def test_frames_count_against_the_limits(tmp_path: Path) -> None:
+    moving(tmp_path / "long.gif", COLOURS)
+    for limits in (Limits(max_whole_px=5999), Limits(max_pages=4)):
+        with pytest.raises(SourceError, match="5 frames of 40 x 30 px are over the limits"):
+            open_source(str(tmp_path / "long.gif"), Opening(limits=limits))
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path, assert_reads: Any) -> None:
