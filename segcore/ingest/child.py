@@ -6,6 +6,7 @@ content_digest: the file's bytes -> SHA-256
 """
 
 import hashlib
+import json
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
 from segcore.geometry import Ints, Window
-from segcore.ingest.entries import Entry
+from segcore.ingest.entries import Entry, file_stamp
 from segcore.isolation import Beat
 from segcore.sources import Opening, Source, SourceInfo, open_source
 from segcore.sources.files import SourceFile
@@ -134,15 +135,30 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
 
 
 def content_digest(beat: Beat, uri: str) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes; of a folder, of the names and bytes of all files below it.
+
+    A web server lists no folders: there it is that of what `file_stamp` tells.
+    """
     digest = hashlib.sha256()
     file = SourceFile(uri)
+    beat(0)
+    if not file.is_folder:
+        _add_bytes(digest, file, beat)
+        return digest.hexdigest()
+    names = file.tree()
+    if not names:
+        digest.update(json.dumps(file_stamp(uri), sort_keys=True).encode())
+    for name in names:
+        digest.update(f"{name}\0".encode(errors="surrogateescape"))
+        _add_bytes(digest, file.child(name), beat)
+    return digest.hexdigest()
+
+
+def _add_bytes(digest: "hashlib._Hash", file: SourceFile, beat: Beat) -> None:
     with file.open() as opened:
-        beat(0)
         while block := opened.read(BLOCK_BYTES):
             digest.update(block)
             beat(0)
-    return digest.hexdigest()
 
 
 def write_unit(

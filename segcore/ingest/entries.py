@@ -3,6 +3,7 @@
 import csv
 import glob
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from pydantic import BaseModel, ConfigDict
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
 from segcore.sources import Joined, suffixes
-from segcore.sources.files import check_scheme, is_known_scheme
+from segcore.sources.files import check_scheme, is_known_scheme, split_member
 from segcore.sources.joined import How
 
-ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
+_ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
+ZARR_MARKS = set(_ZARR_FILES)
 """A folder with one of these is one OME-Zarr image."""
 
 _COLUMNS = ("source", "target", "valid", "split", "group")
@@ -86,8 +88,9 @@ def image_id_of(uri: str, ids: str = "name") -> str:
     digest = hashlib.sha256(canonical_uri(uri).encode()).hexdigest()
     if ids == "hash":
         return digest[:16]
-    stem = Path(uri.rstrip("/")).name.split(".")[0]
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:80] or "image"
+    place, member = split_member(uri.rstrip("/"))
+    stem = f"{Path(place).name.split('.')[0]} {member or ''}"
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:80].strip("-") or "image"
     return f"{slug}-{digest[:8]}"
 
 
@@ -103,16 +106,19 @@ def file_stamp(uri: str) -> dict[str, Any]:
         if _is_pattern(uri) and (_is_remote(uri) or not Path(canonical_uri(uri)).exists()):
             unlisted = ", or it cannot be listed" if _is_remote(uri) else ""
             raise SourceError(f"{uri}: nothing matches this pattern{unlisted}")
-        if not _is_remote(uri):
-            path = Path(canonical_uri(uri))
+        place = split_member(uri)[0]
+        if not _is_remote(place):
+            path = Path(canonical_uri(place))
             if path.is_dir():
                 os.scandir(path).close()  # raises where it must not be read
+                if _is_image_folder(path):
+                    return {"uri": canonical_uri(uri), **_folder_stamp(path)}
                 raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(sorted(suffixes()))}")
             stat = path.stat()
             return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        check_scheme(uri)
-        system, key = fsspec.core.url_to_fs(uri)
-        info = system.info(key)
+        check_scheme(place)
+        system, key = fsspec.core.url_to_fs(place)
+        info = _remote_info(system, key)
     except SourceError:
         raise
     except Exception as error:  # every file system behind fsspec has errors of its own
@@ -120,6 +126,33 @@ def file_stamp(uri: str) -> dict[str, Any]:
         raise SourceError(f"{uri}: cannot be opened ({' '.join(str(reason).split())})") from error
     version = next((str(info[key]) for key in _VERSIONS if info.get(key)), None)
     return {"uri": uri, "size": info.get("size"), "version": version}
+
+
+def _is_image_folder(path: Path) -> bool:
+    """True for a folder that is one image: OME-Zarr, or the slices of a volume."""
+    names = [found.name for found in os.scandir(path)]
+    return not ZARR_MARKS.isdisjoint(names) or any(_is_dicom(path / name) for name in names)
+
+
+def _folder_stamp(folder: Path) -> dict[str, Any]:
+    """Number and size of all files below a folder, and when the newest was changed."""
+    stats = [(Path(at) / name).stat() for at, _, names in os.walk(folder) for name in names]
+    newest = max((stat.st_mtime_ns for stat in stats), default=0)
+    return {"files": len(stats), "size": sum(stat.st_size for stat in stats), "mtime_ns": newest}
+
+
+def _remote_info(system: Any, key: str) -> dict[str, Any]:
+    """Size and version of a file, or of all files below a prefix; a web server tells of a Zarr's metadata alone."""
+    web = "http" in system.protocol
+    if web and key.rstrip("/").endswith(".zarr"):
+        return dict(system.info(next(filter(system.exists, (f"{key.rstrip('/')}/{mark}" for mark in _ZARR_FILES)))))
+    info = dict(system.info(key))
+    if info.get("type") != "directory" or web:
+        return info
+    found = system.find(key, detail=True)
+    stamps = [[name, *(str(one.get(word)) for word in ("size", *_VERSIONS))] for name, one in sorted(found.items())]
+    version = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+    return {"size": sum(int(one.get("size") or 0) for one in found.values()), "ETag": version}
 
 
 def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:

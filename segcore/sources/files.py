@@ -132,6 +132,17 @@ class SourceFile:
         listed = self._fs.ls(self._key, detail=True)
         return sorted(str(found["name"]).rsplit("/", 1)[-1] for found in listed if found.get("type") == "file")
 
+    def tree(self) -> list[str]:
+        """Names of all files below this folder that are not empty, sorted; none where a server lists no folders."""
+        if not self._remote:
+            below = (Path(at) / name for at, _, names in os.walk(self._path) for name in names)
+            return sorted(found.relative_to(self._path).as_posix() for found in below if found.stat().st_size)
+        if self._place.startswith("http"):
+            return []
+        found = self._fs.find(self._key, detail=True)
+        key = self._key.rstrip("/")
+        return sorted(str(name).removeprefix(f"{key}/") for name, info in found.items() if info.get("size"))
+
     def child(self, name: str) -> "SourceFile":
         """A file in this folder."""
         return SourceFile(f"{self._place.rstrip('/')}/{name}")

@@ -94,27 +94,39 @@ class Reader(Protocol):
         """The pixels of a window that lies inside the level."""
 
 
-class _TensorstoreReader:
-    def __init__(self, path: str) -> None:
-        self._array = tensorstore.open(
-            {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}, open=True, read=True
-        ).result()
-        self.shape: Ints = tuple(self._array.shape)
-        self.dtype = np.dtype(self._array.dtype.numpy_dtype)
+class TensorstoreReader:
+    """An array that tensorstore opened."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape: Ints = tuple(array.shape)
+        self.dtype = np.dtype(array.dtype.numpy_dtype)
 
     def read(self, window: Window) -> Pixels:
         return np.ascontiguousarray(self._array[window.slices].read().result())
 
 
-class _ZarrReader:
-    def __init__(self, objects: Objects, key: str) -> None:
-        store: Any = ObjectStore(objects.raw, read_only=True)
-        self._array: Any = zarr.open_array(store, path=key, mode="r", zarr_format=3)
-        self.shape: Ints = tuple(self._array.shape)
-        self.dtype = np.dtype(self._array.dtype)
+class ZarrReader:
+    """An array that zarr opened."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape: Ints = tuple(array.shape)
+        self.dtype = np.dtype(array.dtype)
 
     def read(self, window: Window) -> Pixels:
         return np.ascontiguousarray(self._array[window.slices])
+
+
+def _open_with_tensorstore(path: str) -> TensorstoreReader:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
+    return TensorstoreReader(tensorstore.open(spec, open=True, read=True).result())
+
+
+def open_with_zarr(objects: Objects, key: str) -> ZarrReader:
+    """Through obstore, from wherever the workspace lies."""
+    store: Any = ObjectStore(objects.raw, read_only=True)
+    return ZarrReader(zarr.open_array(store, path=key, mode="r", zarr_format=3))
 
 
 def open_array(objects: Objects, key: str) -> Reader:
@@ -125,8 +137,8 @@ def open_array(objects: Objects, key: str) -> Reader:
     """
     try:
         if objects.folder is not None:
-            return _DecodingErrors(_TensorstoreReader(str(objects.folder / key)), objects.describe(key))
-        return _DecodingErrors(_ZarrReader(objects, key), objects.describe(key))
+            return _DecodingErrors(_open_with_tensorstore(str(objects.folder / key)), objects.describe(key))
+        return _DecodingErrors(open_with_zarr(objects, key), objects.describe(key))
     except (ValueError, KeyError, FileNotFoundError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"{objects.describe(key)}: not a readable Zarr array ({reason}); run `verify`") from error

@@ -1,6 +1,7 @@
 """Ingest: pixels, labels and geometry arrive; one bad source fails alone; unchanged ones are not read again."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from segcore.geometry import Window
 from segcore.ingest import entries, ingest
 from segcore.results import StageResult
 from segcore.store import Workspace, verify
+from tests.synthetic import put_image
 
 RNG = np.random.default_rng(0)
 UPPER_HALF = np.arange(40)[:, None].repeat(50, axis=1) < 20
@@ -69,6 +71,29 @@ def test_an_unchanged_source_is_skipped_and_a_changed_one_replaced(tmp_path: Pat
     assert run(tmp_path, sources=(str(path),)).items[0].state == "done"
     workspace = Workspace.open(str(tmp_path / "w"))
     assert (whole(workspace, workspace.image_ids()[0]) == second.transpose(2, 0, 1)).all()
+
+
+def test_a_zarr_folder_and_a_part_of_one_arrive(tmp_path: Path, sources: Path) -> None:
+    pixels = RNG.integers(0, 256, (2, 300, 200), np.uint8)
+    put_image(Workspace.open(str(tmp_path / "other"), create=True), "a", pixels)
+    folder = tmp_path / "other/images/a.ome.zarr"
+    shutil.copytree(folder, sources / "b.zarr")
+    shutil.copytree(folder, sources / "many.zarr/0")
+    (sources / "many.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    given = (str(sources / "b.zarr"), f"{sources}/many.zarr::0")
+    result = run(tmp_path, sources=given, shard_px=256)
+    assert [(item.state, item.error) for item in result.items] == [("done", None)] * 2
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert [image_id.rsplit("-", 1)[0] for image_id in workspace.image_ids()] == ["b", "many-0"]
+    first, second = workspace.image_ids()
+    assert (whole(workspace, first) == pixels).all()
+    assert (whole(workspace, second) == pixels).all()
+    assert workspace.image(first).digest != workspace.image(second).digest
+    assert [item.state for item in run(tmp_path, sources=given, shard_px=256).items] == ["skipped"] * 2
+    (sources / "b.zarr/0/c/0/0/0").write_bytes(b"damaged")
+    states = run(tmp_path, sources=given, shard_px=256).items
+    assert [item.state for item in states] == ["failed", "skipped"]
+    assert "cannot be read" in str(states[0].error)
 
 
 def test_bad_sources_fail_alone_and_are_named(tmp_path: Path, sources: Path) -> None:
