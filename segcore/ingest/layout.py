@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from segcore.ingest.child import Probe
-from segcore.store import PyramidSpec, fitting_nodata, fitting_shard_px
+from segcore.store import Ngff, PyramidSpec, fitting_nodata, fitting_shard_px
 
 SHARDS_IN_MEMORY = 4
 """Per child: one that is read, and one under way on each coarser level of the work unit."""
 
 
-def image_spec(found: Probe, shard_px: int) -> PyramidSpec:
+def image_spec(found: Probe, shard_px: int, ngff: Ngff) -> PyramidSpec:
     """The image's array; what no shard holds is nodata, where pixels can be nodata."""
     info = found.info
     nodata = fitting_nodata(info.nodata, info.dtype)
@@ -24,17 +24,23 @@ def image_spec(found: Probe, shard_px: int) -> PyramidSpec:
         fill=0 if nodata is None else nodata,
         nodata=nodata,
         shard_px=fitting_shard_px(info.axes, info.shape, info.dtype, shard_px),
+        ngff=ngff,
     )
 
 
-def all_specs(found: Probe, shard_px: int) -> dict[str, PyramidSpec]:
+def all_specs(found: Probe, shard_px: int, ngff: Ngff) -> dict[str, PyramidSpec]:
     """The arrays by name, the image first: where it is refused, its labels have to stay as they are."""
-    image = image_spec(found, shard_px)
+    image = image_spec(found, shard_px, ngff)
 
     def label(dtype: str, kind: Any) -> PyramidSpec:
         sides = {axis: n for axis, n in zip(image.axes, image.shape, strict=True) if axis != "c"}
         return PyramidSpec(
-            axes=tuple(sides), shape=tuple(sides.values()), dtype=dtype, kind=kind, shard_px=image.shard_px
+            axes=tuple(sides),
+            shape=tuple(sides.values()),
+            dtype=dtype,
+            kind=kind,
+            shard_px=image.shard_px,
+            ngff=image.ngff,
         )
 
     specs = {"image": image}
@@ -57,9 +63,9 @@ def plan_of(name: str, found: Probe, request: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-def estimate(found: Probe, shard_px: int, processes: int) -> dict[str, int]:
+def estimate(found: Probe, shard_px: int, ngff: Ngff, processes: int) -> dict[str, int]:
     """What `--dry-run` says of a source: shards, work units, bytes before compression, memory."""
-    specs = all_specs(found, shard_px)
+    specs = all_specs(found, shard_px, ngff)
     num_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs.values())
     image = specs["image"]
     shard_bytes = math.prod(image.shard) * np.dtype(image.dtype).itemsize

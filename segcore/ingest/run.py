@@ -138,11 +138,15 @@ class _Run:
                 self._fail(job, outcome.error)
             else:
                 job.probe = outcome.result
-                job.num_shards = image_spec(outcome.result, self.config.shard_px).grid(0).num_cells
+                job.num_shards = image_spec(outcome.result, self.config.shard_px, self.config.ngff).grid(0).num_cells
                 if self.config.dry_run:
-                    job.skip(**estimate(outcome.result, self.config.shard_px, self.config.processes or num_cores()))
+                    job.skip(**self._estimate(outcome.result))
             self.progress.advance()
         self._agree_on_classes(jobs)
+
+    def _estimate(self, found: Probe) -> dict[str, int]:
+        config = self.config
+        return estimate(found, config.shard_px, config.ngff, config.processes or num_cores())
 
     def _agree_on_classes(self, jobs: Sequence[_Job]) -> None:
         """Index masks without a class table: all images get the classes of the one with the highest id."""
@@ -170,7 +174,7 @@ class _Run:
                 "metadata": dict(entry.metadata),
             }
             _check_owner(entry, self.owners.setdefault(entry.image_id, canonical_uri(entry.source)))
-            if self.workspace is None or self.workspace.objects.size(_mark(entry)) is None:
+            if self.workspace is None or not self.workspace.is_complete(entry.image_id, "image"):
                 return True
             image = self.workspace.image(entry.image_id)
             _check_owner(entry, image.source)
@@ -243,7 +247,7 @@ class _Run:
         assert self.workspace is not None
         assert job.probe is not None
         units: set[Any] = set()
-        specs = all_specs(job.probe, self.config.shard_px)
+        specs = all_specs(job.probe, self.config.shard_px, self.config.ngff)
         for name, spec in specs.items():
             staging = Staging.begin(
                 self.workspace,
@@ -310,7 +314,3 @@ def _check_owner(entry: Entry, owner: str) -> None:
     """Refuse a source whose image id another one has."""
     if owner != canonical_uri(entry.source):
         raise SourceError(f"{entry.source}: its image id {entry.image_id} is that of {owner}; rename the file")
-
-
-def _mark(entry: Entry) -> str:
-    return f"images/{entry.image_id}.ome.zarr/zarr.json"

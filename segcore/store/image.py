@@ -12,7 +12,7 @@ from segcore.geometry import Ints, Window
 from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Pixels, missing
+from segcore.store.pyramid import Ngff, Pixels, missing
 
 
 class _Pyramid:
@@ -22,6 +22,8 @@ class _Pyramid:
         self.image_id, self.name = image_id, name
         self.attributes: dict[str, Any] = attributes["segcore"]
         """Our own attributes."""
+        self.ngff: Ngff = attributes["ome"]["version"]
+        """Version of OME-NGFF that it is stored in."""
         scales = attributes["ome"]["multiscales"][0]
         self.axes: tuple[str, ...] = tuple(axis["name"] for axis in scales["axes"])
         self.num_levels: int = len(scales["datasets"])
@@ -34,7 +36,7 @@ class _Pyramid:
     def _level(self, level: int) -> Reader:
         with self._lock:
             if level not in self._readers:
-                self._readers[level] = open_array(self._objects, f"{self.prefix}/{level}")
+                self._readers[level] = open_array(self._objects, f"{self.prefix}/{level}", self.ngff)
             return self._readers[level]
 
     @property

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from segcore.geometry import Grid, Ints, Window, level_shapes
 
 CHUNK_PX = 256
+CHUNK_PX_V2 = 512
+"""Of OME-NGFF 0.4, where every chunk is an object of its own."""
 UNIT_SHARDS = 4
 """A work unit is this many shards wide and high."""
 UNIT_LEVELS = 3
@@ -18,6 +20,8 @@ MAX_INTERLEAVED_CHANNELS = 4
 MAX_SHARD_BYTES = 64 << 20
 
 Kind = Literal["image", "mask", "instances"]
+Ngff = Literal["0.5", "0.4"]
+"""Version of OME-NGFF: 0.5 is Zarr v3 and sharded, 0.4 is Zarr v2."""
 Pixels = npt.NDArray[Any]
 
 
@@ -39,6 +43,12 @@ class PyramidSpec(BaseModel):
     nodata: float | None = None
     """Left out of the mean."""
     shard_px: int = 2048
+    ngff: Ngff = "0.5"
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """JSON for `plan.json`; plans of 0.5 do not name it, as those made before there was a choice."""
+        return self.model_dump(mode="json", exclude={"ngff"} if self.ngff == "0.5" else None)
 
     @property
     def halve(self) -> tuple[bool, ...]:
@@ -51,7 +61,13 @@ class PyramidSpec(BaseModel):
 
     @property
     def chunk(self) -> Ints:
-        """Smallest unit read: 256 px in y and x; up to 4 channels together, more one by one."""
+        """Smallest unit read.
+
+        0.5: 256 px in y and x, and up to 4 channels together. 0.4: 512 px, or what of it divides a shard; one channel.
+        """
+        if self.ngff == "0.4":
+            side_px = math.gcd(self.shard_px, CHUNK_PX_V2)
+            return tuple({"y": side_px, "x": side_px}.get(axis, 1) for axis in self.axes)
         num_channels = self.shape[self.axes.index("c")] if "c" in self.axes else 1
         together = num_channels if num_channels <= MAX_INTERLEAVED_CHANNELS else 1
         return tuple({"c": together, "y": CHUNK_PX, "x": CHUNK_PX}.get(axis, 1) for axis in self.axes)
