@@ -59,6 +59,28 @@ def test_a_tiff_arrives_with_pixels_spacing_and_digest(tmp_path: Path, sources: 
     assert verify(workspace) == []
 
 
+def test_images_and_targets_of_version_0_4_hold_the_same_pixels(tmp_path: Path, sources: Path) -> None:
+    put_tiff(sources / "a.tif", RNG.integers(0, 256, (700, 1100, 3), np.uint8))
+    Picture.fromarray(RNG.integers(0, 3, (700, 1100), np.uint8)).save(sources / "a.png")
+    given = {"sources": (str(sources / "a.tif"),), "targets": "{parent}/{stem}.png", "shard_px": 512}
+    found = []
+    for ngff in ("0.5", "0.4"):
+        result = run(tmp_path / ngff, ngff=ngff, **given)
+        assert [(item.state, item.error) for item in result.items] == [("done", None)]
+        workspace = Workspace.open(str(tmp_path / ngff / "w"))
+        (image_id,) = workspace.image_ids()
+        image, target = workspace.image(image_id), workspace.label(image_id, "target")
+        assert (image.ngff, target.ngff) == (ngff, ngff)
+        window = Window.whole(image.shape(1))
+        found.append((image.read(window, 1), target.read(Window.whole(target.shape(1)), 1), target.classes))
+        assert verify(workspace) == []
+        assert run(tmp_path / ngff, ngff=ngff, **given).items[0].state == "skipped"
+    (pixels, ids, classes), (other_pixels, other_ids, other_classes) = found
+    assert (pixels == other_pixels).all()
+    assert (ids == other_ids).all()
+    assert classes == other_classes
+
+
 def test_an_unchanged_source_is_skipped_and_a_changed_one_replaced(tmp_path: Path, sources: Path) -> None:
     path = sources / "a.png"
     first, second = RNG.integers(0, 256, (2, 60, 70, 3), np.uint8)

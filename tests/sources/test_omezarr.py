@@ -17,7 +17,7 @@ from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Limits, Opening, SourceInfo, members, open_source
 from segcore.spatial import Georef, Spacing
-from segcore.store import Workspace
+from segcore.store import Ngff, Workspace
 from tests.sources.conftest import Compare
 from tests.synthetic import put_image
 
@@ -178,12 +178,13 @@ def test_ome_zarr_py_writes_what_is_read(tmp_path: Path, assert_reads: Compare) 
             assert source.info.spacing is None
 
 
-def test_own_images_open_with_all_they_know(tmp_path: Path, assert_reads: Compare) -> None:
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_own_images_open_with_all_they_know(tmp_path: Path, assert_reads: Compare, ngff: Ngff) -> None:
     workspace = Workspace.open(str(tmp_path), create=True)
     pixels = pixels_of((2, 700, 520))
     georef = Georef(crs_wkt='GEOGCS["x"]', epsg=4326, transform=(0.5, 0.0, 1.0, 0.0, -0.5, 4.0))
     spacing = Spacing(values={"y": 0.5, "x": 0.5}, unit="degree", origin="file")
-    put_image(workspace, "a", pixels, spacing=spacing, georef=georef, nodata=7)
+    put_image(workspace, "a", pixels, spacing=spacing, georef=georef, nodata=7, ngff=ngff)
     with open_source(workspace.describe("images/a.ome.zarr")) as source:
         assert_reads(source, pixels)
         info = source.info

@@ -74,9 +74,7 @@ def memory() -> Workspace:
     ],
 )
 @pytest.mark.parametrize("shard_px", [256, 768, 1024])
-def test_every_level_is_that_of_the_other_version(
-    shape: Ints, dtype: str, more: dict[str, Any], shard_px: int
-) -> None:
+def test_every_level_is_that_of_the_other_version(shape: Ints, dtype: str, more: dict[str, Any], shard_px: int) -> None:
     pixels = RNG.integers(0, 100, shape).astype(dtype)
     pixels[..., 300:600, 100:400] = more.get("fill", 0)
     values = {"axes": ("c", "y", "x")[-len(shape) :], "shape": shape, "dtype": dtype, "kind": "image"}
