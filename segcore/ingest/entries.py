@@ -145,7 +145,8 @@ def _remote_info(system: Any, key: str) -> dict[str, Any]:
     """Size and version of a file, or of all files below a prefix; a web server tells of a Zarr's metadata alone."""
     web = "http" in system.protocol
     if web and key.rstrip("/").endswith(".zarr"):
-        return dict(system.info(next(filter(system.exists, (f"{key.rstrip('/')}/{mark}" for mark in _ZARR_FILES)))))
+        files = [f"{key.rstrip('/')}/{mark}" for mark in _ZARR_FILES]
+        return dict(system.info(next(filter(system.exists, files), files[0])))
     info = dict(system.info(key))
     if info.get("type") != "directory" or web:
         return info

@@ -176,7 +176,8 @@ def _members(file: SourceFile, opening: Opening) -> tuple[str, ...]:
 
 
 def _matches(file: SourceFile) -> bool:
-    return file.is_folder and any(file.has(mark) for mark in (*metadata.MARKS, ".zarray"))
+    is_zarr = file.name.endswith(".zarr")  # of a web server, all that there is to go by
+    return file.is_folder and (is_zarr or any(file.has(mark) for mark in (*metadata.MARKS, ".zarray")))
 
 
 READER = Reader(

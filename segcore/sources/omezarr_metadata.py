@@ -121,7 +121,8 @@ def read_group(file: SourceFile, path: str, limits: Limits) -> Group:
         return Group(path=path, zarr_format=2, attributes=read_json(file, f"{below}.zattrs", limits))
     if file.has(f"{below}.zgroup") or file.has(f"{below}.zarray"):
         return Group(path=path, zarr_format=2, attributes={})
-    raise SourceError(f"{file.uri}: no Zarr group {f'at {path} ' if path else ''}in this folder")
+    where = f"at {path} in it" if path else "there"
+    raise SourceError(f"{file.uri}: no Zarr group {where}; expected one of {', '.join(MARKS)}")
 
 
 def series_of(file: SourceFile, root: Group, limits: Limits) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ A work unit builds the levels that lie wholly inside it; `finish` builds those a
 children, writes the metadata, and last of all the group's attributes (`ngff.MARKS`): with them the image is complete.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,6 +35,9 @@ from segcore.store.plan import (
 from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
 from segcore.store.unit import ParentShard, UnitWriter
 from segcore.store.workspace import Workspace, array_prefix, listed_labels, rebuild_label_list
+
+WRITE_THREADS = 8
+"""Objects of one shard that are put at a time."""
 
 
 class Staging:
@@ -201,11 +206,16 @@ class Staging:
         assert pixels.shape == window.shape, f"shard {shard} of level {level} needs {window.shape}, got {pixels.shape}"
         pixels = np.ascontiguousarray(pixels, dtype=self.spec.dtype)
         objects = encode_objects(self.spec, level, shard, pixels)
-        for key in object_keys(self.spec, level, shard):
+
+        def put(key: str) -> None:
             if key in objects:
                 self._objects.put(f"{self.prefix}/{level}/{key}", objects[key])
             else:
                 self._objects.delete(f"{self.prefix}/{level}/{key}")
+
+        keys = object_keys(self.spec, level, shard)
+        with ThreadPoolExecutor(min(len(keys), WRITE_THREADS)) as threads:
+            deque(threads.map(put, keys), maxlen=0)  # raises what a put raised
         record = ShardRecord(
             pixels=digest_of(pixels),
             objects={key: (len(data), digest_of(data)) for key, data in objects.items()},

@@ -382,7 +382,7 @@ def test_members_that_lead_out_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "b.zarr", "cyx", [pixels_of((2, 40, 30))], 2)
     with pytest.raises(SourceError, match=r"path '\.\./b\.zarr' is not read"):
         open_source(f"{tmp_path}/a.zarr::../b.zarr")
-    with pytest.raises(SourceError, match=r"no Zarr group at none in this folder"):
+    with pytest.raises(SourceError, match=r"no Zarr group at none in it; expected one of zarr\.json"):
         open_source(f"{tmp_path}/a.zarr::none")
 
 
@@ -446,6 +446,8 @@ def test_object_stores_and_web_servers_read_alike(
                 assert_reads(source, pixels, num_windows=3)
                 found.append(source.info)
     assert {info.levels for info in found} == {((50, 37), (25, 19))}
+    with pytest.raises(SourceError, match=r"none\.zarr: no Zarr group there; expected one of zarr\.json"):
+        open_source(f"{address}/segcore-sources/none.zarr")
     bioformats2raw(tmp_path / "r.zarr", 2, 2, listed=False)
     copy(tmp_path / "r.zarr")
     uri = f"{address}/segcore-sources/r.zarr"

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ome_zarr_models
 import pytest
+import yaozarrs
 import zarr
 
 from segcore.classes import default_classes
@@ -18,6 +20,7 @@ from segcore.spatial import Georef, Spacing
 from segcore.store import Ngff, Objects, PyramidSpec, Staging, Workspace, verify
 from segcore.store.arrays import open_with_zarr
 from segcore.store.plan import latest_plan
+from segcore.store.workspace import array_prefix
 
 RNG = np.random.default_rng(0)
 SPEC = PyramidSpec(axes=("c", "y", "x"), shape=(3, 1700, 2600), dtype="uint8", kind="image", shard_px=512, ngff="0.4")
@@ -58,6 +61,13 @@ def levels(workspace: Workspace, name: str = "image") -> list[np.ndarray]:
     return [found.read(Window.whole(found.shape(level)), level) for level in range(found.num_levels)]
 
 
+def validate(path: str, kind: str, ngff: str) -> None:
+    """Ask the outside validators."""
+    yaozarrs.validate_zarr_store(path)
+    found: Any = ome_zarr_models.open_ome_zarr(zarr.open_group(path, mode="r"))
+    assert (type(found).__name__, found.ome_zarr_version) == (kind, ngff)
+
+
 def memory() -> Workspace:
     return Workspace.open(f"memory://{uuid.uuid4()}", create=True)
 
@@ -74,7 +84,9 @@ def memory() -> Workspace:
     ],
 )
 @pytest.mark.parametrize("shard_px", [256, 768, 1024])
-def test_every_level_is_that_of_the_other_version(shape: Ints, dtype: str, more: dict[str, Any], shard_px: int) -> None:
+def test_every_level_is_that_of_the_other_version(
+    tmp_path: Path, shape: Ints, dtype: str, more: dict[str, Any], shard_px: int
+) -> None:
     pixels = RNG.integers(0, 100, shape).astype(dtype)
     pixels[..., 300:600, 100:400] = more.get("fill", 0)
     values = {"axes": ("c", "y", "x")[-len(shape) :], "shape": shape, "dtype": dtype, "kind": "image"}
@@ -82,8 +94,9 @@ def test_every_level_is_that_of_the_other_version(shape: Ints, dtype: str, more:
     name = "image" if spec.kind == "image" else "m"
     made = []
     for ngff in ("0.4", "0.5"):
-        workspace = memory()
+        workspace = Workspace.open(str(tmp_path / ngff), create=True)
         make(workspace, pixels, spec.model_copy(update={"ngff": ngff}), name)
+        validate(f"{workspace.uri}/{array_prefix('a', name)}", "Image" if name == "image" else "ImageLabel", ngff)
         made.append(levels(workspace, name))
         assert verify(workspace) == []
     np.testing.assert_array_equal(made[0][0], pixels)
@@ -185,22 +198,16 @@ def test_a_window_is_the_same_through_zarr_and_tensorstore(local_workspace: Work
 
 
 def test_outside_validators_and_zarr_accept_image_and_labels(local_workspace: Workspace) -> None:
-    import ome_zarr_models
-    import yaozarrs
-
     make(local_workspace, PIXELS)
     label(local_workspace, "m-1", "0.4")
     root = str(Path(local_workspace.uri) / "images/a.ome.zarr")
-    for path in (root, f"{root}/labels/m-1"):
-        yaozarrs.validate_zarr_store(path)
+    validate(root, "Image", "0.4")
+    validate(f"{root}/labels/m-1", "ImageLabel", "0.4")
     group = zarr.open_group(root, mode="r", zarr_format=2)
     image: Any = ome_zarr_models.open_ome_zarr(group)
-    assert (type(image).__name__, image.ome_zarr_version) == ("Image", "0.4")
     datasets = image.attributes.multiscales[0].datasets
     assert datasets[2].coordinateTransformations[0].scale == [1.0, 2.0, 1.0]
     assert datasets[2].coordinateTransformations[1].translation == [0.0, 0.75, 0.375]
-    mask: Any = ome_zarr_models.open_ome_zarr(zarr.open_group(f"{root}/labels/m-1", mode="r", zarr_format=2))
-    assert (type(mask).__name__, mask.ome_zarr_version) == ("ImageLabel", "0.4")
     assert dict(group["labels"].attrs) == {"labels": ["m-1"]}
     for level, pixels in enumerate(levels(local_workspace)):
         array: Any = group[str(level)]
