@@ -202,7 +202,11 @@ class _Run:
                     by_task[id(task)] = job
                     yield task
 
-        for outcome in self.pool.run(tasks(), on_beat=lambda _, amount: self.progress.advance(amount)):
+        def heard(_: Task, amount: int) -> None:
+            if amount:  # 0 is a sign of life alone
+                self.progress.advance(amount)
+
+        for outcome in self.pool.run(tasks(), on_beat=heard):
             self._take(by_task.pop(id(outcome.task)), outcome)
 
     def _begin(self, job: _Job) -> list[Task]:
