@@ -90,7 +90,7 @@ def image_id_of(uri: str, ids: str = "name") -> str:
         return digest[:16]
     place, member = split_member(uri.rstrip("/"))
     stem = f"{Path(place).name.split('.')[0]} {member or ''}"
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", stem)[:80].strip("-") or "image"
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:80] or "image"
     return f"{slug}-{digest[:8]}"
 
 
@@ -150,6 +150,7 @@ def _remote_info(system: Any, key: str) -> dict[str, Any]:
     info = dict(system.info(key))
     if info.get("type") != "directory" or web:
         return info
+    system.invalidate_cache()  # a listing that is kept would hide a change
     found = system.find(key, detail=True)
     stamps = [[name, *(str(one.get(word)) for word in ("size", *_VERSIONS))] for name, one in sorted(found.items())]
     version = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

@@ -158,7 +158,7 @@ def _checked_v2(document: Any, where: str) -> ForeignArray:
         chunk=found.chunks,
         codecs=tuple(codecs),
         sharded=False,
-        metadata=_strict(found.model_dump(mode="json")),
+        metadata=_strict(found.model_dump(mode="json"), found.dtype),
     )
 
 
@@ -193,7 +193,7 @@ def _checked_v3(document: Any, where: str, max_chunk_bytes: int) -> ForeignArray
         chunk=chunk,
         codecs=codecs,
         sharded=sharded,
-        metadata=_strict(found.model_dump(mode="json")),
+        metadata=_strict(found.model_dump(mode="json"), found.data_type),
     )
 
 
@@ -223,10 +223,12 @@ def _parsed(model: type[_Model], document: Any, where: str) -> _Model:
         raise SourceError(f"{where}: no Zarr metadata that is read: {place}: {first['msg']}") from error
 
 
-def _strict(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Some writers leave NaN and infinity bare, which no JSON has."""
+def _strict(metadata: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Some writers leave NaN and infinity bare, which no JSON has, or give whole numbers as floats."""
     fill = metadata["fill_value"]
-    if isinstance(fill, float) and not math.isfinite(fill):
+    if isinstance(fill, float) and fill.is_integer() and np.dtype(dtype).kind in "iu":
+        metadata["fill_value"] = int(fill)
+    elif isinstance(fill, float) and not math.isfinite(fill):
         metadata["fill_value"] = "NaN" if math.isnan(fill) else "Infinity" if fill > 0 else "-Infinity"
     return metadata
 

@@ -259,6 +259,19 @@ def test_fields_of_a_plate_are_named(tmp_path: Path, assert_reads: Compare) -> N
         assert_reads(source, pixels)
 
 
+def test_fill_values_as_some_write_them(tmp_path: Path) -> None:
+    for number, (dtype, written, fill) in enumerate(
+        (("uint16", 9.0, 9), ("float32", 9, 9), ("float32", float("nan"), np.nan), ("float64", None, 0))
+    ):
+        folder = tmp_path / f"{number}.zarr"
+        write(folder, "cyx", [pixels_of((1, 32, 16), dtype)], 2)
+        edit(folder / "0/.zarray", fill_value=written)
+        (folder / "0/0.1.0").unlink()
+        with open_source(str(folder)) as source:
+            read = source.read(Window((0, 16, 0), (1, 16, 16)))
+        np.testing.assert_array_equal(read, np.full((1, 16, 16), fill, dtype))
+
+
 def test_a_missing_chunk_is_the_fill_value(tmp_path: Path) -> None:
     for version in (2, 3):
         folder = tmp_path / f"{version}.zarr"
