@@ -109,6 +109,8 @@ class IngestConfig(StageConfig):
     """Rewrite images that exist under another plan, and make lost shards again."""
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
     """Side of a shard, the unit of writing, in px."""
+    ngff: Literal["0.5", "0.4"] = "0.5"
+    """OME-NGFF version of new images and of all masks beneath them: 0.5 (sharded), or 0.4 for QuPath."""
     processes: int = Field(default=0, ge=0)
     """Decoding processes; 0 = one per core."""
     open_deadline_s: float = Field(default=60.0, gt=0)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from segcore.classes import ClassInfo, default_classes
 from segcore.spatial import Georef, Spacing
-from segcore.store import PyramidSpec, Staging, Workspace
+from segcore.store import Ngff, PyramidSpec, Staging, Workspace
 
 
 def put_image(
@@ -20,10 +20,12 @@ def put_image(
     nodata: float | None = None,
     has_valid: bool = False,
     group: str | None = None,
+    ngff: Ngff = "0.5",
 ) -> None:
     """An image of axes (c, y, x); one of another shape or type replaces it."""
     dtype = str(pixels.dtype)
-    spec = PyramidSpec(axes=("c", "y", "x"), shape=pixels.shape, dtype=dtype, kind="image", nodata=nodata, shard_px=256)
+    axes = ("c", "y", "x")
+    spec = PyramidSpec(axes=axes, shape=pixels.shape, dtype=dtype, kind="image", nodata=nodata, shard_px=256, ngff=ngff)
     attributes = {
         "source": f"/sources/{image_id}.tif",
         "spacing": spacing.model_dump(mode="json") if spacing else None,
@@ -49,7 +51,8 @@ def put_label(
 ) -> None:
     """A target, mask or `valid` of axes (y, x); another `version` is another plan, and overwrites."""
     fill = 0 if name == "valid" else int(np.iinfo(ids.dtype).max)
-    spec = PyramidSpec(axes=("y", "x"), shape=ids.shape, dtype=str(ids.dtype), kind="mask", fill=fill, shard_px=256)
+    dtype, ngff = str(ids.dtype), workspace.ngff_of(image_id)
+    spec = PyramidSpec(axes=("y", "x"), shape=ids.shape, dtype=dtype, kind="mask", fill=fill, shard_px=256, ngff=ngff)
     with Staging.begin(workspace, image_id, name, {"version": version}, spec, overwrite=True) as staging:
         _fill(staging, ids)
         staging.finish({"digest": f"{name}-{version}"} | (attributes or {}), classes=classes or default_classes(2))

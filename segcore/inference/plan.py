@@ -113,7 +113,9 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
 def mask_spec(job: Job, image: Image) -> PyramidSpec:
     """How the mask of an image is stored."""
     shape = image.shape()[-2:]
-    return PyramidSpec(axes=("y", "x"), shape=shape, dtype=job.dtype, kind="mask", shard_px=job.config.shard_px)
+    return PyramidSpec(
+        axes=("y", "x"), shape=shape, dtype=job.dtype, kind="mask", shard_px=job.config.shard_px, ngff=image.ngff
+    )
 
 
 def mask_attributes(job: Job, image: Image, plan: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _put(workspace: Workspace, file: SourceFile, prefix: str, beat: Callable[[],
         name = file.name if SAFE_NAME.fullmatch(file.name) else f"source{suffix if suffix[1:].isalnum() else ''}"
         _put_file(workspace, file, f"{prefix}/{name}", beat)
         return f"{prefix}/{name}"
-    for name in file.all_names():
+    for name in file.tree():
         if not all(SAFE_NAME.fullmatch(part) or part in HIDDEN for part in name.split("/")):
             raise SourceError(f"{file.uri}: holds a file called {name!r}, which cannot be copied; rename it, or --link")
         _put_file(workspace, file.child(name), f"{prefix}/{name}", beat)

@@ -82,8 +82,8 @@ def image_id_of(uri: str, ids: str = "name") -> str:
     digest = hashlib.sha256(canonical_uri(uri).encode()).hexdigest()
     if ids == "hash":
         return digest[:16]
-    place, member = split_member(uri)
-    stem = Path(place.rstrip("/")).name.split(".")[0]
+    place, member = split_member(uri.rstrip("/"))
+    stem = Path(place).name.split(".")[0]
     slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{stem}-{member}" if member else stem).strip("-")[:80] or "image"
     return f"{slug}-{digest[:8]}"
 

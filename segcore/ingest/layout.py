@@ -37,6 +37,7 @@ def image_spec(found: Probe, config: IngestConfig) -> PyramidSpec:
         nodata=nodata,
         shard_px=fitting_shard_px(info.axes, info.shape, info.dtype, config.shard_px),
         linked=config.link or config.copy_source,
+        ngff=config.ngff,
     )
 
 
@@ -46,8 +47,8 @@ def all_specs(found: Probe, config: IngestConfig) -> dict[str, PyramidSpec]:
     sides = {axis: n for axis, n in zip(image.axes, image.shape, strict=True) if axis != "c"}
 
     def label(dtype: str, kind: Any) -> PyramidSpec:
-        shape = tuple(sides.values())
-        return PyramidSpec(axes=tuple(sides), shape=shape, dtype=dtype, kind=kind, shard_px=image.shard_px)
+        own = {"axes": tuple(sides), "shape": tuple(sides.values()), "dtype": dtype, "kind": kind}
+        return PyramidSpec.model_validate({**own, "shard_px": image.shard_px, "ngff": image.ngff})
 
     specs = {"image": image}
     if found.has_valid:

@@ -65,7 +65,7 @@ def look(job: Job, workspace: Workspace | None, config: IngestConfig, options: d
         if age_s < config.quiet_minutes * 60:
             job.skip(reason=f"changed {age_s:.0f} s ago, may still be written: waits for the next run")
             return
-    if workspace is None or not workspace.has_image(job.entry.image_id):
+    if workspace is None or not workspace.is_complete(job.entry.image_id, "image"):
         return
     image = workspace.image(job.entry.image_id)
     check_owner(job.entry, image.source)

@@ -196,8 +196,12 @@ class _Run:
             job.num_shards = image_spec(job.probe, self.config).num_shards
         self.progress.start("ingest", sum(job.num_shards for job in ahead), "shards")
         finishing: list[Future[None]] = []
-        advance = self.progress.advance
-        for job, outcome in self._in_children(self._tasks(ahead, finishing), on_beat=lambda _, n: advance(n)):
+
+        def heard(_: Task, amount: int) -> None:
+            if amount:  # 0 is a sign of life alone
+                self.progress.advance(amount)
+
+        for job, outcome in self._in_children(self._tasks(ahead, finishing), on_beat=heard):
             job.take(outcome)
             if outcome.error is not None:
                 self._fail(job, outcome.error)

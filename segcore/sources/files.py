@@ -151,15 +151,16 @@ class SourceFile:
         listed = self._fs.ls(self._key, detail=True)
         return sorted(str(found["name"]).rsplit("/", 1)[-1] for found in listed if found.get("type") == "file")
 
-    def all_names(self) -> list[str]:
-        """Names of all files below this folder, `/`-separated, sorted."""
+    def tree(self) -> list[str]:
+        """Names of all files below this folder that are not empty, sorted; none where a server lists no folders."""
         if not self._remote:
-            parents = ((Path(parent), names) for parent, _, names in os.walk(self._path))
-            return sorted(
-                (parent / name).relative_to(self._path).as_posix() for parent, names in parents for name in names
-            )
-        root = self._fs._strip_protocol(self._key).rstrip("/")
-        return sorted(str(name)[len(root) + 1 :] for name in self._fs.find(self._key))
+            below = (Path(at) / name for at, _, names in os.walk(self._path) for name in names)
+            return sorted(found.relative_to(self._path).as_posix() for found in below if found.stat().st_size)
+        if self._place.startswith("http"):
+            return []
+        found = self._fs.find(self._key, detail=True)
+        key = self._key.rstrip("/")
+        return sorted(str(name).removeprefix(f"{key}/") for name, info in found.items() if info.get("size"))
 
     def child(self, name: str) -> "SourceFile":
         """A file below this folder."""

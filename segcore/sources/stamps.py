@@ -38,8 +38,12 @@ def stamp(uri: str | Joined) -> dict[str, Any]:
             return _local_stamp(uri, place)
         check_scheme(place)
         system, key = fsspec.core.url_to_fs(place)
+        if "http" in system.protocol and key.rstrip("/").endswith(".zarr"):  # no listing: of its metadata alone
+            marks = [f"{key.rstrip('/')}/{mark}" for mark in ("zarr.json", ".zattrs", ".zgroup")]
+            key = next(filter(system.exists, marks), marks[0])
         info = system.info(key)
         if info.get("type") == "directory":
+            system.invalidate_cache()  # a listing that is kept would hide a change
             parts = [_remote_stamp(name, found) for name, found in sorted(system.find(key, detail=True).items())]
             return {"uri": uri, "size": _total(parts), "version": _digest_of(parts)}
         return _remote_stamp(uri, info)
@@ -82,7 +86,10 @@ def content_digest(uri: str | Joined, beat: Callable[[], None]) -> str:
         return _digest_of([content_digest(part, beat) for part in uri.parts])
     file = SourceFile(split_member(uri)[0])
     if file.is_folder:
-        return _digest_of([[name, _file_digest(file.child(name), beat)] for name in file.all_names()])
+        names = file.tree()
+        if not names:  # a web server lists no folders: what the stamp tells has to do
+            return _digest_of(stamp(uri))
+        return _digest_of([[name, _file_digest(file.child(name), beat)] for name in names])
     return _file_digest(file, beat)
 
 

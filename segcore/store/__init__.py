@@ -3,7 +3,7 @@
 from segcore.store.image import Image, Label
 from segcore.store.lease import Lease
 from segcore.store.objects import Objects
-from segcore.store.pyramid import PyramidSpec, fitting_nodata, fitting_shard_px, missing
+from segcore.store.pyramid import Ngff, PyramidSpec, fitting_nodata, fitting_shard_px, missing
 from segcore.store.staging import Staging, withdraw_labels
 from segcore.store.unit import UnitWriter
 from segcore.store.verify import Problem, verify
@@ -13,6 +13,7 @@ __all__ = [
     "Image",
     "Label",
     "Lease",
+    "Ngff",
     "Objects",
     "Problem",
     "PyramidSpec",

@@ -13,7 +13,7 @@ from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Pixels, PyramidSpec, missing
+from segcore.store.pyramid import Ngff, Pixels, PyramidSpec, missing
 
 
 class _Pyramid:
@@ -23,6 +23,8 @@ class _Pyramid:
         self.image_id, self.name = image_id, name
         self.attributes: dict[str, Any] = attributes["segcore"]
         """Our own attributes."""
+        self.ngff: Ngff = attributes["ome"]["version"]
+        """Version of OME-NGFF that it is stored in, and its masks."""
         link = self.attributes.get("linked")
         self._link: dict[str, Any] | None = link
         self._spec = None if link is None else PyramidSpec.model_validate(link["spec"])
@@ -46,7 +48,7 @@ class _Pyramid:
 
     def _opened(self, level: int) -> Reader:
         if self._link is None or self._spec is None:
-            return open_array(self._objects, f"{self.prefix}/{level}")
+            return open_array(self._objects, f"{self.prefix}/{level}", self.ngff)
         return LinkedLevel(located(self._link, self._objects), self._spec, level)
 
     @property

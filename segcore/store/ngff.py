@@ -1,8 +1,9 @@
-"""NGFF: the OME-Zarr 0.5 metadata of images and labels, and the GeoZarr conventions beside it.
+"""NGFF: the OME-Zarr metadata of images and labels, 0.5 and 0.4, and the GeoZarr conventions beside it.
 
-Source: OME-NGFF 0.5 (multiscales, omero, labels, image-label); GeoZarr `proj:` and `spatial:` conventions.
+Source: OME-NGFF 0.5 and 0.4 (multiscales, omero, labels, image-label); GeoZarr `proj:` and `spatial:` conventions.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,14 @@ import numpy as np
 from segcore.classes import RGB, ClassInfo
 from segcore.geometry import Ints
 from segcore.spatial import Georef, Spacing
-from segcore.store.pyramid import Pixels, PyramidSpec
+from segcore.store.plan import canonical_json
+from segcore.store.pyramid import Ngff, Pixels, PyramidSpec
 
-VERSION = "0.5"
+MARKS: dict[Ngff, str] = {"0.5": "zarr.json", "0.4": ".zattrs"}
+"""Name of the object that holds a group's attributes. An image or label that has it is complete."""
+ARRAY_FILES: dict[Ngff, str] = {"0.5": "zarr.json", "0.4": ".zarray"}
+"""Name of the object that describes an array."""
+V2_GROUP = ".zgroup"
 _AXIS_TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 _NGFF_UNITS = {"angstrom", "nanometer", "micrometer", "millimeter", "centimeter", "meter", "kilometer", "foot", "inch"}
 _CHANNEL_COLORS = ("FF0000", "00FF00", "0000FF", "FFFFFF", "00FFFF", "FF00FF", "FFFF00")
@@ -35,6 +41,7 @@ def multiscales(name: str, spec: PyramidSpec, spacing: Spacing | None) -> list[d
             "name": name,
             "axes": [_axis(axis, spacing) for axis in spec.axes],
             "datasets": datasets,
+            **({"version": spec.ngff} if spec.ngff == "0.4" else {}),
             "type": {"image": "mean", "mask": "mode", "instances": "nearest"}[spec.kind],
         }
     ]
@@ -62,10 +69,10 @@ def omero(channels: Sequence[str], coarsest: Pixels, axes: Sequence[str]) -> dic
     return {"channels": described, "rdefs": {"model": "greyscale" if len(channels) == 1 else "color"}}
 
 
-def image_label(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+def image_label(classes: Sequence[ClassInfo], ngff: Ngff) -> dict[str, Any]:
     """Colours and names of a label's values."""
     return {
-        "version": VERSION,
+        "version": ngff,
         "colors": [{"label-value": c.id, "rgba": [*_rgb(c.color), 0 if c.id == 0 else 255]} for c in classes],
         "properties": [{"label-value": c.id, "name": c.name} for c in classes],
         "source": {"image": "../../"},
@@ -91,6 +98,32 @@ def geozarr(georef: Georef, shape_yx: Ints) -> dict[str, Any]:
     return attributes
 
 
-def group(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The `zarr.json` of a Zarr v3 group."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+def group(ngff: Ngff, ome: dict[str, Any], more: dict[str, Any] | None = None) -> dict[str, bytes]:
+    """The objects that make a folder a group, the one with its attributes last.
+
+    Args:
+        ngff: 0.5 keeps NGFF's words under `ome`, 0.4 beside all others.
+        ome: NGFF's words.
+        more: attributes of others.
+    """
+    if ngff == "0.4":
+        return {
+            V2_GROUP: canonical_json({"zarr_format": 2}),
+            MARKS[ngff]: canonical_json({**ome, **(more or {})}),
+        }
+    attributes = {"ome": {"version": ngff, **ome}, **(more or {})}
+    return {MARKS[ngff]: canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})}
+
+
+def parsed(ngff: Ngff, data: bytes) -> dict[str, Any]:
+    """A group's attributes, NGFF's words under `ome` with their version, whatever the version.
+
+    Raises:
+        ValueError, KeyError, TypeError: if they are damaged.
+    """
+    document: dict[str, Any] = json.loads(data)
+    if ngff == "0.5":
+        attributes: dict[str, Any] = document["attributes"]
+        attributes["ome"]["version"]
+        return attributes
+    return {**document, "ome": {"version": ngff, **document}}

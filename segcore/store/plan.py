@@ -32,6 +32,11 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=True).encode()
 
 
+def sharded_key(shard: Ints) -> str:
+    """Key below its level of the one object that a shard of Zarr v3 is."""
+    return f"c/{'/'.join(map(str, shard))}"
+
+
 class ShardRecord(BaseModel):
     """The ledger's word that a shard is finished."""
 
@@ -39,11 +44,18 @@ class ShardRecord(BaseModel):
 
     pixels: str
     """Digest of the pixels."""
-    size: int | None
-    """Size of the object in bytes; None where all pixels are the fill value and Zarr keeps no object."""
-    digest: str | None
-    """Digest of the object."""
+    objects: dict[str, tuple[int, str]]
+    """Size in bytes and digest of every object of the shard, by its key below the level: one in OME-NGFF 0.5, one per
+    chunk in 0.4. Where all pixels are the fill value, Zarr keeps none."""
     note: dict[str, Any] = {}
+
+
+def _with_objects(record: dict[str, Any], shard: Ints) -> dict[str, Any]:
+    """A record as it is now: those of version 0.1 told size and digest of the one object that a shard was."""
+    if "objects" in record:
+        return record
+    one = (record["size"], record["digest"])
+    return record | {"objects": {} if one[0] is None else {sharded_key(shard): one}}
 
 
 class PlanState:
@@ -68,8 +80,8 @@ class PlanState:
         """The record of one shard, or None if it is not finished (a damaged record is none)."""
         data = self.objects.get(self._record_key(level, shard))
         try:
-            return None if data is None else ShardRecord.model_validate_json(data)
-        except ValueError:
+            return None if data is None else ShardRecord.model_validate(_with_objects(json.loads(data), shard))
+        except (ValueError, TypeError, KeyError):
             return None
 
     def put_record(self, level: int, shard: Ints, record: ShardRecord) -> None:

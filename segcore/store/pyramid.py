@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from segcore.geometry import Grid, Ints, Window, level_shapes
 
 CHUNK_PX = 256
+CHUNK_PX_V2 = 512
+"""Of OME-NGFF 0.4, where every chunk is an object of its own."""
 UNIT_SHARDS = 4
 """A work unit is this many shards wide and high."""
 UNIT_LEVELS = 3
@@ -19,6 +21,8 @@ MAX_SHARD_BYTES = 64 << 20
 ROWS_AT_ONCE = 16
 
 Kind = Literal["image", "mask", "instances"]
+Ngff = Literal["0.5", "0.4"]
+"""Version of OME-NGFF: 0.5 is Zarr v3 and sharded, 0.4 is Zarr v2."""
 Pixels = npt.NDArray[Any]
 
 
@@ -40,6 +44,7 @@ class PyramidSpec(BaseModel):
     nodata: float | None = None
     """Left out of the mean."""
     shard_px: int = 2048
+    ngff: Ngff = "0.5"
     linked: bool = False
     """True for an image that holds metadata only: its pixels stay at the source."""
     base_level: int = 0
@@ -49,6 +54,13 @@ class PyramidSpec(BaseModel):
     def num_shards(self) -> int:
         """Shards of level 0 that are stored."""
         return 0 if self.linked else self.grid(0).num_cells
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """JSON for `plan.json`; what was added later is not named where it is as it was before there was a choice."""
+        added = ("ngff", "linked", "base_level")
+        unsaid = {name for name in added if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=unsaid)
 
     @property
     def halve(self) -> tuple[bool, ...]:
@@ -61,7 +73,13 @@ class PyramidSpec(BaseModel):
 
     @property
     def chunk(self) -> Ints:
-        """Smallest unit read: 256 px in y and x; up to 4 channels together, more one by one."""
+        """Smallest unit read.
+
+        0.5: 256 px in y and x, and up to 4 channels together. 0.4: 512 px, or what of it divides a shard; one channel.
+        """
+        if self.ngff == "0.4":
+            side_px = math.gcd(self.shard_px, CHUNK_PX_V2)
+            return tuple({"y": side_px, "x": side_px}.get(axis, 1) for axis in self.axes)
         num_channels = self.shape[self.axes.index("c")] if "c" in self.axes else 1
         together = num_channels if num_channels <= MAX_INTERLEAVED_CHANNELS else 1
         return tuple({"c": together, "y": CHUNK_PX, "x": CHUNK_PX}.get(axis, 1) for axis in self.axes)

@@ -3,10 +3,12 @@
     put(shard) -> level 0 object -> ledger record -> reduced into its parent -> (4 children there) parent ...
 
 A work unit builds the levels that lie wholly inside it; `finish` builds those above from their ledgered
-children, writes the metadata, and last of all the group's `zarr.json`: with it the image is complete.
+children, writes the metadata, and last of all the group's attributes (`ngff.MARKS`): with them the image is complete.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +19,7 @@ from segcore.errors import IncompleteError, StoreError
 from segcore.geometry import Ints, Window, z_order
 from segcore.spatial import Georef, Spacing
 from segcore.store import ngff
-from segcore.store.arrays import Reader, array_metadata, encode_shard, open_array, shard_key
+from segcore.store.arrays import Reader, array_metadata, encode_objects, object_keys, open_array
 from segcore.store.lease import Lease
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.plan import (
@@ -34,6 +36,9 @@ from segcore.store.plan import (
 from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
 from segcore.store.unit import ParentShard, UnitWriter
 from segcore.store.workspace import Workspace, array_prefix, listed_labels, rebuild_label_list
+
+WRITE_THREADS = 8
+"""Objects of one shard that are put at a time."""
 
 
 class Staging:
@@ -79,11 +84,11 @@ class Staging:
             LeaseHeldError: if another process is writing it.
         """
         objects = workspace.objects
-        frozen = {"plan": plan, "storage": spec.model_dump(mode="json")}
+        frozen = {"plan": plan, "storage": spec.frozen}
         state = latest_plan(objects, image_id, name)
         if state is not None and state.finished() is not None and not plan_difference(state.load(), frozen):
             done = cls(workspace, image_id, name, state, spec, None)
-            done.finished = objects.size(f"{done.prefix}/zarr.json") is not None
+            done.finished = workspace.is_complete(image_id, name)
             if done.finished and not (overwrite and done._lacks_shards()):
                 done._make_up_for_a_kill()
                 return done
@@ -223,16 +228,23 @@ class Staging:
         window = self.spec.grid(level).window(shard)
         assert pixels.shape == window.shape, f"shard {shard} of level {level} needs {window.shape}, got {pixels.shape}"
         pixels = pixels.astype(self.spec.dtype, copy=False)
-        data = encode_shard(self.spec, pixels)
-        key = shard_key(self.prefix, level, shard)
-        if data is None:
-            self._objects.delete(key)
+        objects = encode_objects(self.spec, level, shard, pixels)
+
+        def put(key: str) -> None:
+            if key in objects:
+                self._objects.put(f"{self.prefix}/{level}/{key}", objects[key])
+            else:
+                self._objects.delete(f"{self.prefix}/{level}/{key}")
+
+        keys = object_keys(self.spec, level, shard)
+        if len(keys) == 1:
+            put(keys[0])
         else:
-            self._objects.put(key, data)
+            with ThreadPoolExecutor(min(len(keys), WRITE_THREADS)) as threads:
+                deque(threads.map(put, keys), maxlen=0)  # raises what a put raised
         record = ShardRecord(
             pixels=digest_of(self.spec.stored(pixels)),
-            size=None if data is None else len(data),
-            digest=None if data is None else digest_of(data),
+            objects={key: (len(data), digest_of(data)) for key, data in objects.items()},
             note=dict(note or {}),
         )
         self.state.put_record(level, shard, record)
@@ -241,7 +253,7 @@ class Staging:
 
     def read_shard(self, level: int, shard: Ints) -> Pixels:
         """Read back a finished shard."""
-        reader = open_array(self._objects, f"{self.prefix}/{level}")
+        reader = open_array(self._objects, f"{self.prefix}/{level}", self.spec.ngff)
         return reader.read(self.spec.grid(level).window(shard))
 
     def read_level(self, level: int) -> Pixels:
@@ -249,7 +261,7 @@ class Staging:
         if self._link is not None:
             reader: Reader = LinkedLevel(located(self._link, self._objects), self.spec, level)
         else:
-            reader = open_array(self._objects, f"{self.prefix}/{level}")
+            reader = open_array(self._objects, f"{self.prefix}/{level}", self.spec.ngff)
         return reader.read(Window.whole(reader.shape))
 
     def build_levels(self) -> None:
@@ -294,7 +306,7 @@ class Staging:
         self.state.put_finished(digests)
         for key, data in metadata.items():
             self._objects.put(key, data)
-        if self.name != "image":
+        if self.name != "image" or self._objects.folders(f"{self.prefix}/labels"):
             rebuild_label_list(self.workspace, self.image_id)
         self.finished = True
         self._records = None  # a night of many images must not keep all their ledgers
@@ -311,7 +323,7 @@ class Staging:
     ) -> dict[str, bytes]:
         spacing = Spacing.model_validate(attributes["spacing"]) if attributes.get("spacing") else None
         georef = Georef.model_validate(attributes["georef"]) if attributes.get("georef") else None
-        ome: dict[str, Any] = {"version": ngff.VERSION, "multiscales": ngff.multiscales(self.name, self.spec, spacing)}
+        ome: dict[str, Any] = {"multiscales": ngff.multiscales(self.name, self.spec, spacing)}
         own: dict[str, Any] = {
             **attributes,
             "kind": self.spec.kind,
@@ -320,20 +332,21 @@ class Staging:
         }
         if self.spec.linked:
             own["linked"] = {**(self._link or {}), "spec": self.spec.model_dump(mode="json")}
+            ome = {}  # there are no arrays that could be listed
             own["channels"] = list(channels)
-            return {f"{self.prefix}/zarr.json": canonical_json(ngff.group({"segcore": own}))}
-        if self.spec.kind == "image":
+        elif self.spec.kind == "image":
             ome["omero"] = ngff.omero(channels, self._sample(), self.spec.axes)
             own["channels"] = list(channels)
         else:
-            ome["image-label"] = ngff.image_label(classes)
+            ome["image-label"] = ngff.image_label(classes, self.spec.ngff)
             own["classes"] = [c.model_dump(mode="json") for c in classes]
         extra = ngff.geozarr(georef, self.spec.shape[-2:]) if georef else {}
-        return {f"{self.prefix}/zarr.json": canonical_json(ngff.group({"ome": ome, "segcore": own, **extra}))}
+        objects = ngff.group(self.spec.ngff, ome, {"segcore": own, **extra})
+        return {f"{self.prefix}/{name}": data for name, data in objects.items()}
 
     def _sample(self) -> Pixels:
         """The middle plane of z or t of the coarsest level, all channels."""
-        coarsest = open_array(self._objects, f"{self.prefix}/{len(self.spec.levels) - 1}")
+        coarsest = open_array(self._objects, f"{self.prefix}/{len(self.spec.levels) - 1}", self.spec.ngff)
         sides = zip(self.spec.axes, coarsest.shape, strict=True)
         places = [(n // 2, 1) if axis in "zt" else (0, n) for axis, n in sides]
         return coarsest.read(Window(tuple(a for a, _ in places), tuple(n for _, n in places)))
@@ -342,13 +355,16 @@ class Staging:
 
     def _array_metadata(self) -> dict[str, bytes]:
         levels = enumerate([] if self.spec.linked else self.spec.levels)
+        name = ngff.ARRAY_FILES[self.spec.ngff]
         return {
-            f"{self.prefix}/{level}/zarr.json": canonical_json(array_metadata(self.spec, shape))
-            for level, shape in levels
+            f"{self.prefix}/{level}/{name}": canonical_json(array_metadata(self.spec, shape)) for level, shape in levels
         }
 
     def _put_array_metadata(self) -> None:
-        for key, data in self._array_metadata().items():
+        """The arrays' own, and of the group what is not the mark of completeness."""
+        groups = {f"{self.prefix}/{name}": data for name, data in ngff.group(self.spec.ngff, {}).items()}
+        del groups[f"{self.prefix}/{ngff.MARKS[self.spec.ngff]}"]
+        for key, data in {**groups, **self._array_metadata()}.items():
             if self._objects.get(key) != data:
                 self._objects.put(key, data)
 
@@ -363,7 +379,8 @@ class Staging:
         records = self.state.records()
         sizes = {} if not records else dict(self._objects.list(self.prefix))
         for (level, shard), record in list(records.items()):
-            if record.size is not None and sizes.get(shard_key(self.prefix, level, shard)) != record.size:
+            objects = record.objects.items()
+            if any(sizes.get(f"{self.prefix}/{level}/{key}") != size for key, (size, _) in objects):
                 self.state.delete_record(level, shard)
                 del records[level, shard]
         self._records = records
@@ -371,7 +388,8 @@ class Staging:
 
 def unmark(workspace: Workspace, image_id: str, name: str) -> None:
     """Take away the mark of completeness; the pixels stay."""
-    workspace.objects.delete(f"{array_prefix(image_id, name)}/zarr.json")
+    for mark in ngff.MARKS.values():
+        workspace.objects.delete(f"{array_prefix(image_id, name)}/{mark}")
     if name != "image":
         rebuild_label_list(workspace, image_id)
 
@@ -383,6 +401,7 @@ def withdraw(workspace: Workspace, image_id: str, name: str) -> None:
     for folder in objects.folders(prefix):
         if folder.isdigit():
             objects.delete_prefix(f"{prefix}/{folder}")
+    objects.delete(f"{prefix}/{ngff.V2_GROUP}")
 
 
 def withdraw_labels(workspace: Workspace, image_id: str, names: Iterable[str]) -> None:

@@ -7,11 +7,12 @@ from pydantic import BaseModel, ConfigDict
 from segcore.errors import SegcoreError
 from segcore.progress import SILENT, Progress
 from segcore.sources.stamps import content_digest
-from segcore.store.arrays import shard_key
+from segcore.store.arrays import object_keys
 from segcore.store.linked import located, source_of
+from segcore.store.ngff import MARKS
 from segcore.store.plan import PlanState, digest_of, latest_plan
 from segcore.store.pyramid import PyramidSpec
-from segcore.store.workspace import Workspace, array_prefix, listed_labels
+from segcore.store.workspace import Workspace, array_prefix, labels_to_list, listed_labels
 
 
 class Problem(BaseModel):
@@ -52,18 +53,17 @@ def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress 
 
 def _image_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
     labels = workspace.label_names(image_id)
-    is_marked = workspace.objects.size(f"{array_prefix(image_id, 'image')}/zarr.json") is not None
-    marked = {"image", *labels} if is_marked else set(labels)
+    marked = {"image", *labels} if workspace.is_complete(image_id, "image") else set(labels)
     for name in sorted(marked | set(workspace.objects.folders(f"state/{image_id}"))):
         try:
             yield from _problems(workspace, image_id, name)
         except ValueError as error:  # a plan or a record that is no JSON any more
             what = f"damaged: {' '.join(str(error).split())[:200]}"
             yield Problem(image=image_id, name=name, key=f"state/{image_id}/{name}", what=what)
-    listed = listed_labels(workspace, image_id)
-    if sorted(listed) != sorted(labels):
-        key = f"{array_prefix(image_id, 'image')}/labels/zarr.json"
-        what = f"lists {', '.join(listed) or 'nothing'}; complete are {', '.join(labels) or 'none'}"
+    listed, wanted = listed_labels(workspace, image_id), labels_to_list(workspace, image_id)
+    if sorted(listed) != sorted(wanted):
+        key = f"{array_prefix(image_id, 'image')}/labels/{MARKS[workspace.ngff_of(image_id)]}"
+        what = f"lists {', '.join(listed) or 'nothing'}; complete are {', '.join(wanted) or 'none'}"
         yield Problem(image=image_id, name="image", key=key, what=what)
 
 
@@ -108,14 +108,18 @@ def _shard_problems(
     prefix = array_prefix(image_id, name)
     for level in range(len(spec.levels)):
         for shard in spec.grid(level).indices():
-            key = shard_key(prefix, level, shard)
+            keys = object_keys(spec, level, shard)
             record = state.record(level, shard)
             if record is None:
+                key = f"{prefix}/{level}/{keys[0]}"
                 yield Problem(image=image_id, name=name, key=key, what="no readable ledger record")
-            elif record.digest is not None:
-                yield from _compared(workspace, image_id, name, key, record.digest)
-            elif workspace.objects.size(key) is not None:
-                yield Problem(image=image_id, name=name, key=key, what="there, but the ledger says it is empty")
+                continue
+            for below in keys:
+                key = f"{prefix}/{level}/{below}"
+                if below in record.objects:
+                    yield from _compared(workspace, image_id, name, key, record.objects[below][1])
+                elif workspace.objects.size(key) is not None:
+                    yield Problem(image=image_id, name=name, key=key, what="there, but the ledger says it is empty")
 
 
 def _compared(workspace: Workspace, image_id: str, name: str, key: str, digest: str) -> Iterator[Problem]:

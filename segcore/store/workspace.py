@@ -1,6 +1,5 @@
 """Workspace: the folder or object-store prefix that holds images, labels, models, state and reports."""
 
-import json
 from typing import Any
 
 from segcore.errors import IncompleteError, StoreError
@@ -8,6 +7,7 @@ from segcore.store import ngff
 from segcore.store.image import Image, Label
 from segcore.store.objects import Objects
 from segcore.store.plan import canonical_json, latest_plan
+from segcore.store.pyramid import Ngff
 
 MARKER = "segcore.json"
 
@@ -56,15 +56,18 @@ class Workspace:
     def image_ids(self) -> list[str]:
         """Ids of all complete images, sorted."""
         names = (name for name in self.objects.folders("images") if name.endswith(".ome.zarr"))
-        return [
-            name.removesuffix(".ome.zarr")
-            for name in names
-            if self.objects.size(f"images/{name}/zarr.json") is not None
-        ]
+        ids = (name.removesuffix(".ome.zarr") for name in names)
+        return [image_id for image_id in ids if self.is_complete(image_id, "image")]
 
-    def has_image(self, image_id: str) -> bool:
-        """True if there is a complete image of this id."""
-        return self.objects.size(f"{array_prefix(image_id, 'image')}/zarr.json") is not None
+    def is_complete(self, image_id: str, name: str) -> bool:
+        """True for an image (`name` = "image") or label that bears its mark."""
+        prefix = array_prefix(image_id, name)
+        return any(self.objects.size(f"{prefix}/{mark}") is not None for mark in ngff.MARKS.values())
+
+    def ngff_of(self, image_id: str, name: str = "image") -> Ngff:
+        """The version of OME-NGFF in which an image or label is stored, also one that is not complete."""
+        key = f"{array_prefix(image_id, name)}/{ngff.V2_GROUP}"
+        return "0.5" if self.objects.size(key) is None else "0.4"
 
     def image(self, image_id: str) -> Image:
         """A complete image.
@@ -80,7 +83,7 @@ class Workspace:
         """Names of an image's complete labels, sorted."""
         prefix = f"{array_prefix(image_id, 'image')}/labels"
         names = self.objects.folders(prefix)
-        return [name for name in names if self.objects.size(f"{prefix}/{name}/zarr.json") is not None]
+        return [name for name in names if self.is_complete(image_id, name)]
 
     def label(self, image_id: str, name: str) -> Label:
         """A complete label (target, valid, or a mask) of an image.
@@ -92,15 +95,16 @@ class Workspace:
         return Label(self.objects, image_id, name, self._attributes(image_id, name))
 
     def _attributes(self, image_id: str, name: str) -> dict[str, Any]:
-        key = f"{array_prefix(image_id, name)}/zarr.json"
-        data = self.objects.get(key)
-        if data is not None:
-            try:
-                attributes: dict[str, Any] = json.loads(data)["attributes"]
-                attributes["ome"] if "linked" not in attributes["segcore"] else attributes["segcore"]["linked"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise StoreError(f"{self.describe(key)}: damaged metadata; run `verify`") from error
-            return attributes
+        for version, mark in ngff.MARKS.items():
+            key = f"{array_prefix(image_id, name)}/{mark}"
+            data = self.objects.get(key)
+            if data is not None:
+                try:
+                    attributes = ngff.parsed(version, data)
+                    attributes["segcore"].get("linked") or attributes["ome"]["multiscales"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise StoreError(f"{self.describe(key)}: damaged metadata; run `verify`") from error
+                return attributes
         what = f"image {image_id}" if name == "image" else f"{name} of image {image_id}"
         if latest_plan(self.objects, image_id, name) is not None:
             raise IncompleteError(f"{what} is not complete in {self.uri}: run the command that makes it again")
@@ -114,22 +118,33 @@ def array_prefix(image_id: str, name: str) -> str:
 
 
 def listed_labels(workspace: Workspace, image_id: str) -> list[str]:
-    """The labels that `labels/zarr.json` names; viewers see no others."""
-    data = workspace.objects.get(f"{array_prefix(image_id, 'image')}/labels/zarr.json")
+    """The labels that the list beside them names; viewers see no others."""
+    version = workspace.ngff_of(image_id)
+    data = workspace.objects.get(f"{array_prefix(image_id, 'image')}/labels/{ngff.MARKS[version]}")
     try:
-        return list(json.loads(data or b"{}")["attributes"]["ome"]["labels"])
+        return list(ngff.parsed(version, data or b"{}")["ome"]["labels"])
     except (ValueError, KeyError, TypeError):  # missing or damaged: as good as empty, it is rebuilt
         return []
 
 
+def labels_to_list(workspace: Workspace, image_id: str) -> list[str]:
+    """The complete labels of the image's own version of OME-NGFF; a viewer could not open others beside it."""
+    version = workspace.ngff_of(image_id)
+    return [name for name in workspace.label_names(image_id) if workspace.ngff_of(image_id, name) == version]
+
+
 def rebuild_label_list(workspace: Workspace, image_id: str) -> None:
-    """Write `labels/zarr.json` from the labels that are complete; again, if one ended meanwhile."""
-    key = f"{array_prefix(image_id, 'image')}/labels/zarr.json"
-    names = workspace.label_names(image_id)
+    """Write the list of the labels that are complete; again, if one ended meanwhile."""
+    version = workspace.ngff_of(image_id)
+    folder = f"{array_prefix(image_id, 'image')}/labels"
+    other = {*ngff.MARKS.values(), ngff.V2_GROUP} - ngff.group(version, {}).keys()
+    for name in sorted(other):  # left by an image that was of the other version
+        workspace.objects.delete(f"{folder}/{name}")
+    names = labels_to_list(workspace, image_id)
     while True:
-        ome = {"version": ngff.VERSION, "labels": names}
-        workspace.objects.put(key, canonical_json(ngff.group({"ome": ome})))
-        again = workspace.label_names(image_id)
+        for name, data in ngff.group(version, {"labels": names}).items():
+            workspace.objects.put(f"{folder}/{name}", data)
+        again = labels_to_list(workspace, image_id)
         if again == names:
             return
         names = again

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_predict_masks_every_image(ws: Workspace, package: ModelPackage) -> None
     assert "workspace" not in label.attributes["config"]
     assert label.num_levels == ws.image("a").num_levels
     assert ws.label_names("a") == [package.model_id]
+
+
+def test_masks_are_of_the_version_of_their_image(ws: Workspace, package: ModelPackage) -> None:
+    put_image(ws, "a4", scene(400, 300), ngff="0.4")
+    predict(config(ws, package, images=("a", "a4")))
+    label = ws.label("a4", package.model_id)
+    assert label.ngff == "0.4"
+    for mask, other in zip(
+        every_level(ws, "a4", package.model_id), every_level(ws, "a", package.model_id), strict=True
+    ):
+        np.testing.assert_array_equal(mask, other)
+    listed = json.loads((Path(ws.uri) / "images/a4.ome.zarr/labels/.zattrs").read_text())
+    assert listed == {"labels": [package.model_id]}
+    assert verify(ws) == []
 
 
 def test_predict_again_skips_what_is_complete(ws: Workspace, package: ModelPackage) -> None:

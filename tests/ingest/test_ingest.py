@@ -1,6 +1,7 @@
 """Ingest: pixels, labels and geometry arrive; one bad source fails alone; unchanged ones are not read again."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from segcore.geometry import Window
 from segcore.ingest import entries, ingest
 from segcore.results import StageResult
 from segcore.store import Workspace, verify
+from tests.synthetic import put_image
 
 RNG = np.random.default_rng(0)
 UPPER_HALF = np.arange(40)[:, None].repeat(50, axis=1) < 20
@@ -73,6 +75,28 @@ def test_a_volume_arrives_with_its_place_in_the_patient(tmp_path: Path, sources:
     assert image.spacing.values == pytest.approx({"z": 3.0, "y": 0.7, "x": 0.8})
 
 
+def test_images_and_targets_of_version_0_4_hold_the_same_pixels(tmp_path: Path, sources: Path) -> None:
+    put_tiff(sources / "a.tif", RNG.integers(0, 256, (700, 1100, 3), np.uint8))
+    Picture.fromarray(RNG.integers(0, 3, (700, 1100), np.uint8)).save(sources / "a.png")
+    given = {"sources": (str(sources / "a.tif"),), "targets": "{parent}/{stem}.png", "shard_px": 512}
+    found = []
+    for ngff in ("0.5", "0.4"):
+        result = run(tmp_path / ngff, ngff=ngff, **given)
+        assert [(item.state, item.error) for item in result.items] == [("done", None)]
+        workspace = Workspace.open(str(tmp_path / ngff / "w"))
+        (image_id,) = workspace.image_ids()
+        image, target = workspace.image(image_id), workspace.label(image_id, "target")
+        assert (image.ngff, target.ngff) == (ngff, ngff)
+        window = Window.whole(image.shape(1))
+        found.append((image.read(window, 1), target.read(Window.whole(target.shape(1)), 1), target.classes))
+        assert verify(workspace) == []
+        assert run(tmp_path / ngff, ngff=ngff, **given).items[0].state == "skipped"
+    (pixels, ids, classes), (other_pixels, other_ids, other_classes) = found
+    assert (pixels == other_pixels).all()
+    assert (ids == other_ids).all()
+    assert classes == other_classes
+
+
 def test_an_unchanged_source_is_skipped_and_a_changed_one_replaced(tmp_path: Path, sources: Path) -> None:
     path = sources / "a.png"
     first, second = RNG.integers(0, 256, (2, 60, 70, 3), np.uint8)
@@ -85,6 +109,29 @@ def test_an_unchanged_source_is_skipped_and_a_changed_one_replaced(tmp_path: Pat
     assert run(tmp_path, sources=(str(path),)).items[0].state == "done"
     workspace = Workspace.open(str(tmp_path / "w"))
     assert (whole(workspace, workspace.image_ids()[0]) == second.transpose(2, 0, 1)).all()
+
+
+def test_a_zarr_folder_and_a_part_of_one_arrive(tmp_path: Path, sources: Path) -> None:
+    pixels = RNG.integers(0, 256, (2, 300, 200), np.uint8)
+    put_image(Workspace.open(str(tmp_path / "other"), create=True), "a", pixels)
+    folder = tmp_path / "other/images/a.ome.zarr"
+    shutil.copytree(folder, sources / "b.zarr")
+    shutil.copytree(folder, sources / "many.zarr/0")
+    (sources / "many.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    given = (str(sources / "b.zarr"), f"{sources}/many.zarr::0")
+    result = run(tmp_path, sources=given, shard_px=256)
+    assert [(item.state, item.error) for item in result.items] == [("done", None)] * 2
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert [image_id.rsplit("-", 1)[0] for image_id in workspace.image_ids()] == ["b", "many-0"]
+    first, second = workspace.image_ids()
+    assert (whole(workspace, first) == pixels).all()
+    assert (whole(workspace, second) == pixels).all()
+    assert workspace.image(first).digest != workspace.image(second).digest
+    assert [item.state for item in run(tmp_path, sources=given, shard_px=256).items] == ["skipped"] * 2
+    (sources / "b.zarr/0/c/0/0/0").write_bytes(b"damaged")
+    states = run(tmp_path, sources=given, shard_px=256).items
+    assert [item.state for item in states] == ["failed", "skipped"]
+    assert "cannot be read" in str(states[0].error)
 
 
 def test_bad_sources_fail_alone_and_are_named(tmp_path: Path, sources: Path) -> None:

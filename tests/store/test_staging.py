@@ -13,7 +13,7 @@ from segcore.errors import IncompleteError, LeaseHeldError, PlanMismatchError, S
 from segcore.geometry import Ints, Window
 from segcore.spatial import Georef, Spacing
 from segcore.store import Objects, PyramidSpec, Staging, Workspace, verify
-from segcore.store.arrays import _ZarrReader
+from segcore.store.arrays import open_with_zarr
 
 SPEC = PyramidSpec(axes=("c", "y", "x"), shape=(3, 1700, 2600), dtype="uint8", kind="image", shard_px=256)
 PLAN = {"source": {"digest": "abc"}, "tile": 512}
@@ -67,7 +67,7 @@ def test_an_unaligned_window_is_the_same_through_zarr_and_tensorstore(local_work
     pixels = picture()
     make(local_workspace, pixels)
     window = Window((0, 201, 333), (3, 700, 1001))
-    reader = _ZarrReader(local_workspace.objects, "images/a.ome.zarr/0")
+    reader = open_with_zarr(local_workspace.objects, "images/a.ome.zarr/0")
     assert (local_workspace.image("a").read(window) == pixels[window.slices]).all()
     assert (reader.read(window) == pixels[window.slices]).all()
 
