@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
 from segcore.geometry import Ints, Window
+from segcore.ingest.check import noted
 from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
 from segcore.sources import Opening, Source, SourceInfo, open_source
@@ -61,7 +62,9 @@ class _Opened:
             instances = entry.one_per_instance or None
             self.target: Target | None = None
             if entry.targets:
-                self.target = open_target(list(entry.targets), image, settings.target, instances=instances)
+                self.target = open_target(
+                    entry.targets, image, settings.target, instances=instances, names=entry.class_names
+                )
                 opened.callback(self.target.close)
             self._valid = open_valid(entry.valid, image, settings.opening) if entry.valid else None
             if self._valid is not None:
@@ -167,7 +170,8 @@ def write_unit(
         index = tuple(i for i, axis in zip(unit, opened.source.info.axes, strict=True) if axis in staging.spec.axes)
         writer = staging.unit_writer(index)
         for shard in staging.pending(index):
-            writer.put(shard, _pixels(opened, name, staging.shard_window(shard)))
+            pixels = _pixels(opened, name, staging.shard_window(shard))
+            writer.put(shard, pixels, note=noted(pixels) if name == "target" else None)
             num_written += name == "image"
             beat(1 if name == "image" else 0)
     return num_written

@@ -8,8 +8,10 @@ from typing import Any
 import segcore
 from segcore.config import IngestConfig
 from segcore.errors import SegcoreError, SourceError
+from segcore.ingest.agreement import Agreement
+from segcore.ingest.check import described, summary, summed
 from segcore.ingest.child import Probe, Settings, content_digest, probe, write_unit
-from segcore.ingest.entries import Entry, canonical_uri, file_stamp, list_entries
+from segcore.ingest.entries import Entry, canonical_uri, file_stamp, list_entries, target_stamps
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
@@ -40,6 +42,8 @@ class _Job:
     num_shards: int = 0
     written: int = 0
     digest: str | None = None
+    check: dict[str, Any] = field(default_factory=dict)
+    """What its target holds."""
     result: ItemResult | None = None
 
     def fail(self, message: str) -> None:
@@ -49,7 +53,8 @@ class _Job:
         self._end("skipped", **details)
 
     def done(self, path: str) -> None:
-        self._end("done", path=path, shards_written=self.written, shards_resumed=self.num_shards - self.written)
+        shards: dict[str, Any] = {"shards_written": self.written, "shards_resumed": self.num_shards - self.written}
+        self._end("done", path=path, **shards, **self.check)
 
     def _end(self, state: Any, path: str | None = None, error: str | None = None, **details: Any) -> None:
         for staging in self.stagings.values():
@@ -93,7 +98,8 @@ def ingest(config: IngestConfig, progress: Progress = SILENT) -> StageResult:
                         staging.close()
     items = tuple(job.result for job in jobs if job.result is not None)
     paths = tuple(item.path for item in items if item.path)
-    return StageResult(stage="ingest", items=items, paths=paths, seconds=peak.seconds, peak_mib=peak.mib)
+    measured = {"seconds": peak.seconds, "peak_mib": peak.mib}
+    return StageResult(stage="ingest", items=items, paths=paths, details=summary(items), **measured)
 
 
 class _Run:
@@ -101,13 +107,10 @@ class _Run:
 
     def __init__(self, config: IngestConfig, workspace: Workspace | None, pool: ChildPool, progress: Progress) -> None:
         self.config, self.workspace, self.pool, self.progress = config, workspace, pool, progress
-        self.classes_digest = None
         self.owners: dict[str, str] = {}
         """Canonical URI by image id, of the sources of this call."""
-        table = load_classes(config.classes) if config.classes else None  # a wrong one is one error for all sources
-        if table is not None:
-            # What it says, not when it was saved: a table written anew makes no target again.
-            self.classes_digest = hashlib.sha256(table.model_dump_json().encode()).hexdigest()
+        # A wrong table is one error for all sources.
+        table = load_classes(config.classes, config.tolerance) if config.classes else None
         spacing = WantedSpacing.parse(config.spacing) if config.spacing else None
         self.settings = Settings(
             opening=Opening(spacing=spacing, warp=config.warp, axes=config.array_axes),
@@ -119,6 +122,11 @@ class _Run:
                 class_property=config.class_property,
             ),
         )
+
+        # What the table says, not when it was saved: one written anew makes no target again.
+        said = self.settings.target.model_dump_json(exclude_defaults=True, exclude={"opening"})
+        self.reading = None if said == "{}" else hashlib.sha256(said.encode()).hexdigest()
+        """Digest of all that decides what targets mean."""
 
     def probe_all(self, jobs: Sequence[_Job]) -> None:
         """Open every source that is new or changed; those that cannot be opened have failed."""
@@ -145,16 +153,16 @@ class _Run:
         self._agree_on_classes(jobs)
 
     def _agree_on_classes(self, jobs: Sequence[_Job]) -> None:
-        """Index masks without a class table: all images get the classes of the one with the highest id."""
-        kinds = {job.probe.target_kind for job in jobs if job.probe is not None}
-        if self.config.classes is not None or "index" not in kinds:
+        """Without a class table, all images have the classes of all; one whose ids mean others has failed."""
+        if self.config.classes is not None:
             return
-        # A mask that happens to hold 0 and 1 alone looks binary.
-        counted = [job for job in jobs if job.probe is not None and job.probe.target_kind in ("index", "binary")]
-        longest = max((job.probe.classes for job in counted if job.probe), key=len)
-        for job in counted:
-            assert job.probe is not None
-            job.probe = job.probe.model_copy(update={"classes": longest})
+        agreement = Agreement([job.probe for job in jobs if job.probe is not None])
+        for job in jobs:
+            if job.probe is not None:
+                try:
+                    job.probe = agreement.applied(job.probe)
+                except SourceError as error:
+                    self._fail(job, error)
 
     def _is_wanted(self, job: _Job) -> bool:
         """False if the source is gone (it has failed) or unchanged (it is skipped)."""
@@ -162,9 +170,9 @@ class _Run:
         try:
             job.request = {
                 "source": file_stamp(entry.source),
-                "targets": [file_stamp(uri) for uri in entry.targets],
+                "targets": target_stamps(entry),
                 "valid": file_stamp(entry.valid) if entry.valid else None,
-                "classes": self.classes_digest if entry.targets else None,
+                "classes": self.reading if entry.targets else None,
                 "split": entry.split,
                 "group": entry.group,
                 "metadata": dict(entry.metadata),
@@ -290,8 +298,12 @@ class _Run:
                     "has_valid": job.probe.has_valid,
                 }
                 staging.finish({**shared, **own}, channels=info.channels)
+            elif name == "target":
+                counts = summed(staging.notes())
+                job.check = described(counts, job.probe.classes, job.probe.target_notes)
+                staging.finish({**shared, "pixels": counts}, classes=job.probe.classes)
             else:
-                staging.finish(shared, classes=job.probe.classes if name == "target" else ())
+                staging.finish(shared)
         job.done(self.workspace.describe(f"images/{job.entry.image_id}.ome.zarr"))
 
     def _task(self, function: Any, job: _Job, args: tuple[Any, ...]) -> Task:

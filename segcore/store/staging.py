@@ -6,7 +6,7 @@ A work unit builds the levels that lie wholly inside it; `finish` builds those a
 children, writes the metadata, and last of all the group's `zarr.json`: with it the image is complete.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -192,6 +192,10 @@ class Staging:
     def unit_writer(self, unit: Ints) -> "UnitWriter":
         """A writer for one work unit; it belongs to one thread."""
         return UnitWriter(self, unit)
+
+    def notes(self) -> Iterator[dict[str, Any]]:
+        """What the ledger's records of level 0 carry beside the pixels, whoever wrote them."""
+        return (record.note for (level, _), record in sorted(self.state.records().items()) if level == 0)
 
     # Writing
 
