@@ -7,6 +7,7 @@ numbers and labels are kept.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,8 @@ class SegTarget(Target):
     def __init__(self, uri: str, image: SourceInfo, how: TargetOpening) -> None:
         if image.affine is None:
             raise SourceError(f"{uri}: a DICOM SEG is placed by patient positions, which {image.uri} does not have")
-        with decoding(uri):
+        with decoding(uri), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that break the standard a little
             dataset = _read_dataset(uri, how.opening.limits)
             found = _Frames(uri, dataset, image, how.opening.limits)
             naming = named_layers(uri, found.labels, how.table, found.numbers)
