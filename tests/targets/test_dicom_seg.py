@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from highdicom.seg import Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
@@ -102,7 +103,10 @@ def laid(segments: Any) -> Any:
 
 def test_compressed_frames(tmp_path: Path, rng: np.random.Generator) -> None:
     ids = laid(two_segments(rng)).astype(np.uint8)
-    path = write_seg(tmp_path / "rle.dcm", ids, "LABELMAP", transfer_syntax_uid=RLELossless)
+    path = write_seg(tmp_path / "rle.dcm", ids, "LABELMAP")
+    dataset = dcmread(path)
+    dataset.compress(RLELossless, encoding_plugin="pydicom")
+    dataset.save_as(path)
     np.testing.assert_array_equal(open_target([path], image(), TargetOpening()).read(Window.whole(SHAPE)), ids)
 
 
