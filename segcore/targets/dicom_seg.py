@@ -188,6 +188,8 @@ class _Frames:
         from pydicom.pixels.decoders.base import get_decoder
 
         syntax = self._dataset.file_meta.TransferSyntaxUID
+        if int(self._dataset.BitsAllocated) == 1 and not syntax.is_encapsulated:
+            return self._bits(frame)
         pixels, _ = get_decoder(syntax).as_array(self._dataset, index=frame, raw=True)
         pixels = pixels.reshape(self._shape_yx)
         if self._kind == "LABELMAP":
@@ -195,6 +197,14 @@ class _Frames:
         if self._kind == "FRACTIONAL":
             return np.asarray(pixels.astype(np.uint16) * 2 > int(self._dataset.MaximumFractionalValue))
         return np.asarray(pixels > 0)
+
+    def _bits(self, frame: int) -> Pixels:
+        """One frame of single bits: frames follow each other without a gap, lowest bit first (PS3.5, 8.1.1)."""
+        num_px = math.prod(self._shape_yx)
+        first, last = frame * num_px, (frame + 1) * num_px
+        packed = np.frombuffer(self._dataset.PixelData[first // 8 : -(-last // 8)], dtype=np.uint8)
+        bits = np.unpackbits(packed, bitorder="little")[first % 8 :][:num_px]
+        return bits.reshape(self._shape_yx).astype(np.bool_)
 
 
 class _Group:
