@@ -1,5 +1,6 @@
 """Sources in memory for the tests of targets, and volumes with a place in the patient."""
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from segcore.geometry import Window
 from segcore.sources import Source, SourceInfo
 from segcore.spatial import Affine
+from segcore.targets import Target
 
 CT_AXES = ("c", "z", "y", "x")
 
@@ -32,6 +34,12 @@ def source_info(shape: tuple[int, ...], axes: tuple[str, ...] = CT_AXES, **field
     channels = tuple(f"c{i}" for i in range(shape[axes.index("c")]))
     given = {"uri": "image.nii", "reader": "memory", "reader_version": "-", "num_bytes": 1, "dtype": "int16"}
     return SourceInfo(**{**given, "axes": axes, "shape": shape, "channels": channels, **fields})
+
+
+def whole(target: Target, shape: tuple[int, ...]) -> Any:
+    """All ids of a target, which is closed."""
+    with closing(target):
+        return target.read(Window.whole(shape))
 
 
 def affine(matrix: Any) -> Affine:
