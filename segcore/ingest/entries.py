@@ -229,7 +229,7 @@ def _target_fields(found: list[tuple[str, str, tuple[str, ...]]]) -> dict[str, A
     return {"targets": targets, "one_per_instance": _is_per_object(found[0][1])}
 
 
-def _by_class(text: str) -> list[tuple[str, str]]:
+def _by_class(text: str, folder: str = ".") -> list[tuple[str, str]]:
     """`axon=a.png;myelin=b.png` as names and patterns; a pattern or file without names has the name "".
 
     Raises:
@@ -237,7 +237,7 @@ def _by_class(text: str) -> list[tuple[str, str]]:
     """
     parts = [part.strip() for part in text.split(";") if part.strip()]
     named = [_NAMED.fullmatch(part) for part in parts]
-    if not named or named[0] is None or (not _is_remote(text) and Path(text).exists()):
+    if not named or named[0] is None or (len(parts) == 1 and Path(_beside(text, folder)).is_file()):
         return [("", text)]
     if not all(named):
         wrong = parts[named.index(None)]
@@ -296,7 +296,7 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
     if values.get("split", "") not in _SPLITS:
         raise ConfigError(f"{where}: split must be train, val or test, got '{values['split']}'")
     target = values.get("target", "")
-    located = [(name, _beside(part, folder)) for name, part in _by_class(target)] if target else []
+    located = [(name, _beside(part, folder)) for name, part in _by_class(target, folder)] if target else []
     targets = _target_fields([(name, part, tuple(_expand(part))) for name, part in located]) if located else {}
     return {
         "source": _beside(values["source"], folder),
