@@ -67,7 +67,7 @@ class SegTarget(Target):
             naming = named_layers(uri, found.labels, how.table, found.numbers)
             overlaps = Overlaps()
             self._volume = _Volume(found, naming, found.ids(naming, overlaps))
-        self._regrid = regrid_between(self._volume.info, image)
+            self._regrid = regrid_between(self._volume.info, image)
         self._fill = naming.fill
         self.classes, self.ignore, self.dtype = naming.table.classes, naming.table.ignore, np.dtype(naming.table.dtype)
         self.notes = overlaps.notes(naming) + self._lost(uri)
@@ -223,7 +223,7 @@ class _Group:
         self.axes: Vector = np.array(turn.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
         """Directions in which x and y of the array run, LPS."""
         self.spacing_yx = [float(value) for value in measures.PixelSpacing]
-        self.step = float(measures.get("SpacingBetweenSlices") or 0)
+        self.step = abs(float(measures.get("SpacingBetweenSlices") or 0))
         """Between planes in mm; 0 = not said."""
         segment = item("SegmentIdentificationSequence")
         self.segment = int(segment.ReferencedSegmentNumber) if segment is not None else None

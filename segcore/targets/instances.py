@@ -1,21 +1,38 @@
 """Instances: one mask file per object, as in the Data Science Bowl of 2018."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
 
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
-from segcore.sources.base import Pixels
+from segcore.sources.base import Pixels, Valid
 from segcore.targets.base import Kind, Target, TargetOpening, planes_of
-from segcore.targets.masks import ValidMask, check_whole
+from segcore.targets.masks import MaskTarget, ValidMask, check_whole
 from segcore.targets.meaning import two_classes
 from segcore.targets.regridded import plane_shape
 
 
+class _ObjectFile(ExitStack):
+    """Where one object is: what is not 0, or above the threshold."""
+
+    def __init__(self, uri: str, image: SourceInfo, how: TargetOpening) -> None:
+        super().__init__()
+        self._mask: ValidMask | MaskTarget
+        if how.threshold is None:
+            self._mask = ValidMask(uri, image, how.opening)
+        else:
+            self._mask = MaskTarget(uri, image, how.model_copy(update={"table": None}))
+        self.callback(self._mask.close)
+
+    def read(self, window: Window) -> Valid:
+        return np.asarray(self._mask.read(window) == 1)
+
+
 class InstanceTarget(Target):
-    """A target from one file per object: any pixel that is not 0 belongs to it.
+    """A target from one file per object: any pixel that is not 0, or is above the threshold, belongs to it.
 
     Objects are numbered from 1 in the order of the sorted files; where two overlap, the earlier one keeps the pixel.
     """
@@ -32,7 +49,7 @@ class InstanceTarget(Target):
         num_shared, empty = 0, []
         for number, uri in enumerate(sorted(uris), 1):
             num_px = 0
-            with ValidMask(uri, image, how.opening) as file:
+            with _ObjectFile(uri, image, how) as file:
                 for window in planes_of(shape):
                     part, found = self._objects[window.slices], file.read(window)
                     num_px += int(found.sum())

@@ -23,6 +23,8 @@ SAME_PX = 0.01
 """Grids whose pixels lie no farther apart than this are the same."""
 ROUNDING_PX = 1e-6
 """Added before rounding, so that halves go up whatever the last bits say."""
+SMALLEST_PX = 1e-18
+"""Area or volume of a pixel, in the units of the world, below which a header is wrong (a CRS may count in degrees)."""
 MAX_BLOCK_PX = 2**22
 """Of the image or of its labels at once."""
 
@@ -106,6 +108,9 @@ def regrid_between(labels: SourceInfo, image: SourceInfo) -> Regrid | None:
     else:
         check_shapes(labels, image)
         return None
+    for info, world in zip((labels, image), worlds, strict=True):
+        if not np.isfinite(world).all() or abs(np.linalg.det(world)) < SMALLEST_PX:
+            raise SourceError(f"{info.uri}: its affine or transform has no size or a wrong one: {world.tolist()}")
     matrix = _between(*worlds, len(shape), len(image_shape))
     regrid = Regrid(_without_noise(matrix, image_shape), image_shape, shape)
     if not regrid.meets:

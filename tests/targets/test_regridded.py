@@ -90,6 +90,13 @@ def test_labels_beside_their_image_are_refused_with_both_extents() -> None:
         regrid_between(labels, image)
 
 
+def test_an_affine_without_a_size_is_refused() -> None:
+    image = source_info(IMAGE, affine=affine(SCALED))
+    flat = source_info(IMAGE, uri="flat.nii", affine=affine(np.diag([1, 0, 1, 1])))
+    with pytest.raises(SourceError, match=r"flat\.nii: its affine or transform has no size"):
+        regrid_between(flat, image)
+
+
 @pytest.mark.parametrize("shape", [(1, 5, 20, 24), (1, 6, 20, 23)])
 def test_without_a_place_the_planes_must_be_equal(shape: tuple[int, ...]) -> None:
     with pytest.raises(SourceError, match=r"the mask has z .* px, its source z 6 x y 20 x x 24"):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from segcore.classes import ClassInfo
 from segcore.errors import SourceError
+from segcore.geometry import Window
 from segcore.sources import open_source
 from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target
 from tests.targets.volumes import source_info, whole
@@ -39,6 +40,16 @@ def test_above_the_threshold_is_class_1(tmp_path: Path, rng: np.random.Generator
     target = opened(tmp_path / "m.tif", threshold=50)
     assert (target.kind, [info.name for info in target.classes]) == ("binary", ["background", "foreground"])
     np.testing.assert_array_equal(whole(target, SHAPE), values > 50)
+
+
+def test_objects_have_a_threshold_too(tmp_path: Path, rng: np.random.Generator) -> None:
+    grey = rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for path, found in zip(paths, grey, strict=True):
+        Image.fromarray(found).save(path)
+    with closing(open_target(paths, source_info((1, *SHAPE), YX), TargetOpening(threshold=200))) as target:
+        expected = np.where(grey[0] > 200, 1, np.where(grey[1] > 200, 2, 0))
+        np.testing.assert_array_equal(target.read_instances(Window.whole(SHAPE)), expected)
 
 
 def test_missing_values_are_ignored_under_a_threshold(tmp_path: Path, rng: np.random.Generator) -> None:
