@@ -22,6 +22,9 @@ LINE_EVERY_S = 10.0
 SHOWN_SCORES = ("iou", "miou", "dice", "mean_dice", "precision", "recall", "pixel_accuracy")
 """Of a class, or of all; the report has the rest."""
 
+SHOWN_PATHS = 10
+"""Of what was written; more would scroll the numbers away."""
+
 STATES = {0: "done", 1: "failed", 3: "partly"}
 
 
@@ -156,8 +159,10 @@ def result_lines(result: StageResult) -> Iterator[str]:
     yield from mapping_lines(result.details)
     if result.scores:
         yield from score_lines(result.scores)
-    for path in result.paths:
+    for path in result.paths[:SHOWN_PATHS]:
         yield f"-> {near(path)}"
+    if len(result.paths) > SHOWN_PATHS:
+        yield f"-> and {len(result.paths) - SHOWN_PATHS} more (all of them: --json)"
     yield one_line(result)
 
 

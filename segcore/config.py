@@ -63,9 +63,11 @@ class IngestConfig(StageConfig):
     manifest: str | None = None
     """CSV with the columns source, target, valid, split, group, and any metadata; paths relative to the file."""
     targets: str | None = None
-    """Pattern of each source's target; `{stem}` is the source's name without suffix, `{parent}` its folder."""
+    """Pattern of each source's target; `{stem}` is the source's name without suffix, `{parent}` its folder. One
+    file per class: `axon={parent}/{stem}_axon.png;myelin={parent}/{stem}_myelin.png`."""
     classes: str | None = None
-    """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours."""
+    """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours. Or a built-in one:
+    cityscapes, cityscapes-train, pascal-voc, camvid."""
     ids: Literal["name", "hash"] = "name"
     """`hash` keeps the sources' names out of image ids, and so out of what names images; a failed source is named."""
     stack: bool = False

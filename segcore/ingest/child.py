@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
 from segcore.geometry import Window
+from segcore.ingest.check import noted
 from segcore.ingest.copying import put_copy
 from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
@@ -59,7 +60,9 @@ class _Opened:
             instances = entry.one_per_instance or None
             self.target: Target | None = None
             if entry.targets:
-                self.target = open_target(list(entry.targets), image, settings.target, instances=instances)
+                self.target = open_target(
+                    entry.targets, image, settings.target, instances=instances, names=entry.class_names
+                )
                 opened.callback(self.target.close)
             self._valid = open_valid(entry.valid, image, settings.opening) if entry.valid else None
             if self._valid is not None:
@@ -170,7 +173,8 @@ def write_window(
         own = over_axes(window, opened.source.info.axes, staging.spec.axes)
         writer = staging.writer(own)
         for shard in staging.pending(own):
-            writer.put(shard, _pixels(opened, name, staging.shard_window(shard)))
+            pixels = _pixels(opened, name, staging.shard_window(shard))
+            writer.put(shard, pixels, note=noted(pixels) if name == "target" else None)
             num_written += name == "image"
             beat(1 if name == "image" else 0)
     return num_written

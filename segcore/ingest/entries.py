@@ -24,6 +24,8 @@ ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
 
 _COLUMNS = ("source", "target", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
+_NAMED = re.compile(r"([^/\\=;{}*?\[\]]*[^/\\=;{}*?\[\]\s])\s*=(.+)")
+"""A class and its mask file; a name with a slash is a path."""
 
 
 class Entry(BaseModel):
@@ -36,7 +38,9 @@ class Entry(BaseModel):
     joined: Joined | None = None
     """The files that are this source together, where it is not one."""
     targets: tuple[str, ...] = ()
-    """Mask files; several = one per instance."""
+    """Mask files; several = one per instance, or per class."""
+    class_names: tuple[str, ...] = ()
+    """The class of each of the targets, where every file is one class."""
     one_per_instance: bool = False
     """The targets came from a pattern, so that even a single file is one object."""
     valid: str | None = None
@@ -64,7 +68,7 @@ def list_entries(config: IngestConfig) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for row in rows:
         row["source"] = escaped(row["source"])
-        row["targets"] = tuple(escaped(target) for target in row["targets"])
+        row["targets"] = tuple(escaped(target) for target in row.get("targets", ()))
         if config.group is not None and not row.get("group"):
             row["group"] = _group_of(row["source"], config.group)
         image_id = image_id_of(row["source"], config.ids)
@@ -95,8 +99,7 @@ def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
         return
     for given in config.sources:
         for uri in _expand(given):
-            targets = _matching_targets(config.targets, uri) if config.targets else ()
-            yield {"source": uri, "targets": targets, "one_per_instance": _is_per_object(config.targets or "")}
+            yield {"source": uri, **_targets_of(config.targets, uri)}
 
 
 def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
@@ -108,10 +111,8 @@ def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
         for uri in found:
             groups.setdefault(uri.rpartition("/")[0] + pattern, []).append(uri)
     for name, parts in groups.items():
-        targets = _matching_targets(config.targets, name) if config.targets else ()
         joined = Joined(uri=escaped(name), how=how, parts=tuple(escaped(part) for part in sorted(parts)))
-        per_object = _is_per_object(config.targets or "")
-        yield {"source": name, "joined": joined, "targets": targets, "one_per_instance": per_object}
+        yield {"source": name, "joined": joined, **_targets_of(config.targets, name)}
 
 
 def _expand(given: str, may_be_glob: bool = True) -> list[str]:
@@ -167,6 +168,37 @@ def _glob(pattern: str) -> list[str]:
     return [str(found) for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
 
 
+def _targets_of(pattern: str | None, source: str) -> dict[str, Any]:
+    """The fields of an entry that a pattern for targets fills."""
+    if not pattern:
+        return {}
+    return _target_fields([(name, part, _matching_targets(part, source)) for name, part in _by_class(pattern)])
+
+
+def _target_fields(found: list[tuple[str, str, tuple[str, ...]]]) -> dict[str, Any]:
+    """Of (class, pattern, files): one entry's targets, and what each of them is."""
+    targets = tuple(file for _, _, files in found for file in files)
+    if found[0][0]:
+        return {"targets": targets, "class_names": tuple(name for name, _, files in found for _ in files)}
+    return {"targets": targets, "one_per_instance": _is_per_object(found[0][1])}
+
+
+def _by_class(text: str, folder: str = ".") -> list[tuple[str, str]]:
+    """`axon=a.png;myelin=b.png` as names and patterns; a pattern or file without names has the name "".
+
+    Raises:
+        ConfigError: if only some of them have names, or one has no pattern.
+    """
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    named = [_NAMED.fullmatch(part) for part in parts]
+    if not named or named[0] is None or (len(parts) == 1 and Path(_beside(text, folder)).is_file()):
+        return [("", text)]
+    if not all(named):
+        wrong = parts[named.index(None)]
+        raise ConfigError(f"targets '{text}': expected name=file;name=file, got '{wrong}' without a name")
+    return [(found[1].strip(), found[2].strip()) for found in named if found is not None]
+
+
 def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
     """The target files of a source; where the pattern matches nothing it stays, so that the source fails by name."""
     plain = source.removeprefix("file://")
@@ -218,13 +250,13 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
         raise ConfigError(f"{where}: the source is empty")
     if values.get("split", "") not in _SPLITS:
         raise ConfigError(f"{where}: split must be train, val or test, got '{values['split']}'")
-    located = {key: _beside(values.get(key, ""), folder) for key in ("source", "target", "valid")}
-    targets = tuple(_expand(located["target"])) if located["target"] else ()
+    target = values.get("target", "")
+    located = [(name, _beside(part, folder)) for name, part in _by_class(target, folder)] if target else []
+    targets = _target_fields([(name, part, tuple(_expand(part))) for name, part in located]) if located else {}
     return {
-        "source": located["source"],
-        "targets": targets,
-        "one_per_instance": _is_per_object(located["target"]),
-        "valid": located["valid"] or None,
+        "source": _beside(values["source"], folder),
+        **targets,
+        "valid": _beside(values.get("valid", ""), folder) or None,
         "split": values.get("split") or None,
         "group": values.get("group") or None,
         "metadata": tuple((key, value) for key, value in values.items() if key not in _COLUMNS and value),

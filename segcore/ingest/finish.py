@@ -6,6 +6,7 @@ import numpy as np
 
 import segcore
 from segcore.errors import SourceError
+from segcore.ingest.check import described, summed
 from segcore.ingest.foreground import CLASSES, find_foreground
 from segcore.ingest.job import Job
 from segcore.sources import Opening
@@ -45,9 +46,13 @@ def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
     image = job.stagings["image"]
     if image.spec.linked:
         image.link(_linked(job, opening))
-    for name in ("target", "target_instances", "valid"):
+    if "target" in job.stagings:
+        counts = summed(job.stagings["target"].notes())
+        job.check = described(counts, job.probe.classes, job.probe.target_notes)
+        job.stagings["target"].finish({**shared, "pixels": counts}, classes=job.probe.classes)
+    for name in ("target_instances", "valid"):
         if name in job.stagings:
-            job.stagings[name].finish(shared, classes=job.probe.classes if name == "target" else ())
+            job.stagings[name].finish(shared)
     if "foreground" in job.stagings:
         _put_foreground(job)
         job.stagings["foreground"].finish(shared, classes=CLASSES)

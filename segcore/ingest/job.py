@@ -33,6 +33,8 @@ class Job:
     digest: str | None = None
     copied: str | Joined | None = None
     """Where in the workspace the copy of the source lies, as a key."""
+    check: dict[str, Any] = field(default_factory=dict)
+    """What its target holds."""
     result: ItemResult | None = None
 
     @property
@@ -59,7 +61,8 @@ class Job:
         self._end("skipped", **details)
 
     def done(self, path: str) -> None:
-        self._end("done", path=path, shards_written=self.written, shards_resumed=self.num_shards - self.written)
+        shards: dict[str, Any] = {"shards_written": self.written, "shards_resumed": self.num_shards - self.written}
+        self._end("done", path=path, **shards, **self.check)
 
     def close(self) -> None:
         """Give the leases back."""

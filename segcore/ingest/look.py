@@ -38,13 +38,21 @@ def requests(entry: Entry, options: dict[str, Any]) -> dict[str, Any]:
     check_found(entry)
     return {
         "source": stamp(entry.opened_by),
-        "targets": [stamp(uri) for uri in entry.targets],
+        "targets": _target_stamps(entry),
         "valid": stamp(entry.valid) if entry.valid else None,
         "split": entry.split,
         "group": entry.group,
         "metadata": dict(entry.metadata),
         **{key: value for key, value in options.items() if key not in TARGET_OPTIONS or entry.targets},
     }
+
+
+def _target_stamps(entry: Entry) -> list[dict[str, Any]]:
+    """The stamps of an entry's targets, with the class of each where every file is one."""
+    stamps = [stamp(uri) for uri in entry.targets]
+    if not entry.class_names:
+        return stamps
+    return [found | {"class": name} for found, name in zip(stamps, entry.class_names, strict=True)]
 
 
 TARGET_OPTIONS = ("classes", "target_options")

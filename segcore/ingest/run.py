@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from segcore.config import IngestConfig
 from segcore.errors import SegcoreError
 from segcore.geometry import Window
+from segcore.ingest.agreement import Agreement
+from segcore.ingest.check import summary
 from segcore.ingest.child import Settings, copy_source, list_members, probe, source_digest, write_window
 from segcore.ingest.entries import Entry, list_entries
 from segcore.ingest.finish import finish
@@ -68,8 +70,8 @@ def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | 
         finally:
             for job in jobs:
                 job.close()
-        details = run.details(jobs)
-    items = tuple(job.result for job in jobs if job.result is not None)
+        items = tuple(job.result for job in jobs if job.result is not None)
+        details = run.details(jobs) | summary(items)
     paths = tuple(item.path for item in items if item.path)
     return StageResult(
         stage="ingest", items=items, paths=paths, seconds=peak.seconds, peak_mib=peak.mib, details=details
@@ -87,7 +89,7 @@ def settings_of(config: IngestConfig) -> Settings:
     return Settings(
         opening=Opening(limits=limits, spacing=spacing, warp=config.warp, axes=config.array_axes),
         target=TargetOpening(
-            table=load_classes(config.classes) if config.classes else None,
+            table=load_classes(config.classes, config.tolerance) if config.classes else None,
             threshold=config.threshold,
             tolerance=config.tolerance,
             buffer=config.buffer,
@@ -175,16 +177,13 @@ class _Run:
         self._agree_on_classes(jobs)
 
     def _agree_on_classes(self, jobs: Sequence[Job]) -> None:
-        """Index masks without a class table: all images get the classes of the one with the highest id."""
-        kinds = {job.probe.target_kind for job in jobs if job.probe is not None}
-        if self.config.classes is not None or "index" not in kinds:
+        """Without a class table, all images have the classes of all; one whose ids mean others has failed."""
+        if self.config.classes is not None:
             return
-        # A mask that happens to hold 0 and 1 alone looks binary.
-        counted = [job for job in jobs if job.probe is not None and job.probe.target_kind in ("index", "binary")]
-        longest = max((job.probe.classes for job in counted if job.probe), key=len)
-        for job in counted:
-            assert job.probe is not None
-            job.probe = job.probe.model_copy(update={"classes": longest})
+        agreement = Agreement([job.probe for job in jobs if job.probe is not None])
+        for job in jobs:
+            if job.probe is not None and job.result is None:
+                job.probe = self._attempt(job, agreement.applied, job.probe) or job.probe
 
     # Doing it
 

@@ -7,7 +7,7 @@ children, writes the metadata, and last of all the group's attributes (`ngff.MAR
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -220,6 +220,10 @@ class Staging:
     def writer(self, window: Window) -> "UnitWriter":
         """A writer for one work unit, or a group of shards in it; it belongs to one thread."""
         return UnitWriter(self, window)
+
+    def notes(self) -> Iterator[dict[str, Any]]:
+        """What the ledger's records of level 0 carry beside the pixels, whoever wrote them."""
+        return (record.note for (level, _), record in sorted(self.state.records().items()) if level == 0)
 
     # Writing
 

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
+from itertools import combinations
 from typing import Any
 
 import fsspec
@@ -17,6 +19,7 @@ IGNORE_16 = 65535
 """IGNORE in masks of uint16."""
 
 MAX_BYTES = 2**22
+SUFFIXES = ("csv", "yaml", "yml", "json")
 NAME_KEYS = ("name", "title", "class", "label")
 COLOR_KEYS = ("color", "colour", "rgb", "hex")
 TRUE, FALSE = ("1", "true", "yes", "y", "x"), ("", "0", "false", "no", "n", "none")
@@ -49,13 +52,24 @@ class ClassTable(BaseModel):
         """The id that means ignore in an array of `dtype`."""
         return IGNORE if self.dtype == "uint8" else IGNORE_16
 
+    def id_named(self, name: str) -> int | None:
+        """The id of a class by its name, whatever its case; None if there is none."""
+        wanted = name.strip().casefold()
+        return next((found.id for found in self.classes if found.name.casefold() == wanted), None)
+
     @property
     def is_grey_coded(self) -> bool:
         """True if all its colours are greys: then grey values in a mask are colours, not ids."""
         return len(self.colors) > 1 and all(r == g == b for (r, g, b), _ in self.colors)
 
 
-def load_classes(path: str) -> ClassTable:
+def built_in_tables() -> tuple[str, ...]:
+    """Names of the tables that come with segcore: those of well-known datasets."""
+    folder = resources.files("segcore.targets").joinpath("tables")
+    return tuple(sorted(found.name.removesuffix(".csv") for found in folder.iterdir() if found.name.endswith(".csv")))
+
+
+def load_classes(path: str, tolerance: int = 0) -> ClassTable:
     """Read a class table.
 
     One row per class: `name`, and optionally `id` (pixel value; without any, rows are numbered from 0 in order),
@@ -64,10 +78,12 @@ def load_classes(path: str) -> ClassTable:
     hold a list of such rows, alone or under the key `classes`.
 
     Args:
-        path: a .csv, .yaml, .yml or .json file; a local path or a URL.
+        path: a .csv, .yaml, .yml or .json file, a local path or a URL; or the name of a built-in table.
+        tolerance: how far a colour in a mask may be from the table's, per channel.
 
     Raises:
-        ConfigError: one line with the file and the row.
+        ConfigError: one line with the file and the row; or if the colours of two classes are too near each other for
+            the tolerance.
     """
     rows = _rows(path)
     if not rows:
@@ -78,7 +94,20 @@ def load_classes(path: str) -> ClassTable:
     builder = _Builder(path)
     for number, row in enumerate(rows, 1):
         builder.add(row, f"{path}, row {number}")
-    return builder.table()
+    table = builder.table()
+    _check_tolerance(path, table, tolerance)
+    return table
+
+
+def _check_tolerance(path: str, table: ClassTable, tolerance: int) -> None:
+    """Refuse a tolerance by which a colour could belong to two classes."""
+    for (color, meaning), (other, another) in combinations(table.colors, 2):
+        apart = max(abs(a - b) for a, b in zip(color, other, strict=True))
+        if meaning != another and apart <= 2 * tolerance:
+            raise ConfigError(
+                f"{path}: the colours {hex_of(color)} and {hex_of(other)} differ by {apart}, too little for "
+                f"--tolerance {tolerance}; give at most {(apart - 1) // 2}"
+            )
 
 
 class _Builder:
@@ -146,17 +175,18 @@ def hex_of(color: Sequence[int]) -> str:
 
 def _rows(path: str) -> list[Mapping[str, Any]]:
     """The rows as mappings with lower-case keys."""
+    suffix = "csv" if path in built_in_tables() else path.lower().rsplit(".", 1)[-1]
+    if suffix not in SUFFIXES:
+        known = ", ".join(built_in_tables())
+        raise ConfigError(f"{path}: expected a class table named .csv, .yaml, .yml or .json, or one of {known}")
     text = _read(path)
-    suffix = path.lower().rsplit(".", 1)[-1]
     try:
         if suffix == "json":
             found = json.loads(text)
         elif suffix in ("yaml", "yml"):
             found = yaml.safe_load(text)
-        elif suffix == "csv":
-            found = list(csv.DictReader(io.StringIO(text, newline="")))
         else:
-            raise ConfigError(f"{path}: expected a class table named .csv, .yaml, .yml or .json")
+            found = list(csv.DictReader(io.StringIO(text, newline="")))
     except (ValueError, yaml.YAMLError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read as {suffix.upper()} ({' '.join(str(error).split())})") from error
     if isinstance(found, Mapping):
@@ -167,7 +197,10 @@ def _rows(path: str) -> list[Mapping[str, Any]]:
 
 
 def _read(path: str) -> str:
-    """The file's text."""
+    """The file's text, or that of a built-in table."""
+    if path in built_in_tables():
+        text = resources.files("segcore.targets").joinpath("tables", f"{path}.csv").read_text(encoding="utf-8")
+        return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("# "))
     try:
         with fsspec.open(path, "rb") as opened:
             data: bytes = opened.read(MAX_BYTES + 1)

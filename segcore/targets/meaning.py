@@ -5,26 +5,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from segcore.classes import IGNORE, ClassInfo, default_classes
 from segcore.errors import SourceError
 from segcore.sources.base import Pixels
 from segcore.targets.class_table import IGNORE_16, ClassTable, hex_of
+from segcore.targets.colors import UNKNOWN, code_of, ids_of_colors, packed, rgb_of
+from segcore.targets.scan import NUM_VALUES, Counts, Values, whole_numbers
 
-NUM_VALUES = 65536
 MAX_UNNAMED_ID = 63
-"""Without a class table, a mask with higher values is taken for a picture, not for class ids."""
+"""Without a class table, higher values are ids only where they form regions, as organs do and grey levels don't."""
+MIN_RUN_PX = 2.0
+"""Of the values of such a mask, half or more form runs along x that are at least so long on average."""
 
 MAX_NAMED = 5
 """How many unknown values or colours an error names."""
 
-Counts = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, eq=False)
 class Meaning:
-    """How pixels become class ids: by a table over values, or over colours."""
+    """How pixels become class ids: by a table over values, or over colours; or by a threshold."""
 
     uri: str
     kind: Literal["index", "rgb", "binary"]
@@ -37,9 +37,17 @@ class Meaning:
     codes: Pixels | None = None
     """Colours 0xRRGGBB in rising order; the ids they mean are in `by_code`."""
     by_code: Pixels | None = None
+    threshold: float | None = None
+    """Above it is class 1, for grey values."""
 
     def ids(self, pixels: Pixels) -> Pixels:
-        """Class ids (Y, X) of mask pixels (C, Y, X)."""
+        """Class ids (...) of mask pixels (C, ...).
+
+        Raises:
+            SourceError: if they cannot be ids, are of no grey, or not what the scan found.
+        """
+        if self.threshold is not None:
+            return self._above(self.threshold, pixels)
         if self.by_value is not None:
             return np.asarray(self.by_value[whole_numbers(self.uri, pixels[0], self.nodata)])
         assert self.codes is not None
@@ -50,94 +58,88 @@ class Meaning:
             raise SourceError(f"{self.uri}: the mask changed while it was read; try again when it is at rest")
         return np.asarray(self.by_code[at])
 
+    def id_of(self, code: int) -> int:
+        """What one value, or colour 0xRRGGBB, of the scan means."""
+        if self.by_value is not None:
+            return int(self.by_value[code & 0xFF if code > IGNORE_16 else code])
+        assert self.codes is not None
+        assert self.by_code is not None
+        return int(self.by_code[np.searchsorted(self.codes, code)])
 
-def whole_numbers(uri: str, values: Pixels, nodata: float | None) -> npt.NDArray[np.uint16]:
-    """Mask values as uint16; nodata that does not fit becomes 65535, which always means ignore.
-
-    Raises:
-        SourceError: if a value is negative, over 65535 or not whole.
-    """
-    if values.dtype == np.uint8 or values.dtype == np.uint16:
-        return values.astype(np.uint16, copy=False)
-    usable = np.ones(values.shape, dtype=np.bool_)
-    if nodata is not None and not 0 <= nodata <= IGNORE_16:
-        usable = ~np.isnan(values) if np.isnan(nodata) else values != nodata
-    kept = values[usable]
-    wrong = kept[~((kept >= 0) & (kept <= IGNORE_16) & (kept == np.floor(kept)))]
-    if wrong.size:
-        raise SourceError(f"{uri}: class ids are whole numbers from 0 to {IGNORE_16}, the mask holds {wrong[0]}")
-    numbers = np.full(values.shape, IGNORE_16, dtype=np.uint16)
-    numbers[usable] = kept.astype(np.uint16)
-    return numbers
+    def _above(self, threshold: float, pixels: Pixels) -> Pixels:
+        grey = pixels[0]
+        if (pixels[1:] != grey).any():
+            raise SourceError(f"{self.uri}: a threshold is for grey values, this mask has colours; give a class table")
+        ids = (grey > threshold).astype(self.dtype)
+        missing = np.isnan(grey) if np.issubdtype(grey.dtype, np.floating) else np.zeros(grey.shape, dtype=np.bool_)
+        if self.nodata:  # 0 is below most thresholds, and means so
+            missing |= grey == self.nodata
+        return np.asarray(np.where(missing, ids.dtype.type(self.ignore), ids))
 
 
-def packed(uri: str, pixels: Pixels) -> npt.NDArray[np.uint32]:
-    """Colours (3, Y, X) as 0xRRGGBB (Y, X)."""
-    if pixels.dtype != np.uint8:
-        raise SourceError(f"{uri}: a colour-coded mask has 8 bits per channel, this one {pixels.dtype}")
-    red, green, blue = pixels.astype(np.uint32)
-    return np.asarray(red << 16 | green << 8 | blue)
+def by_threshold(uri: str, threshold: float, table: ClassTable | None, nodata: float | None) -> Meaning:
+    """The meaning of a mask of greys: above the threshold is class 1."""
+    known = two_classes(uri, table)
+    return Meaning(uri, "binary", known.classes, known.ignore, known.dtype, nodata, threshold=threshold)
 
 
-def count_runs(values: Pixels) -> dict[int, int]:
-    """How often each value occurs; quick where equal pixels follow each other, as in masks they do."""
-    flat = values.ravel()
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    lengths = np.diff(starts, append=flat.size)
-    found, place = np.unique(flat[starts], return_inverse=True)
-    counts = np.bincount(place.ravel(), weights=lengths)
-    return {int(value): int(count) for value, count in zip(found, counts, strict=True)}
-
-
-def by_colors(uri: str, counts: dict[int, int], table: ClassTable | None) -> Meaning:
+def by_colors(uri: str, counts: dict[int, int], table: ClassTable | None, tolerance: int = 0) -> Meaning:
     """The meaning of a mask of three channels.
 
     Args:
         uri: what errors name.
         counts: pixels per colour 0xRRGGBB, over the whole mask.
         table: class table.
+        tolerance: how far a colour may be from the table's, per channel.
 
     Raises:
         SourceError: if a colour is in no row of the table, with the colours and their counts.
     """
-    known = {_code(color): number for color, number in table.colors} if table is not None else {}
-    if table is not None and known and set(counts) <= set(known):
-        codes = np.array(sorted(known), dtype=np.uint32)
-        ids = np.array([known[code] for code in codes.tolist()], dtype=table.dtype)
-        return Meaning(uri, "rgb", table.classes, table.ignore, table.dtype, None, codes=codes, by_code=ids)
+    codes = np.array(sorted(counts), dtype=np.uint32)
+    ids = np.full(len(codes), UNKNOWN) if table is None else ids_of_colors(codes, table, tolerance)
+    if table is not None and (ids != UNKNOWN).all():
+        by_code = ids.astype(table.dtype)
+        return Meaning(uri, "rgb", table.classes, table.ignore, table.dtype, None, codes=codes, by_code=by_code)
+    named = {code_of(color) for color, _ in table.colors} if table is not None else set()
     is_grey = all(code % 0x10101 == 0 for code in counts)
-    is_black_white = table is not None and table.ids == {0, 1} and set(counts) <= {0, 0xFFFFFF} - set(known)
-    if is_grey and (not known or is_black_white):
-        values = np.zeros(NUM_VALUES, dtype=np.int64)
+    is_black_white = table is not None and table.ids == {0, 1} and set(counts) <= {0, 0xFFFFFF} - named
+    if is_grey and (not named or is_black_white):
+        values = Values()
         for code, count in counts.items():
-            values[code & 0xFF] = count
+            values.counts[code & 0xFF] = values.runs[code & 0xFF] = count
         return by_values(uri, values, table, None, None)
-    if not known:
+    if not named:
         raise SourceError(
             f"{uri}: the mask is coded by {len(counts)} colours; give a class table with a color per class (--classes)"
         )
-    raise _unknown_colors(uri, {code: n for code, n in counts.items() if code not in known})
+    raise _unknown_colors(uri, {code: counts[code] for code in codes[ids == UNKNOWN].tolist()})
 
 
 def by_values(
-    uri: str, counts: Counts, table: ClassTable | None, palette: Sequence[Sequence[int]] | None, nodata: float | None
+    uri: str,
+    values: Values,
+    table: ClassTable | None,
+    palette: Sequence[Sequence[int]] | None,
+    nodata: float | None,
+    tolerance: int = 0,
 ) -> Meaning:
     """The meaning of a mask of one channel.
 
     Args:
         uri: what errors name.
-        counts: pixels per value, over the whole mask.
+        values: of the whole mask.
         table: class table.
         palette: RGB per value, where the file is a palette picture.
         nodata: the file's own fill value.
+        tolerance: how far a colour or grey may be from the table's, per channel.
 
     Raises:
         SourceError: if a value is in no row of the table, or, without a table, does not look like a class id.
     """
-    present = {int(value) for value in np.flatnonzero(counts)}
+    counts, present = values.counts, values.present
     if table is None:
-        return _unnamed(uri, counts, present, palette, nodata)
-    colored = _by_table_colors(uri, counts, present, table, palette)
+        return _unnamed(uri, values, palette, nodata)
+    colored = _by_table_colors(uri, counts, present, table, palette, tolerance)
     if colored is not None:
         return _of_table(uri, "rgb", table, colored, nodata)
     white = _white(present, nodata)
@@ -155,18 +157,17 @@ def by_values(
     return _of_table(uri, "index", table, {number: number for number in table.ids}, nodata)
 
 
-def _unnamed(
-    uri: str, counts: Counts, present: set[int], palette: Sequence[Sequence[int]] | None, nodata: float | None
-) -> Meaning:
-    """Without a class table: 0/1, 0/255, or few small ids."""
+def _unnamed(uri: str, values: Values, palette: Sequence[Sequence[int]] | None, nodata: float | None) -> Meaning:
+    """Without a class table: 0/1, 0/255, small ids, or larger ones that form regions."""
+    present = values.present
     white = _white(present, nodata)
     ignored = {IGNORE, IGNORE_16} | (_ignored_nodata(nodata, frozenset()) - {0})
     ids = {0, 1} if white is not None else present - ignored
     highest = max(ids, default=0)
-    if highest > MAX_UNNAMED_ID:
+    if highest > MAX_UNNAMED_ID and not _form_regions(values, ids):
         raise SourceError(
             f"{uri}: the mask holds {len(present)} values up to {max(present)}, which do not look like class ids; "
-            "threshold it to 0 and 255, or give a class table (--classes)"
+            "say from where on they are foreground (--threshold 127), or give a class table (--classes)"
         )
     classes = default_classes(max(2, highest + 1))
     if palette is not None and white is None and highest < len(palette):
@@ -175,6 +176,13 @@ def _unnamed(
     pairs = {0: 0, white: 1} if white is not None else {number: number for number in table.ids}
     kind: Literal["index", "binary"] = "binary" if white is not None or present <= {0, 1} else "index"
     return _of_table(uri, kind, table, pairs, nodata)
+
+
+def _form_regions(values: Values, ids: set[int]) -> bool:
+    """True for regions of ids, False for grey levels and for noise at the edges of a mask."""
+    some = sorted(ids)
+    lengths = values.counts[some] / values.runs[some]
+    return some[-1] < IGNORE and float(np.median(lengths)) >= MIN_RUN_PX
 
 
 def _colored(found: ClassInfo, palette: Sequence[Sequence[int]]) -> ClassInfo:
@@ -197,7 +205,12 @@ def _ignored_nodata(nodata: float | None, ids: frozenset[int]) -> set[int]:
 
 
 def _by_table_colors(
-    uri: str, counts: Counts, present: set[int], table: ClassTable, palette: Sequence[Sequence[int]] | None
+    uri: str,
+    counts: Counts,
+    present: set[int],
+    table: ClassTable,
+    palette: Sequence[Sequence[int]] | None,
+    tolerance: int,
 ) -> dict[int, int] | None:
     """Ids by value, if every value that occurs has a colour of the table: its palette's, or as a grey.
 
@@ -205,19 +218,20 @@ def _by_table_colors(
         SourceError: if a palette has colours of the table where they mean other ids than their place, and others
             besides: read as plain ids, such a mask would be silently wrong.
     """
-    meanings = dict(table.colors)
+    if not table.colors:
+        return None
     if palette is not None:
-        used = {value: palette[value] for value in present if value < len(palette)}
-        colors = {value: (red, green, blue) for value, (red, green, blue) in used.items()}
+        colors = {value: code_of(palette[value]) for value in sorted(present) if value < len(palette)}
     elif table.is_grey_coded and max(present, default=0) <= 255:
-        colors = {value: (value, value, value) for value in present}
+        colors = {value: value * 0x10101 for value in sorted(present)}
     else:
         return None
-    known = {value: meanings[color] for value, color in colors.items() if color in meanings}
-    if meanings and set(known) == present:
+    ids = ids_of_colors(np.array(list(colors.values()), dtype=np.uint32), table, tolerance)
+    known = {value: number for value, number in zip(colors, ids.tolist(), strict=True) if number != UNKNOWN}
+    if set(known) == present:
         return known
     if palette is not None and any(number != value for value, number in known.items()):
-        raise _unknown_colors(uri, {_code(colors[v]): int(counts[v]) for v in sorted(set(colors) - set(known))})
+        raise _unknown_colors(uri, {colors[v]: int(counts[v]) for v in sorted(set(colors) - set(known))})
     return None
 
 
@@ -258,12 +272,3 @@ def _listed(found: Iterable[tuple[str, int]]) -> str:
     ordered = sorted(found, key=lambda pair: -pair[1])
     said = ", ".join(f"{name}: {count} px" for name, count in ordered[:MAX_NAMED])
     return said + (f" and {len(ordered) - MAX_NAMED} more" if len(ordered) > MAX_NAMED else "")
-
-
-def _code(color: Sequence[int]) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
-
-
-def rgb_of(code: int) -> tuple[int, int, int]:
-    """0xRRGGBB as red, green, blue."""
-    return code >> 16, code >> 8 & 0xFF, code & 0xFF

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows import functions
+from flows import console, functions
 from flows.cli import COMMANDS, app
 from flows.options import FLOWS_ONLY
 from flows.reference import FORMATS_PAGES, described_elsewhere, reference, walk, with_formats
@@ -234,6 +234,13 @@ def test_text_names_failures_and_what_to_open(monkeypatch: pytest.MonkeyPatch) -
         "ingest: 1 done, 1 failed in 1.5 s, peak memory 90 MiB",
     ]
     assert done.stderr.splitlines() == ["ingest: 2 sources", "ingest: 2/2 sources, 100 %, 0 s left"]
+
+
+def test_text_names_the_first_paths_alone() -> None:
+    result = StageResult(stage="ingest", paths=tuple(f"{i}.zarr" for i in range(12)), details={"targets": {"empty": 1}})
+    lines = list(console.result_lines(result))
+    assert lines[:3] == ["targets:", "  empty: 1", "-> 0.zarr"]
+    assert lines[11:-1] == ["-> 9.zarr", "-> and 2 more (all of them: --json)"]
 
 
 def interrupted(config: StageConfig, progress: Progress) -> StageResult:

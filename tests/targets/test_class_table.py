@@ -105,6 +105,38 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, name: str, text: str,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "num_classes", "some"),
+    [
+        ("cityscapes", 19, {7: ("road", (128, 64, 128)), 33: ("bicycle", (119, 11, 32))}),
+        ("cityscapes-train", 19, {0: ("road", (128, 64, 128)), 18: ("bicycle", (119, 11, 32))}),
+        (
+            "pascal-voc",
+            21,
+            {0: ("background", (0, 0, 0)), 20: ("tvmonitor", (0, 64, 128))},
+        ),
+        ("camvid", 11, {0: ("sky", (128, 128, 128)), 10: ("bicyclist", (0, 128, 192))}),
+    ],
+)
+def test_built_in_tables(name: str, num_classes: int, some: dict[int, tuple[str, tuple[int, int, int]]]) -> None:
+    table = load_classes(name)
+    assert len(table.classes) == num_classes
+    found = {info.id: (info.name, info.color) for info in table.classes}
+    assert {number: found[number] for number in some} == some
+
+
+def test_an_unknown_name_is_told_the_built_in_ones() -> None:
+    with pytest.raises(ConfigError, match=r"cityscape: expected .* or one of camvid, cityscapes, "):
+        load_classes("cityscape")
+
+
+def test_a_tolerance_by_which_a_colour_could_be_of_two_classes_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "t.csv", "name,color\na,#000000\nb,#00000A\nc,#0A0A0A\n")
+    assert len(load_classes(path, tolerance=4).classes) == 3
+    with pytest.raises(ConfigError, match=r"#000000 and #00000A differ by 10, .* --tolerance 5; give at most 4"):
+        load_classes(path, tolerance=5)
+
+
 def test_a_missing_table_is_named() -> None:
     with pytest.raises(ConfigError, match=r"/nowhere/t\.csv: the class table cannot be opened"):
         load_classes("/nowhere/t.csv")
