@@ -61,7 +61,9 @@ class _Opened:
             instances = entry.one_per_instance or None
             self.target: Target | None = None
             if entry.targets:
-                self.target = open_target(list(entry.targets), image, settings.target, instances=instances)
+                self.target = open_target(
+                    list(entry.targets), image, settings.target, instances=instances, aoi=entry.aoi
+                )
                 opened.callback(self.target.close)
             self._valid = open_valid(entry.valid, image, settings.opening) if entry.valid else None
             if self._valid is not None:

@@ -1,11 +1,12 @@
 """Entries: what the user asked to ingest, one line each: from sources and a pattern, or from a manifest."""
 
+import contextlib
 import csv
 import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from pydantic import BaseModel, ConfigDict
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
 from segcore.sources import Joined, suffixes
-from segcore.sources.files import check_scheme, is_known_scheme
+from segcore.sources.files import check_scheme, is_known_scheme, split_member
 from segcore.sources.joined import How
+from segcore.targets import parts_of
 
 ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
 """A folder with one of these is one OME-Zarr image."""
 
-_COLUMNS = ("source", "target", "valid", "split", "group")
+_COLUMNS = ("source", "target", "aoi", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime")
 """What the file systems of S3, Google, Azure and HTTP call what changes with an object."""
@@ -42,6 +44,8 @@ class Entry(BaseModel):
     """Mask files; several = one per instance."""
     one_per_instance: bool = False
     """The targets came from a pattern, so that even a single file is one object."""
+    aoi: str | None = None
+    """A file of polygons, or a mask file, non-zero = inside; outside it the target is ignore."""
     valid: str | None = None
     """A mask file, non-zero = usable."""
     split: str | None = None
@@ -63,6 +67,7 @@ def list_entries(config: IngestConfig) -> list[Entry]:
     for row in rows:
         row["source"] = escaped(row["source"])
         row["targets"] = tuple(escaped(target) for target in row["targets"])
+        row["aoi"] = escaped(row["aoi"])
         image_id = image_id_of(row["source"], config.ids)
         entries.setdefault(canonical_uri(row["source"]), Entry.model_validate({**row, "image_id": image_id}))
     return list(entries.values())
@@ -99,19 +104,20 @@ def file_stamp(uri: str) -> dict[str, Any]:
     """
     if _ESCAPE in uri:
         raise SourceError(f"{uri}: expected a file name in UTF-8, got other bytes; rename the file")
+    place, _ = split_member(uri)
     try:
-        if _is_pattern(uri) and (_is_remote(uri) or not Path(canonical_uri(uri)).exists()):
+        if _is_pattern(place) and (_is_remote(place) or not Path(canonical_uri(place)).exists()):
             unlisted = ", or it cannot be listed" if _is_remote(uri) else ""
             raise SourceError(f"{uri}: nothing matches this pattern{unlisted}")
         if not _is_remote(uri):
-            path = Path(canonical_uri(uri))
+            path = Path(canonical_uri(place))
             if path.is_dir():
                 os.scandir(path).close()  # raises where it must not be read
                 raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(sorted(suffixes()))}")
             stat = path.stat()
             return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        check_scheme(uri)
-        system, key = fsspec.core.url_to_fs(uri)
+        check_scheme(place)
+        system, key = fsspec.core.url_to_fs(place)
         info = system.info(key)
     except SourceError:
         raise
@@ -122,6 +128,19 @@ def file_stamp(uri: str) -> dict[str, Any]:
     return {"uri": uri, "size": info.get("size"), "version": version}
 
 
+def target_stamps(uris: Sequence[str]) -> list[dict[str, Any]]:
+    """Stamps of target files, and of those that lie beside a shapefile.
+
+    Raises:
+        SourceError: if there is no such file.
+    """
+    stamps = [file_stamp(uri) for uri in uris]
+    for part in (part for uri in uris for part in parts_of(uri)[1:]):
+        with contextlib.suppress(SourceError):  # what is missing is named when the shapefile is opened
+            stamps.append(file_stamp(part))
+    return stamps
+
+
 def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
     how: How | None = "stack" if config.stack else "mosaic" if config.mosaic else "frames" if config.frames else None
     if how is not None:
@@ -130,7 +149,8 @@ def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
     for given in config.sources:
         for uri in _expand(given):
             targets = _matching_targets(config.targets, uri) if config.targets else ()
-            yield {"source": uri, "targets": targets, "one_per_instance": _is_per_object(config.targets or "")}
+            per_object, aoi = _is_per_object(config.targets or ""), _matching_aoi(config.aoi, uri)
+            yield {"source": uri, "targets": targets, "aoi": aoi, "one_per_instance": per_object}
 
 
 def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
@@ -145,7 +165,8 @@ def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
         targets = _matching_targets(config.targets, name) if config.targets else ()
         joined = Joined(uri=escaped(name), how=how, parts=tuple(escaped(part) for part in sorted(parts)))
         per_object = _is_per_object(config.targets or "")
-        yield {"source": name, "joined": joined, "targets": targets, "one_per_instance": per_object}
+        aoi = _matching_aoi(config.aoi, name)
+        yield {"source": name, "joined": joined, "targets": targets, "aoi": aoi, "one_per_instance": per_object}
 
 
 def _expand(given: str, may_be_glob: bool = True) -> list[str]:
@@ -201,7 +222,7 @@ def _glob(pattern: str) -> list[str]:
     return [str(found) for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
 
 
-def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
+def _matching_targets(pattern: str, source: str, option: str = "--targets") -> tuple[str, ...]:
     """The target files of a source; where the pattern matches nothing it stays, so that the source fails by name."""
     plain = source.removeprefix("file://")
     stem = Path(plain).name.removesuffix(Path(plain).suffix)
@@ -211,8 +232,20 @@ def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
     try:
         filled = pattern.format(stem=literal(stem), parent=literal(parent))
     except (KeyError, IndexError, ValueError) as error:
-        raise ConfigError(f"--targets {pattern}: only {{stem}} and {{parent}} can be filled in") from error
+        raise ConfigError(f"{option} {pattern}: only {{stem}} and {{parent}} can be filled in") from error
     return tuple(_expand(filled, is_glob))
+
+
+def _matching_aoi(pattern: str | None, source: str) -> str | None:
+    """The AOI of a source.
+
+    Raises:
+        ConfigError: if several files match.
+    """
+    found = _matching_targets(pattern, source, "--aoi") if pattern else ()
+    if len(found) > 1:
+        raise ConfigError(f"--aoi {pattern}: {len(found)} files match for {source}; expected one")
+    return found[0] if found else None
 
 
 def _is_per_object(pattern: str) -> bool:
@@ -251,12 +284,15 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
         raise ConfigError(f"{where}: the source is empty")
     if values.get("split", "") not in _SPLITS:
         raise ConfigError(f"{where}: split must be train, val or test, got '{values['split']}'")
-    located = {key: _beside(values.get(key, ""), folder) for key in ("source", "target", "valid")}
+    located = {key: _beside(values.get(key, ""), folder) for key in ("source", "target", "aoi", "valid")}
+    if located["aoi"] and not located["target"]:
+        raise ConfigError(f"{where}: an aoi but no target; it says where the target counts")
     targets = tuple(_expand(located["target"])) if located["target"] else ()
     return {
         "source": located["source"],
         "targets": targets,
         "one_per_instance": _is_per_object(located["target"]),
+        "aoi": located["aoi"] or None,
         "valid": located["valid"] or None,
         "split": values.get("split") or None,
         "group": values.get("group") or None,

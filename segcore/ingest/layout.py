@@ -52,6 +52,9 @@ def plan_of(name: str, found: Probe, request: dict[str, Any]) -> dict[str, Any]:
     plan = {"source": request["source"], "reader": found.info.reader}
     if name in ("target", "target_instances"):
         plan |= {"targets": request["targets"], "kind": found.target_kind, "classes": request["classes"]}
+        plan |= {key: request[key] for key in ("reading", "aoi") if key in request}
+        if found.target_kind == "shapes":
+            plan["names"] = {info.name: info.id for info in found.classes}
     elif name == "valid":
         plan |= {"valid": request["valid"]}
     return plan

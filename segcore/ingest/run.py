@@ -9,7 +9,7 @@ import segcore
 from segcore.config import IngestConfig
 from segcore.errors import SegcoreError, SourceError
 from segcore.ingest.child import Probe, Settings, content_digest, probe, write_unit
-from segcore.ingest.entries import Entry, canonical_uri, file_stamp, list_entries
+from segcore.ingest.entries import Entry, canonical_uri, file_stamp, list_entries, target_stamps
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
@@ -18,7 +18,7 @@ from segcore.results import ItemResult, StageResult
 from segcore.sources import Opening
 from segcore.spatial import WantedSpacing
 from segcore.store import Staging, Workspace, withdraw_labels
-from segcore.targets import TargetOpening, load_classes
+from segcore.targets import TargetOpening, agreed_table, load_classes
 
 LABELS = {"target", "target_instances", "valid"}
 """What ingest makes beside the image."""
@@ -120,6 +120,12 @@ class _Run:
             ),
         )
 
+        how = {"table", "opening"}
+        self.reading = self.settings.target.model_dump(mode="json", exclude=how, exclude_defaults=True)
+        """How targets are read, where it is not as by default."""
+        self.named_settings = self.settings
+        """Of shapes: with the classes that all images agreed on."""
+
     def probe_all(self, jobs: Sequence[_Job]) -> None:
         """Open every source that is new or changed; those that cannot be opened have failed."""
         by_task: dict[int, _Job] = {}
@@ -138,11 +144,30 @@ class _Run:
                 self._fail(job, outcome.error)
             else:
                 job.probe = outcome.result
+                for note in outcome.result.target_notes:
+                    self.progress.note(f"{job.entry.targets[0]}: {note}")
                 job.num_shards = image_spec(outcome.result, self.config.shard_px).grid(0).num_cells
                 if self.config.dry_run:
                     job.skip(**estimate(outcome.result, self.config.shard_px, self.config.processes or num_cores()))
             self.progress.advance()
         self._agree_on_classes(jobs)
+        self._agree_on_names(jobs)
+
+    def _agree_on_names(self, jobs: Sequence[_Job]) -> None:
+        """Shapes without a class table: all images get the names of all, before any of them gets an id."""
+        shaped = [job for job in jobs if job.probe is not None and job.probe.target_kind == "shapes"]
+        if self.config.classes is not None or not shaped:
+            return
+        table = agreed_table(job.probe.classes for job in shaped if job.probe)
+        target = self.settings.target.model_copy(update={"table": table})
+        self.named_settings = self.settings.model_copy(update={"target": target})
+        for job in shaped:
+            assert job.probe is not None
+            job.probe = job.probe.model_copy(update={"classes": table.classes, "target_dtype": table.dtype})
+
+    def _settings_of(self, job: _Job) -> Settings:
+        is_named = job.probe is not None and job.probe.target_kind == "shapes"
+        return self.named_settings if is_named else self.settings
 
     def _agree_on_classes(self, jobs: Sequence[_Job]) -> None:
         """Index masks without a class table: all images get the classes of the one with the highest id."""
@@ -162,13 +187,18 @@ class _Run:
         try:
             job.request = {
                 "source": file_stamp(entry.source),
-                "targets": [file_stamp(uri) for uri in entry.targets],
+                "targets": target_stamps(entry.targets),
                 "valid": file_stamp(entry.valid) if entry.valid else None,
                 "classes": self.classes_digest if entry.targets else None,
                 "split": entry.split,
                 "group": entry.group,
                 "metadata": dict(entry.metadata),
             }
+            # Only where they were asked for, so that a workspace from before they could be stays as it is.
+            if entry.targets and self.reading:
+                job.request["reading"] = self.reading
+            if entry.aoi:
+                job.request["aoi"] = target_stamps([entry.aoi])
             _check_owner(entry, self.owners.setdefault(entry.image_id, canonical_uri(entry.source)))
             if self.workspace is None or self.workspace.objects.size(_mark(entry)) is None:
                 return True
@@ -216,7 +246,8 @@ class _Run:
             return []
         tasks = [self._task(content_digest, job, (job.entry.source,))]
         for unit in units:
-            tasks.append(self._task(write_unit, job, (self.workspace.uri, job.entry, self.settings, names, unit)))
+            args = (self.workspace.uri, job.entry, self._settings_of(job), names, unit)
+            tasks.append(self._task(write_unit, job, args))
         job.awaited = len(tasks)
         return tasks
 

@@ -28,8 +28,8 @@ from segcore.targets.meaning import (
     whole_numbers,
 )
 
-Kind = Literal["index", "rgb", "binary", "instances"]
-"""Ids as pixel values; colours of a class table; 0 and 1 or 255; one file per object."""
+Kind = Literal["index", "rgb", "binary", "instances", "shapes"]
+"""Ids as pixel values; colours of a class table; 0 and 1 or 255; one file per object; polygons by class name."""
 
 SCAN_PX = 2048
 
