@@ -13,7 +13,7 @@ from segcore.classes import PALETTE, RGB, ClassInfo
 from segcore.errors import SourceError
 from segcore.targets.class_table import IGNORE_16, ClassTable
 from segcore.targets.meaning import MAX_NAMED, MAX_UNNAMED_ID
-from segcore.targets.shapes import Shapes
+from segcore.targets.shapes import Shapes, plain
 
 BACKGROUND, FOREGROUND = "background", "foreground"
 CLASS_PROPERTIES = ("class", "classification", "label", "name", "category", "type", "landuse")
@@ -110,7 +110,7 @@ def _values(shapes: Shapes, class_property: str | None) -> tuple[str | None, lis
         if num_named and num_named == len(rows):
             return candidate, values, (f"classes are those of the property '{candidate}'",)
         if num_named and not partly:
-            partly = f", '{candidate}' of {num_named} of {len(rows)} alone"
+            partly = f" ('{candidate}' stands in {num_named} of {len(rows)})"
     note = f"no property names the class of every feature{partly}: all are one class (--class-property names one)"
     return None, [], (note,) if rows else ()
 
@@ -130,6 +130,7 @@ def _text(value: Any) -> str | None:
         value = value.get("name") or value.get("names")
     if isinstance(value, list):
         value = ": ".join(map(str, value))  # as QuPath shows a class with sub-classes
+    value = plain(value)
     if value is None or isinstance(value, Mapping):
         return None
     return str(value).strip() or None
