@@ -49,9 +49,10 @@ class _Job:
         self._end("skipped", **details)
 
     def done(self, path: str) -> None:
-        notes = {"notes": self.probe.target_notes} if self.probe and self.probe.target_notes else {}
-        shards = {"shards_written": self.written, "shards_resumed": self.num_shards - self.written}
-        self._end("done", path=path, **shards, **notes)
+        details: dict[str, Any] = {"shards_written": self.written, "shards_resumed": self.num_shards - self.written}
+        if self.probe and self.probe.target_notes:
+            details["notes"] = self.probe.target_notes
+        self._end("done", path=path, **details)
 
     def _end(self, state: Any, path: str | None = None, error: str | None = None, **details: Any) -> None:
         for staging in self.stagings.values():

@@ -1,11 +1,13 @@
 """Layers: GeoPackages and shapefiles, through GDAL (pyogrio).
 
 pyogrio cannot be told which of GDAL's drivers may open a file, and others of them reach further files and URLs. So
-GDAL sees a folder of our own that holds nothing but the file (a link to it) under a name of ours, the content has been
-looked at before, and the driver that took it is checked.
+GDAL sees a folder of our own that holds nothing but a copy of the file under a name of ours, the content has been
+looked at before, and the driver that took it is checked. The user's folder stays as it is, too: SQLite would put files
+beside a database in WAL mode.
 """
 
 import contextlib
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -56,16 +58,15 @@ def read_layer(file: SourceFile, format: Format, limits: Limits) -> Shapes:  # n
         raise SourceError(
             f"{file.uri}: GeoPackages and shapefiles need the extra `vector`: pip install 'segcore[vector]'"
         ) from error
-    # Only the reading of shapes uses this copy of GDAL, so that its settings are ours alone.
+    # pyogrio brings a copy of GDAL of its own: rasterio's has other settings.
     pyogrio.set_gdal_config_options(OPTIONS)
-    open_options = {"IMMUTABLE": "YES"} if format == "geopackage" else {}
     with _alone(file, format, limits) as path, warnings.catch_warnings(), decoding(file.uri):
         warnings.simplefilter("ignore")
         layer = _chosen_layer(file, [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None])
-        info = pyogrio.read_info(path, layer=layer, **open_options)
+        info = pyogrio.read_info(path, layer=layer)
         if info["driver"] != DRIVERS[format]:
             raise SourceError(f"{file.uri}: expected a {format}, got what GDAL calls {info['driver']}")
-        meta, _, wkb, columns = pyogrio.raw.read(path, layer=layer, force_2d=True, **open_options)
+        meta, _, wkb, columns = pyogrio.raw.read(path, layer=layer, force_2d=True)
     geometries = np.asarray(shapely.from_wkb(wkb, on_invalid="raise"), dtype=object)
     geometries[shapely.is_missing(geometries)] = shapely.Polygon()
     if not np.isfinite(shapely.get_coordinates(geometries)).all():
@@ -89,13 +90,13 @@ def parts_of(uri: str) -> list[str]:
 
 @contextlib.contextmanager
 def _alone(file: SourceFile, format: Format, limits: Limits) -> Iterator[str]:  # noqa: A002
-    """The path of a link to the file, in a folder with nothing else but what belongs to it."""
+    """The path of a copy of the file, in a folder with nothing else but what belongs to it."""
     parts = _shapefile(file) if format == "shapefile" else {".gpkg": _geopackage(file)}
     with tempfile.TemporaryDirectory(prefix="segcore-shapes-") as folder:
         try:
             for suffix, part in parts.items():
                 check_size(part.uri, part.num_bytes, limits)
-                (Path(folder) / f"shapes{suffix}").symlink_to(part.fetched(limits.max_download_bytes))
+                shutil.copyfile(part.fetched(limits.max_download_bytes), Path(folder) / f"shapes{suffix}")
             yield str(Path(folder) / f"shapes{next(iter(parts))}")
         finally:
             for part in parts.values():
@@ -105,6 +106,12 @@ def _alone(file: SourceFile, format: Format, limits: Limits) -> Iterator[str]:  
 def _geopackage(file: SourceFile) -> SourceFile:
     if file.head[68:72] not in APPLICATION_IDS:
         raise SourceError(f"{file.uri}: is an SQLite database but no GeoPackage; save its layer as GeoPackage")
+    path = file.local_path
+    journal = path.with_name(f"{path.name}-wal") if path is not None else None
+    if journal is not None and journal.exists() and journal.stat().st_size:
+        raise SourceError(
+            f"{file.uri}: another program has it open, and its last changes are in {journal.name}; close it"
+        )
     return file
 
 

@@ -3,9 +3,9 @@
 Which coordinates a file has is never guessed from their values:
 
     the file names a CRS (GIS files, `crs` in GeoJSON)  -> that CRS; the image needs one too
-    it is QuPath's                                      -> pixels of the finest level
+    it is QuPath's                                      -> pixels of the source's finest level
     other GeoJSON, over an image with a CRS             -> longitude and latitude (RFC 7946)
-    other GeoJSON, over an image without                -> pixels of the finest level
+    other GeoJSON, over an image without                -> pixels of the source's finest level
 """
 
 import re
@@ -63,6 +63,8 @@ def place(shapes: Shapes, image: SourceInfo, buffer: float) -> Placed:
     if crs is not None:
         _check_meeting(shapes, crs, image)
         geometries, _ = _mended(_to_pixels(shapes.uri, geometries, crs, image))
+    elif "resampled" in image.details:
+        geometries = np.asarray(shapely.transform(geometries, lambda at: at / _step(shapes.uri, image)), dtype=object)
     areas = _areas(shapes.uri, geometries, buffer, image)
     is_empty = shapely.is_empty(shapes.geometries)
     if not is_empty.all():
@@ -181,6 +183,17 @@ def _bounds_in(crs: CRS, image: SourceInfo) -> Bounds:
     own = array_bounds(height, width, Affine(*image.georef.transform))
     left, bottom, right, top = rasterio.warp.transform_bounds(_image_crs(image), crs, *own)
     return left, bottom, right, top
+
+
+def _step(uri: str, image: SourceInfo) -> Points:
+    """How many pixels of the source (x, y) one of the resampled image spans."""
+    step = image.details["resampled"].get("step")
+    if step is None:
+        raise SourceError(
+            f"{uri}: its coordinates are pixels of the source, but the image {image.uri} is resampled; ingest it at "
+            "its own spacing (without --spacing)"
+        )
+    return np.array([step[1], step[0]], dtype=np.float64)
 
 
 def _areas(uri: str, geometries: Geometries, buffer: float, image: SourceInfo) -> Geometries:

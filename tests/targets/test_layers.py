@@ -85,6 +85,19 @@ def test_other_databases_and_damaged_files_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_database_with_changes_beside_it_is_refused_and_none_is_left_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "w.gpkg", AREAS[:1], ["x"])
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE other (a)")
+        database.commit()
+        with pytest.raises(SourceError, match=r"another program has it open.*w\.gpkg-wal"):
+            opened(path, IMAGE)
+    database.close()
+    assert (whole(opened(path, IMAGE)) > 0).any()
+    assert [found.name for found in tmp_path.iterdir()] == ["w.gpkg"]
+
+
 def test_files_are_read_where_they_lie(tmp_path: Path) -> None:
     import fsspec
 

@@ -227,6 +227,16 @@ def test_lines_and_points_are_widened_in_the_unit_of_the_spacing(tmp_path: Path)
     assert np.flatnonzero((ids == 2)[60]).tolist() == list(range(40, 80))  # = 20 px in x
 
 
+def test_pixels_of_the_source_lie_right_on_a_resampled_image(tmp_path: Path) -> None:
+    areas = blobs(6)
+    path = save(tmp_path / "r.geojson", [annotation(area, "x") for area in areas])
+    halved = opened(path, image_of((45, 30), details={"resampled": {"step": [2.0, 4.0]}}))
+    expected = np.any([covered(shapely.transform(area, lambda at: at / [4, 2]), (45, 30)) for area in areas], axis=0)
+    np.testing.assert_array_equal(whole(halved, (45, 30)) > 0, expected)
+    with pytest.raises(SourceError, match="is resampled"):
+        opened(path, image_of((45, 30), details={"resampled": {}}))
+
+
 def test_notes_name_what_is_outside_cut_crossed_mended_and_empty(tmp_path: Path) -> None:
     bow_tie = shapely.Polygon([(40, 40), (60, 60), (60, 40), (40, 60)])
     features = [
