@@ -76,8 +76,8 @@ def put_package(ws: Workspace) -> ModelPackage:
 def write_all(staging: Staging, pixels: np.ndarray) -> None:
     """Write a whole array that is in memory."""
     for unit in staging.units():
-        writer = staging.unit_writer(unit)
-        for shard in staging.pending(unit):
+        writer = staging.writer(staging.unit_window(unit))
+        for shard in staging.pending(staging.unit_window(unit)):
             writer.put(shard, pixels[staging.shard_window(shard).slices])
 
 

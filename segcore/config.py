@@ -1,6 +1,7 @@
 """Config: one frozen model per stage, shared by the command line, the YAML file and the Prefect form."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -17,6 +18,23 @@ StageT = TypeVar("StageT", bound="StageConfig")
 def escaped(name: Any) -> Any:
     """A file name that can be printed and stored: bytes in it that are not UTF-8 become `\\udc..`."""
     return name.encode(errors="backslashreplace").decode() if isinstance(name, str) else name
+
+
+def parse_shares(text: str) -> tuple[float, float, float]:
+    """Shares of train, val and test from `80/10/10` or `0.8/0.2`; they are normalised, a missing one is 0.
+
+    Raises:
+        ValueError: if these are no such numbers.
+    """
+    try:
+        numbers = [float(part) for part in text.split("/")]
+    except ValueError:
+        numbers = []
+    if not 2 <= len(numbers) <= 3 or min(numbers) < 0 or not 0 < sum(numbers) < float("inf"):
+        raise ValueError(f"expected shares of train/val/test such as 80/10/10, got '{text}'")
+    train, val, test = (*numbers, 0.0)[:3]
+    total = train + val + test
+    return train / total, val / total, test / total
 
 
 class StageConfig(BaseModel):
@@ -73,6 +91,22 @@ class IngestConfig(StageConfig):
     """Lines and points of vector targets are widened by this on every side, in the unit of the image's spacing."""
     class_property: str | None = None
     """Property of vector targets that names the class; found by itself where not given."""
+    link: bool = False
+    """Leave the pixels where they are: the image holds metadata only, and reads go to the source."""
+    copy_source: bool = False
+    """Copy the source byte for byte into the workspace, and link the image to the copy."""
+    foreground: Literal["auto", "otsu", "nodata", "off"] = "auto"
+    """Where it is worth looking, kept as a label: `otsu` (coloured tissue), `nodata` (all that is usable)."""
+    split: str | None = None
+    """Shares of train/val/test, e.g. 80/10/10, for sources to which the manifest gives none; a group stays together."""
+    split_seed: int = 0
+    """Another one, another split (of groups that have none yet)."""
+    group: str | None = None
+    """Regular expression; its first parentheses match a source's group in its path (a patient, a scene)."""
+    quiet_minutes: float = Field(default=0.0, ge=0)
+    """A file that changed within so many minutes is still being written: it waits for the next run."""
+    limits: tuple[str, ...] = ()
+    """What a file may ask for, NAME=NUMBER: max_px, max_channels, max_pages, max_tile_bytes, max_whole_px..."""
     overwrite: bool = False
     """Rewrite images that exist under another plan, and make lost shards again."""
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
@@ -98,7 +132,26 @@ class IngestConfig(StageConfig):
             raise ValueError("aoi says where targets count: give targets too")
         if sum((self.stack, self.mosaic, self.frames)) > 1:
             raise ValueError("give one of stack, mosaic and frames: files are joined in one way")
+        if self.link and self.copy_source:
+            raise ValueError("give link, or copy_source, which links to a copy")
         return self
+
+    @field_validator("split")
+    @classmethod
+    def _is_a_split(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_shares(text)
+        return text
+
+    @field_validator("group")
+    @classmethod
+    def _has_one_group(cls, pattern: str | None) -> str | None:
+        try:
+            if pattern is not None and re.compile(pattern).groups < 1:
+                raise ValueError("expected a regular expression with one group in parentheses: 'patient(\\d+)'")
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from error
+        return pattern
 
     @field_validator("spacing")
     @classmethod

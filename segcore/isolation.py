@@ -94,7 +94,7 @@ class ChildPool:
     def __init__(self, processes: int, memory_mib: int = 1024) -> None:
         if processes < 1 or memory_mib < 1:
             raise ValueError(f"a pool needs processes and memory, got {processes} processes, {memory_mib} MiB")
-        self._processes = processes
+        self.processes = processes
         self._memory_mib = memory_mib
         # What children put into temporary files goes with the pool, however a child ends.
         self._folder = tempfile.TemporaryDirectory(prefix="segcore-", ignore_cleanup_errors=True)
@@ -137,13 +137,13 @@ class ChildPool:
         exhausted = False
         try:
             while True:
-                while not exhausted and not again and len(self._busy) < self._processes:
+                while not exhausted and not again and len(self._busy) < self.processes:
                     task = next(waiting, None)
                     if task is None:
                         exhausted = True
                     else:
                         self._begin(_Job(task))
-                while again and len(self._busy) < self._processes:
+                while again and len(self._busy) < self.processes:
                     self._begin(again.popleft())
                 if not self._busy:
                     if exhausted and not again:

@@ -57,6 +57,6 @@ def put_label(
 
 def _fill(staging: Staging, pixels: npt.NDArray[Any]) -> None:
     for unit in staging.units():
-        writer = staging.unit_writer(unit)
-        for shard in staging.pending(unit):
+        writer = staging.writer(staging.unit_window(unit))
+        for shard in staging.pending(staging.unit_window(unit)):
             writer.put(shard, pixels[staging.shard_window(shard).slices])

@@ -78,14 +78,14 @@ class MaskRun:
 
     def begin_unit(self, unit: Ints) -> list[Ints]:
         """The unit's shards that are left, before any of them is computed."""
-        pending = self.staging.pending(unit)
+        pending = self.staging.pending(self.staging.unit_window(unit))
         self._left[unit] = len(pending)
         return pending
 
     def write(self, shard: "MaskShard") -> None:
         """Write a finished shard, and the pyramid shards that it completes; by the writer's thread only."""
         if shard.unit not in self._writers:
-            self._writers[shard.unit] = self.staging.unit_writer(shard.unit)
+            self._writers[shard.unit] = self.staging.writer(self.staging.unit_window(shard.unit))
         self._writers[shard.unit].put(shard.shard, shard.pixels, note=shard.note)
         self._left[shard.unit] -= 1
         if self._left[shard.unit] == 0:

@@ -177,10 +177,10 @@ class _Night:
     def _resumed(self, image: Image, staging: Staging, plan: dict[str, Any], run: MaskRun) -> MaskRun | None:
         """Count what an earlier call finished, and write what it had only in memory."""
         for unit in staging.units():
-            pending = len(staging.pending(unit))
+            pending = len(staging.pending(staging.unit_window(unit)))
             run.remaining += pending
             if not pending:  # killed between a unit's last shard and the coarser ones that it completes
-                staging.unit_writer(unit)
+                staging.writer(staging.unit_window(unit))
         run.counts.shards_resumed = staging.spec.grid(0).num_cells - run.remaining
         if run.counts.shards_resumed:
             self._progress.advance(run.counts.shards_resumed)

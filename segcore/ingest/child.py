@@ -1,11 +1,10 @@
 """What ingest does inside a child process: everything that touches a user's own file.
 
 probe: header -> Probe (shape, dtype, spacing, target's classes)   before anything is planned
-write_unit: source window -> shard of image, target, valid         one work unit
-content_digest: the file's bytes -> SHA-256
+write_window: source window -> shards of image, target, valid      a work unit, or a part of one
+source_digest: the file's bytes -> SHA-256
 """
 
-import hashlib
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,15 +12,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
-from segcore.geometry import Ints, Window
+from segcore.geometry import Window
+from segcore.ingest.copying import put_copy
 from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
-from segcore.sources import Opening, Source, SourceInfo, open_source
-from segcore.sources.files import SourceFile
+from segcore.sources import Joined, Opening, Source, SourceInfo, members, open_source
+from segcore.sources.stamps import content_digest
 from segcore.store import Staging, Workspace, fitting_nodata, missing
 from segcore.targets import Target, TargetOpening, open_target, open_valid
-
-BLOCK_BYTES = 8 << 20
 
 Pixels = np.typing.NDArray[Any]
 
@@ -56,7 +54,7 @@ class _Opened:
 
     def __init__(self, entry: Entry, settings: Settings) -> None:
         with ExitStack() as opened:
-            self.source = opened.enter_context(open_source(entry.joined or entry.source, settings.opening))
+            self.source = opened.enter_context(open_source(entry.opened_by, settings.opening))
             image = self.source.info
             instances = entry.one_per_instance or None
             self.target: Target | None = None
@@ -135,30 +133,35 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     )
 
 
-def content_digest(beat: Beat, uri: str) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    file = SourceFile(uri)
-    with file.open() as opened:
-        beat(0)
-        while block := opened.read(BLOCK_BYTES):
-            digest.update(block)
-            beat(0)
-    return digest.hexdigest()
+def list_members(beat: Beat, entry: Entry) -> tuple[str, ...]:
+    """The images in a folder; itself where it is one."""
+    beat(0)
+    return members(entry.source)
 
 
-def write_unit(
-    beat: Beat, workspace_uri: str, entry: Entry, settings: Settings, names: tuple[str, ...], unit: Ints
+def source_digest(beat: Beat, entry: Entry) -> str:
+    """SHA-256 of a source's content."""
+    return content_digest(entry.opened_by, lambda: beat(0))
+
+
+def copy_source(beat: Beat, entry: Entry, workspace_uri: str) -> tuple[str, str | Joined]:
+    """Copy a source into the workspace; its digest, and where the copy lies."""
+    copied = put_copy(Workspace.open(workspace_uri), entry, lambda: beat(0))
+    return content_digest(entry.opened_by, lambda: beat(0)), copied
+
+
+def write_window(
+    beat: Beat, entry: Entry, workspace_uri: str, settings: Settings, names: tuple[str, ...], window: Window
 ) -> int:
-    """Write one work unit of an image and of its labels; the number of the image's shards that were written.
+    """Write the shards of an image and of its labels that lie in a window; the number of the image's among them.
 
     Args:
         beat: called after every shard.
-        workspace_uri: where the plans stand already.
         entry: the source.
+        workspace_uri: where the plans stand already.
         settings: how it is opened.
-        names: "image" and the labels that are written with it.
-        unit: the work unit's index in the image.
+        names: what is written: "image" and labels.
+        window: a work unit, or a group of shards in it, over the image's axes.
     """
     opened = _opened(entry, settings)
     beat(0)
@@ -166,13 +169,19 @@ def write_unit(
     num_written = 0
     for name in names:
         staging = Staging.attach(workspace, entry.image_id, name)
-        index = tuple(i for i, axis in zip(unit, opened.source.info.axes, strict=True) if axis in staging.spec.axes)
-        writer = staging.unit_writer(index)
-        for shard in staging.pending(index):
+        own = over_axes(window, opened.source.info.axes, staging.spec.axes)
+        writer = staging.writer(own)
+        for shard in staging.pending(own):
             writer.put(shard, _pixels(opened, name, staging.shard_window(shard)))
             num_written += name == "image"
             beat(1 if name == "image" else 0)
     return num_written
+
+
+def over_axes(window: Window, axes: tuple[str, ...], wanted: tuple[str, ...]) -> Window:
+    """A window over some of its axes."""
+    sides = {axis: side for axis, *side in zip(axes, window.start, window.shape, strict=True)}
+    return Window(tuple(sides[axis][0] for axis in wanted), tuple(sides[axis][1] for axis in wanted))
 
 
 def _pixels(opened: _Opened, name: str, window: Window) -> Pixels:

@@ -1,12 +1,11 @@
 """Entries: what the user asked to ingest, one line each: from sources and a pattern, or from a manifest."""
 
-import contextlib
 import csv
 import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,15 @@ from pydantic import BaseModel, ConfigDict
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
 from segcore.sources import Joined, suffixes
-from segcore.sources.files import check_scheme, is_known_scheme, split_member
+from segcore.sources.files import MEMBER, is_known_scheme, is_remote
 from segcore.sources.joined import How
-from segcore.targets import parts_of
+from segcore.sources.stamps import canonical_uri, is_local_folder, local_path
 
 ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
 """A folder with one of these is one OME-Zarr image."""
 
 _COLUMNS = ("source", "target", "aoi", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
-_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime")
-"""What the file systems of S3, Google, Azure and HTTP call what changes with an object."""
-_ESCAPE = "\\udc"
-"""What a byte that is not UTF-8 begins with in a name that is escaped."""
 
 
 class Entry(BaseModel):
@@ -53,6 +48,11 @@ class Entry(BaseModel):
     metadata: tuple[tuple[str, str], ...] = ()
     """Further columns of the manifest."""
 
+    @property
+    def opened_by(self) -> str | Joined:
+        """What `open_source` takes."""
+        return self.joined or self.source
+
 
 def list_entries(config: IngestConfig) -> list[Entry]:
     """Everything to ingest, each source once, in the order given; a name that is not UTF-8 stands escaped.
@@ -68,22 +68,16 @@ def list_entries(config: IngestConfig) -> list[Entry]:
         row["source"] = escaped(row["source"])
         row["targets"] = tuple(escaped(target) for target in row["targets"])
         row["aoi"] = escaped(row["aoi"])
+        if config.group is not None and not row.get("group"):
+            row["group"] = _group_of(row["source"], config.group)
         image_id = image_id_of(row["source"], config.ids)
         entries.setdefault(canonical_uri(row["source"]), Entry.model_validate({**row, "image_id": image_id}))
     return list(entries.values())
 
 
-def canonical_uri(uri: str) -> str:
-    """One spelling per source: an absolute path, or the URL as it is."""
-    return uri if _is_remote(uri) else str(_local_path(uri.removeprefix("file://")).absolute())
-
-
-def _local_path(name: str) -> Path:
-    """A path; `~` at its beginning is somebody's home, or, where nobody is called so, part of the name."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
+def _group_of(uri: str, pattern: str) -> str | None:
+    found = re.search(pattern, canonical_uri(uri))
+    return found[1] if found else None
 
 
 def image_id_of(uri: str, ids: str = "name") -> str:
@@ -94,51 +88,6 @@ def image_id_of(uri: str, ids: str = "name") -> str:
     stem = Path(uri.rstrip("/")).name.split(".")[0]
     slug = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:80] or "image"
     return f"{slug}-{digest[:8]}"
-
-
-def file_stamp(uri: str) -> dict[str, Any]:
-    """What tells a changed file from an unchanged one without reading it: size, and mtime or ETag.
-
-    Raises:
-        SourceError: if there is no such file.
-    """
-    if _ESCAPE in uri:
-        raise SourceError(f"{uri}: expected a file name in UTF-8, got other bytes; rename the file")
-    place, _ = split_member(uri)
-    try:
-        if _is_pattern(place) and (_is_remote(place) or not Path(canonical_uri(place)).exists()):
-            unlisted = ", or it cannot be listed" if _is_remote(uri) else ""
-            raise SourceError(f"{uri}: nothing matches this pattern{unlisted}")
-        if not _is_remote(uri):
-            path = Path(canonical_uri(place))
-            if path.is_dir():
-                os.scandir(path).close()  # raises where it must not be read
-                raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(sorted(suffixes()))}")
-            stat = path.stat()
-            return {"uri": canonical_uri(uri), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        check_scheme(place)
-        system, key = fsspec.core.url_to_fs(place)
-        info = system.info(key)
-    except SourceError:
-        raise
-    except Exception as error:  # every file system behind fsspec has errors of its own
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise SourceError(f"{uri}: cannot be opened ({' '.join(str(reason).split())})") from error
-    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), None)
-    return {"uri": uri, "size": info.get("size"), "version": version}
-
-
-def target_stamps(uris: Sequence[str]) -> list[dict[str, Any]]:
-    """Stamps of target files, and of those that lie beside a shapefile.
-
-    Raises:
-        SourceError: if there is no such file.
-    """
-    stamps = [file_stamp(uri) for uri in uris]
-    for part in (part for uri in uris for part in parts_of(uri)[1:]):
-        with contextlib.suppress(SourceError):  # what is missing is named when the shapefile is opened
-            stamps.append(file_stamp(part))
-    return stamps
 
 
 def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
@@ -158,7 +107,7 @@ def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
     groups: dict[str, list[str]] = {}
     for given in config.sources:
         found = _expand(given)
-        pattern = f"/{given.rsplit('/', 1)[-1]}" if _is_pattern(given) and found != [given] else ""
+        pattern = f"/{given.rsplit('/', 1)[-1]}" if is_pattern(given) and found != [given] else ""
         for uri in found:
             groups.setdefault(uri.rpartition("/")[0] + pattern, []).append(uri)
     for name, parts in groups.items():
@@ -171,8 +120,8 @@ def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
 
 def _expand(given: str, may_be_glob: bool = True) -> list[str]:
     """Files behind a name: itself, what a glob matches, or the images below a folder; itself where that is nothing."""
-    is_glob = may_be_glob and _is_pattern(given)
-    if _is_remote(given):
+    is_glob = may_be_glob and is_pattern(given)
+    if is_remote(given):
         if not is_glob or not is_known_scheme(given):
             return [given]
         try:
@@ -217,7 +166,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _glob(pattern: str) -> list[str]:
-    path = _local_path(pattern)
+    path = local_path(pattern)
     anchor = Path(path.anchor) if path.is_absolute() else Path()
     return [str(found) for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
 
@@ -227,7 +176,7 @@ def _matching_targets(pattern: str, source: str, option: str = "--targets") -> t
     plain = source.removeprefix("file://")
     stem = Path(plain).name.removesuffix(Path(plain).suffix)
     parent = plain.rsplit("/", 1)[0] if "/" in plain else "."
-    is_glob = _is_pattern(pattern)
+    is_glob = is_pattern(pattern)
     literal = glob.escape if is_glob else str  # `img[1].tif` has the target of that very name
     try:
         filled = pattern.format(stem=literal(stem), parent=literal(parent))
@@ -250,12 +199,12 @@ def _matching_aoi(pattern: str | None, source: str) -> str | None:
 
 def _is_per_object(pattern: str) -> bool:
     """True for `masks/*.png`, one file per object; False for `{stem}_mask.*`, where only the format is open."""
-    return _is_pattern(pattern.rsplit(".", 1)[0])
+    return is_pattern(pattern.rsplit(".", 1)[0])
 
 
-def _is_pattern(name: str) -> bool:
+def is_pattern(name: str) -> bool:
     """True for a glob; `?` in a URL begins its query."""
-    return any(sign in name for sign in ("*[" if _is_remote(name) else "*?["))
+    return any(sign in name for sign in ("*[" if is_remote(name) else "*?["))
 
 
 def _manifest_rows(path: str) -> Iterator[dict[str, Any]]:
@@ -301,10 +250,22 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
 
 
 def _beside(path: str, folder: str) -> str:
-    if not path or _is_remote(path) or Path(path).is_absolute():
+    if not path or is_remote(path) or Path(path).is_absolute():
         return path
     return f"{folder}/{path}"
 
 
-def _is_remote(uri: str) -> bool:
-    return "://" in uri and not uri.startswith("file://")
+def check_found(entry: Entry) -> None:
+    """Refuse a pattern that matched nothing, and a folder that holds nothing that is read.
+
+    Raises:
+        SourceError: which of the two, and what was looked for.
+    """
+    uri = entry.source
+    if entry.joined is not None or MEMBER in uri:
+        return
+    if is_pattern(uri) and (is_remote(uri) or not Path(canonical_uri(uri)).exists()):
+        unlisted = ", or it cannot be listed" if is_remote(uri) else ""
+        raise SourceError(f"{uri}: nothing matches this pattern{unlisted}")
+    if is_local_folder(uri) and uri not in _images_below(uri):
+        raise SourceError(f"{uri}: no image in this folder; expected names in {' '.join(sorted(suffixes()))}")

@@ -1,18 +1,23 @@
-"""Layout: what a probed source becomes in the store: its arrays, and the plans that freeze them."""
+"""Layout: what a probed source becomes in the store: its arrays, the plans that freeze them, the windows to write."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from segcore.config import IngestConfig
+from segcore.geometry import Window
 from segcore.ingest.child import Probe
-from segcore.store import PyramidSpec, fitting_nodata, fitting_shard_px
+from segcore.ingest.foreground import coarse_level, method_for
+from segcore.store import PyramidSpec, Staging, fitting_nodata, fitting_shard_px
+from segcore.store.pyramid import UNIT_SHARDS
 
 SHARDS_IN_MEMORY = 4
 """Per child: one that is read, and one under way on each coarser level of the work unit."""
 
 
-def image_spec(found: Probe, shard_px: int) -> PyramidSpec:
+def image_spec(found: Probe, config: IngestConfig) -> PyramidSpec:
     """The image's array; what no shard holds is nodata, where pixels can be nodata."""
     info = found.info
     nodata = fitting_nodata(info.nodata, info.dtype)
@@ -23,19 +28,19 @@ def image_spec(found: Probe, shard_px: int) -> PyramidSpec:
         kind="image",
         fill=0 if nodata is None else nodata,
         nodata=nodata,
-        shard_px=fitting_shard_px(info.axes, info.shape, info.dtype, shard_px),
+        shard_px=fitting_shard_px(info.axes, info.shape, info.dtype, config.shard_px),
+        linked=config.link or config.copy_source,
     )
 
 
-def all_specs(found: Probe, shard_px: int) -> dict[str, PyramidSpec]:
+def all_specs(found: Probe, config: IngestConfig) -> dict[str, PyramidSpec]:
     """The arrays by name, the image first: where it is refused, its labels have to stay as they are."""
-    image = image_spec(found, shard_px)
+    image = image_spec(found, config)
+    sides = {axis: n for axis, n in zip(image.axes, image.shape, strict=True) if axis != "c"}
 
     def label(dtype: str, kind: Any) -> PyramidSpec:
-        sides = {axis: n for axis, n in zip(image.axes, image.shape, strict=True) if axis != "c"}
-        return PyramidSpec(
-            axes=tuple(sides), shape=tuple(sides.values()), dtype=dtype, kind=kind, shard_px=image.shard_px
-        )
+        shape = tuple(sides.values())
+        return PyramidSpec(axes=tuple(sides), shape=shape, dtype=dtype, kind=kind, shard_px=image.shard_px)
 
     specs = {"image": image}
     if found.has_valid:
@@ -44,31 +49,71 @@ def all_specs(found: Probe, shard_px: int) -> dict[str, PyramidSpec]:
         specs["target"] = label(found.target_dtype, "mask")
     if found.has_instances:
         specs["target_instances"] = label("uint32", "instances")
+    if method_for(found, config.foreground) is not None:
+        level = coarse_level(image)
+        coarse = {"shape": image.levels[level][-2:], "base_level": level}
+        specs["foreground"] = label("uint8", "mask").model_copy(update=coarse)
     return specs
 
 
-def plan_of(name: str, found: Probe, request: dict[str, Any]) -> dict[str, Any]:
+def plan_of(name: str, found: Probe, request: dict[str, Any], config: IngestConfig) -> dict[str, Any]:
     """All that decides the pixels of an array."""
     plan = {"source": request["source"], "reader": found.info.reader}
+    plan |= {key: request[key] for key in ("opening", "kept") if key in request}
     if name in ("target", "target_instances"):
-        plan |= {"targets": request["targets"], "kind": found.target_kind, "classes": request["classes"]}
-        plan |= {key: request[key] for key in ("reading", "aoi") if key in request}
+        plan |= {"targets": request["targets"], "kind": found.target_kind, "classes": request.get("classes")}
+        plan |= {key: request[key] for key in ("target_options", "aoi") if key in request}
         if found.target_kind == "shapes":
             plan["names"] = {info.name: info.id for info in found.classes}
     elif name == "valid":
         plan |= {"valid": request["valid"]}
+    elif name == "foreground":
+        plan |= {"valid": request["valid"], "foreground": method_for(found, config.foreground)}
     return plan
 
 
-def estimate(found: Probe, shard_px: int, processes: int) -> dict[str, int]:
+def windows_of(
+    stagings: Mapping[str, Staging], axes: tuple[str, ...], num_channels: int, side: int | None, processes: int
+) -> list[Window]:
+    """The windows of an image, over its axes, in which shards of any of its arrays are left.
+
+    Args:
+        stagings: image and labels, begun.
+        axes: of the image.
+        num_channels: of the image.
+        side: of a window, in shards; None = as large as leaves work for every process.
+        processes: that share the work.
+    """
+    sides = (UNIT_SHARDS, UNIT_SHARDS // 2, 1) if side is None else (side,)
+    found: list[Window] = []
+    for wanted in sides:
+        found = sorted(_windows(stagings, axes, num_channels, wanted), key=lambda window: window.start)
+        if len(found) >= 2 * processes:
+            break
+    return found
+
+
+def _windows(stagings: Mapping[str, Staging], axes: tuple[str, ...], num_channels: int, side: int) -> set[Window]:
+    found = set()
+    for name, staging in stagings.items():
+        if staging.finished or name == "foreground":
+            continue
+        for window in staging.windows(side):
+            sides = dict(zip(staging.spec.axes, zip(window.start, window.shape, strict=True), strict=True))
+            start, shape = zip(*(sides.get(axis, (0, num_channels)) for axis in axes), strict=True)
+            found.add(Window(start, shape))
+    return found
+
+
+def estimate(found: Probe, config: IngestConfig, processes: int) -> dict[str, int]:
     """What `--dry-run` says of a source: shards, work units, bytes before compression, memory."""
-    specs = all_specs(found, shard_px)
-    num_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs.values())
-    image = specs["image"]
+    specs = [spec for spec in all_specs(found, config).values() if not spec.linked]
+    num_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
+    image = image_spec(found, config)
     shard_bytes = math.prod(image.shard) * np.dtype(image.dtype).itemsize
     return {
-        "shards": sum(spec.grid(level).num_cells for spec in specs.values() for level in range(len(spec.levels))),
-        "work_units": image.units.num_cells,
+        "shards": sum(spec.grid(level).num_cells for spec in specs for level in range(len(spec.levels))),
+        "work_units": 0 if image.linked else image.units.num_cells,
         "bytes_uncompressed": num_bytes * 4 // 3,
         "memory_bytes": processes * SHARDS_IN_MEMORY * shard_bytes,
     }

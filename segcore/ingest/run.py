@@ -1,78 +1,51 @@
-"""Run: one call of ingest; which sources are new, what is left of each, and how each one ends."""
+"""Run: one call of ingest; from what the sources are to how each one ends.
+
+entries -> look -> probe (children) -> begin (threads) -> windows (children) -> finish (threads)
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
-import segcore
 from segcore.config import IngestConfig
-from segcore.errors import SegcoreError, SourceError
-from segcore.ingest.child import Probe, Settings, content_digest, probe, write_unit
-from segcore.ingest.entries import Entry, canonical_uri, file_stamp, list_entries, target_stamps
-from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of
+from segcore.errors import SegcoreError
+from segcore.geometry import Window
+from segcore.ingest.child import Settings, copy_source, list_members, probe, source_digest, write_window
+from segcore.ingest.entries import Entry, list_entries
+from segcore.ingest.finish import finish
+from segcore.ingest.job import Job
+from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of, windows_of
+from segcore.ingest.look import check_owner, is_folder, look, settle, taken_apart, vanished
+from segcore.ingest.splits import in_splits
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
-from segcore.results import ItemResult, StageResult
-from segcore.sources import Opening
+from segcore.results import StageResult
+from segcore.sources import Limits, Opening
+from segcore.sources.stamps import canonical_uri
 from segcore.spatial import WantedSpacing
 from segcore.store import Staging, Workspace, withdraw_labels
 from segcore.targets import TargetOpening, agreed_table, load_classes
 
-LABELS = {"target", "target_instances", "valid"}
+LABELS = {"target", "target_instances", "valid", "foreground"}
 """What ingest makes beside the image."""
 
+THREADS = 8
+"""Images that are looked at, begun and finished side by side: mostly they wait for the disk."""
 
-@dataclass(eq=False)
-class _Job:
-    """One source on its way into the workspace."""
-
-    entry: Entry
-    request: dict[str, Any] = field(default_factory=dict)
-    """Everything that was asked for, kept in the image: the same request again is nothing to do."""
-    unchanged: bool = False
-    """The image in the workspace was made by this very request."""
-    probe: Probe | None = None
-    stagings: dict[str, Staging] = field(default_factory=dict)
-    awaited: int = 0
-    """Tasks that are under way or still to come."""
-    num_shards: int = 0
-    written: int = 0
-    digest: str | None = None
-    result: ItemResult | None = None
-
-    def fail(self, message: str) -> None:
-        self._end("failed", error=message)
-
-    def skip(self, **details: Any) -> None:
-        self._end("skipped", **details)
-
-    def done(self, path: str) -> None:
-        details: dict[str, Any] = {"shards_written": self.written, "shards_resumed": self.num_shards - self.written}
-        if self.probe and self.probe.target_notes:
-            details["notes"] = self.probe.target_notes
-        self._end("done", path=path, **details)
-
-    def _end(self, state: Any, path: str | None = None, error: str | None = None, **details: Any) -> None:
-        for staging in self.stagings.values():
-            staging.close()
-        self.result = ItemResult(
-            state=state,
-            source=self.entry.source,
-            image=None if state == "failed" else self.entry.image_id,
-            path=path,
-            error=error,
-            details=details,
-        )
+KeyT = TypeVar("KeyT")
 
 
-def ingest(config: IngestConfig, progress: Progress = SILENT) -> StageResult:
+def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | None = None) -> StageResult:
     """Bring sources into the workspace.
 
     Args:
         config: what, where to and how.
         progress: hears shards, and one note per source that fails.
+        pool: children to work with, for a caller of many calls; one of its own by default.
 
     Returns:
         One item per source, in the order given; `paths` are the images.
@@ -81,82 +54,132 @@ def ingest(config: IngestConfig, progress: Progress = SILENT) -> StageResult:
         ConfigError: if the sources, the manifest or the class table make no sense.
         StoreError: if the workspace cannot be used.
     """
-    with Peak() as peak:
-        jobs = [_Job(entry) for entry in list_entries(config)]
+    with Peak() as peak, ExitStack() as opened:
+        entries = list_entries(config)
         workspace = None if config.dry_run else Workspace.open(config.workspace, create=True)
-        with ChildPool(config.processes or num_cores(), config.memory_mib) as pool:
-            run = _Run(config, workspace, pool, progress)
-            try:
-                run.probe_all(jobs)
-                if workspace is not None:
-                    run.write_all(jobs)
-            finally:
-                for job in jobs:
-                    for staging in job.stagings.values():
-                        staging.close()
+        children = pool or opened.enter_context(ChildPool(config.processes or num_cores(), config.memory_mib))
+        threads = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="segcore-ingest"))
+        run = _Run(config, workspace, children, threads, progress)
+        jobs = run.jobs_of(entries)
+        try:
+            run.look_all(jobs)
+            run.probe_all(jobs)
+            run.write_all(jobs)
+        finally:
+            for job in jobs:
+                job.close()
+        details = run.details(jobs)
     items = tuple(job.result for job in jobs if job.result is not None)
     paths = tuple(item.path for item in items if item.path)
-    return StageResult(stage="ingest", items=items, paths=paths, seconds=peak.seconds, peak_mib=peak.mib)
+    return StageResult(
+        stage="ingest", items=items, paths=paths, seconds=peak.seconds, peak_mib=peak.mib, details=details
+    )
+
+
+def settings_of(config: IngestConfig) -> Settings:
+    """How the files of a call are opened.
+
+    Raises:
+        ConfigError: if the class table or a limit is wrong: one error, and not one per source.
+    """
+    limits = Limits.parse(config.limits)
+    spacing = WantedSpacing.parse(config.spacing) if config.spacing else None
+    return Settings(
+        opening=Opening(limits=limits, spacing=spacing, warp=config.warp, axes=config.array_axes),
+        target=TargetOpening(
+            table=load_classes(config.classes) if config.classes else None,
+            threshold=config.threshold,
+            tolerance=config.tolerance,
+            buffer=config.buffer,
+            class_property=config.class_property,
+            opening=Opening(limits=limits, indexed=True),
+        ),
+    )
+
+
+def options_of(config: IngestConfig, settings: Settings) -> dict[str, Any]:
+    """What the config asks for of every image: as part of its request, it decides whether there is anything to do."""
+    table, target = settings.target.table, settings.target
+    asked = {
+        # What it says, not when it was saved: a table written anew makes no target again.
+        "classes": hashlib.sha256(table.model_dump_json().encode()).hexdigest() if table else None,
+        "target_options": target.model_dump(mode="json", exclude_defaults=True, exclude={"table", "opening"}),
+        "opening": settings.opening.model_dump(mode="json", exclude_defaults=True, exclude={"limits"}),
+        "kept": "link" if config.link else "copy" if config.copy_source else None,
+        "foreground": config.foreground,
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 class _Run:
     """One call of `ingest`."""
 
-    def __init__(self, config: IngestConfig, workspace: Workspace | None, pool: ChildPool, progress: Progress) -> None:
-        self.config, self.workspace, self.pool, self.progress = config, workspace, pool, progress
-        self.classes_digest = None
-        self.owners: dict[str, str] = {}
-        """Canonical URI by image id, of the sources of this call."""
-        table = load_classes(config.classes) if config.classes else None  # a wrong one is one error for all sources
-        if table is not None:
-            # What it says, not when it was saved: a table written anew makes no target again.
-            self.classes_digest = hashlib.sha256(table.model_dump_json().encode()).hexdigest()
-        spacing = WantedSpacing.parse(config.spacing) if config.spacing else None
-        self.settings = Settings(
-            opening=Opening(spacing=spacing, warp=config.warp, axes=config.array_axes),
-            target=TargetOpening(
-                table=table,
-                threshold=config.threshold,
-                tolerance=config.tolerance,
-                buffer=config.buffer,
-                class_property=config.class_property,
-            ),
-        )
-
-        how = {"table", "opening"}
-        self.reading = self.settings.target.model_dump(mode="json", exclude=how, exclude_defaults=True)
-        """How targets are read, where it is not as by default."""
+    def __init__(
+        self,
+        config: IngestConfig,
+        workspace: Workspace | None,
+        pool: ChildPool,
+        threads: ThreadPoolExecutor,
+        progress: Progress,
+    ) -> None:
+        self.config, self.workspace, self.pool, self.threads, self.progress = config, workspace, pool, threads, progress
+        self.settings = settings_of(config)
+        self.options = options_of(config, self.settings)
         self.named_settings = self.settings
         """Of shapes: with the classes that all images agreed on."""
 
-    def probe_all(self, jobs: Sequence[_Job]) -> None:
-        """Open every source that is new or changed; those that cannot be opened have failed."""
-        by_task: dict[int, _Job] = {}
+    # What there is to do
 
-        def tasks() -> Iterator[Task]:
-            for job in jobs:
-                if self._is_wanted(job):
-                    task = self._task(probe, job, (job.entry, self.settings))
-                    by_task[id(task)] = job
-                    yield task
+    def jobs_of(self, entries: Sequence[Entry]) -> list[Job]:
+        """One job per image, in the order given: folders of several are taken apart, and groups have their split."""
+        folders = [entry for entry in entries if is_folder(entry)]
+        parts: dict[Entry, list[Entry]] = {}
+        for entry, outcome in self._in_children((entry, self._task(list_members, entry)) for entry in folders):
+            if outcome.error is None:  # what cannot be listed fails by name, when it is opened
+                parts[entry] = taken_apart(entry, outcome.result, self.config.ids)
+        images = [image for entry in entries for image in parts.get(entry, [entry])]
+        if self.config.split is not None:
+            images = in_splits(images, self.config.split, self.config.split_seed, self.workspace)
+        return [Job(entry) for entry in images]
 
+    def look_all(self, jobs: Sequence[Job]) -> None:
+        """Find what is new or changed; the others are skipped, or have failed."""
+        owners: dict[str, str] = {}
         self.progress.start("open", len(jobs), "sources")
-        for outcome in self.pool.run(tasks()):
-            job = by_task.pop(id(outcome.task))
+        for job in jobs:
+            owner = owners.setdefault(job.entry.image_id, canonical_uri(job.entry.source))
+            self._attempt(job, check_owner, job.entry, owner)
+        found = [job for job in jobs if job.result is None]
+        list(
+            self.threads.map(
+                lambda job: self._attempt(job, look, job, self.workspace, self.config, self.options), found
+            )
+        )
+        touched = [job for job in found if job.touched is not None and job.result is None]
+        for job, outcome in self._in_children((job, self._task(source_digest, job.entry)) for job in touched):
+            if outcome.error is not None:
+                self._fail(job, outcome.error)
+            elif self.workspace is not None and settle(job, self.workspace, outcome.result):
+                job.skip(reason="unchanged")
+
+    def probe_all(self, jobs: Sequence[Job]) -> None:
+        """Open every source that is new or changed; those that cannot be opened have failed."""
+        ahead = [job for job in jobs if job.result is None]
+        self.progress.advance(len(jobs) - len(ahead))
+        for job, outcome in self._in_children((job, self._task(probe, job.entry, self.settings)) for job in ahead):
             if outcome.error is not None:
                 self._fail(job, outcome.error)
             else:
                 job.probe = outcome.result
                 for note in outcome.result.target_notes:
                     self.progress.note(f"{job.entry.targets[0]}: {note}")
-                job.num_shards = image_spec(outcome.result, self.config.shard_px).grid(0).num_cells
                 if self.config.dry_run:
-                    job.skip(**estimate(outcome.result, self.config.shard_px, self.config.processes or num_cores()))
+                    job.skip(**estimate(outcome.result, self.config, self.config.processes or num_cores()))
             self.progress.advance()
         self._agree_on_classes(jobs)
         self._agree_on_names(jobs)
 
-    def _agree_on_names(self, jobs: Sequence[_Job]) -> None:
+    def _agree_on_names(self, jobs: Sequence[Job]) -> None:
         """Shapes without a class table: all images get the names of all, before any of them gets an id."""
         shaped = [job for job in jobs if job.probe is not None and job.probe.target_kind == "shapes"]
         if self.config.classes is not None or not shaped:
@@ -168,11 +191,11 @@ class _Run:
             assert job.probe is not None
             job.probe = job.probe.model_copy(update={"classes": table.classes, "target_dtype": table.dtype})
 
-    def _settings_of(self, job: _Job) -> Settings:
+    def _settings_of(self, job: Job) -> Settings:
         is_named = job.probe is not None and job.probe.target_kind == "shapes"
         return self.named_settings if is_named else self.settings
 
-    def _agree_on_classes(self, jobs: Sequence[_Job]) -> None:
+    def _agree_on_classes(self, jobs: Sequence[Job]) -> None:
         """Index masks without a class table: all images get the classes of the one with the highest id."""
         kinds = {job.probe.target_kind for job in jobs if job.probe is not None}
         if self.config.classes is not None or "index" not in kinds:
@@ -184,167 +207,146 @@ class _Run:
             assert job.probe is not None
             job.probe = job.probe.model_copy(update={"classes": longest})
 
-    def _is_wanted(self, job: _Job) -> bool:
-        """False if the source is gone (it has failed) or unchanged (it is skipped)."""
-        entry = job.entry
-        try:
-            job.request = {
-                "source": file_stamp(entry.source),
-                "targets": target_stamps(entry.targets),
-                "valid": file_stamp(entry.valid) if entry.valid else None,
-                "classes": self.classes_digest if entry.targets else None,
-                "split": entry.split,
-                "group": entry.group,
-                "metadata": dict(entry.metadata),
-            }
-            # Only where they were asked for, so that a workspace from before they could be stays as it is.
-            if entry.targets and self.reading:
-                job.request["reading"] = self.reading
-            if entry.aoi:
-                job.request["aoi"] = target_stamps([entry.aoi])
-            _check_owner(entry, self.owners.setdefault(entry.image_id, canonical_uri(entry.source)))
-            if self.workspace is None or self.workspace.objects.size(_mark(entry)) is None:
-                return True
-            image = self.workspace.image(entry.image_id)
-            _check_owner(entry, image.source)
-        except SegcoreError as error:
-            self._fail(job, error)
-            return False
-        job.unchanged = image.attributes.get("request") == job.request
-        if not job.unchanged or self.config.overwrite:
-            return True
-        job.skip(reason="unchanged")
-        self.progress.advance()
-        return False
+    # Doing it
 
-    def write_all(self, jobs: Sequence[_Job]) -> None:
-        """Write all work units, and finish each image when its last one is there."""
+    def write_all(self, jobs: Sequence[Job]) -> None:
+        """Write all windows, and finish each image when its last one is there."""
         ahead = [job for job in jobs if job.result is None]
-        by_task: dict[int, _Job] = {}
+        for job in ahead:
+            assert job.probe is not None
+            job.num_shards = image_spec(job.probe, self.config).num_shards
         self.progress.start("ingest", sum(job.num_shards for job in ahead), "shards")
+        finishing: list[Future[None]] = []
+        advance = self.progress.advance
+        for job, outcome in self._in_children(self._tasks(ahead, finishing), on_beat=lambda _, n: advance(n)):
+            job.take(outcome)
+            if outcome.error is not None:
+                self._fail(job, outcome.error)
+            elif job.awaited == 0 and job.result is None:
+                finishing.append(self.threads.submit(self._finish, job))
+        for future in finishing:
+            future.result()
 
-        def tasks() -> Iterator[Task]:
-            for job in ahead:
-                for task in self._begin(job):
-                    if job.result is not None:
-                        break
-                    by_task[id(task)] = job
-                    yield task
+    def _tasks(self, ahead: Sequence[Job], finishing: list[Future[None]]) -> Iterator[tuple[Job, Task]]:
+        """The tasks of all jobs, image by image; the next images are begun meanwhile."""
+        side = 4 if len(ahead) >= 2 * self.processes else None
+        for job, tasks in _read_ahead(self.threads, lambda job: self._begin(job, side), ahead):
+            job.awaited = len(tasks)
+            if not tasks and job.result is None:
+                finishing.append(self.threads.submit(self._finish, job))
+            for task in tasks:
+                if job.result is not None:
+                    break
+                yield job, task
 
-        for outcome in self.pool.run(tasks(), on_beat=lambda _, amount: self.progress.advance(amount)):
-            self._take(by_task.pop(id(outcome.task)), outcome)
-
-    def _begin(self, job: _Job) -> list[Task]:
+    def _begin(self, job: Job, side: int | None) -> list[Task]:
         """Plan an image and its labels; the tasks that are left to do."""
-        assert self.workspace is not None
-        try:
-            units = self._stage(job)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this source's; the others go on
-            self._fail(job, error)
+        windows = self._attempt(job, self._stage, job, side)
+        if windows is None or self.workspace is None:
             return []
-        names = tuple(job.stagings)
         if job.unchanged and all(staging.finished for staging in job.stagings.values()):
             job.skip(reason="unchanged")
             self.progress.advance(job.num_shards)
             return []
-        tasks = [self._task(content_digest, job, (job.entry.source,))]
-        for unit in units:
-            args = (self.workspace.uri, job.entry, self._settings_of(job), names, unit)
-            tasks.append(self._task(write_unit, job, args))
-        job.awaited = len(tasks)
+        names = tuple(name for name, staging in job.stagings.items() if not staging.finished and name != "foreground")
+        uri, entry = self.workspace.uri, job.entry
+        tasks = [self._task(write_window, entry, uri, self._settings_of(job), names, window) for window in windows]
+        if self.config.copy_source and not job.stagings["image"].finished:
+            tasks.insert(0, self._task(copy_source, entry, uri))
+        elif job.digest is None:
+            tasks.insert(0, self._task(source_digest, entry))
         return tasks
 
-    def _take(self, job: _Job, outcome: Outcome) -> None:
-        """Note what a task gave; finish the image with its last one."""
-        job.awaited -= 1
-        if job.result is not None:
-            return
-        if outcome.error is not None:
-            self._fail(job, outcome.error)
-            return
-        if outcome.task.function is content_digest:
-            job.digest = outcome.result
-        else:
-            job.written += outcome.result
-        if job.awaited == 0:
-            try:
-                self._finish(job)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._fail(job, error)
-
-    def _stage(self, job: _Job) -> list[Any]:
-        """Begin image and labels; the image's work units in which anything is left to do."""
+    def _stage(self, job: Job, side: int | None) -> list[Window]:
+        """Begin image and labels; the windows of the image in which anything is left to do."""
         assert self.workspace is not None
         assert job.probe is not None
-        units: set[Any] = set()
-        specs = all_specs(job.probe, self.config.shard_px)
+        specs = all_specs(job.probe, self.config)
         for name, spec in specs.items():
-            staging = Staging.begin(
+            job.stagings[name] = Staging.begin(
                 self.workspace,
                 job.entry.image_id,
                 name,
-                plan_of(name, job.probe, job.request),
+                plan_of(name, job.probe, job.request, self.config),
                 spec,
                 overwrite=self.config.overwrite or name != "image",
                 supersede=("source",),
             )
-            job.stagings[name] = staging
-            if name == "image" and not staging.finished:
+            if name == "image" and not job.stagings[name].finished:
                 withdraw_labels(self.workspace, job.entry.image_id, LABELS - specs.keys())
-            for unit in [] if staging.finished else staging.units():
-                found = dict(zip(spec.axes, unit, strict=True))
-                units.add(tuple(found.get(axis, 0) for axis in job.probe.info.axes))
-        return sorted(units)
+        axes, shape = job.probe.info.axes, job.probe.info.shape
+        return windows_of(job.stagings, axes, shape[axes.index("c")], side, self.processes)
 
-    def _finish(self, job: _Job) -> None:
-        """Upper levels and metadata, labels before the image."""
+    def _finish(self, job: Job) -> None:
         assert self.workspace is not None
-        assert job.probe is not None
-        if file_stamp(job.entry.source) != job.request["source"]:
-            raise SourceError(f"{job.entry.source}: it changed while it was read; ingest it again when it is at rest")
-        info = job.probe.info
-        shared = {
-            "source": job.request["source"]["uri"],
-            "spacing": info.spacing.model_dump() if info.spacing else None,
-            "georef": info.georef.model_dump() if info.georef else None,
-            "split": job.entry.split,
-            "group": job.entry.group,
-            "segcore_version": segcore.__version__,
-        }
-        # The image is complete last, and with it all that belongs to it.
-        for name, staging in sorted(job.stagings.items(), key=lambda named: named[0] == "image"):
-            if name == "image":
-                own = {
-                    "digest": job.digest,
-                    "request": job.request,
-                    "reader": info.reader,
-                    "reader_version": info.reader_version,
-                    "details": info.details,
-                    "metadata": dict(job.entry.metadata),
-                    "has_valid": job.probe.has_valid,
-                }
-                staging.finish({**shared, **own}, channels=info.channels)
-            else:
-                staging.finish(shared, classes=job.probe.classes if name == "target" else ())
-        job.done(self.workspace.describe(f"images/{job.entry.image_id}.ome.zarr"))
+        path = self._attempt(job, finish, self.workspace, job, self.settings.opening)
+        if path is not None:
+            job.done(path)
 
-    def _task(self, function: Any, job: _Job, args: tuple[Any, ...]) -> Task:
+    # What all of it shares
+
+    @property
+    def processes(self) -> int:
+        return self.pool.processes
+
+    def _in_children(
+        self, named: Iterable[tuple[KeyT, Task]], on_beat: Callable[[Task, int], None] | None = None
+    ) -> Iterator[tuple[KeyT, Outcome]]:
+        """Run tasks in the children; each outcome comes with what its task belongs to."""
+        keys: dict[int, KeyT] = {}
+
+        def tasks() -> Iterator[Task]:
+            for key, task in named:
+                keys[id(task)] = key
+                yield task
+
+        for outcome in self.pool.run(tasks(), on_beat=on_beat):
+            yield keys.pop(id(outcome.task)), outcome
+
+    def _task(self, function: Callable[..., Any], entry: Entry, *args: Any) -> Task:
         deadlines = {"open_deadline_s": self.config.open_deadline_s, "read_deadline_s": self.config.read_deadline_s}
-        return Task(function, args, job.entry.source, **deadlines)
+        return Task(function, (entry, *args), entry.source, **deadlines)
 
-    def _fail(self, job: _Job, error: Exception) -> None:
+    def _attempt(self, job: Job, function: Callable[..., KeyT], *args: Any) -> KeyT | None:
+        """Call it; whatever is raised is this source's failure, and the others go on."""
+        try:
+            return function(*args)
+        except Exception as error:  # noqa: BLE001 - as the docstring says
+            self._fail(job, error)
+            return None
+
+    def _fail(self, job: Job, error: Exception) -> None:
         if job.result is None:
             known = isinstance(error, SegcoreError)
             message = str(error) if known else f"{job.entry.source}: {type(error).__name__}: {error}"
             job.fail(" ".join(message.split()))
             self.progress.note(" ".join(message.split()))
 
+    def details(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """What concerns the call as a whole: how many images each split has, and sources that are gone."""
+        found: dict[str, Any] = {}
+        if self.config.split is not None:
+            splits = [job.entry.split for job in jobs]
+            found["split"] = {split: splits.count(split) for split in ("train", "val", "test") if split in splits}
+        if self.workspace is not None:
+            gone = dict(vanished(self.workspace, self.config, {job.entry.image_id for job in jobs}))
+            for source, image_id in gone.items():
+                self.progress.note(f"{source}: is gone; its image {image_id} stays in the workspace")
+            if gone:
+                found["vanished"] = sorted(gone)
+        return found
 
-def _check_owner(entry: Entry, owner: str) -> None:
-    """Refuse a source whose image id another one has."""
-    if owner != canonical_uri(entry.source):
-        raise SourceError(f"{entry.source}: its image id {entry.image_id} is that of {owner}; rename the file")
 
-
-def _mark(entry: Entry) -> str:
-    return f"images/{entry.image_id}.ome.zarr/zarr.json"
+def _read_ahead(
+    threads: ThreadPoolExecutor, function: Callable[[Job], list[Task]], jobs: Sequence[Job]
+) -> Iterator[tuple[Job, list[Task]]]:
+    """Every job and what the function gives for it, in order; as many are under way as there are threads, halved."""
+    under_way: deque[tuple[Job, Future[list[Task]]]] = deque()
+    for job in jobs:
+        under_way.append((job, threads.submit(function, job)))
+        if len(under_way) > THREADS // 2:
+            first, future = under_way.popleft()
+            yield first, future.result()
+    while under_way:
+        first, future = under_way.popleft()
+        yield first, future.result()

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from segcore.errors import SegcoreError, SourceError
+from segcore.config import unknown_key
+from segcore.errors import ConfigError, SegcoreError, SourceError
 from segcore.geometry import Ints, Window
 from segcore.sources.files import SourceFile
 from segcore.spatial import Affine, Georef, Spacing, WantedSpacing
@@ -46,6 +47,25 @@ class Limits(BaseModel):
     """Size of a remote file whose format library needs a local copy."""
     max_shapes_bytes: int = Field(default=2**28, ge=1)
     """Size of a file of shapes (GeoJSON, GeoPackage, shapefile), which is read whole."""
+
+    @classmethod
+    def parse(cls, settings: Sequence[str]) -> Self:
+        """Limits from `NAME=NUMBER`; the others as they are.
+
+        Raises:
+            ConfigError: naming the one that is not known or no number.
+        """
+        values: dict[str, int] = {}
+        for setting in settings:
+            name, _, number = setting.partition("=")
+            if name not in cls.model_fields:
+                raise ConfigError(f"limits: {unknown_key(name, list(cls.model_fields))}")
+            try:
+                values[name] = int(float(number))
+                cls.model_validate(values)
+            except (ValueError, OverflowError) as error:
+                raise ConfigError(f"limits: expected {name}=NUMBER of at least 1, got '{setting}'") from error
+        return cls(**values)
 
 
 class Opening(BaseModel):

@@ -29,6 +29,11 @@ def is_known_scheme(uri: str) -> bool:
     return uri.partition("://")[0] in PROTOCOLS
 
 
+def is_remote(uri: str) -> bool:
+    """True for a URL that is no local file's."""
+    return "://" in uri and not uri.startswith("file://")
+
+
 def check_scheme(uri: str) -> None:
     """Refuse a URL whose scheme is not on the list, before anybody is asked.
 
@@ -72,11 +77,10 @@ class SourceFile:
         self.uri = uri
         self._place, self.member = split_member(uri)
         self._fetched: Path | None = None
-        scheme, separator, _ = self._place.partition("://")
-        self._remote = bool(separator) and scheme != "file"
+        self._remote = is_remote(self._place)
         try:
             if self._remote:
-                self._stat_remote(scheme)
+                self._stat_remote(self._place.partition("://")[0])
             else:
                 self._path = Path(self._place.removeprefix("file://")).absolute()
                 self.is_folder = self._path.is_dir()
@@ -132,8 +136,18 @@ class SourceFile:
         listed = self._fs.ls(self._key, detail=True)
         return sorted(str(found["name"]).rsplit("/", 1)[-1] for found in listed if found.get("type") == "file")
 
+    def all_names(self) -> list[str]:
+        """Names of all files below this folder, `/`-separated, sorted."""
+        if not self._remote:
+            parents = ((Path(parent), names) for parent, _, names in os.walk(self._path))
+            return sorted(
+                (parent / name).relative_to(self._path).as_posix() for parent, names in parents for name in names
+            )
+        root = self._fs._strip_protocol(self._key).rstrip("/")
+        return sorted(str(name)[len(root) + 1 :] for name in self._fs.find(self._key))
+
     def child(self, name: str) -> "SourceFile":
-        """A file in this folder."""
+        """A file below this folder."""
         return SourceFile(f"{self._place.rstrip('/')}/{name}")
 
     @property

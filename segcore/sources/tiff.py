@@ -101,6 +101,9 @@ class TiffSource(Source):
         """Plane by plane, and of each plane the samples that are asked for."""
         axes = self.info.axes
         plane = Window(window.start[-2:], window.shape[-2:])
+        if not self._outer:  # the common case costs no copy: samples stay side by side, as they are decoded
+            samples = self._page_samples(0, plane)[..., window.start[0] : window.stop[0]]
+            return np.moveaxis(samples, -1, 0)
         out = np.empty(window.shape, dtype=self._dtype)
         start, stop = dict(zip(axes, window.start, strict=True)), dict(zip(axes, window.stop, strict=True))
         per_page = self.info.shape[axes.index("c")] // self._outer_size("c")

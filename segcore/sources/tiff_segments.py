@@ -108,12 +108,13 @@ class SegmentReader:
         """(Y, X, samples) of a window over (y, x) of one page, in the stored type."""
         layout = self._layout
         out = np.empty((*window.shape, len(samples)), dtype=layout.page.dtype)
+        chosen = slice(None) if samples == tuple(range(layout.samples)) else list(samples)  # a list copies once more
         for cell in layout.grid.touching(window):
             box = layout.grid.window(cell)
             part = box.intersected(window)
             target = out[part.relative_to(window.start).slices]
             if not layout.separate:
-                target[...] = self._part(page, cell, 0, part.relative_to(box.start))[..., list(samples)]
+                target[...] = self._part(page, cell, 0, part.relative_to(box.start))[..., chosen]
                 continue
             for at, sample in enumerate(samples):
                 target[..., at] = self._part(page, cell, sample, part.relative_to(box.start))[..., 0]

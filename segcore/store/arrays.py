@@ -25,7 +25,7 @@ def array_metadata(spec: PyramidSpec, shape: Ints) -> dict[str, Any]:
     Source: Zarr v3 core specification, and its `sharding_indexed` and `transpose` codecs.
     """
     inner: list[dict[str, Any]] = []
-    if "c" in spec.axes and spec.chunk[spec.axes.index("c")] > 1:
+    if spec.is_interleaved:
         order = [i for i, axis in enumerate(spec.axes) if axis != "c"] + [spec.axes.index("c")]
         inner.append({"name": "transpose", "configuration": {"order": order}})
     wide = np.dtype(spec.dtype).itemsize > 1

@@ -11,8 +11,9 @@ from segcore.classes import IGNORE, ClassInfo
 from segcore.geometry import Ints, Window
 from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
+from segcore.store.linked import LinkedLevel, located
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Pixels, missing
+from segcore.store.pyramid import Pixels, PyramidSpec, missing
 
 
 class _Pyramid:
@@ -22,9 +23,15 @@ class _Pyramid:
         self.image_id, self.name = image_id, name
         self.attributes: dict[str, Any] = attributes["segcore"]
         """Our own attributes."""
-        scales = attributes["ome"]["multiscales"][0]
-        self.axes: tuple[str, ...] = tuple(axis["name"] for axis in scales["axes"])
-        self.num_levels: int = len(scales["datasets"])
+        link = self.attributes.get("linked")
+        self._link: dict[str, Any] | None = link
+        self._spec = None if link is None else PyramidSpec.model_validate(link["spec"])
+        if self._spec is not None:
+            self.axes, self.num_levels = self._spec.axes, len(self._spec.levels)
+        else:
+            scales = attributes["ome"]["multiscales"][0]
+            self.axes = tuple(axis["name"] for axis in scales["axes"])
+            self.num_levels = len(scales["datasets"])
         image = f"images/{image_id}.ome.zarr"
         self._objects = objects
         self.prefix = image if name == "image" else f"{image}/labels/{name}"
@@ -34,8 +41,13 @@ class _Pyramid:
     def _level(self, level: int) -> Reader:
         with self._lock:
             if level not in self._readers:
-                self._readers[level] = open_array(self._objects, f"{self.prefix}/{level}")
+                self._readers[level] = self._opened(level)
             return self._readers[level]
+
+    def _opened(self, level: int) -> Reader:
+        if self._link is None or self._spec is None:
+            return open_array(self._objects, f"{self.prefix}/{level}")
+        return LinkedLevel(located(self._link, self._objects), self._spec, level)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -24,7 +24,7 @@ def multiscales(name: str, spec: PyramidSpec, spacing: Spacing | None) -> list[d
     sizes = [spacing.values.get(axis, 1.0) if spacing else 1.0 for axis in spec.axes]
     datasets = []
     for level in range(len(spec.levels)):
-        factors = [2**level if h else 1 for h in spec.halve]
+        factors = [2 ** (spec.base_level + level) if h else 1 for h in spec.halve]
         binned = spec.kind != "instances"
         shifts = [(f - 1) / 2 * size if binned else 0.0 for f, size in zip(factors, sizes, strict=True)]
         scale = [f * size for f, size in zip(factors, sizes, strict=True)]

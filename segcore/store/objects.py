@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -91,6 +91,14 @@ class Objects:
         """Write an object in one piece, over an older one."""
         try:
             obstore.put(self.raw, key, data)
+            self._sync(key)
+        except (BaseError, OSError) as error:
+            raise self._failed("write", key, error) from error
+
+    def put_file(self, key: str, opened: IO[bytes]) -> None:
+        """Write an object from an open file, piece by piece; it is there whole, or not at all."""
+        try:
+            obstore.put(self.raw, key, opened)
             self._sync(key)
         except (BaseError, OSError) as error:
             raise self._failed("write", key, error) from error

@@ -16,6 +16,7 @@ UNIT_LEVELS = 3
 """Levels that a work unit can build alone: 4x4, 2x2 and 1 shard."""
 MAX_INTERLEAVED_CHANNELS = 4
 MAX_SHARD_BYTES = 64 << 20
+ROWS_AT_ONCE = 16
 
 Kind = Literal["image", "mask", "instances"]
 Pixels = npt.NDArray[Any]
@@ -39,6 +40,15 @@ class PyramidSpec(BaseModel):
     nodata: float | None = None
     """Left out of the mean."""
     shard_px: int = 2048
+    linked: bool = False
+    """True for an image that holds metadata only: its pixels stay at the source."""
+    base_level: int = 0
+    """The level of its image that is the finest of this label."""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of level 0 that are stored."""
+        return 0 if self.linked else self.grid(0).num_cells
 
     @property
     def halve(self) -> tuple[bool, ...]:
@@ -57,6 +67,24 @@ class PyramidSpec(BaseModel):
         return tuple({"c": together, "y": CHUNK_PX, "x": CHUNK_PX}.get(axis, 1) for axis in self.axes)
 
     @property
+    def is_interleaved(self) -> bool:
+        """True if the channels of a pixel lie side by side in a chunk's bytes."""
+        return "c" in self.axes and self.chunk[self.axes.index("c")] > 1
+
+    def stored(self, pixels: Pixels) -> Pixels:
+        """The same pixels as a C-order array in the order of a chunk's bytes: channels last where they interleave."""
+        ordered = np.moveaxis(pixels, self.axes.index("c"), -1) if self.is_interleaved else pixels
+        return np.ascontiguousarray(ordered, dtype=self.dtype)
+
+    def empty(self, shape: Ints) -> Pixels:
+        """Pixels of the fill value, in memory in the order of a chunk's bytes."""
+        if not self.is_interleaved:
+            return np.full(shape, self.fill, dtype=self.dtype)
+        channel = self.axes.index("c")
+        ordered = (*shape[:channel], *shape[channel + 1 :], shape[channel])
+        return np.moveaxis(np.full(ordered, self.fill, dtype=self.dtype), -1, channel)
+
+    @property
     def shard(self) -> Ints:
         """Unit of writing: all channels, one z and one t, `shard_px` in y and x."""
         num_channels = self.shape[self.axes.index("c")] if "c" in self.axes else 1
@@ -70,7 +98,11 @@ class PyramidSpec(BaseModel):
     @property
     def units(self) -> Grid:
         """The work units of level 0: 4x4 shards."""
-        return Grid(self.shape, tuple(n * UNIT_SHARDS if h else n for n, h in zip(self.shard, self.halve, strict=True)))
+        return self.groups(UNIT_SHARDS)
+
+    def groups(self, side: int) -> Grid:
+        """Aligned groups of side x side shards of level 0."""
+        return Grid(self.shape, tuple(n * side if h else n for n, h in zip(self.shard, self.halve, strict=True)))
 
     def parent(self, shard: Ints) -> Ints:
         """The shard of the next level that this one goes into."""
@@ -120,6 +152,8 @@ def mean_2x2(pixels: Pixels) -> Pixels:
         return quarter
     if pixels.dtype == np.bool_:
         return mode_2x2(pixels)
+    if pixels.ndim == 3 and pixels.strides[0] == pixels.itemsize < pixels.strides[2]:
+        return _interleaved_mean_2x2(pixels)
     wide = np.dtype(np.int64 if pixels.dtype.itemsize > 2 else np.int32 if pixels.dtype.itemsize == 2 else np.int16)
     rows = pixels[..., ::2, :].astype(wide)
     rows += pixels[..., 1::2, :]
@@ -127,6 +161,28 @@ def mean_2x2(pixels: Pixels) -> Pixels:
     total += 2
     total >>= 2
     return total.astype(pixels.dtype)
+
+
+def _interleaved_mean_2x2(pixels: Pixels) -> Pixels:
+    """`mean_2x2` of integers (C, Y, X) whose channels lie side by side, given back in that order too.
+
+    Band by band of rows, so that the sums stay in the cache; channel by channel, so that no inner loop is as short as
+    the pixel is wide.
+    """
+    by_row = np.moveaxis(pixels, 0, -1)
+    height, width, num_channels = by_row.shape[0] // 2, by_row.shape[1] // 2, by_row.shape[2]
+    wide = np.dtype(np.int64 if pixels.dtype.itemsize > 2 else np.int32 if pixels.dtype.itemsize == 2 else np.int16)
+    out = np.empty((height, width, num_channels), pixels.dtype)
+    for top in range(0, height, ROWS_AT_ONCE):
+        upper, lower = (by_row[2 * top + i : 2 * (top + ROWS_AT_ONCE) : 2] for i in (0, 1))
+        rows = upper.astype(wide)
+        rows += lower
+        for channel in range(num_channels):
+            total = rows[:, ::2, channel] + rows[:, 1::2, channel]
+            total += 2
+            total >>= 2
+            out[top : top + ROWS_AT_ONCE, :, channel] = total
+    return np.moveaxis(out, -1, 0)
 
 
 def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels:

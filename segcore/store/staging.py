@@ -17,8 +17,9 @@ from segcore.errors import IncompleteError, StoreError
 from segcore.geometry import Ints, Window, z_order
 from segcore.spatial import Georef, Spacing
 from segcore.store import ngff
-from segcore.store.arrays import array_metadata, encode_shard, open_array, shard_key
+from segcore.store.arrays import Reader, array_metadata, encode_shard, open_array, shard_key
 from segcore.store.lease import Lease
+from segcore.store.linked import LinkedLevel, located
 from segcore.store.plan import (
     PlanState,
     ShardRecord,
@@ -46,6 +47,7 @@ class Staging:
         self.prefix = array_prefix(image_id, name)
         self._objects = workspace.objects
         self._lease = lease
+        self._link: dict[str, Any] | None = None
         self._records: dict[tuple[int, Ints], ShardRecord] | None = None
         self.finished = False
 
@@ -100,6 +102,8 @@ class Staging:
 
     def _lacks_shards(self) -> bool:
         """True if an object or a record of any level is gone; a look at the store's listing, nothing is read."""
+        if self.spec.linked:
+            return False
         records, self._records = self._ledger(), None
         shards = ((level, at) for level in range(len(self.spec.levels)) for at in self.spec.grid(level).indices())
         return any(shard not in records for shard in shards)
@@ -159,25 +163,44 @@ class Staging:
 
     def units(self) -> list[Ints]:
         """Work units with an unfinished shard on any level that they build, in raster order."""
-        records = self._ledger()
-        return [unit for unit in self.spec.units.indices() if any(key not in records for key in self.unit_shards(unit))]
+        return [unit for unit in self.spec.units.indices() if self._is_left(self.unit_window(unit))]
 
     def unit_window(self, unit: Ints) -> Window:
         """Level-0 pixels of a work unit, all axes."""
         return self.spec.units.window(unit)
 
-    def unit_shards(self, unit: Ints) -> list[tuple[int, Ints]]:
-        """Level and index of every shard that a work unit owns, finest level first."""
-        shards = list(self.spec.grid(0).touching(self.unit_window(unit)))
+    def link(self, link: dict[str, Any]) -> None:
+        """Say where a linked image's pixels are read: before any level of it is asked for."""
+        assert self.spec.linked, f"{self.image_id} holds its pixels itself"
+        self._link = link
+
+    def windows(self, side: int) -> list[Window]:
+        """Like `units`, in aligned groups of side x side shards (a power of 2): level-0 pixels, all axes."""
+        grid = self.spec.groups(side)
+        return [window for window in map(grid.window, grid.indices()) if self._is_left(window)]
+
+    def _is_left(self, window: Window) -> bool:
+        if self.spec.linked:
+            return False
+        records = self._ledger()
+        return any(shard not in records for shard in self.owned(window))
+
+    def owned(self, window: Window) -> list[tuple[int, Ints]]:
+        """Level and index of every shard wholly inside a group of shards, at most a work unit; finest level first."""
+        shards = list(self.spec.grid(0).touching(window))
         owned = [(0, shard) for shard in shards]
         for level in range(1, min(UNIT_LEVELS, len(self.spec.levels))):
-            shards = sorted({self.spec.parent(shard) for shard in shards})
+            inside = set(shards)
+            parents = sorted({self.spec.parent(shard) for shard in shards})
+            shards = [parent for parent in parents if inside.issuperset(self.spec.children(level, parent))]
             owned += [(level, shard) for shard in shards]
         return owned
 
-    def pending(self, unit: Ints) -> list[Ints]:
-        """Level-0 shards of a unit without a ledger record, in Z-order."""
-        return z_order([shard for level, shard in self.unit_shards(unit) if level == 0 and not self.is_done(0, shard)])
+    def pending(self, window: Window) -> list[Ints]:
+        """Level-0 shards of a window without a ledger record, in Z-order."""
+        if self.spec.linked:
+            return []
+        return z_order([shard for shard in self.spec.grid(0).touching(window) if not self.is_done(0, shard)])
 
     def shard_window(self, shard: Ints) -> Window:
         """Level-0 pixels of a shard, all axes, clipped to the array."""
@@ -189,9 +212,9 @@ class Staging:
             return (level, shard) in self._records
         return self.state.record(level, shard) is not None
 
-    def unit_writer(self, unit: Ints) -> "UnitWriter":
-        """A writer for one work unit; it belongs to one thread."""
-        return UnitWriter(self, unit)
+    def writer(self, window: Window) -> "UnitWriter":
+        """A writer for one work unit, or a group of shards in it; it belongs to one thread."""
+        return UnitWriter(self, window)
 
     # Writing
 
@@ -199,7 +222,7 @@ class Staging:
         """Put a whole shard, then its ledger record."""
         window = self.spec.grid(level).window(shard)
         assert pixels.shape == window.shape, f"shard {shard} of level {level} needs {window.shape}, got {pixels.shape}"
-        pixels = np.ascontiguousarray(pixels, dtype=self.spec.dtype)
+        pixels = pixels.astype(self.spec.dtype, copy=False)
         data = encode_shard(self.spec, pixels)
         key = shard_key(self.prefix, level, shard)
         if data is None:
@@ -207,7 +230,7 @@ class Staging:
         else:
             self._objects.put(key, data)
         record = ShardRecord(
-            pixels=digest_of(pixels),
+            pixels=digest_of(self.spec.stored(pixels)),
             size=None if data is None else len(data),
             digest=None if data is None else digest_of(data),
             note=dict(note or {}),
@@ -221,13 +244,41 @@ class Staging:
         reader = open_array(self._objects, f"{self.prefix}/{level}")
         return reader.read(self.spec.grid(level).window(shard))
 
+    def read_level(self, level: int) -> Pixels:
+        """All pixels of a finished level."""
+        if self._link is not None:
+            reader: Reader = LinkedLevel(located(self._link, self._objects), self.spec, level)
+        else:
+            reader = open_array(self._objects, f"{self.prefix}/{level}")
+        return reader.read(Window.whole(reader.shape))
+
+    def build_levels(self) -> None:
+        """Build what no work unit could: the levels above them, and shards whose children several tasks wrote.
+
+        Raises:
+            IncompleteError: if shards of level 0 are missing.
+        """
+        if self.finished or self.spec.linked:
+            return
+        self._load_ledger()
+        missing = self.pending(Window.whole(self.spec.shape))
+        if missing:
+            raise IncompleteError(
+                f"{self.image_id}/{self.name}: {len(missing)} shards are not finished, or are lost; "
+                "run it again with --overwrite"
+            )
+        for level in range(1, len(self.spec.levels)):
+            for shard in self.spec.grid(level).indices():
+                if not self.is_done(level, shard):
+                    self.write_shard(level, shard, self._from_children(level, shard))
+
     def finish(
         self,
         attributes: dict[str, Any],
         classes: Sequence[ClassInfo] = (),
         channels: Sequence[str] = (),
     ) -> None:
-        """Build the levels above the work units, write the metadata, and mark it complete.
+        """Build what is left of the levels, write the metadata, and mark it complete.
 
         Args:
             attributes: JSON for the key `segcore`; `spacing` and `georef` in it also go into NGFF and GeoZarr.
@@ -237,17 +288,7 @@ class Staging:
         Raises:
             IncompleteError: if shards are missing.
         """
-        self._load_ledger()
-        missing = self.units()
-        if missing:
-            raise IncompleteError(
-                f"{self.image_id}/{self.name}: {len(missing)} work units are not finished, or are lost; "
-                "run it again with --overwrite"
-            )
-        for level in range(UNIT_LEVELS, len(self.spec.levels)):
-            for shard in self.spec.grid(level).indices():
-                if not self.is_done(level, shard):
-                    self.write_shard(level, shard, self._from_children(level, shard))
+        self.build_levels()
         metadata = self._group_metadata(attributes, classes, channels)
         digests = {key: digest_of(data) for key, data in {**self._array_metadata(), **metadata}.items()}
         self.state.put_finished(digests)
@@ -271,12 +312,16 @@ class Staging:
         spacing = Spacing.model_validate(attributes["spacing"]) if attributes.get("spacing") else None
         georef = Georef.model_validate(attributes["georef"]) if attributes.get("georef") else None
         ome: dict[str, Any] = {"version": ngff.VERSION, "multiscales": ngff.multiscales(self.name, self.spec, spacing)}
-        own = {
+        own: dict[str, Any] = {
             **attributes,
             "kind": self.spec.kind,
             "nodata": _json_number(self.spec.nodata),
             "plan": self.state.number,
         }
+        if self.spec.linked:
+            own["linked"] = {**(self._link or {}), "spec": self.spec.model_dump(mode="json")}
+            own["channels"] = list(channels)
+            return {f"{self.prefix}/zarr.json": canonical_json(ngff.group({"segcore": own}))}
         if self.spec.kind == "image":
             ome["omero"] = ngff.omero(channels, self._sample(), self.spec.axes)
             own["channels"] = list(channels)
@@ -296,7 +341,7 @@ class Staging:
     # The ledger and the arrays' metadata
 
     def _array_metadata(self) -> dict[str, bytes]:
-        levels = enumerate(self.spec.levels)
+        levels = enumerate([] if self.spec.linked else self.spec.levels)
         return {
             f"{self.prefix}/{level}/zarr.json": canonical_json(array_metadata(self.spec, shape))
             for level, shape in levels

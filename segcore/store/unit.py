@@ -1,4 +1,4 @@
-"""Unit: the shards of one work unit being written, and the coarser shards that they complete.
+"""Unit: the shards of one work unit, or of a part of it, being written, and the coarser shards that they complete.
 
 put(shard) -> level 0; four children there -> their parent on level 1; four of those -> the one on level 2
 """
@@ -6,10 +6,8 @@ put(shard) -> level 0; four children there -> their parent on level 1; four of t
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segcore.geometry import Ints, Window
-from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
+from segcore.store.pyramid import Pixels, PyramidSpec
 
 if TYPE_CHECKING:
     from segcore.store.staging import Staging
@@ -21,7 +19,7 @@ class ParentShard:
     def __init__(self, spec: PyramidSpec, level: int, shard: Ints) -> None:
         self._spec, self._level, self._shard = spec, level, shard
         self._window = spec.grid(level).window(shard)
-        self.pixels = np.full(self._window.shape, spec.fill, dtype=spec.dtype)
+        self.pixels = spec.empty(self._window.shape)
         self.awaited = set(spec.children(level, shard))
 
     def place(self, child: Ints, reduced: Pixels) -> None:
@@ -32,23 +30,24 @@ class ParentShard:
 
 
 class UnitWriter:
-    """Writes the shards of one work unit, and every coarser shard that they complete.
+    """Writes the shards of one work unit, or of a group in it, and every coarser shard that lies wholly inside.
 
     At most one shard per level is under way when shards come in Z-order, one row of them otherwise.
     """
 
-    def __init__(self, staging: "Staging", unit: Ints) -> None:
+    def __init__(self, staging: "Staging", window: Window) -> None:
         self._staging = staging
-        self._top = min(UNIT_LEVELS, len(staging.spec.levels)) - 1
         self._parents: dict[tuple[int, Ints], ParentShard] = {}
-        self._resume(staging.unit_shards(unit))
+        owned = staging.owned(window)
+        self._coarser = {key for key in owned if key[0] > 0}
+        self._resume(owned)
 
     def _resume(self, owned: list[tuple[int, Ints]]) -> None:
         """Feed finished shards whose parent is not: what a killed run had in memory."""
         done = {key for key in owned if self._staging.is_done(*key)}
         for level, shard in owned:
             parent = (level + 1, self._staging.spec.parent(shard))
-            if (level, shard) in done and level < self._top and parent not in done:
+            if (level, shard) in done and parent in self._coarser - done:
                 self._feed(level, shard, self._staging.read_shard(level, shard))
 
     def put(self, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
@@ -63,10 +62,10 @@ class UnitWriter:
         self._feed(0, shard, pixels)
 
     def _feed(self, level: int, shard: Ints, pixels: Pixels) -> None:
-        if level == self._top:
-            return
         spec = self._staging.spec
         key = (level + 1, spec.parent(shard))
+        if key not in self._coarser:
+            return  # others own some of its children: `finish` builds it
         if key not in self._parents:
             self._parents[key] = ParentShard(spec, *key)
         parent = self._parents[key]

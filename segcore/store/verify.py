@@ -82,7 +82,7 @@ def _problems(workspace: Workspace, image_id: str, name: str) -> Iterator[Proble
 def _shard_problems(workspace: Workspace, image_id: str, name: str, state: PlanState) -> Iterator[Problem]:
     spec = PyramidSpec.model_validate(state.load()["storage"])
     prefix = array_prefix(image_id, name)
-    for level in range(len(spec.levels)):
+    for level in range(0 if spec.linked else len(spec.levels)):
         for shard in spec.grid(level).indices():
             key = shard_key(prefix, level, shard)
             record = state.record(level, shard)

@@ -62,6 +62,10 @@ class Workspace:
             if self.objects.size(f"images/{name}/zarr.json") is not None
         ]
 
+    def has_image(self, image_id: str) -> bool:
+        """True if there is a complete image of this id."""
+        return self.objects.size(f"{array_prefix(image_id, 'image')}/zarr.json") is not None
+
     def image(self, image_id: str) -> Image:
         """A complete image.
 
@@ -93,7 +97,7 @@ class Workspace:
         if data is not None:
             try:
                 attributes: dict[str, Any] = json.loads(data)["attributes"]
-                attributes["segcore"], attributes["ome"]
+                attributes["ome"] if "linked" not in attributes["segcore"] else attributes["segcore"]["linked"]
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(f"{self.describe(key)}: damaged metadata; run `verify`") from error
             return attributes

@@ -8,7 +8,9 @@ import pytest
 
 from segcore.config import IngestConfig
 from segcore.errors import ConfigError, SourceError
-from segcore.ingest.entries import file_stamp, image_id_of, list_entries
+from segcore.ingest.entries import image_id_of, list_entries
+from segcore.ingest.look import requests
+from segcore.sources.stamps import stamp
 
 
 def files(folder: Path, *names: str) -> None:
@@ -51,7 +53,7 @@ def test_a_name_that_is_not_utf8_fails_alone_and_can_be_printed(tmp_path: Path) 
         assert bad.source == f"{tmp_path}/b\\udcffd.tif"
         assert good.source == str(tmp_path / "good.tif")
         with pytest.raises(SourceError, match="in UTF-8"):
-            file_stamp(bad.source)
+            requests(bad, {})
 
 
 def test_folders_and_globs_are_expanded_in_order(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_what_is_not_there_fails_alone_and_by_name(tmp_path: Path, uri: str, mes
     entries = list_entries(config(tmp_path, sources=(given, str(tmp_path / "with"))))
     assert [entry.source for entry in entries] == [given, str(tmp_path / "with" / "a.tif")]
     with pytest.raises(SourceError, match=message):
-        file_stamp(given)
+        requests(entries[0], {})
 
 
 @pytest.mark.parametrize("pattern", ["m/{stem}_mask.*", "{parent}/masks/{stem}*.png"])
@@ -150,7 +152,7 @@ def test_a_name_that_is_too_long_fails_alone(tmp_path: Path) -> None:
     listed = list_entries(config(tmp_path, sources=(long, str(tmp_path / "good.tif"))))
     assert [entry.source for entry in listed] == [long, str(tmp_path / "good.tif")]
     with pytest.raises(SourceError, match="File name too long"):
-        file_stamp(long)
+        requests(listed[0], {})
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +168,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     first, second = list_entries(config(tmp_path, sources=(str(tmp_path / "in"),)))
     assert (first.source, second.source) == (str(tmp_path / "in" / "a.tif"), closed)
     with pytest.raises(SourceError, match=r"closed: cannot be opened \(Permission denied\)"):
-        file_stamp(closed)
+        requests(second, {})
 
 
 @pytest.mark.parametrize("key", ["ETag", "Last-Modified", "last_modified"])
@@ -175,9 +177,9 @@ def test_the_stamp_of_a_url_changes_with_the_object(monkeypatch: pytest.MonkeyPa
     system.pipe("/stamped.tif", b"x")
     said = {"size": 1, key: "first"}
     monkeypatch.setattr(type(system), "info", lambda self, path: dict(said))
-    before = file_stamp("memory://stamped.tif")
+    before = stamp("memory://stamped.tif")
     said[key] = "second"
-    assert file_stamp("memory://stamped.tif") != before
+    assert stamp("memory://stamped.tif") != before
 
 
 def test_a_name_without_glob_signs_in_its_pattern_is_never_a_glob(tmp_path: Path) -> None:
@@ -194,4 +196,4 @@ def test_an_odd_name_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     listed = list_entries(config(tmp_path, sources=(odd, "good.tif")))
     assert [entry.source for entry in listed] == [odd, "good.tif"]
     with pytest.raises(SourceError, match=r"No such file|nothing matches this pattern"):
-        file_stamp(odd)
+        requests(listed[0], {})

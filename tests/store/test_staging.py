@@ -34,8 +34,8 @@ def write(staging: Staging, pixels: np.ndarray, stop_after: int | None = None) -
     """Write all pending shards, or the first few; returns those written."""
     written: list[Ints] = []
     for unit in staging.units():
-        writer = staging.unit_writer(unit)
-        for shard in staging.pending(unit):
+        writer = staging.writer(staging.unit_window(unit))
+        for shard in staging.pending(staging.unit_window(unit)):
             if len(written) == stop_after:
                 return written
             writer.put(shard, pixels[staging.shard_window(shard).slices])
@@ -127,7 +127,7 @@ def test_failing_writes_end_in_the_same_pixels(local_workspace: Workspace, monke
 def test_an_unfinished_image_is_not_there_and_says_so(workspace: Workspace) -> None:
     with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
         write(staging, picture(), 5)
-        with pytest.raises(IncompleteError, match="work units are not finished"):
+        with pytest.raises(IncompleteError, match="72 shards are not finished"):
             staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
     assert workspace.image_ids() == []
     with pytest.raises(IncompleteError, match="not complete"):

@@ -1,0 +1,60 @@
+"""Copying: a source, byte for byte, into the workspace: `sources/<image_id>/`."""
+
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from segcore.errors import SourceError
+from segcore.ingest.entries import Entry
+from segcore.sources import Joined
+from segcore.sources.files import MEMBER, SourceFile, split_member
+from segcore.store import Workspace
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+HIDDEN = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
+"""Files of a Zarr store, the only hidden ones that are copied."""
+
+
+def put_copy(workspace: Workspace, entry: Entry, beat: Callable[[], None]) -> str | Joined:
+    """Copy a file, the files of a folder, or joined files.
+
+    Args:
+        workspace: where to.
+        entry: the source.
+        beat: called after each file.
+
+    Returns:
+        The copy as a key of the workspace, with the part behind `::` where the source has one; or as joined keys.
+
+    Raises:
+        SourceError: if it cannot be read, or a name in its folder is none that a key may have.
+    """
+    prefix = f"sources/{entry.image_id}"
+    if entry.joined is not None:
+        parts = [
+            _put(workspace, SourceFile(uri), f"{prefix}/{i:05d}", beat) for i, uri in enumerate(entry.joined.parts)
+        ]
+        return entry.joined.model_copy(update={"uri": prefix, "parts": tuple(parts)})
+    place, member = split_member(entry.source)
+    copied = _put(workspace, SourceFile(place), prefix, beat)
+    return copied if member is None else f"{copied}{MEMBER}{member}"
+
+
+def _put(workspace: Workspace, file: SourceFile, prefix: str, beat: Callable[[], None]) -> str:
+    """Copy one file, or one folder; names stay where they are harmless (bands are called by them)."""
+    if not file.is_folder:
+        suffix = PurePosixPath(file.name).suffix
+        name = file.name if SAFE_NAME.fullmatch(file.name) else f"source{suffix if suffix[1:].isalnum() else ''}"
+        _put_file(workspace, file, f"{prefix}/{name}", beat)
+        return f"{prefix}/{name}"
+    for name in file.all_names():
+        if not all(SAFE_NAME.fullmatch(part) or part in HIDDEN for part in name.split("/")):
+            raise SourceError(f"{file.uri}: holds a file called {name!r}, which cannot be copied; rename it, or --link")
+        _put_file(workspace, file.child(name), f"{prefix}/{name}", beat)
+    return prefix
+
+
+def _put_file(workspace: Workspace, file: SourceFile, key: str, beat: Callable[[], None]) -> None:
+    with file.open() as opened:
+        workspace.objects.put_file(key, opened)
+    beat()

@@ -1,0 +1,88 @@
+"""Finish: upper levels, foreground and metadata of an image whose shards are all there; the image itself last."""
+
+from typing import Any
+
+import numpy as np
+
+import segcore
+from segcore.errors import SourceError
+from segcore.ingest.foreground import CLASSES, find_foreground
+from segcore.ingest.job import Job
+from segcore.sources import Opening
+from segcore.sources.stamps import stamp
+from segcore.store import Workspace, missing
+
+
+def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
+    """Complete an image and all that belongs to it; where it is.
+
+    Raises:
+        SourceError: if the source changed while it was read.
+        IncompleteError: if shards are missing.
+    """
+    assert job.probe is not None
+    if stamp(job.entry.opened_by) != job.stamp:
+        raise SourceError(f"{job.entry.source}: it changed while it was read; ingest it again when it is at rest")
+    info = job.probe.info
+    shared = {
+        "source": job.request["source"]["uri"],
+        "spacing": info.spacing.model_dump() if info.spacing else None,
+        "georef": info.georef.model_dump() if info.georef else None,
+        "affine": info.affine.model_dump() if info.affine else None,
+        "split": job.entry.split,
+        "group": job.entry.group,
+        "segcore_version": segcore.__version__,
+    }
+    own = {
+        "digest": job.digest,
+        "request": job.request,
+        "reader": info.reader,
+        "reader_version": info.reader_version,
+        "details": info.details,
+        "metadata": dict(job.entry.metadata),
+        "has_valid": job.probe.has_valid,
+    }
+    image = job.stagings["image"]
+    if image.spec.linked:
+        image.link(_linked(job, opening))
+    for name in ("target", "target_instances", "valid"):
+        if name in job.stagings:
+            job.stagings[name].finish(shared, classes=job.probe.classes if name == "target" else ())
+    if "foreground" in job.stagings:
+        _put_foreground(job)
+        job.stagings["foreground"].finish(shared, classes=CLASSES)
+    image.finish({**shared, **own}, channels=info.channels)
+    return workspace.describe(f"images/{job.entry.image_id}.ome.zarr")
+
+
+def _linked(job: Job, opening: Opening) -> dict[str, Any]:
+    """What it takes to read the source again."""
+    source = job.copied or job.entry.opened_by
+    return {
+        "source": source if isinstance(source, str) else source.model_dump(mode="json"),
+        "in_workspace": job.copied is not None,
+        "stamp": None if job.copied else job.stamp,
+        "opening": opening.model_dump(mode="json"),
+    }
+
+
+def _put_foreground(job: Job) -> None:
+    """Find the foreground at its level, and write it."""
+    assert job.probe is not None
+    staging, image = job.stagings["foreground"], job.stagings["image"]
+    if staging.finished or not staging.units():
+        return
+    level = staging.spec.base_level
+    image.build_levels()
+    pixels = image.read_level(level)
+    if "valid" in job.stagings:
+        job.stagings["valid"].build_levels()
+        valid = job.stagings["valid"].read_level(level).astype(np.bool_)
+    else:
+        valid = np.asarray(~missing(pixels, image.spec.nodata).all(axis=0))
+    found = find_foreground(pixels, valid, staging.state.load()["plan"]["foreground"])
+    for unit in staging.units():
+        window = staging.unit_window(unit)
+        writer = staging.writer(window)
+        for shard in staging.pending(window):
+            writer.put(shard, found[staging.shard_window(shard).slices])

@@ -1,0 +1,81 @@
+"""Job: one source on its way into the workspace."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from segcore.ingest.child import Probe, copy_source, write_window
+from segcore.ingest.entries import Entry
+from segcore.isolation import Outcome
+from segcore.results import ItemResult
+from segcore.sources import Joined
+from segcore.store import Staging
+
+
+@dataclass(eq=False)
+class Job:
+    """One source, from what was asked for to how it ended. One thread at a time has it."""
+
+    entry: Entry
+    request: dict[str, Any] = field(default_factory=dict)
+    """Everything that was asked for, kept in the image: the same request again is nothing to do."""
+    stamp: dict[str, Any] = field(default_factory=dict)
+    """The source's as it was looked at; `request` may have an older one of the same content."""
+    touched: dict[str, Any] | None = None
+    """Of a file that looks changed and may not be: the request that its image was made by."""
+    unchanged: bool = False
+    """The image in the workspace was made by this very request."""
+    probe: Probe | None = None
+    stagings: dict[str, Staging] = field(default_factory=dict)
+    awaited: int = 0
+    """Tasks that are under way or still to come."""
+    num_shards: int = 0
+    written: int = 0
+    digest: str | None = None
+    copied: str | Joined | None = None
+    """Where in the workspace the copy of the source lies, as a key."""
+    result: ItemResult | None = None
+
+    @property
+    def key(self) -> str:
+        """Where the image's own state lies."""
+        return f"state/{self.entry.image_id}"
+
+    def take(self, outcome: Outcome) -> None:
+        """Note what a task gave."""
+        self.awaited -= 1
+        if outcome.error is not None:
+            return
+        if outcome.task.function is write_window:
+            self.written += outcome.result
+        elif outcome.task.function is copy_source:
+            self.digest, self.copied = outcome.result
+        else:
+            self.digest = outcome.result
+
+    def fail(self, message: str) -> None:
+        self._end("failed", error=message)
+
+    def skip(self, **details: Any) -> None:
+        self._end("skipped", **details)
+
+    def done(self, path: str) -> None:
+        details: dict[str, Any] = {"shards_written": self.written, "shards_resumed": self.num_shards - self.written}
+        if self.probe is not None and self.probe.target_notes:
+            details["notes"] = self.probe.target_notes
+        self._end("done", path=path, **details)
+
+    def close(self) -> None:
+        """Give the leases back."""
+        for staging in self.stagings.values():
+            staging.close()
+
+    def _end(self, state: Any, path: str | None = None, error: str | None = None, **details: Any) -> None:
+        self.close()
+        self.result = ItemResult(
+            state=state,
+            source=self.entry.source,
+            image=None if state == "failed" else self.entry.image_id,
+            path=path,
+            error=error,
+            details=details,
+        )
