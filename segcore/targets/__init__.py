@@ -7,7 +7,7 @@ Masks are opened through `segcore.sources`, so everything that is read as an ima
 """
 
 from segcore.targets.class_table import ClassTable, load_classes
-from segcore.targets.layers import parts_of
+from segcore.targets.geopackage import parts_of
 from segcore.targets.naming import agreed_table
 from segcore.targets.opening import open_target
 from segcore.targets.target import Kind, Target, TargetOpening, ValidMask, open_valid

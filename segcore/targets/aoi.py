@@ -8,6 +8,7 @@ a mask file) -----+
 import numpy as np
 import numpy.typing as npt
 
+from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
 from segcore.sources.base import Limits, Pixels, Valid, decoding
@@ -30,6 +31,8 @@ class Aoi:
         with decoding(uri):
             placed = place(read_shapes(uri, limits), image, buffer)
             self._drawing = Drawing(placed.areas, image.shape[-2:])
+        if not self._drawing.pieces.size:
+            raise SourceError(f"{uri}: holds no polygon, so that no pixel would count; draw one, or leave the AOI out")
         self.notes = tuple(f"AOI: {note}" for note in placed.notes)
 
     def read(self, window: Window) -> Valid:

@@ -133,7 +133,7 @@ def _text(value: Any) -> str | None:
     value = plain(value)
     if value is None or isinstance(value, Mapping):
         return None
-    return str(value).strip() or None
+    return " ".join(str(value).split()) or None
 
 
 def _checked(shapes: Shapes, found: str, values: Sequence[Any]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from segcore.errors import SourceError
 from segcore.sources import SourceInfo
 from segcore.targets.aoi import within
-from segcore.targets.layers import parts_of
+from segcore.targets.geopackage import parts_of
 from segcore.targets.target import Target, TargetOpening
 from segcore.targets.target import open_target as open_mask
 from segcore.targets.vector import is_shapes, open_vector

@@ -1,4 +1,4 @@
-"""Shapes: polygons, lines and points as they stand in their file: GeoJSON here, the others in `layers.py`.
+"""Shapes: polygons, lines and points as they stand in their file: GeoJSON here, the others in `geopackage.py`.
 
 file --> Shapes --> placing (pixels) + naming (class ids) --> VectorTarget
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import shapely
+from shapely.errors import ShapelyError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
@@ -124,7 +125,7 @@ def _decoded(found: dict[str, Any]) -> Any:
             return shapely.force_2d(shape(found))
         if kind == "GeometryCollection" and isinstance(found.get("geometries"), list):
             return shapely.GeometryCollection([_whole(part) for part in found["geometries"]])
-    except (TypeError, ValueError, IndexError, KeyError, AttributeError, shapely.errors.ShapelyError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ShapelyError) as error:
         return _Broken(f"its {kind} cannot be understood ({' '.join(str(error).split())[:200]})")
     return found
 

@@ -18,7 +18,7 @@ from segcore.sources import SourceInfo
 from segcore.sources.base import Limits, Pixels, decoding
 from segcore.sources.files import SourceFile
 from segcore.targets.drawing import Drawing
-from segcore.targets.layers import read_layer
+from segcore.targets.geopackage import read_layer
 from segcore.targets.naming import Naming, name_features
 from segcore.targets.placing import place
 from segcore.targets.shapes import Shapes, format_of, read_geojson

@@ -50,6 +50,8 @@ def test_an_aoi_elsewhere_is_refused_with_both_named(tmp_path: Path) -> None:
         SourceError, match=r"aoi.geojson: no shape touches the image image.tif: they lie at x 900 to 999"
     ):
         opened(path, aoi=where)
+    with pytest.raises(SourceError, match=r"none.geojson: holds no polygon"):
+        opened(path, aoi=save(tmp_path / "none.geojson", []))
     Image.fromarray(np.ones((10, 10), np.uint8)).save(tmp_path / "small.png")
     with pytest.raises(SourceError, match=r"small.png.*10 x 10"):
         opened(path, image_of(), aoi=str(tmp_path / "small.png"))

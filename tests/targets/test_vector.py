@@ -149,6 +149,16 @@ def test_long_edges_are_bent_by_the_projection(tmp_path: Path) -> None:
         assert latitude == pytest.approx(south, abs=0.0055)  # half a pixel
 
 
+def test_shapes_far_larger_than_the_image_are_cut_before_they_are_reprojected(tmp_path: Path) -> None:
+    """Most of the world has no place in a zone of UTM."""
+    world = shapely.box(-180, -90, 180, 90)
+    small = shape(transform_geom("EPSG:32616", "EPSG:4326", mapping(in_utm(shapely.box(10, 10, 30, 30)))))
+    path = save(tmp_path / "world.geojson", [feature(world, "land"), feature(small, "hut")])
+    target = opened(path, geo_image(32616, UTM))
+    check(target, expected_of([shapely.box(0, 0, 120, 90), shapely.box(10, 10, 30, 30)], [2, 1]))
+    assert "1 features cut by the image's border" in target.notes
+
+
 @pytest.mark.parametrize("name", ["urn:ogc:def:crs:EPSG::32616", "EPSG:32616", "urn:ogc:def:crs:OGC:1.3:CRS84"])
 def test_the_crs_member_of_geojson_2008_is_honoured(tmp_path: Path, name: str) -> None:
     areas = blobs(9)
@@ -199,6 +209,8 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
         ('[{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[1, 2]]}}]', "feature 1.*Polygon"),
         ('[{"type": "Feature", "geometry": {"type": "Point", "coordinates": [1e999, 2]}}]', "feature 1.*finite"),
         ('[{"type": "Feature", "geometry": {"type": "Moebius"}}]', "feature 1"),
+        ('[{"type": "Feature", "geometry": {"type": ["Point"], "coordinates": [1, 2]}}]', "feature 1"),
+        ('[{"type": "Feature", "geometry": {"type": "Point", "coordinates": [1%s, 2]}}]' % ("0" * 400), "feature 1"),
     ],
 )
 def test_broken_files_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

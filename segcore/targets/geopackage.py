@@ -1,4 +1,4 @@
-"""Layers: GeoPackages and shapefiles, through GDAL (pyogrio).
+"""GeoPackage: layers of shapes in GeoPackages and shapefiles, through GDAL (pyogrio).
 
 pyogrio cannot be told which of GDAL's drivers may open a file, and others of them reach further files and URLs. So
 GDAL sees a folder of our own that holds nothing but a copy of the file under a name of ours, the content has been
@@ -83,9 +83,8 @@ def parts_of(uri: str) -> list[str]:
     stem, dot, suffix = place.rpartition(".")
     if not dot or suffix.lower() != "shp":
         return [uri]
-    given = [suffix.upper() if suffix.isupper() else suffix.lower()]
-    rest = [name[1:].upper() if given[0].isupper() else name[1:] for name in (*NEEDED[1:], *OPTIONAL)]
-    return [uri, *(f"{stem}.{name}" for name in rest)]
+    rest = (*NEEDED[1:], *OPTIONAL)
+    return [uri, *(f"{stem}{name.upper() if suffix.isupper() else name}" for name in rest)]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
-"""Layers: GeoPackage and shapefile through GDAL, and nothing else through it."""
+"""GeoPackages and shapefiles through GDAL, and nothing else through it."""
 
 import sqlite3
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,13 @@ def test_a_database_with_changes_beside_it_is_refused_and_none_is_left_there(tmp
     database.close()
     assert (whole(opened(path, IMAGE)) > 0).any()
     assert [found.name for found in tmp_path.iterdir()] == ["w.gpkg"]
+
+
+def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.gpkg", AREAS, ["x"] * 8)
+    monkeypatch.setitem(sys.modules, "pyogrio", None)
+    with pytest.raises(SourceError, match=r"extra `vector`: pip install 'segcore\[vector\]'"):
+        opened(path, IMAGE)
 
 
 def test_files_are_read_where_they_lie(tmp_path: Path) -> None:
