@@ -19,8 +19,27 @@ def command(name: str) -> Any:
     return typer.main.get_command(app)
 
 
+def _checked(text: str | None) -> str | None:
+    """The spacing as it was written, if it is one."""
+    from segcore.spatial import WantedSpacing
+
+    if text is not None:
+        try:
+            WantedSpacing.parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return text
+
+
+SPACING = Annotated[
+    str | None,
+    typer.Option("--spacing", callback=_checked, help="As ingest would resample them: 0.5, 0.5um, 10m."),
+]
+
+
 def inspect_files(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Files or URLs.", show_default=False)],
+    spacing: SPACING = None,
     json_: JSON = False,
     debug: DEBUG = False,
 ) -> None:
@@ -29,7 +48,7 @@ def inspect_files(
     Files are opened in a child process with limits, as ingest opens them: a broken one costs a line, no crash.
     """
     with stdout_kept_clean(), Peak() as peak:
-        items = described(files)
+        items = described(files, spacing)
     code = exit_code(items)
     if json_:
         listed = [item.model_dump(mode="json", exclude_none=True) for item in items]
@@ -43,11 +62,11 @@ def inspect_files(
     raise typer.Exit(code)
 
 
-def described(files: list[str]) -> list[ItemResult]:
+def described(files: list[str], spacing: str | None = None) -> list[ItemResult]:
     """What each file is, or why it is refused; in the order given."""
     from segcore.isolation import ChildPool, Task
 
-    tasks = [Task(describe, (file,), label=file) for file in files]
+    tasks = [Task(describe, (file, spacing), label=file) for file in files]
     with ChildPool(processes=1) as pool:
         outcomes = {id(outcome.task): outcome for outcome in pool.run(tasks)}
     items = []
@@ -60,9 +79,10 @@ def described(files: list[str]) -> list[ItemResult]:
     return items
 
 
-def describe(beat: Callable[..., None], file: str) -> dict[str, Any]:
+def describe(beat: Callable[..., None], file: str, spacing: str | None) -> dict[str, Any]:
     """In the child: open one file and return its `SourceInfo` as JSON."""
-    from segcore.sources import open_source
+    from segcore.sources import Opening, open_source
+    from segcore.spatial import WantedSpacing
 
-    with open_source(file) as source:
+    with open_source(file, Opening(spacing=WantedSpacing.parse(spacing) if spacing else None)) as source:
         return source.info.model_dump(mode="json", exclude_none=True)

@@ -14,6 +14,7 @@ from segcore.errors import SourceError
 from segcore.sources.base import DEFAULT_OPENING, Limits, Opening, Reader, Source, SourceInfo, decoding
 from segcore.sources.files import MEMBER, SourceFile
 from segcore.sources.joined import Joined
+from segcore.sources.resampled import with_spacing
 
 __all__ = [
     "DEFAULT_OPENING",
@@ -65,7 +66,8 @@ def open_source(uri: str | Joined, opening: Opening = DEFAULT_OPENING) -> Source
     Args:
         uri: a local path or a URL (s3://, gs://, az://, https://) of a file or of a folder that is one image; behind
             `::` a part of it: `stack.h5::/volumes/raw`. Or several files that are one image together.
-        opening: what it may ask for, and how its pixels are wanted.
+        opening: what it may ask for, and how its pixels are wanted; resampled, where a spacing is asked for that is
+            not its own.
 
     Returns:
         The source, open; close it, or use it as a context manager.
@@ -73,11 +75,25 @@ def open_source(uri: str | Joined, opening: Opening = DEFAULT_OPENING) -> Source
     Raises:
         SourceError: one line that names the file: missing, damaged, over a limit, or of a format that is not read.
     """
-    if isinstance(uri, Joined):
-        with decoding(uri.uri):
-            module = importlib.import_module(f"{__name__}.{uri.how}")
-            joined: Source = module.open_joined(uri, opening, open_source)
-            return joined
+    source = _open_joined(uri, opening) if isinstance(uri, Joined) else _open_file(uri, opening)
+    if opening.spacing is None or opening.indexed:
+        return source
+    try:
+        return with_spacing(source, opening.spacing, opening.limits)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _open_joined(joined: Joined, opening: Opening) -> Source:
+    with decoding(joined.uri):
+        module = importlib.import_module(f"{__name__}.{joined.how}")
+        source: Source = module.open_joined(joined, opening, open_source)
+        return source
+
+
+def _open_file(uri: str, opening: Opening) -> Source:
+    """By the first reader that knows the content."""
     file = SourceFile(uri)
     for reader in readers():
         if reader.matches(file):

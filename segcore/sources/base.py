@@ -96,7 +96,7 @@ class SourceInfo(BaseModel):
 
     uri: str
     reader: str
-    """Which reader: "tiff", "geotiff", "svs", "picture"."""
+    """Which reader: "tiff", "geotiff", "slide", "picture"."""
     reader_version: str
     """The format library and its version."""
     axes: tuple[str, ...]
@@ -124,11 +124,13 @@ class Source(abc.ABC):
     """A user's own image, read window by window; a context manager, for one thread.
 
     A reader sets `info` and `uri`, and implements `_read` and `close`; `_read_level` where `info.levels` lists coarser
-    levels, and `_read_valid` where `info.has_valid`.
+    levels, and `_read_valid` where `info.has_valid`; `_read_valid_level` with `levels_have_valid`, where it knows both.
     """
 
     uri: str
     info: SourceInfo
+    levels_have_valid: bool = False
+    """True where `read_valid` can be asked of coarser levels too."""
 
     @property
     def plane_axes(self) -> tuple[str, ...]:
@@ -156,19 +158,20 @@ class Source(abc.ABC):
         assert pixels.dtype == np.dtype(self.info.dtype), f"{pixels.dtype} is not {self.info.dtype}"
         return pixels
 
-    def read_valid(self, window: Window) -> Valid:
-        """Which pixels of a window over `plane_axes` of the finest level are usable.
+    def read_valid(self, window: Window, level: int = 0) -> Valid:
+        """Which pixels of a window over `plane_axes` are usable; of coarser levels only where `levels_have_valid`.
 
         Returns:
             Boolean, of the window's shape, True = usable; all True where the file says nothing (`info.has_valid` is
             False).
         """
-        sides = tuple(n for n, axis in zip(self.info.shape, self.info.axes, strict=True) if axis != "c")
+        sides = tuple(n for n, axis in zip(self.shape(level), self.info.axes, strict=True) if axis != "c")
         assert Window.whole(sides).contains(window), f"{window} is not inside {sides}"
         if not self.info.has_valid:
             return np.ones(window.shape, dtype=np.bool_)
-        with decoding(self.uri, f"at {_place(self.plane_axes, window)}"):
-            valid = np.asarray(self._read_valid(window), dtype=np.bool_)
+        with decoding(self.uri, f"at {_place(self.plane_axes, window)}{f' of level {level}' if level else ''}"):
+            found = self._read_valid(window) if level == 0 else self._read_valid_level(window, level)
+            valid = np.asarray(found, dtype=np.bool_)
         assert valid.shape == window.shape, f"{self.info.reader} read validity {valid.shape} for {window}"
         return valid
 
@@ -182,6 +185,10 @@ class Source(abc.ABC):
 
     def _read_valid(self, window: Window) -> Valid:
         """Usable pixels; called only where `info.has_valid`."""
+        raise NotImplementedError
+
+    def _read_valid_level(self, window: Window, level: int) -> Valid:
+        """Usable pixels of a coarser level; called only with `levels_have_valid`."""
         raise NotImplementedError
 
     @abc.abstractmethod

@@ -155,6 +155,11 @@ class SourceFile:
         """The path, where it is a local file."""
         return None if self._remote else self._path
 
+    def beside(self, name: str) -> "SourceFile":
+        """A file or folder in the folder that holds this one."""
+        folder, slash, _ = self._place.rstrip("/").rpartition("/")
+        return SourceFile(f"{folder}{slash}{name}")
+
     def open(self) -> IO[bytes]:
         """A new file object; the caller closes it."""
         if self._remote:

@@ -8,6 +8,7 @@ from typing import NoReturn
 from segcore.errors import SourceError
 from segcore.sources.base import Opening, Reader
 from segcore.sources.files import SourceFile
+from segcore.sources.slide_files import is_whole_slide_dicom
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (128, b"DICM", "DICOM", "convert it to TIFF, or to PNG"),
@@ -31,6 +32,8 @@ BARE_DICOM = (b"\x02\x00\x00\x00UL", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
 def _recognised(file: SourceFile) -> tuple[str, str] | None:
     """Name of the format and what to do, if it is one of ours to refuse."""
     head = file.head
+    if is_whole_slide_dicom(head):
+        return None
     if head[:2] == b"\x1f\x8b":
         head = _inflated(head)
     for offset, magic, name, advice in MAGIC:

@@ -25,16 +25,12 @@ OUTER = {"C": "c", "Z": "z", "T": "t", "I": "z", "Q": "z"}
 """Axes over pages, in tifffile's letters, and ours; pages of which nothing is said are planes of a stack."""
 
 VENDOR_KINDS = {
-    "scn": "Leica SCN",
-    "bif": "Ventana BIF",
     "qpi": "PerkinElmer QPTIFF",
-    "ndpi": "Hamamatsu NDPI",
-    "philips": "Philips TIFF",
     "avs": "Argos AVS",
     "eer": "EER",
     "ndtiff": "NDTiff",
 }
-"""Kinds that need more than their pages: other files, XML of their own, or a slide library."""
+"""Kinds that need more than their pages, other files or XML of their own, and that OpenSlide does not read."""
 
 
 class TiffSource(Source):

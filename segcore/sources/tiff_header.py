@@ -80,6 +80,10 @@ def read_header(opened: IO[bytes], num_bytes: int, uri: str) -> TiffHeader | Non
     big = magic == 43
     try:
         offset = struct.unpack(f"{order}Q", start[8:16])[0] if big else struct.unpack(f"{order}I", start[4:8])[0]
+        if not big and num_bytes > 2**32:
+            # NDPI: a classic TIFF over 4 GiB, whose offset goes on in the next four bytes.
+            long_offset = struct.unpack(f"{order}Q", start[4:12])[0]
+            offset = long_offset if long_offset < num_bytes else offset
         if offset >= num_bytes:
             raise SourceError(f"{uri}: the file is cut off: its TIFF directory is at byte {offset} of {num_bytes}")
         return TiffHeader(_read_tags(opened, offset, order, big))

@@ -128,7 +128,8 @@ class SegmentReader:
         segment = self._cache.get((page, index))
         if segment is None:
             segment = self._decoded(page, cell, index)
-            self._keep((page, index), segment)
+            if part.shape != self._layout.grid.window(cell).shape:  # a window next to this one wants the rest
+                self._keep((page, index), segment)
         return segment[part.slices]
 
     def _keep(self, key: tuple[int, int], segment: Pixels) -> None:

@@ -35,6 +35,12 @@ def located(link: dict[str, Any], objects: Objects) -> dict[str, Any]:
     return {**link, "source": {**source, "parts": [objects.describe(part) for part in source["parts"]]}}
 
 
+def source_of(link: dict[str, Any]) -> str | Joined:
+    """What `open_source` takes."""
+    source = link["source"]
+    return source if isinstance(source, str) else Joined.model_validate(source)
+
+
 class LinkedLevel:
     """One level of a linked image, open for reading; safe to use from many threads.
 
@@ -52,8 +58,12 @@ class LinkedLevel:
     def read(self, window: Window) -> Pixels:
         """The pixels of a window that lies inside the level."""
         assert Window.whole(self.shape).contains(window), f"{window} not inside {self.shape}"
-        name = self._link["source"] if isinstance(self._link["source"], str) else self._link["source"]["uri"]
-        task = Task(read_window, (self._link, self._spec, self._level, window), label=name)
+        source = source_of(self._link)
+        task = Task(
+            read_window,
+            (self._link, self._spec, self._level, window),
+            label=source if isinstance(source, str) else source.uri,
+        )
         outcome = _CHILDREN.run(task)
         if outcome.error is not None:
             raise StoreError(f"linked image: {outcome.error}") from outcome.error
@@ -109,7 +119,7 @@ def _opened(link: dict[str, Any]) -> Source:
     if key not in _open:
         while _open:
             _open.popitem()[1].close()
-        uri = link["source"] if isinstance(link["source"], str) else Joined.model_validate(link["source"])
+        uri = source_of(link)
         if link["stamp"] is not None and stamp(uri) != link["stamp"]:
             raise SourceError(f"{link['stamp']['uri']}: it changed since it was linked; ingest it again")
         _open[key] = open_source(uri, Opening.model_validate(link["opening"]))

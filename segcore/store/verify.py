@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from segcore.errors import SegcoreError
 from segcore.progress import SILENT, Progress
+from segcore.sources.stamps import content_digest
 from segcore.store.arrays import shard_key
+from segcore.store.linked import located, source_of
 from segcore.store.plan import PlanState, digest_of, latest_plan
 from segcore.store.pyramid import PyramidSpec
 from segcore.store.workspace import Workspace, array_prefix, listed_labels
@@ -76,13 +79,34 @@ def _problems(workspace: Workspace, image_id: str, name: str) -> Iterator[Proble
         return
     for key, digest in metadata.items():
         yield from _compared(workspace, image_id, name, key, digest)
-    yield from _shard_problems(workspace, image_id, name, state)
-
-
-def _shard_problems(workspace: Workspace, image_id: str, name: str, state: PlanState) -> Iterator[Problem]:
     spec = PyramidSpec.model_validate(state.load()["storage"])
+    if spec.linked:
+        yield from _copy_problems(workspace, image_id)
+    else:
+        yield from _shard_problems(workspace, image_id, name, state, spec)
+
+
+def _copy_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
+    """Hold the copy of a linked image's source against its digest; a source elsewhere is not ours to check."""
+    image = workspace.image(image_id)
+    link = image.attributes["linked"]
+    if not link["in_workspace"]:
+        return
+    key = f"sources/{image_id}"
+    try:
+        digest = content_digest(source_of(located(link, workspace.objects)), lambda: None)
+    except SegcoreError as error:
+        yield Problem(image=image_id, name="image", key=key, what=f"missing or unreadable: {error}")
+        return
+    if digest != image.digest:
+        yield Problem(image=image_id, name="image", key=key, what="damaged: the copied source has another digest")
+
+
+def _shard_problems(
+    workspace: Workspace, image_id: str, name: str, state: PlanState, spec: PyramidSpec
+) -> Iterator[Problem]:
     prefix = array_prefix(image_id, name)
-    for level in range(0 if spec.linked else len(spec.levels)):
+    for level in range(len(spec.levels)):
         for shard in spec.grid(level).indices():
             key = shard_key(prefix, level, shard)
             record = state.record(level, shard)

@@ -261,6 +261,16 @@ def test_inspect_names_the_bad_file_and_shows_the_good_one(tmp_path: Path) -> No
     assert good["details"]["shape"] == [3, 5, 7]
 
 
+def test_inspect_shows_a_source_at_the_spacing_that_is_asked_for(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
+    done = run_segcore("inspect", "--json", "--spacing", "2um", str(tmp_path / "a.png"))
+    (shown,) = json.loads(done.stdout)["sources"]
+    assert shown["details"]["spacing"] == {"values": {"y": 2.0, "x": 2.0}, "unit": "micrometer", "origin": "user"}
+    assert run_segcore("inspect", "--spacing", "2parsec", str(tmp_path / "a.png")).returncode == 2
+
+
 def test_doctor_finds_a_workspace_that_can_be_written(tmp_path: Path) -> None:
     done = RUNNER.invoke(app, ["doctor", "--workspace", str(tmp_path / "w"), "--json"])
     found = json.loads(done.stdout)

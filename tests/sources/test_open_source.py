@@ -23,7 +23,7 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 def test_readers_are_found_by_themselves_the_special_before_the_general() -> None:
     names = [reader.name for reader in readers()]
-    assert names == ["refused", "SVS", "GeoTIFF", "TIFF, OME-TIFF", "PNG, JPEG, GIF, WebP, BMP"]
+    assert names == ["refused", "whole slides", "GeoTIFF", "TIFF, OME-TIFF", "PNG, JPEG, GIF, WebP, BMP"]
 
 
 def test_content_decides_not_the_name(tmp_path: Path) -> None:
