@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from PIL import Image as Picture
 
 from segcore.config import IngestConfig
@@ -106,6 +107,16 @@ def test_another_buffer_makes_a_new_target(folder: Path) -> None:
     for buffer in (4.0, 9.0):
         assert run(folder, sources=only, buffer=buffer).items[0].state == "done"
         np.testing.assert_array_equal(labels(folder)["one"], covered(line.buffer(buffer), SHAPE))
+
+
+def test_pixels_of_the_source_are_placed_on_a_resampled_image(folder: Path) -> None:
+    path = folder / "scan.tif"
+    pixels = np.random.default_rng(3).integers(0, 256, SHAPE, np.uint8)
+    tifffile.imwrite(path, pixels, resolution=(40000, 20000), resolutionunit="CENTIMETER")  # 0.5 um high, 0.25 wide
+    save(folder / "scan.geojson", [annotation(BOXES["left"], "a")])
+    assert run(folder, sources=(str(path),), spacing="1um").items[0].state == "done"
+    smaller = shapely.transform(BOXES["left"], lambda at: at / [4, 2])
+    np.testing.assert_array_equal(labels(folder)["scan"], covered(smaller, (150, 105)))
 
 
 def test_the_manifest_names_targets_and_aois(folder: Path) -> None:
