@@ -61,10 +61,12 @@ class IngestConfig(StageConfig):
     sources: tuple[Annotated[str, BeforeValidator(escaped)], ...] = ()
     """Files, globs, folders or URLs to ingest."""
     manifest: str | None = None
-    """CSV with the columns source, target, valid, split, group, and any metadata; paths relative to the file."""
+    """CSV with the columns source, target, aoi, valid, split, group, and any metadata; paths relative to the file."""
     targets: str | None = None
     """Pattern of each source's target; `{stem}` is the source's name without suffix, `{parent}` its folder. One
     file per class: `axon={parent}/{stem}_axon.png;myelin={parent}/{stem}_myelin.png`."""
+    aoi: str | None = None
+    """Pattern of each source's area of interest, like `targets`: polygons, or a mask; outside it targets are ignore."""
     classes: str | None = None
     """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours. Or a built-in one:
     cityscapes, cityscapes-train, pascal-voc, camvid."""
@@ -128,8 +130,10 @@ class IngestConfig(StageConfig):
     def _have_sources(self) -> Self:
         if not self.sources and self.manifest is None:
             raise ValueError("nothing to ingest: give sources, or a manifest")
-        if self.manifest is not None and (self.sources or self.targets):
+        if self.manifest is not None and (self.sources or self.targets or self.aoi):
             raise ValueError("a manifest names sources and targets itself: give either it, or sources and targets")
+        if self.aoi is not None and self.manifest is None and self.targets is None:
+            raise ValueError("aoi says where targets count: give targets too")
         if sum((self.stack, self.mosaic, self.frames)) > 1:
             raise ValueError("give one of stack, mosaic and frames: files are joined in one way")
         if self.link and self.copy_source:

@@ -61,7 +61,7 @@ class _Opened:
             self.target: Target | None = None
             if entry.targets:
                 self.target = open_target(
-                    entry.targets, image, settings.target, instances=instances, names=entry.class_names
+                    entry.targets, image, settings.target, instances=instances, names=entry.class_names, aoi=entry.aoi
                 )
                 opened.callback(self.target.close)
             self._valid = open_valid(entry.valid, image, settings.opening) if entry.valid else None

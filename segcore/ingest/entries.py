@@ -22,7 +22,7 @@ from segcore.sources.stamps import canonical_uri, is_local_folder, local_path
 ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
 """A folder with one of these is one OME-Zarr image."""
 
-_COLUMNS = ("source", "target", "valid", "split", "group")
+_COLUMNS = ("source", "target", "aoi", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
 _NAMED = re.compile(r"([^/\\=;{}*?\[\]]*[^/\\=;{}*?\[\]\s])\s*=(.+)")
 """A class and its mask file; a name with a slash is a path."""
@@ -43,6 +43,8 @@ class Entry(BaseModel):
     """The class of each of the targets, where every file is one class."""
     one_per_instance: bool = False
     """The targets came from a pattern, so that even a single file is one object."""
+    aoi: str | None = None
+    """A file of polygons, or a mask file, non-zero = inside; outside it the target is ignore."""
     valid: str | None = None
     """A mask file, non-zero = usable."""
     split: str | None = None
@@ -69,6 +71,7 @@ def list_entries(config: IngestConfig) -> list[Entry]:
     for row in rows:
         row["source"] = escaped(row["source"])
         row["targets"] = tuple(escaped(target) for target in row.get("targets", ()))
+        row["aoi"] = escaped(row.get("aoi"))
         if config.group is not None and not row.get("group"):
             row["group"] = _group_of(row["source"], config.group)
         image_id = image_id_of(row["source"], config.ids)
@@ -99,7 +102,7 @@ def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
         return
     for given in config.sources:
         for uri in _expand(given):
-            yield {"source": uri, **_targets_of(config.targets, uri)}
+            yield {"source": uri, **_targets_of(config, uri)}
 
 
 def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
@@ -112,7 +115,7 @@ def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
             groups.setdefault(uri.rpartition("/")[0] + pattern, []).append(uri)
     for name, parts in groups.items():
         joined = Joined(uri=escaped(name), how=how, parts=tuple(escaped(part) for part in sorted(parts)))
-        yield {"source": name, "joined": joined, **_targets_of(config.targets, name)}
+        yield {"source": name, "joined": joined, **_targets_of(config, name)}
 
 
 def _expand(given: str, may_be_glob: bool = True) -> list[str]:
@@ -168,11 +171,12 @@ def _glob(pattern: str) -> list[str]:
     return [str(found) for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
 
 
-def _targets_of(pattern: str | None, source: str) -> dict[str, Any]:
-    """The fields of an entry that a pattern for targets fills."""
-    if not pattern:
+def _targets_of(config: IngestConfig, source: str) -> dict[str, Any]:
+    """The fields of an entry that the patterns for targets and AOI fill."""
+    if not config.targets:
         return {}
-    return _target_fields([(name, part, _matching_targets(part, source)) for name, part in _by_class(pattern)])
+    parts = [(name, part, _matching_targets(part, source)) for name, part in _by_class(config.targets)]
+    return _target_fields(parts) | {"aoi": _matching_aoi(config.aoi, source)}
 
 
 def _target_fields(found: list[tuple[str, str, tuple[str, ...]]]) -> dict[str, Any]:
@@ -199,7 +203,7 @@ def _by_class(text: str, folder: str = ".") -> list[tuple[str, str]]:
     return [(found[1].strip(), found[2].strip()) for found in named if found is not None]
 
 
-def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
+def _matching_targets(pattern: str, source: str, option: str = "--targets") -> tuple[str, ...]:
     """The target files of a source; where the pattern matches nothing it stays, so that the source fails by name."""
     plain = source.removeprefix("file://")
     name = Path(plain).name.removesuffix(".gz")  # `ct.nii.gz` is called ct
@@ -210,8 +214,20 @@ def _matching_targets(pattern: str, source: str) -> tuple[str, ...]:
     try:
         filled = pattern.format(stem=literal(stem), parent=literal(parent))
     except (KeyError, IndexError, ValueError) as error:
-        raise ConfigError(f"--targets {pattern}: only {{stem}} and {{parent}} can be filled in") from error
+        raise ConfigError(f"{option} {pattern}: only {{stem}} and {{parent}} can be filled in") from error
     return tuple(_expand(filled, is_glob))
+
+
+def _matching_aoi(pattern: str | None, source: str) -> str | None:
+    """The AOI of a source.
+
+    Raises:
+        ConfigError: if several files match.
+    """
+    found = _matching_targets(pattern, source, "--aoi") if pattern else ()
+    if len(found) > 1:
+        raise ConfigError(f"--aoi {pattern}: {len(found)} files match for {source}; expected one")
+    return found[0] if found else None
 
 
 def _is_per_object(pattern: str) -> bool:
@@ -253,9 +269,13 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
     target = values.get("target", "")
     located = [(name, _beside(part, folder)) for name, part in _by_class(target, folder)] if target else []
     targets = _target_fields([(name, part, tuple(_expand(part))) for name, part in located]) if located else {}
+    aoi = _beside(values.get("aoi", ""), folder)
+    if aoi and not target:
+        raise ConfigError(f"{where}: an aoi but no target; it says where the target counts")
     return {
         "source": _beside(values["source"], folder),
         **targets,
+        "aoi": aoi or None,
         "valid": _beside(values.get("valid", ""), folder) or None,
         "split": values.get("split") or None,
         "group": values.get("group") or None,

@@ -70,7 +70,9 @@ def plan_of(name: str, found: Probe, request: dict[str, Any], config: IngestConf
     plan |= {key: request[key] for key in ("opening", "kept") if key in request}
     if name in ("target", "target_instances"):
         plan |= {"targets": request["targets"], "kind": found.target_kind, "classes": request.get("classes")}
-        plan |= {key: request[key] for key in ("target_options",) if key in request}
+        plan |= {key: request[key] for key in ("target_options", "aoi") if key in request}
+        if found.target_kind == "shapes":
+            plan["names"] = {info.name: info.id for info in found.classes}
     elif name == "valid":
         plan |= {"valid": request["valid"]}
     elif name == "foreground":

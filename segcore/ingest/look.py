@@ -6,6 +6,7 @@ size same, time new  -> its digest decides (in a child); the same content is not
 changed, new         -> to be probed and written
 """
 
+import contextlib
 import fnmatch
 import json
 import time
@@ -21,8 +22,12 @@ from segcore.ingest.job import Job
 from segcore.sources.files import MEMBER, is_remote
 from segcore.sources.stamps import canonical_uri, is_local_folder, stamp
 from segcore.store import Workspace
+from segcore.targets import parts_of
 
 LOOK_THREADS = 8
+
+TARGET_OPTIONS = ("classes", "target_options")
+"""What counts only for sources that have a target."""
 
 
 def requests(entry: Entry, options: dict[str, Any]) -> dict[str, Any]:
@@ -43,20 +48,26 @@ def requests(entry: Entry, options: dict[str, Any]) -> dict[str, Any]:
         "split": entry.split,
         "group": entry.group,
         "metadata": dict(entry.metadata),
+        **({"aoi": [stamp(entry.aoi), *_stamps_beside([entry.aoi])]} if entry.aoi else {}),
         **{key: value for key, value in options.items() if key not in TARGET_OPTIONS or entry.targets},
     }
 
 
 def _target_stamps(entry: Entry) -> list[dict[str, Any]]:
-    """The stamps of an entry's targets, with the class of each where every file is one."""
+    """Stamps of target files, with the class of each where every file is one, and of those beside a shapefile."""
     stamps = [stamp(uri) for uri in entry.targets]
-    if not entry.class_names:
-        return stamps
-    return [found | {"class": name} for found, name in zip(stamps, entry.class_names, strict=True)]
+    if entry.class_names:
+        stamps = [found | {"class": name} for found, name in zip(stamps, entry.class_names, strict=True)]
+    return stamps + _stamps_beside(entry.targets)
 
 
-TARGET_OPTIONS = ("classes", "target_options")
-"""What counts only for sources that have a target."""
+def _stamps_beside(uris: Sequence[str]) -> list[dict[str, Any]]:
+    """Stamps of the files that lie beside a shapefile."""
+    stamps = []
+    for part in (part for uri in uris for part in parts_of(uri)[1:]):
+        with contextlib.suppress(SourceError):  # what is missing is named when the shapefile is opened
+            stamps.append(stamp(part))
+    return stamps
 
 
 def look(job: Job, workspace: Workspace | None, config: IngestConfig, options: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from segcore.sources import Limits, Opening
 from segcore.sources.stamps import canonical_uri
 from segcore.spatial import WantedSpacing
 from segcore.store import Staging, Workspace, withdraw_labels
-from segcore.targets import TargetOpening, load_classes
+from segcore.targets import TargetOpening, agreed_table, load_classes
 
 LABELS = {"target", "target_instances", "valid", "foreground"}
 """What ingest makes beside the image."""
@@ -127,6 +127,8 @@ class _Run:
         self.config, self.workspace, self.pool, self.threads, self.progress = config, workspace, pool, threads, progress
         self.settings = settings_of(config)
         self.options = options_of(config, self.settings)
+        self.named_settings = self.settings
+        """Of shapes: with the classes that all images agreed on."""
 
     # What there is to do
 
@@ -159,7 +161,9 @@ class _Run:
         for job, outcome in self._in_children((job, self._task(source_digest, job.entry)) for job in touched):
             if outcome.error is not None:
                 self._fail(job, outcome.error)
-            elif self.workspace is not None and settle(job, self.workspace, outcome.result):
+            elif (
+                self.workspace is not None and settle(job, self.workspace, outcome.result) and not self.config.overwrite
+            ):
                 job.skip(reason="unchanged")
 
     def probe_all(self, jobs: Sequence[Job]) -> None:
@@ -175,6 +179,23 @@ class _Run:
                     job.skip(**estimate(outcome.result, self.config, self.config.processes or num_cores()))
             self.progress.advance()
         self._agree_on_classes(jobs)
+        self._agree_on_names(jobs)
+
+    def _agree_on_names(self, jobs: Sequence[Job]) -> None:
+        """Shapes without a class table: all images get the names of all, before any of them gets an id."""
+        shaped = [job for job in jobs if job.probe is not None and job.probe.target_kind == "shapes"]
+        if self.config.classes is not None or not shaped:
+            return
+        table = agreed_table(job.probe.classes for job in shaped if job.probe)
+        target = self.settings.target.model_copy(update={"table": table})
+        self.named_settings = self.settings.model_copy(update={"target": target})
+        for job in shaped:
+            assert job.probe is not None
+            job.probe = job.probe.model_copy(update={"classes": table.classes, "target_dtype": table.dtype})
+
+    def _settings_of(self, job: Job) -> Settings:
+        is_named = job.probe is not None and job.probe.target_kind == "shapes"
+        return self.named_settings if is_named else self.settings
 
     def _agree_on_classes(self, jobs: Sequence[Job]) -> None:
         """Without a class table, all images have the classes of all; one whose ids mean others has failed."""
@@ -232,7 +253,7 @@ class _Run:
             return []
         names = tuple(name for name, staging in job.stagings.items() if not staging.finished and name != "foreground")
         uri, entry = self.workspace.uri, job.entry
-        tasks = [self._task(write_window, entry, uri, self.settings, names, window) for window in windows]
+        tasks = [self._task(write_window, entry, uri, self._settings_of(job), names, window) for window in windows]
         if self.config.copy_source and not job.stagings["image"].finished:
             tasks.insert(0, self._task(copy_source, entry, uri))
         elif job.digest is None:

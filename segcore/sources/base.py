@@ -47,6 +47,8 @@ class Limits(BaseModel):
     """Length of metadata that has to be parsed (OME-XML)."""
     max_download_bytes: int = Field(default=2**36, ge=1)
     """Size of a remote file whose format library needs a local copy; and of a packed volume, once unpacked."""
+    max_shapes_bytes: int = Field(default=2**28, ge=1)
+    """Size of a file of shapes (GeoJSON, GeoPackage, shapefile), which is read whole."""
 
     @classmethod
     def parse(cls, settings: Sequence[str]) -> Self:

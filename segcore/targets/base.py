@@ -13,8 +13,9 @@ from segcore.sources import Opening
 from segcore.sources.base import Pixels
 from segcore.targets.class_table import ClassTable
 
-Kind = Literal["index", "rgb", "binary", "instances", "classes", "segments"]
-"""Ids as pixel values; colours of a class table; 0 and 1 or 255; one file per object; one file per class; DICOM SEG."""
+Kind = Literal["index", "rgb", "binary", "instances", "classes", "segments", "shapes"]
+"""Ids as pixel values; colours of a class table; 0 and 1 or 255; one file per object; one file per class; DICOM SEG;
+polygons, lines and points by class name."""
 
 SCAN_PX = 2048
 

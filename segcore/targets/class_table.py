@@ -37,6 +37,8 @@ class ClassTable(BaseModel):
     table has no colours of its own (the classes then have default ones)."""
     ignored_ids: tuple[int, ...] = ()
     """Pixel values that are to be ignored, besides `ignore` itself."""
+    ignored_names: tuple[str, ...] = ()
+    """Names of shapes that are to be ignored."""
 
     @property
     def ids(self) -> frozenset[int]:
@@ -118,18 +120,21 @@ class _Builder:
         self.classes: dict[int, ClassInfo] = {}
         self.colors: list[tuple[RGB, int | None]] = []
         self.ignored_ids: set[int] = set()
+        self.ignored_names: set[str] = set()
 
     def add(self, row: Mapping[str, Any], where: str) -> None:
         """Take one row; None among `colors` stands for ignore until the type is known."""
         color = _color(row, where)
         given = _id(row, where)
+        name = next((text for key in NAME_KEYS if (text := _text(row, key))), "")
         if _flag(row, where) or given in (IGNORE, IGNORE_16):
             if given is not None:
                 self.ignored_ids.add(given)
             if color is not None:
                 self.colors.append((color, None))
+            if name:
+                self.ignored_names.add(name)
             return
-        name = next((text for key in NAME_KEYS if (text := _text(row, key))), "")
         if not name:
             raise ConfigError(f"{where}: no name; expected a column or key '{NAME_KEYS[0]}'")
         number = len(self.classes) if given is None else given
@@ -164,7 +169,10 @@ class _Builder:
         if meanings and bare:
             raise ConfigError(f"{self.path}: class '{bare[0]}' has no color, but others do; give all of them one")
         return ClassTable(
-            classes=classes, colors=tuple(meanings.items()), ignored_ids=tuple(sorted(self.ignored_ids - plain.ids))
+            classes=classes,
+            colors=tuple(meanings.items()),
+            ignored_ids=tuple(sorted(self.ignored_ids - plain.ids)),
+            ignored_names=tuple(sorted(self.ignored_names)),
         )
 
 

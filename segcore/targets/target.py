@@ -1,16 +1,21 @@
 """Target: the files of one image, opened by what they are.
 
-one mask --> MaskTarget; one file per object --> InstanceTarget; one per class --> ClassFiles; DICOM SEG --> SegTarget
+one mask --> MaskTarget; one file per object --> InstanceTarget; one per class --> ClassFiles
+DICOM SEG --> SegTarget; polygons, lines, points --> VectorTarget; and the AOI around any of them
 """
 
 from collections.abc import Sequence
 
+from segcore.errors import SourceError
 from segcore.sources import DEFAULT_OPENING, Opening, SourceInfo
+from segcore.targets.aoi import within
 from segcore.targets.base import Target, TargetOpening
 from segcore.targets.class_files import ClassFiles
 from segcore.targets.dicom_seg import SegTarget, is_dicom_seg
+from segcore.targets.geopackage import parts_of
 from segcore.targets.instances import InstanceTarget
 from segcore.targets.masks import MaskTarget, ValidMask
+from segcore.targets.vector import is_shapes, open_vector
 
 
 def open_target(
@@ -20,23 +25,39 @@ def open_target(
     *,
     instances: bool | None = None,
     names: Sequence[str] = (),
+    aoi: str | None = None,
 ) -> Target:
-    """Open the mask file, or files, of one image.
+    """Open the target of one image: mask files, or a file of shapes.
 
     Args:
-        uris: one mask, or one file per object or class.
+        uris: one mask, or one file per object or class; or shapes.
         image: what the source is: its size, and where it lies.
         how: how the files are read.
         instances: are these files of one object each? By default: if there are several.
         names: the class of each file, where every file is one class.
+        aoi: a file of polygons, or a mask; outside it the target is ignore.
 
     Raises:
-        SourceError: one line with the file: unreadable, not on its source, or with values or colours that the table
-            does not know.
+        SourceError: one line with the file: unreadable, not on its source, or with values, colours or names that the
+            class table does not know.
     """
+    beside = {part for uri in uris for part in parts_of(uri)[1:]}  # `{stem}.*` names a shapefile's other files too
+    uris = [uri for uri in uris if uri not in beside]
     assert uris, "a target needs at least one file"
+    target = _opened(uris, image, how, instances, names)
+    return target if aoi is None else within(target, aoi, image, how)
+
+
+def _opened(
+    uris: Sequence[str], image: SourceInfo, how: TargetOpening, instances: bool | None, names: Sequence[str]
+) -> Target:
+    """The target by what its files are."""
     if names:
         return ClassFiles(uris, names, image, how)
+    if is_shapes(uris[0]):
+        if image.axes != ("c", "y", "x"):
+            raise SourceError(f"{image.uri}: shapes are drawn on (c, y, x) images, got axes {image.axes}")
+        return open_vector(uris, image, how)
     if len(uris) > 1 if instances is None else instances:
         return InstanceTarget(uris, image, how)
     if is_dicom_seg(uris[0]):
