@@ -1,0 +1,115 @@
+"""Real archives as their users have them: a folder of DICOM, volumes with labels, several series, part of a file."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import zarr
+from ome_zarr.writer import write_image
+
+from segcore.config import IngestConfig
+from segcore.geometry import Window
+from segcore.ingest import ingest
+from segcore.results import StageResult
+from segcore.store import Workspace, verify
+
+
+def run(workspace: Path, **values: Any) -> StageResult:
+    return ingest(IngestConfig.model_validate({"workspace": str(workspace), "processes": 1, **values}))
+
+
+def whole(workspace: Workspace, image_id: str, name: str = "image") -> Any:
+    found = workspace.image(image_id) if name == "image" else workspace.label(image_id, name)
+    return found.read(Window.whole(found.shape()))
+
+
+def test_a_folder_of_dicom_is_one_volume_under_its_nifti_labels(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "dicom" / "ct_series_jp2k"
+    (labels,) = (data_dir / "dicom").glob("*seg_pseudolabel.nii.gz")
+    result = run(tmp_path / "w", sources=(str(folder),), targets=str(labels))
+    assert [item.error for item in result.items] == [None]
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    image = workspace.image(image_id)
+    assert image.axes == ("c", "z", "y", "x")
+    assert image.spacing is not None
+    assert image.spacing.values["z"] == pytest.approx(2.0)
+    stored: Any = nibabel.load(labels)
+    # Both files lie in the patient: the label's voxels are brought to the image's by the two affines.
+    world = np.array(image.attributes["affine"]["matrix"])
+    back = np.linalg.inv(stored.affine) @ world
+    ids = np.asarray(stored.dataobj)
+    target = whole(workspace, image_id, "target")
+    for z, y, x in [(0, 100, 100), (7, 256, 300), (19, 511, 0), (12, 200, 333)]:
+        place = np.rint(back @ [x, y, z, 1])[:3].astype(int)
+        inside = all(0 <= at < n for at, n in zip(place, ids.shape, strict=True))
+        assert target[z, y, x] == (ids[tuple(place)] if inside else workspace.label(image_id, "target").ignore)
+    assert len(np.unique(target)) > 5
+    assert verify(workspace) == []
+
+
+def test_several_series_in_a_folder_are_several_images(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "patient"
+    folder.mkdir()
+    for number, path in enumerate(sorted((data_dir / "dicom" / "ct_series_jp2k").iterdir())[:4]):
+        for series in "12":
+            dataset = pydicom.dcmread(path)
+            dataset.SeriesInstanceUID = f"1.2.3.{series}"
+            dataset.save_as(folder / f"{series}{number:03d}")
+    result = run(tmp_path / "w", sources=(str(folder),))
+    assert [item.state for item in result.items] == ["done", "done"], result.items
+    sources = [str(item.source) for item in result.items]
+    assert all(source.startswith(f"{folder}::series-") for source in sources)
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert len(workspace.image_ids()) == 2
+    first, second = (whole(workspace, image_id) for image_id in workspace.image_ids())
+    np.testing.assert_array_equal(first, second)
+    assert [item.state for item in run(tmp_path / "w", sources=(str(folder),)).items] == ["skipped", "skipped"]
+
+
+def test_a_volume_with_its_labels(data_dir: Path, tmp_path: Path) -> None:
+    (image_path,) = (
+        path for path in (data_dir / "nifti" / "msd_spleen_ct").rglob("*.nii.gz") if "seg" not in path.name
+    )
+    (label_path,) = (path for path in (data_dir / "nifti" / "msd_spleen_ct").rglob("*.nii.gz") if "seg" in path.name)
+    result = run(tmp_path / "w", sources=(str(image_path),), targets=str(label_path))
+    assert [item.error for item in result.items] == [None]
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    image: Any = nibabel.load(image_path)
+    label: Any = nibabel.load(label_path)
+    np.testing.assert_array_equal(whole(workspace, image_id), np.asarray(image.dataobj, np.float32).T[None])
+    np.testing.assert_array_equal(whole(workspace, image_id, "target"), np.asarray(label.dataobj).T)
+
+
+def test_other_peoples_zarr_is_found_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 600, 700), dtype=np.uint8)
+    for name in ("a.zarr", "b.zarr"):
+        write_image(pixels, zarr.open_group(tmp_path / "in" / name, mode="w"), axes="cyx")
+    for number, given in enumerate((str(tmp_path / "in"), f"{tmp_path}/in/*.zarr")):
+        result = run(tmp_path / f"w{number}", sources=(given,))
+        assert [item.state for item in result.items] == ["done", "done"], result.items
+        workspace = Workspace.open(str(tmp_path / f"w{number}"))
+        for image_id in workspace.image_ids():
+            np.testing.assert_array_equal(whole(workspace, image_id), pixels)
+    linked = run(tmp_path / "linked", sources=(str(tmp_path / "in" / "a.zarr"),), link=True)
+    assert [item.state for item in linked.items] == ["done"], linked.items
+    workspace = Workspace.open(str(tmp_path / "linked"))
+    np.testing.assert_array_equal(whole(workspace, workspace.image_ids()[0]), pixels)
+
+
+def test_a_folder_that_moved_on_is_another_version(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    shutil.copytree(data_dir / "dicom" / "ct_series_jp2k", folder)
+    assert run(tmp_path / "w", sources=(str(folder),)).items[0].state == "done"
+    last = max(
+        folder.iterdir(), key=lambda path: pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]
+    )
+    last.unlink()
+    assert run(tmp_path / "w", sources=(str(folder),)).items[0].state == "done"
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert workspace.image(workspace.image_ids()[0]).shape()[1] == 19
