@@ -68,7 +68,11 @@ def list_entries(config: IngestConfig) -> list[Entry]:
     """
     rows = _manifest_rows(config.manifest) if config.manifest else _source_rows(config)
     entries: dict[str, Entry] = {}
+    how = _how(config)
     for row in rows:
+        if config.manifest and how is not None:
+            parts = tuple(escaped(part) for part in sorted(_expand(row["source"])))
+            row["joined"] = Joined(uri=escaped(row["source"]), how=how, parts=parts)
         row["source"] = escaped(row["source"])
         row["targets"] = tuple(escaped(target) for target in row.get("targets", ()))
         row["aoi"] = escaped(row.get("aoi"))
@@ -95,8 +99,12 @@ def image_id_of(uri: str, ids: str = "name") -> str:
     return f"{slug}-{digest[:8]}"
 
 
+def _how(config: IngestConfig) -> How | None:
+    return "stack" if config.stack else "mosaic" if config.mosaic else "frames" if config.frames else None
+
+
 def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
-    how: How | None = "stack" if config.stack else "mosaic" if config.mosaic else "frames" if config.frames else None
+    how = _how(config)
     if how is not None:
         yield from _joined_rows(config, how)
         return
@@ -168,7 +176,14 @@ def _is_dicom(path: Path) -> bool:
 def _glob(pattern: str) -> list[str]:
     path = local_path(pattern)
     anchor = Path(path.anchor) if path.is_absolute() else Path()
-    return [str(found) for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
+    matching = anchor.glob(str(path.relative_to(anchor)))
+    return [str(found) for found in matching if found.is_file() or _is_one_image(found)]
+
+
+def _is_one_image(folder: Path) -> bool:
+    """True for a folder that is an OME-Zarr image, or holds slices: one source each."""
+    names = [found.name for found in os.scandir(folder)]
+    return not ZARR_MARKS.isdisjoint(names) or any(_is_dicom(folder / name) for name in names)
 
 
 def _targets_of(config: IngestConfig, source: str) -> dict[str, Any]:

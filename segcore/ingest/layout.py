@@ -59,7 +59,7 @@ def all_specs(found: Probe, config: IngestConfig) -> dict[str, PyramidSpec]:
         specs["target_instances"] = label("uint32", "instances")
     if method_for(found, config.foreground) is not None:
         level = coarse_level(image)
-        coarse = {"shape": image.levels[level][-2:], "base_level": level}
+        coarse = {"shape": image.levels[level][-2:], "base_level": level, "num_levels": len(image.levels)}
         specs["foreground"] = label("uint8", "mask").model_copy(update=coarse)
     return specs
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from segcore.geometry import Grid, Ints, Window, level_shapes
+from segcore.geometry import Grid, Ints, Window, halved, level_shapes
 
 CHUNK_PX = 256
 CHUNK_PX_V2 = 512
@@ -49,6 +49,8 @@ class PyramidSpec(BaseModel):
     """True for an image that holds metadata only: its pixels stay at the source."""
     base_level: int = 0
     """The level of its image that is the finest of this label."""
+    num_levels: int = 0
+    """0 = as many as its size needs; a label has as many as its image (NGFF), whatever its finest is."""
 
     @property
     def num_shards(self) -> int:
@@ -58,7 +60,7 @@ class PyramidSpec(BaseModel):
     @property
     def frozen(self) -> dict[str, Any]:
         """JSON for `plan.json`; what was added later is not named where it is as it was before there was a choice."""
-        added = ("ngff", "linked", "base_level")
+        added = ("ngff", "linked", "base_level", "num_levels")
         unsaid = {name for name in added if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=unsaid)
 
@@ -69,7 +71,10 @@ class PyramidSpec(BaseModel):
     @property
     def levels(self) -> list[Ints]:
         """Shape of every level, finest first."""
-        return level_shapes(self.shape, self.halve)
+        shapes = level_shapes(self.shape, self.halve)
+        while len(shapes) < self.num_levels:
+            shapes.append(halved(shapes[-1], self.halve))
+        return shapes
 
     @property
     def chunk(self) -> Ints:

@@ -9,7 +9,6 @@ import numpy as np
 import pydicom
 import pytest
 import zarr
-from ome_zarr.writer import write_image
 
 from segcore.config import IngestConfig
 from segcore.geometry import Window
@@ -89,7 +88,16 @@ def test_a_volume_with_its_labels(data_dir: Path, tmp_path: Path) -> None:
 def test_other_peoples_zarr_is_found_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 600, 700), dtype=np.uint8)
     for name in ("a.zarr", "b.zarr"):
-        write_image(pixels, zarr.open_group(tmp_path / "in" / name, mode="w"), axes="cyx")
+        group = zarr.open_group(tmp_path / "in" / name, mode="w", zarr_format=2)
+        group.create_array("0", data=pixels, chunks=(1, 256, 256))
+        scale = {"type": "scale", "scale": [1.0, 0.5, 0.5]}
+        group.attrs["multiscales"] = [
+            {
+                "version": "0.4",
+                "axes": [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space"} for axis in "yx")],
+                "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+            }
+        ]
     for number, given in enumerate((str(tmp_path / "in"), f"{tmp_path}/in/*.zarr")):
         result = run(tmp_path / f"w{number}", sources=(given,))
         assert [item.state for item in result.items] == ["done", "done"], result.items

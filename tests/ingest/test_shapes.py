@@ -157,4 +157,5 @@ def test_the_command_tells_what_it_concluded(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     notes = json.loads(done.stdout)["sources"][0]["details"]["notes"]
     assert notes == ["1 features outside the image", "1 features cut by the image's border"]
-    assert "one.geojson: 1 features outside the image" in done.stderr
+    summary = json.loads(done.stdout)["details"]["notes"]
+    assert "1 features outside the image" in summary[str(folder / "one.png")]
