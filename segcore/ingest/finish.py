@@ -7,7 +7,7 @@ import numpy as np
 import segcore
 from segcore.errors import SourceError
 from segcore.ingest.check import described, summed
-from segcore.ingest.foreground import CLASSES, find_foreground
+from segcore.ingest.foreground import CLASSES, find_tissue
 from segcore.ingest.job import Job
 from segcore.sources import Opening
 from segcore.sources.stamps import stamp
@@ -77,15 +77,16 @@ def _put_foreground(job: Job) -> None:
     staging, image = job.stagings["foreground"], job.stagings["image"]
     if staging.finished or not staging.units():
         return
-    level = staging.spec.base_level
+    level, method = staging.spec.base_level, staging.state.load()["plan"]["foreground"]
     image.build_levels()
-    pixels = image.read_level(level)
     if "valid" in job.stagings:
         job.stagings["valid"].build_levels()
         valid = job.stagings["valid"].read_level(level).astype(np.bool_)
     else:
-        valid = np.asarray(~missing(pixels, image.spec.nodata).all(axis=0))
-    found = find_foreground(pixels, valid, staging.state.load()["plan"]["foreground"])
+        valid = np.zeros(image.spec.levels[level][1:], np.bool_)
+        for channel in range(image.spec.shape[0]):  # one by one: there may be hundreds
+            valid |= ~missing(image.read_level(level, channel)[0], image.spec.nodata)
+    found = find_tissue(image.read_level(level), valid) if method == "otsu" else valid.astype(np.uint8)
     for unit in staging.units():
         window = staging.unit_window(unit)
         writer = staging.writer(window)

@@ -47,20 +47,19 @@ def coarse_level(spec: PyramidSpec) -> int:
     return next(fitting, len(spec.levels) - 1)
 
 
-def find_foreground(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], method: Method) -> npt.NDArray[np.uint8]:
-    """The foreground of a whole level: (Y, X) uint8, 1 = worth looking.
+def find_tissue(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """What is coloured in a whole level of a bright-field image: (Y, X) uint8, 1 = tissue.
+
+    The usable pixels are divided by their saturation, red, green and blue apart at most, at the threshold of Otsu (IEEE
+    Trans. SMC 9, 1979); of one colour all over, all that are usable count.
 
     Args:
-        pixels: (C, Y, X); for `otsu` red, green, blue in uint8.
+        pixels: (3, Y, X) uint8, red, green, blue.
         valid: (Y, X), True = usable.
-        method: `otsu` divides the usable pixels by their saturation (Otsu, IEEE Trans. SMC 9, 1979); `nodata` takes
-            all that are usable.
     """
-    if method == "nodata":
-        return valid.astype(np.uint8)
     saturation = pixels.max(axis=0) - pixels.min(axis=0)
     values = saturation[valid]
     if values.size == 0 or values.min() == values.max():
-        return valid.astype(np.uint8)  # one colour all over: there is nothing to tell apart
+        return valid.astype(np.uint8)
     threshold: int = threshold_otsu(values)  # type: ignore[no-untyped-call]
     return np.asarray((saturation > threshold) & valid).astype(np.uint8)

@@ -214,6 +214,8 @@ class _Run:
         for job in ahead:
             assert job.probe is not None
             job.num_shards = image_spec(job.probe, self.config).num_shards
+        if not ahead:
+            return
         self.progress.start("ingest", sum(job.num_shards for job in ahead), "shards")
         finishing: list[Future[None]] = []
 

@@ -297,5 +297,11 @@ READER = Reader(
     rank=30,
     matches=lambda file: file.tiff is not None,
     open=_open,
-    formats=(Format("TIFF, BigTIFF, OME-TIFF, ImageJ TIFF", (".tif", ".tiff")),),
+    formats=(
+        Format(
+            "TIFF, BigTIFF, OME-TIFF, ImageJ TIFF",
+            (".tif", ".tiff"),
+            "z stacks, time series, channels; `::1` is the second image",
+        ),
+    ),
 )

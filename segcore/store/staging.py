@@ -260,13 +260,15 @@ class Staging:
         reader = open_array(self._objects, f"{self.prefix}/{level}", self.spec.ngff)
         return reader.read(self.spec.grid(level).window(shard))
 
-    def read_level(self, level: int) -> Pixels:
-        """All pixels of a finished level."""
+    def read_level(self, level: int, channel: int | None = None) -> Pixels:
+        """All pixels of a finished level, or those of one channel (the first axis)."""
         if self._link is not None:
             reader: Reader = LinkedLevel(located(self._link, self._objects), self.spec, level)
         else:
             reader = open_array(self._objects, f"{self.prefix}/{level}", self.spec.ngff)
-        return reader.read(Window.whole(reader.shape))
+        if channel is None:
+            return reader.read(Window.whole(reader.shape))
+        return reader.read(Window((channel, *(0 for _ in reader.shape[1:])), (1, *reader.shape[1:])))
 
     def build_levels(self) -> None:
         """Build what no work unit could: the levels above them, and shards whose children several tasks wrote.

@@ -15,7 +15,7 @@ from skimage.data import immunohistochemistry
 from segcore.config import IngestConfig
 from segcore.geometry import Window
 from segcore.ingest import ingest
-from segcore.ingest.foreground import find_foreground
+from segcore.ingest.foreground import find_tissue
 from segcore.store import Workspace, verify
 
 
@@ -23,7 +23,7 @@ def test_otsu_tells_stained_tissue_from_glass() -> None:
     tissue = immunohistochemistry()
     slide = np.full((600, 700, 3), 240, np.uint8)
     slide[50:562, 100:612] = tissue
-    found = find_foreground(np.moveaxis(slide, -1, 0), np.ones((600, 700), bool), "otsu")
+    found = find_tissue(np.moveaxis(slide, -1, 0), np.ones((600, 700), bool))
     inside = np.zeros((600, 700), bool)
     inside[50:562, 100:612] = True
     assert found[~inside].sum() == 0
@@ -36,16 +36,15 @@ def test_what_is_not_usable_is_no_foreground_and_no_part_of_the_threshold() -> N
     valid = np.ones((40, 40), bool)
     valid[:, 30:] = False
     pixels[0, :, 30:] = 0
-    found = find_foreground(pixels, valid, "otsu")
+    found = find_tissue(pixels, valid)
     expected = np.zeros((40, 40), np.uint8)
     expected[:20, :20] = 1
     np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(find_foreground(pixels, valid, "nodata"), valid)
 
 
 def test_one_colour_all_over_is_foreground_where_it_is_usable() -> None:
     valid = np.eye(8, dtype=bool)
-    np.testing.assert_array_equal(find_foreground(np.full((3, 8, 8), 9, np.uint8), valid, "otsu"), valid)
+    np.testing.assert_array_equal(find_tissue(np.full((3, 8, 8), 9, np.uint8), valid), valid)
 
 
 def run(tmp_path: Path, source: Path, **values: Any) -> Workspace:
