@@ -14,6 +14,7 @@ from PIL import Image as Picture
 from segcore.config import IngestConfig
 from segcore.geometry import Window
 from segcore.ingest import entries, ingest
+from segcore.isolation import ChildPool
 from segcore.results import StageResult
 from segcore.store import Workspace, verify
 from tests.synthetic import put_image
@@ -370,3 +371,13 @@ def test_validity_of_a_float_stack_is_read_plane_by_plane(tmp_path: Path, source
     tifffile.imwrite(sources / "i.tif", pixels, ome=True, metadata={"axes": "ZYX"})
     found = put_with_valid(tmp_path, sources, UPPER_HALF)
     assert (found == (UPPER_HALF & np.isfinite(pixels))).all()
+
+
+def test_children_may_serve_several_calls(tmp_path: Path, sources: Path) -> None:
+    for name in "ab":
+        Picture.fromarray(RNG.integers(0, 256, (40, 50, 3), np.uint8)).save(sources / f"{name}.png")
+    with ChildPool(1) as pool:
+        for name in "ab":
+            config = IngestConfig(workspace=str(tmp_path / "w"), sources=(str(sources / f"{name}.png"),))
+            assert ingest(config, pool=pool).items[0].state == "done"
+    assert len(Workspace.open(str(tmp_path / "w")).image_ids()) == 2

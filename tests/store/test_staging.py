@@ -359,3 +359,32 @@ def test_nan_as_nodata_stays_strict_json(local_workspace: Workspace) -> None:
     assert image.nodata is not None
     assert np.isnan(image.nodata)
     assert image.read_valid(Window((0, 0), (30, 40))).sum() == 1
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_parts_of_a_work_unit_write_what_the_unit_writes(tmp_path: Path, side: int) -> None:
+    stored = []
+    for name, wanted in (("whole", 4), ("parts", side)):
+        workspace = Workspace.open(str(tmp_path / name), create=True)
+        with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
+            windows = staging.windows(wanted)
+            for window in reversed(windows):
+                writer = staging.writer(window)
+                for shard in staging.pending(window):
+                    writer.put(shard, picture()[staging.shard_window(shard).slices])
+            staging.finish({}, channels=("a", "b", "c"))
+        assert verify(workspace) == []
+        stored.append({key: workspace.objects.get(key) for key, _ in workspace.objects.list("images")})
+    assert stored[0] == stored[1]
+
+
+def test_a_part_that_is_done_is_not_asked_for_again(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path / "w"), create=True)
+    with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
+        first, *others = staging.windows(2)
+        writer = staging.writer(first)
+        for shard in staging.pending(first):
+            writer.put(shard, picture()[staging.shard_window(shard).slices])
+    with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
+        assert staging.windows(2) == others
+        assert staging.is_done(1, (0, 0, 0))
