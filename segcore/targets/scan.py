@@ -11,7 +11,7 @@ from segcore.sources.base import Pixels
 from segcore.targets.base import planes_of
 from segcore.targets.class_table import IGNORE_16
 from segcore.targets.colors import packed
-from segcore.targets.regridded import Regrid, plane_shape, read_planes
+from segcore.targets.regridded import LEFT_OUT_PX, Regrid, plane_shape, read_planes
 
 NUM_VALUES = 65536
 
@@ -74,7 +74,7 @@ def scan(source: Source, regrid: Regrid | None) -> Scan:
             codes = whole_numbers(source.uri, pixels[0], source.info.nodata)
             found.values.add(codes)
         if back is not None:
-            _add(found.outside, count_runs(codes[~back.inside(window)]))
+            _add(found.outside, count_runs(codes[~back.inside(window, LEFT_OUT_PX)]))
     return found
 
 
