@@ -12,7 +12,7 @@ from segcore.sources.base import Pixels, Valid
 from segcore.targets.base import Kind, Target, TargetOpening, planes_of
 from segcore.targets.masks import MaskTarget, ValidMask, check_whole
 from segcore.targets.meaning import two_classes
-from segcore.targets.regridded import plane_shape
+from segcore.targets.regridded import check_shapes, plane_shape
 
 
 class _ObjectFile(ExitStack):
@@ -23,6 +23,9 @@ class _ObjectFile(ExitStack):
         self._mask: ValidMask | MaskTarget
         if how.threshold is None:
             self._mask = ValidMask(uri, image, how.opening)
+            if self._mask.is_plane:
+                self._mask.close()
+                check_shapes(self._mask.info, image)
         else:
             self._mask = MaskTarget(uri, image, how.model_copy(update={"table": None}))
         self.callback(self._mask.close)

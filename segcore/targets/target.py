@@ -1,13 +1,13 @@
 """Target: the files of one image, opened by what they are.
 
-one mask --> MaskTarget; one file per object --> InstanceTarget; one per class --> ClassFiles
+one mask, or one per frame --> MaskTarget; one file per object --> InstanceTarget; one per class --> ClassFiles
 DICOM SEG --> SegTarget; polygons, lines, points --> VectorTarget; and the AOI around any of them
 """
 
 from collections.abc import Sequence
 
 from segcore.errors import SourceError
-from segcore.sources import DEFAULT_OPENING, Opening, SourceInfo
+from segcore.sources import DEFAULT_OPENING, Joined, Opening, SourceInfo, open_source
 from segcore.targets.aoi import within
 from segcore.targets.base import Target, TargetOpening
 from segcore.targets.class_files import ClassFiles
@@ -30,7 +30,7 @@ def open_target(
     """Open the target of one image: mask files, or a file of shapes.
 
     Args:
-        uris: one mask, or one file per object or class; or shapes.
+        uris: one mask, or one file per object, class or frame; or shapes.
         image: what the source is: its size, and where it lies.
         how: how the files are read.
         instances: are these files of one object each? By default: if there are several.
@@ -58,11 +58,37 @@ def _opened(
         if image.axes != ("c", "y", "x"):
             raise SourceError(f"{image.uri}: shapes are drawn on (c, y, x) images, got axes {image.axes}")
         return open_vector(uris, image, how)
+    if image.axes[0] == "t" and len(uris) > 1 and _is_frame(uris[0], how):
+        return _frame_masks(uris, image, how)
     if len(uris) > 1 if instances is None else instances:
         return InstanceTarget(uris, image, how)
     if is_dicom_seg(uris[0]):
         return SegTarget(uris[0], image, how)
     return MaskTarget(uris[0], image, how)
+
+
+def _is_frame(uri: str, how: TargetOpening) -> bool:
+    """Is this mask a single picture?"""
+    return _mask_info(uri, how).axes == ("c", "y", "x")
+
+
+def _mask_info(uri: str, how: TargetOpening) -> SourceInfo:
+    with open_source(uri, how.opening) as source:
+        return source.info
+
+
+def _frame_masks(uris: Sequence[str], image: SourceInfo, how: TargetOpening) -> Target:
+    """The target of a sequence from one mask per frame."""
+    if len(uris) != image.shape[0]:
+        raise SourceError(
+            f"{uris[0]}: {len(uris)} masks of one frame each for the {image.shape[0]} frames of {image.uri}; expected "
+            "one for every frame"
+        )
+    palette = _mask_info(uris[0], how).details.get("palette")
+    for uri in uris if palette is not None else ():
+        if _mask_info(uri, how).details.get("palette") != palette:
+            raise SourceError(f"{uri}: its palette is not that of {uris[0]}; masks of one sequence need the same")
+    return MaskTarget(Joined(uri=uris[0].rpartition("/")[0] or ".", how="frames", parts=tuple(uris)), image, how)
 
 
 def open_valid(uri: str, image: SourceInfo, opening: Opening = DEFAULT_OPENING) -> ValidMask:
