@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from PIL import Image as Picture
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
 
 from segcore.config import IngestConfig
 from segcore.errors import SourceError
@@ -82,6 +85,26 @@ def test_a_mask_of_the_resampled_image_is_taken_as_it_is(tmp_path: Path, rng: np
     path = str(tmp_path / "mask.tif")
     tifffile.imwrite(path, mask)
     np.testing.assert_array_equal(whole(open_target([path], image, TargetOpening()), mask.shape), mask)
+
+
+@pytest.mark.parametrize("wanted", [None, "20m"])
+def test_a_mosaic_may_have_a_mask_per_piece(tmp_path: Path, rng: np.random.Generator, wanted: str | None) -> None:
+    ids = np.kron(rng.integers(0, 4, (6, 8)), np.ones((10, 10), int)).astype(np.uint8)
+    for kind, pixels in (("image", 255 - ids), ("mask", ids)):
+        for number, part in enumerate(np.split(pixels, 2, axis=1)):
+            place = from_origin(5e5 + 400 * number, 4e6, 10, 10)
+            told = {"count": 1, "dtype": "uint8", "crs": CRS.from_epsg(32631), "transform": place}
+            with rasterio.open(
+                tmp_path / f"{kind}{number}.tif", "w", driver="GTiff", height=60, width=40, **told
+            ) as opened:
+                opened.write(part[None])
+    given = {"sources": (f"{tmp_path}/image?.tif",), "targets": f"{tmp_path}/mask?.tif", "mosaic": True}
+    given |= {"workspace": str(tmp_path / "w"), "processes": 1, "spacing": wanted}
+    (item,) = ingest(IngestConfig.model_validate(given)).items
+    assert item.state == "done", item.error
+    workspace = Workspace.open(str(tmp_path / "w"))
+    label = workspace.label(workspace.image_ids()[0], "target")
+    np.testing.assert_array_equal(label.read(Window.whole(label.shape())), ids if wanted is None else ids[::2, ::2])
 
 
 @pytest.fixture
