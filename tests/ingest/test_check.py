@@ -72,6 +72,8 @@ def test_the_summary_weighs_images_by_their_pixels() -> None:
         "notes": {"a": "the target is empty: nothing but 'background'", "b": "overlap"},
     }
     assert summary(items[2:]) == {}
+    gap = ItemResult(state="done", source="a", details=described({0: 1, 3: 1}, default_classes(4), ()))
+    assert summary([gap])["targets"]["shares"] == {"class 0": 0.5, "class 3": 0.5, "ignored": 0.0}
 
 
 def test_a_resumed_run_counts_what_the_first_one_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
