@@ -13,7 +13,7 @@ from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
-from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target, open_valid
+from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target, open_valid, scan
 
 RNG = np.random.default_rng(11)
 SHAPE = (60, 80)
@@ -343,3 +343,18 @@ def test_real_objects(data_dir: Path) -> None:
             expected[np.asarray(picture.convert("L")) > 0] = number
     target = opened(paths, None, shape)
     np.testing.assert_array_equal(target.read_instances(Window.whole(shape)), expected)
+
+
+def test_so_many_colours_are_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "MAX_COLORS", 1000)
+    picture = save(tmp_path / "picture.png", RNG.integers(0, 256, (*SHAPE, 3), np.uint8))
+    for known in (None, COLORED):
+        with pytest.raises(SourceError, match=r"picture\.png: holds over 1000 colours, as a picture does"):
+            opened([picture], known, SHAPE)
+
+
+def test_probabilities_and_negative_ids_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    for value in (0.25, -1):
+        path = save(tmp_path / "mask.tif", np.full(SHAPE, value, np.float32))
+        with pytest.raises(SourceError, match=rf"holds {value}.*; grey levels and probabilities need --threshold"):
+            opened([path], None, SHAPE)
