@@ -16,10 +16,9 @@ class Agreement:
     """The classes of all images, from what each of them has."""
 
     def __init__(self, probes: Sequence[Probe]) -> None:
-        kinds = {found.target_kind for found in probes}
-        # A mask that happens to hold 0 and 1 alone looks binary.
-        counted = [found.classes for found in probes if found.target_kind in COUNTED]
-        self._counted = max(counted, key=len) if "index" in kinds else None
+        counted = [found for found in probes if found.target_kind in COUNTED]
+        self._counted = max(counted, key=lambda found: len(found.classes), default=None)
+        """The one with the most ids."""
         self._named: dict[int, tuple[ClassInfo, str]] = {}
         """By id, with the file that named it first."""
         for found in probes:
@@ -31,10 +30,19 @@ class Agreement:
         """The probe with the classes of all.
 
         Raises:
-            SourceError: if one of its ids has another name elsewhere.
+            SourceError: if one of its ids has another name elsewhere; or if it was read as black and white, where the
+                others hold so many ids that its 255 may mean ignore.
         """
-        if found.target_kind in COUNTED and self._counted is not None:
-            return found.model_copy(update={"classes": self._counted})
+        if found.target_kind in COUNTED:
+            assert self._counted is not None
+            most = self._counted.classes
+            if found.target_kind == "binary" and len(most) > len(found.classes):
+                raise SourceError(
+                    f"{found.info.uri}: its mask holds 0 and 255 alone, which is background and foreground, but that "
+                    f"of {self._counted.info.uri} holds ids up to {most[-1].id}, where 255 would mean ignore; give a "
+                    "class table (--classes)"
+                )
+            return found.model_copy(update={"classes": most})
         if found.target_kind not in OWN_NAMES:
             return found
         for info in found.classes:

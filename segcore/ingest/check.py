@@ -3,6 +3,7 @@
 shard of target -> pixels per id, in its ledger record -> summed over the image -> over the run
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ MAX_NOTES = 10
 BACKGROUND = 0
 IGNORED = "ignored"
 EMPTY = "the target is empty"
+
+NAMELESS = re.compile(r"class [0-9]+")
+"""A class that is there only because ids run up to another's; worth no line where it has no pixel."""
 
 Counts = dict[int, int]
 
@@ -69,6 +73,7 @@ def summary(items: Sequence[ItemResult]) -> dict[str, Any]:
         for item in found:
             for name, count in item.details["target"]["pixels"].items():
                 pixels[name] = pixels.get(name, 0) + count
+        pixels = {name: count for name, count in pixels.items() if count or not NAMELESS.fullmatch(name)}
         ordered = {name: pixels[name] for name in sorted(pixels, key=lambda name: name == IGNORED)}
         num_empty = sum(any(note.startswith(EMPTY) for note in item.details.get("notes", ())) for item in found)
         said["targets"] = {"written": len(found), "empty": num_empty, "shares": _shares(ordered)}

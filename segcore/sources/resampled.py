@@ -274,7 +274,11 @@ def _resampled_info(info: SourceInfo, wanted: float, shape: tuple[int, ...], tol
     if georef is not None:
         a, b, c, d, e, f = georef.transform
         georef = Georef(crs_wkt=georef.crs_wkt, epsg=georef.epsg, transform=(a * x, b * y, c, d * x, e * y, f))
-    told["step"] = [y, x]  # pixels of the source that one of these spans: shapes in pixels are placed by it
+    told["step"] = [
+        y,
+        x,
+    ]  # pixels of the source that one of these spans: shapes and masks in its pixels are placed by it
+    told["source_shape"] = list(info.shape[-2:])
     return info.model_copy(
         update={
             "shape": shape,

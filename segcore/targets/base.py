@@ -14,10 +14,11 @@ from segcore.sources.base import Pixels
 from segcore.targets.class_table import ClassTable
 
 Kind = Literal["index", "rgb", "binary", "instances", "classes", "segments", "shapes"]
-"""Ids as pixel values; colours of a class table; 0 and 1 or 255; one file per object; one file per class; DICOM SEG;
-polygons, lines and points by class name."""
+"""Ids as pixel values; colours of a class table; 0 and 255, or above a threshold; one file per object; one file per
+class; DICOM SEG; polygons, lines and points by class name."""
 
-SCAN_PX = 2048
+SCAN_PX = (512, 8192)
+"""(y, x); wide, so that the strips of a large mask are decoded once."""
 
 
 class TargetOpening(BaseModel):
@@ -70,5 +71,5 @@ class Target(abc.ABC):
 
 def planes_of(shape: Ints) -> list[Window]:
     """Windows that cover an array over (y, x), (z, y, x) or (t, y, x), plane by plane."""
-    grid = Grid(tuple(shape), (*(1,) * (len(shape) - 2), SCAN_PX, SCAN_PX))
+    grid = Grid(tuple(shape), (*(1,) * (len(shape) - 2), *SCAN_PX))
     return [grid.window(index) for index in grid.indices()]

@@ -35,7 +35,7 @@ class ClassFiles(Target):
                 file = MaskTarget(uri, image, how.model_copy(update={"table": None}))
                 opened.callback(file.close)
                 self._files.append(file)
-                if file.kind != "binary":
+                if file.classes[-1].id > 1:
                     raise SourceError(
                         f"{uri}: the mask of one class holds 0 and 1 or 255, this one ids up to {file.classes[-1].id}; "
                         "say from where on they are foreground (--threshold)"

@@ -22,7 +22,7 @@ from segcore.sources.files import SourceFile
 from segcore.spatial import Affine
 from segcore.targets.base import Kind, Target, TargetOpening
 from segcore.targets.layers import Naming, Overlaps, named_layers
-from segcore.targets.regridded import plane_shape, read_planes, read_regridded, regrid_between
+from segcore.targets.regridded import LEFT_OUT_PX, plane_shape, read_planes, read_regridded, regrid_between
 
 SEG_UIDS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage, and Label Map Segmentation Storage."""
@@ -80,7 +80,7 @@ class SegTarget(Target):
             assert back is not None
             plane = Window((z, 0, 0), (1, *self._volume.ids.shape[1:]))
             labelled = self._volume.ids[plane.slices] != self._fill
-            num_lost += int((labelled & ~back.inside(plane)).sum()) if labelled.any() else 0
+            num_lost += int((labelled & ~back.inside(plane, LEFT_OUT_PX)).sum()) if labelled.any() else 0
         return (f"{uri}: {num_lost} labelled px lie outside the image",) if num_lost else ()
 
     def read(self, window: Window) -> Pixels:

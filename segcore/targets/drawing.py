@@ -20,6 +20,7 @@ Numbers = npt.NDArray[np.uint32]
 BLOCK_PX = 1024
 BLOCKS_KEPT = 8
 """Blocks that stay in memory, of 4 MiB each."""
+FAR_PX = 2**20
 MAX_POINTS = 4096
 """Polygons with more are cut to pieces, so that a block does not go through outlines that lie elsewhere."""
 
@@ -33,7 +34,7 @@ class Drawing:
     def __init__(self, areas: Geometries, shape_yx: Ints) -> None:
         pieces: list[shapely.Geometry] = []
         numbers: list[int] = []
-        for number, area in enumerate(areas, 1):
+        for number, area in enumerate(_near(areas, shape_yx), 1):
             found = _pieces(area)
             pieces += found
             numbers += [number] * len(found)
@@ -68,6 +69,16 @@ class Drawing:
             drawn = zip(self.pieces[touching], self.numbers[touching].tolist(), strict=True)
             rasterio.features.rasterize(drawn, out=numbers, transform=Affine.translation(left, top))
         return numbers
+
+
+def _near(areas: Geometries, shape_yx: Ints) -> Geometries:
+    """Areas, cut where they reach so far beyond the image that GDAL, which counts in 32 bits, would draw nothing."""
+    height, width = shape_yx
+    sides = shapely.bounds(areas)
+    far = (sides[:, :2] < -FAR_PX).any(axis=1) | (sides[:, 2:] > np.add((width, height), FAR_PX)).any(axis=1)
+    near = areas.copy()
+    near[far] = shapely.intersection(areas[far], shapely.box(-FAR_PX, -FAR_PX, width + FAR_PX, height + FAR_PX))
+    return near
 
 
 def _pieces(area: shapely.Geometry) -> list[shapely.Geometry]:

@@ -12,7 +12,7 @@ from segcore.sources.base import Pixels, Valid
 from segcore.targets.base import Kind, Target, TargetOpening, planes_of
 from segcore.targets.masks import MaskTarget, ValidMask, check_whole
 from segcore.targets.meaning import two_classes
-from segcore.targets.regridded import plane_shape
+from segcore.targets.regridded import check_shapes, plane_shape
 
 
 class _ObjectFile(ExitStack):
@@ -23,6 +23,9 @@ class _ObjectFile(ExitStack):
         self._mask: ValidMask | MaskTarget
         if how.threshold is None:
             self._mask = ValidMask(uri, image, how.opening)
+            if self._mask.is_plane:
+                self._mask.close()
+                check_shapes(self._mask.info, image)
         else:
             self._mask = MaskTarget(uri, image, how.model_copy(update={"table": None}))
         self.callback(self._mask.close)
@@ -45,7 +48,7 @@ class InstanceTarget(Target):
         known = two_classes(uris[0], how.table)
         self.classes, self.ignore, self.dtype = known.classes, known.ignore, np.dtype(known.dtype)
         shape = plane_shape(image)
-        self._objects = np.zeros(shape, dtype=np.uint32)
+        self._objects: Pixels = np.zeros(shape, dtype=np.min_scalar_type(len(uris)))  # held whole: no wider than needed
         num_shared, empty = 0, []
         for number, uri in enumerate(sorted(uris), 1):
             num_px = 0
@@ -66,7 +69,7 @@ class InstanceTarget(Target):
         return np.asarray(self._objects[window.slices] > 0).astype(self.dtype)
 
     def read_instances(self, window: Window) -> npt.NDArray[np.uint32]:
-        return self._objects[window.slices].copy()
+        return self._objects[window.slices].astype(np.uint32)
 
     def close(self) -> None:
-        self._objects = np.zeros((0, 0), dtype=np.uint32)
+        self._objects = self._objects[:0].copy()

@@ -4,7 +4,7 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Opening, Source, SourceInfo, open_source
+from segcore.sources import Joined, Opening, Source, SourceInfo, open_source
 from segcore.sources.base import Pixels, Valid
 from segcore.targets.base import Target, TargetOpening
 from segcore.targets.meaning import Meaning, by_colors, by_threshold, by_values
@@ -31,7 +31,7 @@ class MaskFile:
             )
 
     @classmethod
-    def open(cls, uri: str, image: SourceInfo, opening: Opening) -> "MaskFile":
+    def open(cls, uri: str | Joined, image: SourceInfo, opening: Opening) -> "MaskFile":
         """Open the mask of an image."""
         source = open_source(uri, opening)
         try:
@@ -54,7 +54,7 @@ class MaskFile:
 class MaskTarget(Target):
     """A target from one mask file."""
 
-    def __init__(self, uri: str, image: SourceInfo, how: TargetOpening) -> None:
+    def __init__(self, uri: str | Joined, image: SourceInfo, how: TargetOpening) -> None:
         # A threshold is for what is seen: bright or dark, whatever a palette or a TIFF's photometric calls it.
         indexed = how.threshold is None
         self._file = MaskFile.open(uri, image, how.opening.model_copy(update={"indexed": indexed}))
@@ -78,7 +78,7 @@ class MaskTarget(Target):
         if found.values is None:
             meaning = by_colors(uri, found.colors, how.table, how.tolerance)
         else:
-            palette = info.details.get("palette")
+            palette = info.details.get("first", info.details).get("palette")  # of frames, that of the first
             meaning = by_values(uri, found.values, how.table, palette, info.nodata, how.tolerance)
         self._note_lost(meaning, found)
         return meaning
@@ -110,17 +110,18 @@ class ValidMask:
     def __init__(self, uri: str, image: SourceInfo, opening: Opening) -> None:
         source = open_source(uri, opening.model_copy(update={"indexed": True, "spacing": None}))
         try:
-            self._is_plane = len(source.info.axes) == 3 and len(image.axes) == 4
-            self._file = MaskFile(source, one_plane(image) if self._is_plane else image)
+            self.is_plane = len(source.info.axes) == 3 and len(image.axes) == 4
+            self._file = MaskFile(source, one_plane(image) if self.is_plane else image)
         except BaseException:
             source.close()
             raise
+        self.info = source.info
         palette = source.info.details.get("palette")
         self._is_colored: Valid | None = None if palette is None else np.asarray(np.any(palette, axis=1))
 
     def read(self, window: Window) -> Valid:
         """Boolean, True = usable, of a window over (y, x), or over (z, y, x) or (t, y, x)."""
-        plane = Window(window.start[-2:], window.shape[-2:]) if self._is_plane else window
+        plane = Window(window.start[-2:], window.shape[-2:]) if self.is_plane else window
         pixels, known = self._file.read(plane)
         usable = (pixels != 0).any(axis=0) if self._is_colored is None else self._is_colored[pixels[0]]
         return np.broadcast_to(usable & known, window.shape)

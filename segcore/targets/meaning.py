@@ -174,7 +174,7 @@ def _unnamed(uri: str, values: Values, palette: Sequence[Sequence[int]] | None, 
         classes = tuple(_colored(found, palette) for found in classes)
     table = ClassTable(classes=classes)
     pairs = {0: 0, white: 1} if white is not None else {number: number for number in table.ids}
-    kind: Literal["index", "binary"] = "binary" if white is not None or present <= {0, 1} else "index"
+    kind: Literal["index", "binary"] = "binary" if white is not None else "index"
     return _of_table(uri, kind, table, pairs, nodata)
 
 

@@ -1,6 +1,7 @@
 """Regridded: labels that lie on another grid than their image, brought to the image's by nearest.
 
     pixel of the image --affine or transform--> millimetres or CRS --inverse--> pixel of the labels
+    pixel of a resampled image --step--> pixel of its source = pixel of the labels
 
 Every pixel is worked out from its own index alone, so that any cut into windows gives the same labels.
 """
@@ -25,6 +26,8 @@ ROUNDING_PX = 1e-6
 """Added before rounding, so that halves go up whatever the last bits say."""
 SMALLEST_PX = 1e-18
 """Area or volume of a pixel, in the units of the world, below which a header is wrong (a CRS may count in degrees)."""
+LEFT_OUT_PX = 0.499
+"""Labels that lie beyond the image by less than half of one of its pixels are not lost: if resampled, it ends there."""
 MAX_BLOCK_PX = 2**22
 """Of the image or of its labels at once."""
 
@@ -47,6 +50,17 @@ class Regrid:
 
     def places(self, window: Window) -> list[npt.NDArray[np.intp]]:
         """The label pixel nearest to each of the image's, per axis of the labels; they broadcast to the window."""
+        return [np.floor(place).astype(np.intp) for place in self._corners(window)]
+
+    def inside(self, window: Window, beyond_px: float = 0.0) -> Valid:
+        """Which pixels of a window of the image lie in the labels' field of view, or so little beyond it."""
+        inside = np.ones(window.shape, dtype=np.bool_)
+        for place, size in zip(self._corners(window), self.shape, strict=True):
+            inside &= (place >= -beyond_px) & (place < size + beyond_px)
+        return inside
+
+    def _corners(self, window: Window) -> list[Matrix]:
+        """Where pixels of the image lie in the labels, per axis of the labels, from the corner of their first pixel."""
         num_axes = len(self.image_shape)
         found = []
         for row in self.matrix:
@@ -54,15 +68,8 @@ class Regrid:
             for axis in np.flatnonzero(row[:-1]):
                 index = np.arange(window.start[axis], window.stop[axis], dtype=np.float64)
                 place = place + row[axis] * index.reshape([-1 if at == axis else 1 for at in range(num_axes)])
-            found.append(np.floor(place + 0.5 + ROUNDING_PX).astype(np.intp))
+            found.append(place + 0.5 + ROUNDING_PX)
         return found
-
-    def inside(self, window: Window) -> Valid:
-        """Which pixels of a window of the image lie in the labels' field of view."""
-        inside = np.ones(window.shape, dtype=np.bool_)
-        for place, size in zip(self.places(window), self.shape, strict=True):
-            inside &= (place >= 0) & (place < size)
-        return inside
 
     def inverse(self) -> "Regrid | None":
         """From the labels to the image; None where a volume labels a single plane."""
@@ -92,7 +99,7 @@ def regrid_between(labels: SourceInfo, image: SourceInfo) -> Regrid | None:
     """How the pixels of an image find their labels; None if both have the same grid.
 
     Two files that both say where they lie (an affine, or a CRS with its transform) are laid over each other by that;
-    else they must be of one shape.
+    else they must be of one shape. Labels of a resampled image may have the shape of its source.
 
     Raises:
         SourceError: if they are of other shapes, lie in other CRSs, or beside each other.
@@ -106,8 +113,7 @@ def regrid_between(labels: SourceInfo, image: SourceInfo) -> Regrid | None:
         _check_crs(labels, image)
         worlds, unit = (_world(labels.georef), _world(image.georef)), "x y of the CRS"
     else:
-        check_shapes(labels, image)
-        return None
+        return _regrid_of_source(labels, image)
     for info, world in zip((labels, image), worlds, strict=True):
         if not np.isfinite(world).all() or abs(np.linalg.det(world)) < SMALLEST_PX:
             raise SourceError(f"{info.uri}: its affine or transform has no size or a wrong one: {world.tolist()}")
@@ -118,6 +124,24 @@ def regrid_between(labels: SourceInfo, image: SourceInfo) -> Regrid | None:
             f"{labels.uri}: the labels lie beside their image: they reach over {_extent(worlds[0], shape)}, "
             f"{image.uri} over {_extent(worlds[1], image_shape)} ({unit})"
         )
+    return None if regrid.is_same else regrid
+
+
+def _regrid_of_source(labels: SourceInfo, image: SourceInfo) -> Regrid | None:
+    """Labels that lie on their image's own pixels, or, where it is resampled, on those of its source.
+
+    Raises:
+        SourceError: if they have neither shape.
+    """
+    shape, image_shape = plane_shape(labels), plane_shape(image)
+    told = image.details.get("resampled")
+    if told is None or shape != (*image_shape[:-2], *told["source_shape"]):
+        check_shapes(labels, image)
+        return None
+    steps = np.array([*(1.0 for _ in shape[:-2]), *told["step"]])
+    # Halves go down here: the centre of a last pixel that is half in the source lies on its border.
+    offsets = (steps - 1) / 2 - np.where(steps == 1, 0, 2 * ROUNDING_PX)
+    regrid = Regrid(np.column_stack([np.diag(steps), offsets]), image_shape, shape)
     return None if regrid.is_same else regrid
 
 
@@ -132,8 +156,10 @@ def check_shapes(labels: SourceInfo, image: SourceInfo) -> None:
         return
     if len(shape) == len(image_shape) == 2:
         (y, x), (height, width) = shape, image_shape
+        told = image.details.get("resampled")
+        other = " resampled, {} x {} as it is".format(*told["source_shape"]) if told is not None else ""
         raise SourceError(
-            f"{labels.uri}: the mask has {y} x {x} px (y x x), its source {height} x {width}; they must be equal"
+            f"{labels.uri}: the mask has {y} x {x} px (y x x), its source {height} x {width}{other}; they must be equal"
         )
     raise SourceError(
         f"{labels.uri}: the mask has {_sides(labels)} px, its source {_sides(image)}; a mask has the planes of its "

@@ -11,9 +11,11 @@ from segcore.sources.base import Pixels
 from segcore.targets.base import planes_of
 from segcore.targets.class_table import IGNORE_16
 from segcore.targets.colors import packed
-from segcore.targets.regridded import Regrid, plane_shape, read_planes
+from segcore.targets.regridded import LEFT_OUT_PX, Regrid, plane_shape, read_planes
 
 NUM_VALUES = 65536
+MAX_COLORS = 2**18
+"""More are no code of classes, whatever noise JPEG adds, but a picture."""
 
 Counts = npt.NDArray[np.int64]
 
@@ -69,13 +71,22 @@ def scan(source: Source, regrid: Regrid | None) -> Scan:
         pixels = read_planes(source, window)
         if found.values is None:
             codes: Pixels = packed(source.uri, pixels)
-            _add(found.colors, count_runs(codes))
+            _add_colors(source.uri, found.colors, codes)
         else:
             codes = whole_numbers(source.uri, pixels[0], source.info.nodata)
             found.values.add(codes)
         if back is not None:
-            _add(found.outside, count_runs(codes[~back.inside(window)]))
+            _add(found.outside, count_runs(codes[~back.inside(window, LEFT_OUT_PX)]))
     return found
+
+
+def _add_colors(uri: str, counts: dict[int, int], codes: Pixels) -> None:
+    """Count the colours of a window, as far as they can be a code."""
+    if len(np.unique(codes)) <= MAX_COLORS:
+        _add(counts, count_runs(codes))
+        if len(counts) <= MAX_COLORS:
+            return
+    raise SourceError(f"{uri}: holds over {MAX_COLORS} colours, as a picture does; a mask has one per class")
 
 
 def _add(counts: dict[int, int], more: dict[int, int]) -> None:
@@ -97,7 +108,10 @@ def whole_numbers(uri: str, values: Pixels, nodata: float | None) -> npt.NDArray
     kept = values[usable]
     wrong = kept[~((kept >= 0) & (kept <= IGNORE_16) & (kept == np.floor(kept)))]
     if wrong.size:
-        raise SourceError(f"{uri}: class ids are whole numbers from 0 to {IGNORE_16}, the mask holds {wrong[0]}")
+        raise SourceError(
+            f"{uri}: class ids are whole numbers from 0 to {IGNORE_16}, the mask holds {wrong[0]}; "
+            "grey levels and probabilities need --threshold, and what is to be ignored is 255"
+        )
     numbers = np.full(values.shape, IGNORE_16, dtype=np.uint16)
     numbers[usable] = kept.astype(np.uint16)
     return numbers

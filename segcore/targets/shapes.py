@@ -71,12 +71,9 @@ def read_geojson(file: SourceFile, limits: Limits) -> Shapes:
         SourceError: if it is over `max_shapes_bytes`, is no GeoJSON, or holds a feature that cannot be understood.
     """
     check_size(file.uri, file.num_bytes, limits)
-    with file.open() as opened:
-        data = opened.read(limits.max_shapes_bytes + 1)
-    check_size(file.uri, len(data), limits)
     try:
         # Geometries become shapely's at once: coordinates as Python lists take ten times the memory.
-        found = json.loads(data.decode("utf-8-sig"), object_hook=_decoded, parse_constant=_refuse_constant)
+        found = json.loads(_text(file, limits), object_hook=_decoded, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{file.uri}: cannot be read as JSON ({' '.join(str(error).split())[:200]})") from error
     features = _features(found, file.uri)
@@ -96,6 +93,14 @@ def read_geojson(file: SourceFile, limits: Limits) -> Shapes:
         crs=_crs_member(head, file.uri),
         notes=(note,) if num_cells else (),
     )
+
+
+def _text(file: SourceFile, limits: Limits) -> str:
+    """The whole file; its bytes are gone when it is parsed."""
+    with file.open() as opened:
+        data = opened.read(limits.max_shapes_bytes + 1)
+    check_size(file.uri, len(data), limits)
+    return data.decode("utf-8-sig")
 
 
 def check_size(uri: str, num_bytes: int, limits: Limits) -> None:

@@ -1,13 +1,13 @@
 """Target: the files of one image, opened by what they are.
 
-one mask --> MaskTarget; one file per object --> InstanceTarget; one per class --> ClassFiles
+one mask, or one per frame or piece --> MaskTarget; one file per object --> InstanceTarget; one per class --> ClassFiles
 DICOM SEG --> SegTarget; polygons, lines, points --> VectorTarget; and the AOI around any of them
 """
 
 from collections.abc import Sequence
 
 from segcore.errors import SourceError
-from segcore.sources import DEFAULT_OPENING, Opening, SourceInfo
+from segcore.sources import DEFAULT_OPENING, Joined, Opening, SourceInfo, open_source
 from segcore.targets.aoi import within
 from segcore.targets.base import Target, TargetOpening
 from segcore.targets.class_files import ClassFiles
@@ -30,7 +30,7 @@ def open_target(
     """Open the target of one image: mask files, or a file of shapes.
 
     Args:
-        uris: one mask, or one file per object or class; or shapes.
+        uris: one mask, or one file per object, class, frame or piece; or shapes.
         image: what the source is: its size, and where it lies.
         how: how the files are read.
         instances: are these files of one object each? By default: if there are several.
@@ -58,11 +58,51 @@ def _opened(
         if image.axes != ("c", "y", "x"):
             raise SourceError(f"{image.uri}: shapes are drawn on (c, y, x) images, got axes {image.axes}")
         return open_vector(uris, image, how)
+    if len(uris) > 1 and (joined := _joined(uris, image, how)) is not None:
+        return MaskTarget(joined, image, how)
     if len(uris) > 1 if instances is None else instances:
         return InstanceTarget(uris, image, how)
     if is_dicom_seg(uris[0]):
         return SegTarget(uris[0], image, how)
     return MaskTarget(uris[0], image, how)
+
+
+def _joined(uris: Sequence[str], image: SourceInfo, how: TargetOpening) -> Joined | None:
+    """Masks that are one together, as their image is: one per frame of a sequence, or per piece of a mosaic."""
+    if image.axes[0] != "t" and image.reader != "mosaic":
+        return None
+    first, name = _mask_info(uris[0], how), uris[0].rpartition("/")[0] or "."
+    if image.axes[0] == "t":
+        if first.axes != ("c", "y", "x"):
+            return None
+        _check_frames(uris, image, how)
+        return Joined(uri=name, how="frames", parts=tuple(uris))
+    of_source = image.details.get("resampled", {}).get("source_shape", ())
+    if first.shape[-2:] in (image.shape[-2:], tuple(of_source)):
+        return None  # each of them covers all of it: one per object
+    return Joined(uri=name, how="mosaic", parts=tuple(uris))
+
+
+def _mask_info(uri: str, how: TargetOpening) -> SourceInfo:
+    with open_source(uri, how.opening) as source:
+        return source.info
+
+
+def _check_frames(uris: Sequence[str], image: SourceInfo, how: TargetOpening) -> None:
+    """Refuse masks of single frames that are not one for each, or of which each has another palette.
+
+    Raises:
+        SourceError: with both numbers, or the file.
+    """
+    if len(uris) != image.shape[0]:
+        raise SourceError(
+            f"{uris[0]}: {len(uris)} masks of one frame each for the {image.shape[0]} frames of {image.uri}; expected "
+            "one for every frame"
+        )
+    palette = _mask_info(uris[0], how).details.get("palette")
+    for uri in uris if palette is not None else ():
+        if _mask_info(uri, how).details.get("palette") != palette:
+            raise SourceError(f"{uri}: its palette is not that of {uris[0]}; masks of one sequence need the same")
 
 
 def open_valid(uri: str, image: SourceInfo, opening: Opening = DEFAULT_OPENING) -> ValidMask:

@@ -72,6 +72,8 @@ def test_the_summary_weighs_images_by_their_pixels() -> None:
         "notes": {"a": "the target is empty: nothing but 'background'", "b": "overlap"},
     }
     assert summary(items[2:]) == {}
+    gap = ItemResult(state="done", source="a", details=described({0: 1, 3: 1}, default_classes(4), ()))
+    assert summary([gap])["targets"]["shares"] == {"class 0": 0.5, "class 3": 0.5, "ignored": 0.0}
 
 
 def test_a_resumed_run_counts_what_the_first_one_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,3 +182,21 @@ def test_a_stack_with_its_masks(tmp_path: Path) -> None:
     assert [item.error for item in result.items] == [None]
     np.testing.assert_array_equal(ids_of(tmp_path), ids)
     assert sum(result.items[0].details["target"]["pixels"].values()) == ids.size
+
+
+def test_black_and_white_beside_ids_is_refused(tmp_path: Path) -> None:
+    """255 is ignore beside ids, and foreground beside nothing but 0: which of them, a mask of both cannot tell."""
+    ids = np.kron(RNG.integers(0, 3, (3, 4)), np.ones((10, 10)))
+    ids[0, :3], ids[-1, -1] = (0, 1, 2), 255
+    for name, mask in (("a", ids), ("b", (ids == 255) * 255), ("c", ids == 1)):
+        picture(tmp_path / f"{name}.png", np.zeros(ids.shape))
+        picture(tmp_path / f"{name}_mask.png", mask)
+    sources = tuple(str(tmp_path / f"{name}.png") for name in "abc")
+    result = run(tmp_path, sources=sources, targets="{parent}/{stem}_mask.png")
+    assert [item.state for item in result.items] == ["done", "failed", "done"]
+    assert "b.png: its mask holds 0 and 255 alone" in str(result.items[1].error)
+    assert "a.png holds ids up to 2, where 255 would mean ignore" in str(result.items[1].error)
+    (tmp_path / "classes.csv").write_text("name\none\ntwo\nthree\n")
+    result = run(tmp_path, sources=sources, targets="{parent}/{stem}_mask.png", classes=str(tmp_path / "classes.csv"))
+    assert [item.state for item in result.items] == ["done", "done", "done"]
+    assert result.items[1].details["target"]["pixels"] == {"one": 1199, "two": 0, "three": 0, "ignored": 1}

@@ -151,11 +151,11 @@ def test_a_change_beside_a_shapefile_is_seen(folder: Path, data_dir: Path) -> No
 def test_the_command_tells_what_it_concluded(folder: Path) -> None:
     found = [annotation(shapely.box(-20, 10, 60, 60), "Tumor"), annotation(shapely.box(900, 900, 950, 950), "Tumor")]
     save(folder / "one.geojson", found)
-    call = [sys.executable, "-m", "flows", "ingest", str(folder / "one.png"), "--json"]
-    call += ["--targets", "{parent}/{stem}.geojson", "--workspace", str(folder.parent / "w"), "--processes", "1"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    call = [sys.executable, "-m", "flows", "ingest", str(folder / "one.png")]
+    call += ["--targets", "{parent}/{stem}.geojson", "--processes", "1", "--workspace"]
+    shown = subprocess.run([*call, str(folder.parent / "a")], capture_output=True, text=True, check=False)
+    done = subprocess.run([*call, str(folder.parent / "b"), "--json"], capture_output=True, text=True, check=False)
+    assert (shown.returncode, done.returncode) == (0, 0), done.stderr
     notes = json.loads(done.stdout)["sources"][0]["details"]["notes"]
     assert notes == ["1 features outside the image", "1 features cut by the image's border"]
-    summary = json.loads(done.stdout)["details"]["notes"]
-    assert "1 features outside the image" in summary[str(folder / "one.png")]
+    assert "one.png: 1 features outside the image; 1 features cut by" in shown.stdout + shown.stderr

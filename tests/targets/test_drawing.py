@@ -54,6 +54,14 @@ def test_large_outlines_are_cut_and_cover_the_same(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(uncut, drawn(areas))
 
 
+@pytest.mark.parametrize("side", [1e6, 1e10, 1e13])
+def test_what_reaches_far_beyond_the_image_covers_it(side: float) -> None:
+    far = shapely.Polygon([(-side, -side), (side, -side), (side, 40), (-side, 40)])
+    made = Drawing(np.array([far], dtype=object), SHAPE).read(Window.whole(SHAPE))
+    assert made[:40].all()
+    assert not made[40:].any()
+
+
 def test_nothing_to_draw_is_zero() -> None:
     for areas in ([], [shapely.Polygon()]):
         assert not Drawing(np.array(areas, dtype=object), SHAPE).read(Window.whole(SHAPE)).any()

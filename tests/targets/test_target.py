@@ -13,7 +13,7 @@ from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
-from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target, open_valid
+from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target, open_valid, scan
 
 RNG = np.random.default_rng(11)
 SHAPE = (60, 80)
@@ -79,7 +79,9 @@ def check(target: Target, expected: Any) -> None:
 def test_binary(tmp_path: Path, suffix: str, white: int) -> None:
     ids = ids_of((0, 1))
     target = opened([save(tmp_path / f"mask.{suffix}", (ids * white).astype(np.uint8))], None, SHAPE)
-    assert target.kind == "binary"
+    assert target.kind == (
+        "binary" if white == 255 and suffix != "gif" else "index"
+    )  # a GIF has 0 and 1, with a palette
     assert [found.name for found in target.classes] == ["background", "foreground"]
     assert not target.has_instances
     check(target, ids)
@@ -96,7 +98,7 @@ def test_binary_of_booleans_and_of_three_grey_channels(tmp_path: Path) -> None:
 
 def test_an_empty_mask_is_all_background(tmp_path: Path) -> None:
     target = opened([save(tmp_path / "empty.png", np.zeros(SHAPE, np.uint8))], None, SHAPE)
-    assert (target.kind, len(target.classes)) == ("binary", 2)
+    assert (target.kind, len(target.classes)) == ("index", 2)
     check(target, np.zeros(SHAPE))
 
 
@@ -341,3 +343,18 @@ def test_real_objects(data_dir: Path) -> None:
             expected[np.asarray(picture.convert("L")) > 0] = number
     target = opened(paths, None, shape)
     np.testing.assert_array_equal(target.read_instances(Window.whole(shape)), expected)
+
+
+def test_so_many_colours_are_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "MAX_COLORS", 1000)
+    picture = save(tmp_path / "picture.png", RNG.integers(0, 256, (*SHAPE, 3), np.uint8))
+    for known in (None, COLORED):
+        with pytest.raises(SourceError, match=r"picture\.png: holds over 1000 colours, as a picture does"):
+            opened([picture], known, SHAPE)
+
+
+def test_probabilities_and_negative_ids_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    for value in (0.25, -1):
+        path = save(tmp_path / "mask.tif", np.full(SHAPE, value, np.float32))
+        with pytest.raises(SourceError, match=rf"holds {value}.*; grey levels and probabilities need --threshold"):
+            opened([path], None, SHAPE)

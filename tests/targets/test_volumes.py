@@ -8,11 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image as Picture
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Opening
-from segcore.targets import TargetOpening, masks, open_target, open_valid
+from segcore.targets import TargetOpening, load_classes, masks, open_target, open_valid
 from tests.targets.volumes import Memory, affine, source_info, whole
 
 SHAPE = (4, 30, 40)
@@ -58,6 +59,40 @@ def test_other_planes_than_the_image_are_refused(tmp_path: Path, shape: tuple[in
     path = stack(tmp_path / "m.ome.tif", np.zeros(shape, np.uint8), axes)
     with pytest.raises(SourceError, match=r"m\.ome\.tif: the mask has .* px, its source z 4 x y 30 x x 40"):
         open_target([path], IMAGE, TargetOpening())
+
+
+@pytest.mark.parametrize("with_palette", [False, True])
+def test_a_sequence_may_have_a_mask_per_frame(tmp_path: Path, rng: np.random.Generator, with_palette: bool) -> None:
+    ids = rng.integers(0, 3, (11, 30, 40), dtype=np.uint8)
+    paths = []
+    for number, frame in enumerate(ids):
+        picture = Picture.fromarray(frame)
+        if with_palette:
+            picture = Picture.fromarray(frame, "L").convert("P")
+            picture.putdata(frame.ravel().tolist())
+            picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+        picture.save(tmp_path / f"m{number}.png")  # m10 comes after m9
+        paths.append(str(tmp_path / f"m{number}.png"))
+    image = source_info((11, 1, 30, 40), ("t", "c", "y", "x"))
+    table = (tmp_path / "classes.csv").write_text("name,color\na,#00C800\nb,#C80000\nc,#090909\n") and load_classes(
+        str(tmp_path / "classes.csv")
+    )
+    target = open_target(sorted(paths), image, TargetOpening(table=table if with_palette else None), instances=True)
+    assert not target.has_instances
+    np.testing.assert_array_equal(whole(target, ids.shape), 2 - ids if with_palette else ids)
+    with pytest.raises(SourceError, match=r"10 masks of one frame each for the 11 frames of image\.nii"):
+        open_target(paths[:10], image, TargetOpening())
+    if with_palette:
+        picture.putpalette([9, 9, 9, 0, 200, 0, 200, 0, 0])
+        picture.save(paths[-1])
+        with pytest.raises(SourceError, match=r"m10\.png: its palette is not that of .*m0\.png"):
+            open_target(paths, image, TargetOpening(table=table))
+
+
+def test_an_object_of_a_volume_is_no_plane(tmp_path: Path) -> None:
+    paths = [stack(tmp_path / f"{i}.ome.tif", np.ones(SHAPE[1:], np.uint8), "YX") for i in range(2)]
+    with pytest.raises(SourceError, match=r"0\.ome\.tif: the mask has y 30 x x 40 px, its source z 4 x y 30 x x 40"):
+        open_target(paths, IMAGE, TargetOpening())
 
 
 def put_in_memory(monkeypatch: pytest.MonkeyPatch, source: Memory) -> None:
