@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
+from segcore.nodata import fitting_nodata, missing
 from segcore.sources.base import Opening, Pixels, Source, SourceInfo, Valid
 from segcore.sources.joined import OpenSource
 from segcore.spatial import Georef
@@ -49,7 +50,7 @@ class Parts:
 
 def tells_missing(info: SourceInfo) -> bool:
     """True if pixels of this source can be missing: by alpha or mask, by nodata, or because they are floats."""
-    return info.has_valid or fitting_nodata(info) is not None or np.dtype(info.dtype).kind == "f"
+    return info.has_valid or fitting_nodata(info.nodata, info.dtype) is not None or np.dtype(info.dtype).kind == "f"
 
 
 def has_value(source: Source, window: Window, pixels: Pixels) -> Valid:
@@ -63,10 +64,8 @@ def has_value(source: Source, window: Window, pixels: Pixels) -> Valid:
     Returns:
         Boolean, of the window's shape.
     """
-    known: Valid = np.isfinite(pixels)
-    nodata = None if source.info.has_valid else fitting_nodata(source.info)
-    if nodata is not None:
-        known &= pixels != pixels.dtype.type(nodata)
+    info = source.info
+    known = ~missing(pixels, None if info.has_valid else fitting_nodata(info.nodata, info.dtype))
     return np.asarray(known & source.read_valid(Window(window.start[1:], window.shape[1:])))
 
 
@@ -77,24 +76,14 @@ def usable(source: Source, window: Window, pixels: Pixels) -> Valid:
 
 def fill_value(info: SourceInfo) -> float:
     """What stands where there is no pixel: nodata, where the type can have it; else NaN in floats, and 0."""
-    fill = fitting_nodata(info)
+    fill = fitting_nodata(info.nodata, info.dtype)
     return fill if fill is not None else float("nan") if np.dtype(info.dtype).kind == "f" else 0
-
-
-def fitting_nodata(info: SourceInfo) -> float | None:
-    """Nodata, where a pixel of this type can have it (-9999 in uint8 cannot)."""
-    kind = np.dtype(info.dtype)
-    if info.nodata is None or kind.kind == "f":
-        return info.nodata
-    limits = np.iinfo(kind)
-    fits = np.isfinite(info.nodata) and info.nodata == int(info.nodata) and limits.min <= info.nodata <= limits.max
-    return info.nodata if fits else None
 
 
 def common_nodata(infos: Sequence[SourceInfo]) -> float | None:
     """The nodata value that all parts have; None if they differ."""
-    told = {str(fitting_nodata(info)): fitting_nodata(info) for info in infos}
-    return next(iter(told.values())) if len(told) == 1 else None
+    values = [fitting_nodata(info.nodata, info.dtype) for info in infos]
+    return values[0] if len({str(value) for value in values}) == 1 else None
 
 
 def matrix_of(info: SourceInfo) -> npt.NDArray[np.float64]:

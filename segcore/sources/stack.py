@@ -13,6 +13,7 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
+from segcore.nodata import fitting_nodata
 from segcore.sources.base import Opening, Pixels, Source, SourceInfo, Valid, check_shape
 from segcore.sources.bilinear import AxisMap, bilinear, bilinear_of_usable, coarse_window, nearest
 from segcore.sources.joined import Joined, OpenSource
@@ -22,7 +23,6 @@ from segcore.sources.parts import (
     combined_details,
     common_nodata,
     fill_value,
-    fitting_nodata,
     has_value,
     matrix_of,
     tells_missing,
@@ -118,7 +118,8 @@ class StackSource(Source):
             return bilinear(chosen, rows, columns)
         known = has_value(source, Window((0, *plane.start), pixels.shape), pixels)[window.start[0] : window.stop[0]]
         info = source.info
-        return bilinear_of_usable(chosen, known, rows, columns, fill_value(info), fitting_nodata(info))
+        nodata = fitting_nodata(info.nodata, info.dtype)
+        return bilinear_of_usable(chosen, known, rows, columns, fill_value(info), nodata)
 
     def _read_valid(self, window: Window) -> Valid:
         valid = np.ones(window.shape, dtype=np.bool_)

@@ -1,9 +1,10 @@
 """Store: the only place that opens Zarr or the workspace. Pixels in and out, with plan, ledger and lease."""
 
+from segcore.nodata import fitting_nodata, missing
 from segcore.store.image import Image, Label
 from segcore.store.lease import Lease
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Ngff, PyramidSpec, fitting_nodata, fitting_shard_px, missing
+from segcore.store.pyramid import Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
 from segcore.store.unit import UnitWriter
 from segcore.store.verify import Problem, verify
