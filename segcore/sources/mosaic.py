@@ -153,7 +153,10 @@ def _check_same_layout(infos: Sequence[SourceInfo]) -> None:
         for what, ours, other in (
             ("bands", ", ".join(info.channels), ", ".join(first.channels)),
             ("type", info.dtype, first.dtype),
-            *((name, str(info.details.get(name)), str(first.details.get(name))) for name in ("scales", "offsets")),
+            *(
+                (name, str(info.details.get(name)), str(first.details.get(name)))
+                for name in ("scales", "offsets", "palette")
+            ),
         ):
             if ours != other:
                 raise SourceError(f"{info.uri}: expected the {what} of {first.uri} ({other[:80]}), got {ours[:80]}")

@@ -126,11 +126,14 @@ def _crs_name(georef: Georef) -> str:
 
 
 def combined_details(infos: Sequence[SourceInfo], kind: str) -> dict[str, object]:
-    """What `inspect` shows of the whole: the number of parts; scale and offset per channel where any part has them."""
+    """What `inspect` shows of the whole: the number of parts; what channels mean, where parts tell."""
     told: dict[str, object] = {"kind": kind, "parts": len(infos)}
     for name, default in (("scales", 1.0), ("offsets", 0.0)):
         if any(name in info.details for info in infos):
             told[name] = [value for info in infos for value in info.details.get(name, [default] * len(info.channels))]
+    is_class = ["palette" in info.details for info in infos for _ in info.channels]
+    if any(is_class):
+        told["classes"] = [i for i, found in enumerate(is_class) if found]
     return told
 
 

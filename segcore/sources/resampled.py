@@ -71,7 +71,8 @@ class ResampledSource(Source):
     It reads the coarsest level that the file stores and that is at least as fine as wanted. Sides are rounded half up:
     a last pixel that would lie less than half in the image is left out. A pixel is nodata (band by band), or not usable
     (`read_valid`), where less than half of its support has values; what has none never enters an average, and nothing
-    becomes nodata by averaging. Integers are rounded half up.
+    becomes nodata by averaging. Integers are rounded half up. Classes, which a colour table tells, are taken from the
+    pixel in which the centre lies.
     """
 
     def __init__(self, source: Source, wanted: float, limits: Limits) -> None:
@@ -83,6 +84,8 @@ class ResampledSource(Source):
         self._source = source
         self._dtype = np.dtype(info.dtype)
         self._nodata = fitting_nodata(info.nodata, self._dtype)
+        told = range(info.shape[info.axes.index("c")]) if "palette" in info.details else info.details.get("classes", ())
+        self._classes = frozenset(told)
         self._level, scales = _level_for(source, factors)
         sides = [_num_out(n, factor) for n, factor in zip(info.shape[-2:], factors, strict=True)]
         shape = (*info.shape[:-2], *sides)
@@ -110,6 +113,7 @@ class ResampledSource(Source):
             "kernel": {
                 axis: "area average" if step > 1 else "bilinear" for axis, step in zip("yx", self._steps, strict=True)
             },
+            **({"nearest": sorted(self._classes)} if self._classes else {}),
         }
 
     def _read(self, window: Window) -> Pixels:
@@ -153,7 +157,11 @@ class ResampledSource(Source):
         pixels = self._source.read(support, self._level)
         valid = self._valid_of(support)
         out = np.empty(block.shape, dtype=self._dtype)
+        channel = self.info.axes.index("c")
         for plane in np.ndindex(block.shape[:-2]):
+            if block.start[channel] + plane[channel] in self._classes:
+                out[plane] = self._nearest(pixels[plane], block, support)
+                continue
             if valid is None and not self._can_miss:
                 out[plane] = self._rounded(taps.total(pixels[plane].astype(np.float64)))
                 continue
@@ -166,6 +174,12 @@ class ResampledSource(Source):
             values = self._rounded(total / np.where(kept, share, 1.0))
             out[plane] = np.where(kept, off_nodata(values, self._nodata), self._fill)
         return out
+
+    def _nearest(self, pixels: Pixels, block: Window, support: Window) -> Pixels:
+        """A plane of a block, of the support's."""
+        rows = self._y.nearest(block.start[-2], block.stop[-2]) - support.start[-2]
+        columns = self._x.nearest(block.start[-1], block.stop[-1]) - support.start[-1]
+        return np.asarray(pixels[rows[:, None], columns])
 
     def _valid_of(self, support: Window) -> Valid | None:
         """What the source itself says of the support, over its axes without c; None if it says nothing."""

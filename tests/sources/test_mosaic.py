@@ -163,6 +163,15 @@ def test_tiles_that_do_not_fit(tmp_path: Path, options: dict[str, Any], said: st
     assert str(caught.value).startswith(second)
 
 
+def test_tiles_with_other_colour_tables(tmp_path: Path) -> None:
+    names = [write(tmp_path / f"{x}.tif", np.ones((1, 9, 9), "uint8"), GRID * Affine.translation(x, 0)) for x in (0, 9)]
+    for color, name in enumerate(names):
+        with rasterio.open(name, "r+") as dataset:
+            dataset.write_colormap(1, {1: (255, color, 0, 255)})
+    with pytest.raises(SourceError, match="expected the palette of"):
+        joined(*names)
+
+
 def test_a_tile_without_a_georeference_and_a_union_that_is_too_large(tmp_path: Path) -> None:
     first = write(tmp_path / "a.tif", np.ones((1, 20, 20), "uint8"))
     far = write(tmp_path / "b.tif", np.ones((1, 20, 20), "uint8"), GRID * Affine.translation(1e5, 1e5))
