@@ -32,6 +32,10 @@ from segcore.sources.parts import (
 
 SAME_PX = 0.01
 """Grids that differ by less than this share of a pixel are one."""
+SAME_SPACING = 0.01
+"""Spacings that differ by no more than this part are one."""
+SAME_VOXEL = 0.1
+"""Corners of volumes that lie no further apart, in voxels, are one: scanners and programs round."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,37 @@ def _check_same_size(infos: Sequence[SourceInfo]) -> None:
                 f"{info.uri}: expected {expected} px as {first.uri} has, got {got}; "
                 "files without a georeference are stacked pixel by pixel"
             )
+        _check_same_spacing(first, info)
+        _check_same_affine(first, info)
+
+
+def _check_same_spacing(first: SourceInfo, info: SourceInfo) -> None:
+    """Refuse a part whose pixels have another size, where both tell theirs."""
+    if first.spacing is None or info.spacing is None or first.spacing.unit != info.spacing.unit:
+        return
+    expected, got = first.spacing.values, info.spacing.values
+    if any(abs(got[axis] / expected[axis] - 1) > SAME_SPACING for axis in "yx"):
+        raise SourceError(
+            f"{info.uri}: expected the spacing of {first.uri} (y {expected['y']:.6g}, x {expected['x']:.6g} "
+            f"{first.spacing.unit}), got y {got['y']:.6g}, x {got['x']:.6g}; resample it to that grid first"
+        )
+
+
+def _check_same_affine(first: SourceInfo, info: SourceInfo) -> None:
+    """Refuse a volume that lies elsewhere in the patient, where both tell where they lie."""
+    if first.affine is None or info.affine is None:
+        return
+    ours, other = np.asarray(info.affine.matrix), np.asarray(first.affine.matrix)
+    sides = first.shape[:0:-1]  # x, y and z, as the columns of an affine
+    corners = np.array(list(np.ndindex((2,) * len(sides)))) * (np.array(sides) - 1)
+    places = np.pad(corners, [(0, 0), (0, 3 - len(sides))]) @ (ours - other)[:3, :3].T + (ours - other)[:3, 3]
+    apart = np.linalg.norm(places, axis=1).max()
+    voxel = np.linalg.norm(other[:3, :3], axis=0).min()
+    if not apart <= SAME_VOXEL * voxel:
+        raise SourceError(
+            f"{info.uri}: expected to lie where {first.uri} does, got a volume that lies up to {apart:.3g} mm from it; "
+            "resample it to that grid first, or register it"
+        )
 
 
 def _maps(grid: SourceInfo, info: SourceInfo) -> tuple[AxisMap, AxisMap] | None:
