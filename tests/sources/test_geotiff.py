@@ -16,9 +16,8 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import reproject
 
 from segcore.errors import SourceError
-from segcore.geometry import Window
+from segcore.geometry import Window, is_level
 from segcore.sources import Limits, Opening, open_source
-from segcore.sources.geo_metadata import is_level
 
 RNG = np.random.default_rng(3)
 
