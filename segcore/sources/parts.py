@@ -86,6 +86,17 @@ def common_nodata(infos: Sequence[SourceInfo]) -> float | None:
     return values[0] if len({str(value) for value in values}) == 1 else None
 
 
+def in_whole(pixels: Pixels, info: SourceInfo, nodata: float | None) -> Pixels:
+    """A part's pixels: NaN for a nodata value of its own, which the whole does not tell and nobody could leave out.
+
+    Whole numbers have no such value and stay; `read_valid` tells.
+    """
+    own = fitting_nodata(info.nodata, info.dtype)
+    if pixels.dtype.kind != "f" or info.has_valid or own is None or own == nodata or np.isnan(own):
+        return pixels
+    return np.where(missing(pixels, own), pixels.dtype.type(np.nan), pixels)
+
+
 def matrix_of(info: SourceInfo) -> npt.NDArray[np.float64]:
     """The transform as 3 x 3: (column, row, 1) -> (x, y, 1).
 

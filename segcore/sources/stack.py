@@ -24,6 +24,7 @@ from segcore.sources.parts import (
     common_nodata,
     fill_value,
     has_value,
+    in_whole,
     matrix_of,
     tells_missing,
     usable,
@@ -104,7 +105,9 @@ class StackSource(Source):
             start, stop = max(part.first, window.start[0]), min(part.first + part.count, window.stop[0])
             if start < stop:
                 chosen = Window((start - part.first, *window.start[1:]), (stop - start, *window.shape[1:]))
-                out[start - window.start[0] : stop - window.start[0]] = self._part_pixels(part, chosen)
+                out[start - window.start[0] : stop - window.start[0]] = in_whole(
+                    self._part_pixels(part, chosen), self._parts.infos[part.number], self.info.nodata
+                )
         return out
 
     def _part_pixels(self, part: _Placed, window: Window) -> Pixels:

@@ -189,6 +189,15 @@ def test_volumes_of_one_place(tmp_path: Path, assert_reads: Any) -> None:
         assert str(caught.value).startswith(uris[name])
 
 
+def test_a_nodata_value_of_one_part_alone_is_nan_in_floats(tmp_path: Path, assert_reads: Any) -> None:
+    bands = RNG.normal(size=(2, 20, 20)).astype("float32")
+    bands[0, 3:9] = -9999
+    parts = [write(tmp_path / f"{i}.tif", bands[i : i + 1], nodata=value) for i, value in enumerate((-9999, -1))]
+    with stacked(*parts) as source:
+        assert source.info.nodata is None
+        assert_reads(source, np.where(bands == -9999, np.nan, bands).astype("float32"), bands[0] != -9999)
+
+
 def test_types_are_widened_within_their_kind(tmp_path: Path) -> None:
     small, large = np.full((1, 4, 4), 200, "uint8"), np.full((1, 4, 4), 60000, "uint16")
     a, b = write(tmp_path / "a.tif", small), write(tmp_path / "b.tif", large)
