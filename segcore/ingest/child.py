@@ -17,9 +17,10 @@ from segcore.ingest.check import noted
 from segcore.ingest.copying import put_copy
 from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
+from segcore.nodata import fitting_nodata, missing
 from segcore.sources import Joined, Opening, Source, SourceInfo, members, open_source
 from segcore.sources.stamps import content_digest
-from segcore.store import Staging, Workspace, fitting_nodata, missing
+from segcore.store import Staging, Workspace
 from segcore.targets import Target, TargetOpening, open_target, open_valid
 
 Pixels = np.typing.NDArray[Any]

@@ -9,9 +9,10 @@ from segcore.errors import SourceError
 from segcore.ingest.check import described, summed
 from segcore.ingest.foreground import CLASSES, find_tissue
 from segcore.ingest.job import Job
+from segcore.nodata import missing
 from segcore.sources import Opening
 from segcore.sources.stamps import stamp
-from segcore.store import Workspace, missing
+from segcore.store import Workspace
 
 
 def finish(workspace: Workspace, job: Job, opening: Opening) -> str:

@@ -9,10 +9,11 @@ Files come from outside: run this in a child of `segcore.isolation.ChildPool` wh
 import functools
 import importlib
 import pkgutil
+from pathlib import PurePosixPath
 
 from segcore.errors import SourceError
 from segcore.sources.base import DEFAULT_OPENING, Limits, Opening, Reader, Source, SourceInfo, decoding
-from segcore.sources.files import MEMBER, SourceFile
+from segcore.sources.files import MEMBER, SourceFile, split_member
 from segcore.sources.joined import Joined
 from segcore.sources.resampled import with_spacing
 
@@ -23,6 +24,7 @@ __all__ = [
     "Opening",
     "Source",
     "SourceInfo",
+    "companions",
     "members",
     "open_source",
     "readers",
@@ -58,6 +60,24 @@ def members(uri: str, opening: Opening = DEFAULT_OPENING) -> tuple[str, ...]:
             with decoding(uri):
                 return tuple(f"{uri}{MEMBER}{name}" for name in reader.members(file, opening)) or (uri,)
     return (uri,)
+
+
+def companions(uri: str) -> tuple[str, ...]:
+    """The further files that are one image with a file: a STAC Item's assets, the parts of a slide; mostly none.
+
+    Cheap: only a file that is called as such files are is looked into.
+
+    Raises:
+        SourceError: one line that names it, if it is damaged, or one of them is missing or must not be opened.
+    """
+    suffix = PurePosixPath(split_member(uri)[0].partition("?")[0]).suffix.lower()
+    asked = [(reader, reader.companions) for reader in readers() if reader.companions is not None]
+    asked = [(reader, found) for reader, found in asked if suffix in found.suffixes]
+    if not asked:
+        return ()
+    file = SourceFile(uri)
+    with decoding(uri):
+        return next((tuple(found.of(file)) for reader, found in asked if reader.matches(file)), ())
 
 
 def open_source(uri: str | Joined, opening: Opening = DEFAULT_OPENING) -> Source:

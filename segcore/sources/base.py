@@ -218,6 +218,8 @@ class Reader:
     """Of a file or folder that can hold several images: the names of the parts, which follow `::`; none = it is one."""
     formats: tuple["Format", ...] = ()
     """What is read, for the table of formats."""
+    companions: "Companions | None" = None
+    """Of a format whose files name others."""
     extra: str | None = None
     """The extra of segcore that has the format library; None = it is always there."""
 
@@ -225,6 +227,15 @@ class Reader:
     def suffixes(self) -> tuple[str, ...]:
         """Names that are taken from a folder, lower case."""
         return tuple(suffix for found in self.formats for suffix in found.suffixes)
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Which further files are one image with a file that names them; found without the format's library."""
+
+    suffixes: tuple[str, ...]
+    """Lower case; a file under another name is not looked into: most sources are one file, and there are many."""
+    of: "Finder"
 
 
 @dataclass(frozen=True)
@@ -244,6 +255,12 @@ class Matcher(Protocol):
     """Signature of `Reader.matches`."""
 
     def __call__(self, file: SourceFile) -> bool: ...
+
+
+class Finder(Protocol):
+    """Signature of `Companions.of`: URIs."""
+
+    def __call__(self, file: SourceFile) -> Sequence[str]: ...
 
 
 class Lister(Protocol):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segcore.geometry import Window
+from segcore.nodata import off_nodata
 from segcore.sources.base import Pixels, Valid
 
 
@@ -78,12 +79,7 @@ def bilinear_of_usable(
     weights = _between(usable.astype(np.float64), rows, columns)
     values = _between(np.where(usable, pixels.astype(np.float64), 0.0), rows, columns)
     blended = _stored(values / np.where(weights > 0, weights, 1.0), pixels.dtype)
-    if nodata is not None:
-        step = -1 if nodata > 0 else 1
-        value = pixels.dtype.type(nodata)
-        other = np.nextafter(value, value.dtype.type(step * np.inf)) if pixels.dtype.kind == "f" else nodata + step
-        blended = np.where(blended == value, pixels.dtype.type(other), blended)
-    return np.where(nearest(usable, rows, columns), blended, pixels.dtype.type(fill))
+    return np.where(nearest(usable, rows, columns), off_nodata(blended, nodata), pixels.dtype.type(fill))
 
 
 def _stored(values: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Pixels:

@@ -6,10 +6,12 @@ import io
 import os
 import shutil
 import tempfile
+import weakref
 import zlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import fsspec
 
@@ -27,6 +29,8 @@ GZIP = b"\x1f\x8b"
 HEAD_BYTES = 4096
 INNER_BYTES = 1024
 BLOCK_BYTES = 2**20
+AHEAD_BYTES = 2**18
+"""Fetched of a remote file behind what is asked for: the directories of a TIFF lie all over it, and are small."""
 
 
 def is_known_scheme(uri: str) -> bool:
@@ -63,6 +67,38 @@ def split_member(uri: str) -> tuple[str, str | None]:
     return place, member
 
 
+class _RangedFile(io.RawIOBase):
+    """A place of its own in a remote file, whose ranges are fetched by one object for all that have it open.
+
+    So a header is fetched once for all levels. And fsspec's own files of one address are equal to each other: GDAL's
+    Python layer, which keeps open files in a table, closes the wrong one.
+    """
+
+    def __init__(self, ranges: IO[bytes]) -> None:
+        self._ranges, self._at = ranges, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}.get(whence)
+        self._at = self._ranges.seek(offset if start is None else start + offset, 2 if start is None else 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._ranges.seek(self._at)
+        data = self._ranges.read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
 class SourceFile:
     """One file: its name, size and first bytes; opened or fetched when a reader asks. Or a folder that is one image.
 
@@ -82,6 +118,7 @@ class SourceFile:
         self.uri = uri
         self._place, self.member = split_member(uri)
         self._fetched: Path | None = None
+        self._ranges: Callable[[], IO[bytes] | None] = lambda: None
         self._remote = is_remote(self._place)
         try:
             if self._remote:
@@ -178,11 +215,15 @@ class SourceFile:
 
     def open(self) -> IO[bytes]:
         """A new file object; the caller closes it."""
-        if self._remote:
-            opened = cast(IO[bytes], self._fs.open(self._key, "rb", block_size=BLOCK_BYTES))
-            # `memory://` gives one object to all, with one position.
-            return io.BytesIO(opened.getvalue()) if isinstance(opened, io.BytesIO) else opened
-        return self._path.open("rb")
+        if not self._remote:
+            return self._path.open("rb")
+        ranges = self._ranges()
+        if ranges is None:
+            ranges = cast(IO[bytes], self._fs.open(self._key, "rb", block_size=AHEAD_BYTES))
+            if isinstance(ranges, io.BytesIO):  # `memory://` gives one object to all, with one position
+                return io.BytesIO(ranges.getvalue())
+            self._ranges = weakref.ref(ranges)
+        return io.BufferedReader(_RangedFile(ranges))
 
     def fetched(self, max_bytes: int) -> Path:
         """A local path: of the file itself, or of a temporary copy that `discard` removes.

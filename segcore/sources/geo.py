@@ -15,7 +15,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from segcore.errors import SourceError
-from segcore.geometry import Grid, Window
+from segcore.geometry import Grid, Window, is_level
 from segcore.sources import geo_metadata as metadata
 from segcore.sources.base import Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
@@ -79,7 +79,7 @@ class GeoSource(Source):
         for number in range(min(len(stored.overviews(1)), MAX_LEVELS)):
             overview = self._open_dataset(file, kind, overview_level=number)
             _check_blocks(self.uri, overview, self._dtype, limits)
-            if metadata.is_level(stored.shape, found[-1].shape, overview.shape):
+            if is_level(stored.shape, found[-1].shape, overview.shape):
                 found.append(overview)
         return found[1:]
 

@@ -59,15 +59,6 @@ def is_placed_by_points(uri: str, dataset: Any, warp: bool) -> bool:
     return bool(points)
 
 
-def is_level(full: tuple[int, int], finer: tuple[int, int], found: tuple[int, int]) -> bool:
-    """True for an overview that is smaller than the last one, and the whole image in one whole fraction of its size."""
-    factor = max(round(n / side) for n, side in zip(full, found, strict=True))
-    if factor < 2 or found == finer or found[0] > finer[0] or found[1] > finer[1]:
-        return False
-    # A side shorter than the fraction is one pixel in all of them.
-    return all(n // factor <= side <= -(-n // factor) or side == 1 for n, side in zip(full, found, strict=True))
-
-
 def georef(dataset: Any) -> Georef | None:
     """CRS and transform; None if it has neither."""
     transform = tuple(float(v) for v in dataset.transform[:6])

@@ -72,10 +72,12 @@ def check_tiles(uri: str, header: Jpeg2000Header, limits: Limits) -> None:
         SourceError: naming the limit.
     """
     tile_px = header.tile_height * header.tile_width
-    if tile_px > limits.max_whole_px:
+    # All components of a tile are decoded together; a picture of that size has up to four.
+    if tile_px * max(header.num_components, 4) > limits.max_whole_px * 4:
         raise SourceError(
-            f"{uri}: a tile of {header.tile_height} x {header.tile_width} px is over the limit max_whole_px = "
-            f"{limits.max_whole_px}; save it with smaller tiles, or as a tiled GeoTIFF"
+            f"{uri}: a tile of {header.tile_height} x {header.tile_width} px, {header.num_components} components, is "
+            f"over the limit max_whole_px = {limits.max_whole_px} (of up to 4); save it with smaller tiles, or as a "
+            "tiled GeoTIFF"
         )
     if header.num_tiles * header.num_components > MAX_TILE_COMPONENTS:
         raise SourceError(

@@ -15,7 +15,16 @@ from segcore.errors import SourceError
 from segcore.geometry import Ints, Window
 from segcore.sources.base import Opening, Pixels, Source, SourceInfo, Valid, check_shape
 from segcore.sources.joined import Joined, OpenSource
-from segcore.sources.parts import Parts, check_same_crs, common_nodata, fill_value, matrix_of, usable, versions
+from segcore.sources.parts import (
+    Parts,
+    check_same_crs,
+    common_nodata,
+    fill_value,
+    in_whole,
+    matrix_of,
+    usable,
+    versions,
+)
 
 SAME_PX = 0.01
 """Tiles lie on one grid if they are whole pixels apart, up to this share of one."""
@@ -102,7 +111,7 @@ class MosaicSource(Source):
         plane = shared.relative_to(self._start(number))
         window = Window((0, *plane.start), (self.info.shape[0], *plane.shape))
         pixels = source.read(window)
-        return pixels, usable(source, window, pixels)
+        return in_whole(pixels, source.info, self.info.nodata), usable(source, window, pixels)
 
     def _read(self, window: Window) -> Pixels:
         plane = Window(window.start[1:], window.shape[1:])
@@ -153,7 +162,10 @@ def _check_same_layout(infos: Sequence[SourceInfo]) -> None:
         for what, ours, other in (
             ("bands", ", ".join(info.channels), ", ".join(first.channels)),
             ("type", info.dtype, first.dtype),
-            *((name, str(info.details.get(name)), str(first.details.get(name))) for name in ("scales", "offsets")),
+            *(
+                (name, str(info.details.get(name)), str(first.details.get(name)))
+                for name in ("scales", "offsets", "palette")
+            ),
         ):
             if ours != other:
                 raise SourceError(f"{info.uri}: expected the {what} of {first.uri} ({other[:80]}), got {ours[:80]}")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
+from segcore.nodata import fitting_nodata, missing
 from segcore.sources.base import Opening, Pixels, Source, SourceInfo, Valid
 from segcore.sources.joined import OpenSource
 from segcore.spatial import Georef
@@ -49,7 +50,7 @@ class Parts:
 
 def tells_missing(info: SourceInfo) -> bool:
     """True if pixels of this source can be missing: by alpha or mask, by nodata, or because they are floats."""
-    return info.has_valid or fitting_nodata(info) is not None or np.dtype(info.dtype).kind == "f"
+    return info.has_valid or fitting_nodata(info.nodata, info.dtype) is not None or np.dtype(info.dtype).kind == "f"
 
 
 def has_value(source: Source, window: Window, pixels: Pixels) -> Valid:
@@ -63,10 +64,8 @@ def has_value(source: Source, window: Window, pixels: Pixels) -> Valid:
     Returns:
         Boolean, of the window's shape.
     """
-    known: Valid = np.isfinite(pixels)
-    nodata = None if source.info.has_valid else fitting_nodata(source.info)
-    if nodata is not None:
-        known &= pixels != pixels.dtype.type(nodata)
+    info = source.info
+    known = ~missing(pixels, None if info.has_valid else fitting_nodata(info.nodata, info.dtype))
     return np.asarray(known & source.read_valid(Window(window.start[1:], window.shape[1:])))
 
 
@@ -77,24 +76,25 @@ def usable(source: Source, window: Window, pixels: Pixels) -> Valid:
 
 def fill_value(info: SourceInfo) -> float:
     """What stands where there is no pixel: nodata, where the type can have it; else NaN in floats, and 0."""
-    fill = fitting_nodata(info)
+    fill = fitting_nodata(info.nodata, info.dtype)
     return fill if fill is not None else float("nan") if np.dtype(info.dtype).kind == "f" else 0
-
-
-def fitting_nodata(info: SourceInfo) -> float | None:
-    """Nodata, where a pixel of this type can have it (-9999 in uint8 cannot)."""
-    kind = np.dtype(info.dtype)
-    if info.nodata is None or kind.kind == "f":
-        return info.nodata
-    limits = np.iinfo(kind)
-    fits = np.isfinite(info.nodata) and info.nodata == int(info.nodata) and limits.min <= info.nodata <= limits.max
-    return info.nodata if fits else None
 
 
 def common_nodata(infos: Sequence[SourceInfo]) -> float | None:
     """The nodata value that all parts have; None if they differ."""
-    told = {str(fitting_nodata(info)): fitting_nodata(info) for info in infos}
-    return next(iter(told.values())) if len(told) == 1 else None
+    values = [fitting_nodata(info.nodata, info.dtype) for info in infos]
+    return values[0] if len({str(value) for value in values}) == 1 else None
+
+
+def in_whole(pixels: Pixels, info: SourceInfo, nodata: float | None) -> Pixels:
+    """A part's pixels: NaN for a nodata value of its own, which the whole does not tell and nobody could leave out.
+
+    Whole numbers have no such value and stay; `read_valid` tells.
+    """
+    own = fitting_nodata(info.nodata, info.dtype)
+    if pixels.dtype.kind != "f" or info.has_valid or own is None or own == nodata or np.isnan(own):
+        return pixels
+    return np.where(missing(pixels, own), pixels.dtype.type(np.nan), pixels)
 
 
 def matrix_of(info: SourceInfo) -> npt.NDArray[np.float64]:
@@ -137,11 +137,14 @@ def _crs_name(georef: Georef) -> str:
 
 
 def combined_details(infos: Sequence[SourceInfo], kind: str) -> dict[str, object]:
-    """What `inspect` shows of the whole: the number of parts; scale and offset per channel where any part has them."""
+    """What `inspect` shows of the whole: the number of parts; what channels mean, where parts tell."""
     told: dict[str, object] = {"kind": kind, "parts": len(infos)}
     for name, default in (("scales", 1.0), ("offsets", 0.0)):
         if any(name in info.details for info in infos):
             told[name] = [value for info in infos for value in info.details.get(name, [default] * len(info.channels))]
+    is_class = ["palette" in info.details for info in infos for _ in info.channels]
+    if any(is_class):
+        told["classes"] = [i for i, found in enumerate(is_class) if found]
     return told
 
 

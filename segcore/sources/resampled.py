@@ -15,6 +15,7 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Grid, Ints, Window
+from segcore.nodata import fitting_nodata, missing, off_nodata
 from segcore.sources.base import Limits, Pixels, Source, SourceInfo, Valid
 from segcore.sources.taps import Axis, Floats, Taps
 from segcore.spatial import METERS_PER_UNIT, Affine, Georef, Spacing, WantedSpacing
@@ -70,7 +71,8 @@ class ResampledSource(Source):
     It reads the coarsest level that the file stores and that is at least as fine as wanted. Sides are rounded half up:
     a last pixel that would lie less than half in the image is left out. A pixel is nodata (band by band), or not usable
     (`read_valid`), where less than half of its support has values; what has none never enters an average, and nothing
-    becomes nodata by averaging. Integers are rounded half up.
+    becomes nodata by averaging. Integers are rounded half up. Classes, which a colour table tells, are taken from the
+    pixel in which the centre lies.
     """
 
     def __init__(self, source: Source, wanted: float, limits: Limits) -> None:
@@ -81,7 +83,9 @@ class ResampledSource(Source):
         self.uri = source.uri
         self._source = source
         self._dtype = np.dtype(info.dtype)
-        self._nodata = _fitting(info.nodata, self._dtype)
+        self._nodata = fitting_nodata(info.nodata, self._dtype)
+        told = range(info.shape[info.axes.index("c")]) if "palette" in info.details else info.details.get("classes", ())
+        self._classes = frozenset(told)
         self._level, scales = _level_for(source, factors)
         sides = [_num_out(n, factor) for n, factor in zip(info.shape[-2:], factors, strict=True)]
         shape = (*info.shape[:-2], *sides)
@@ -109,6 +113,7 @@ class ResampledSource(Source):
             "kernel": {
                 axis: "area average" if step > 1 else "bilinear" for axis, step in zip("yx", self._steps, strict=True)
             },
+            **({"nearest": sorted(self._classes)} if self._classes else {}),
         }
 
     def _read(self, window: Window) -> Pixels:
@@ -152,19 +157,29 @@ class ResampledSource(Source):
         pixels = self._source.read(support, self._level)
         valid = self._valid_of(support)
         out = np.empty(block.shape, dtype=self._dtype)
+        channel = self.info.axes.index("c")
         for plane in np.ndindex(block.shape[:-2]):
+            if block.start[channel] + plane[channel] in self._classes:
+                out[plane] = self._nearest(pixels[plane], block, support)
+                continue
             if valid is None and not self._can_miss:
                 out[plane] = self._rounded(taps.total(pixels[plane].astype(np.float64)))
                 continue
-            usable = self._usable(pixels[plane])
+            usable = ~missing(pixels[plane], self._nodata)
             if valid is not None:
                 usable &= valid[self._valid_plane(plane)]
             share = taps.total(usable.astype(np.float64))
             total = taps.total(np.where(usable, pixels[plane], 0).astype(np.float64))
             kept = share >= HALF
             values = self._rounded(total / np.where(kept, share, 1.0))
-            out[plane] = np.where(kept, self._not_nodata(values), self._fill)
+            out[plane] = np.where(kept, off_nodata(values, self._nodata), self._fill)
         return out
+
+    def _nearest(self, pixels: Pixels, block: Window, support: Window) -> Pixels:
+        """A plane of a block, of the support's."""
+        rows = self._y.nearest(block.start[-2], block.stop[-2]) - support.start[-2]
+        columns = self._x.nearest(block.start[-1], block.stop[-1]) - support.start[-1]
+        return np.asarray(pixels[rows[:, None], columns])
 
     def _valid_of(self, support: Window) -> Valid | None:
         """What the source itself says of the support, over its axes without c; None if it says nothing."""
@@ -191,29 +206,11 @@ class ResampledSource(Source):
         missing = np.nan if self._dtype.kind == "f" else 0
         return self._dtype.type(missing if self._nodata is None else self._nodata)
 
-    def _usable(self, pixels: Pixels) -> Valid:
-        usable = np.isfinite(pixels)
-        if self._nodata is not None:
-            usable &= pixels != self._dtype.type(self._nodata)
-        return np.asarray(usable)
-
     def _rounded(self, values: Floats) -> Pixels:
         if self._dtype.kind == "f":
             return values.astype(self._dtype)
         limits = np.iinfo(self._dtype)
         return np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(self._dtype)
-
-    def _not_nodata(self, values: Pixels) -> Pixels:
-        """Values that came out as nodata, moved to the next one that is not."""
-        if self._nodata is None:
-            return values
-        nodata = self._dtype.type(self._nodata)
-        towards = -1 if nodata > 0 else 1
-        if self._dtype.kind == "f":
-            next_one = np.nextafter(nodata, self._dtype.type(towards * np.inf))
-        else:
-            next_one = self._dtype.type(int(nodata) + towards)
-        return np.where(values == nodata, next_one, values)
 
     def close(self) -> None:
         self._source.close()
@@ -243,16 +240,6 @@ def _scale(num_px: int, level_px: int) -> float:
     """How many pixels of level 0 one of a level spans: a whole number, where the side is that part of it, rounded."""
     whole = round(num_px / level_px)
     return float(whole) if level_px in (num_px // whole, -(-num_px // whole)) else num_px / level_px
-
-
-def _fitting(nodata: float | None, dtype: np.dtype[Any]) -> float | None:
-    """The nodata value, or None where no pixel of this type can have it; what is not finite is no value anyway."""
-    if nodata is None or not math.isfinite(nodata):
-        return None
-    if dtype.kind == "f":
-        return nodata if abs(nodata) <= np.finfo(dtype).max else None
-    limits = np.iinfo(dtype)
-    return nodata if nodata == int(nodata) and limits.min <= nodata <= limits.max else None
 
 
 def _said(info: SourceInfo) -> str:

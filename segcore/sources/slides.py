@@ -10,6 +10,7 @@ import numpy as np
 from segcore.errors import SourceError
 from segcore.geometry import Grid, Window
 from segcore.sources.base import (
+    Companions,
     Format,
     Limits,
     Opening,
@@ -197,6 +198,12 @@ def _members(file: SourceFile, opening: Opening) -> Sequence[str]:
     return [names[0] for names in slides.values()] if len(slides) > 1 else []
 
 
+def _companions(file: SourceFile) -> Sequence[str]:
+    """Of a slide that is several files beside each other: all but the one that is given."""
+    vendor = vendor_of(file)
+    return [part.uri for part in SlideFiles.of(file, vendor).parts] if vendor in ("hamamatsu", "mirax") else []
+
+
 THROUGH = "through OpenSlide"
 
 READER = Reader(
@@ -205,6 +212,7 @@ READER = Reader(
     matches=_matches,
     open=SlideSource,
     members=_members,
+    companions=Companions((".vms", ".vmu", ".mrxs"), _companions),
     formats=(
         Format("Aperio SVS", (".svs",), "all levels"),
         Format(

@@ -10,13 +10,16 @@ from urllib.parse import urljoin
 
 from segcore.errors import SourceError
 from segcore.sources import open_source
-from segcore.sources.base import Format, Opening, Reader, Source
+from segcore.sources.base import Companions, Format, Limits, Opening, Reader, Source
 from segcore.sources.files import SourceFile, check_scheme, split_member
 from segcore.sources.joined import Joined
 from segcore.sources.stack import StackSource
 
 MAX_BYTES = 2**24
 """Size of an Item that is looked at; real ones have some kilobytes."""
+
+MARK = b'"stac_version"'
+"""What other JSON has not: it is not parsed."""
 
 IMAGE_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
 """Media types of data where no asset says that it has the role."""
@@ -29,14 +32,16 @@ def _is_stac(file: SourceFile) -> bool:
     if file.is_folder or not file.head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return False
     if file.num_bytes > MAX_BYTES:
-        return b'"stac_version"' in file.head
+        return MARK in file.head
     return isinstance(_document(file).get("stac_version"), str)
 
 
 def _document(file: SourceFile) -> dict[str, Any]:
-    """What the file says; empty where it is no JSON object."""
+    """What the file says; empty where it is no JSON object, or none of STAC."""
     with file.open() as opened:
         data = opened.read(MAX_BYTES + 1)
+    if MARK not in data:
+        return {}
     try:
         said = json.loads(data)
     except (ValueError, RecursionError):
@@ -45,26 +50,38 @@ def _document(file: SourceFile) -> dict[str, Any]:
 
 
 def _open(file: SourceFile, opening: Opening) -> Source:
-    limit = min(MAX_BYTES, opening.limits.max_metadata_bytes)
-    if file.num_bytes > limit:
-        raise SourceError(f"{file.uri}: an Item of {file.num_bytes} bytes is over the limit of {limit}")
-    item = _document(file)
-    if item.get("type") != "Feature":
-        raise SourceError(f"{file.uri}: expected a STAC Item, got a {str(item.get('type'))[:40]}; give its Items")
-    assets = _assets(file, item)
-    if len(assets) > opening.limits.max_channels:
-        raise SourceError(
-            f"{file.uri}: {len(assets)} assets are over the limit max_channels = {opening.limits.max_channels}"
-        )
-    place = split_member(file.uri)[0].removeprefix("file://")
-    uris = tuple(_address(file.uri, place, name, asset) for name, asset in assets.items())
-    joined = Joined(uri=file.uri, how="stack", parts=uris)
+    assets = _assets(file, opening.limits)
+    joined = Joined(uri=file.uri, how="stack", parts=_addresses(file, assets))
     source = StackSource(joined, opening, _open_asset, [_band_names(name, asset) for name, asset in assets.items()])
     details = source.info.details | {"kind": "STAC Item", "assets": list(assets)}
     source.info = source.info.model_copy(
         update={"reader": "stac", "details": details, "num_bytes": source.info.num_bytes + file.num_bytes}
     )
     return source
+
+
+def _assets(file: SourceFile, limits: Limits) -> dict[str, Mapping[str, Any]]:
+    """The assets of an Item that are wanted.
+
+    Raises:
+        SourceError: if it is none, has none of them, or more than the limits allow.
+    """
+    limit = min(MAX_BYTES, limits.max_metadata_bytes)
+    if file.num_bytes > limit:
+        raise SourceError(f"{file.uri}: an Item of {file.num_bytes} bytes is over the limit of {limit}")
+    item = _document(file)
+    if item.get("type") != "Feature":
+        raise SourceError(f"{file.uri}: expected a STAC Item, got a {str(item.get('type'))[:40]}; give its Items")
+    assets = _chosen(file, item)
+    if len(assets) > limits.max_channels:
+        raise SourceError(f"{file.uri}: {len(assets)} assets are over the limit max_channels = {limits.max_channels}")
+    return assets
+
+
+def _addresses(file: SourceFile, assets: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Where assets lie."""
+    place = split_member(file.uri)[0].removeprefix("file://")
+    return tuple(_address(file.uri, place, name, asset) for name, asset in assets.items())
 
 
 def _open_asset(uri: str, opening: Opening) -> Source:
@@ -74,7 +91,7 @@ def _open_asset(uri: str, opening: Opening) -> Source:
     return open_source(uri, opening)
 
 
-def _assets(file: SourceFile, item: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _chosen(file: SourceFile, item: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The assets that are wanted, in their order: those that the user names, else all data."""
     found = item.get("assets")
     known: dict[str, Mapping[str, Any]]
@@ -162,6 +179,7 @@ READER = Reader(
     rank=5,
     matches=_is_stac,
     open=_open,
+    companions=Companions((".json", ".geojson", ""), lambda file: _addresses(file, _assets(file, Limits()))),
     # No suffix: most JSON beside images is none of ours.
     formats=(Format("STAC Item", (), "its data assets as channels, by name behind `::` (`item.json::B02,B03`)"),),
 )

@@ -13,6 +13,7 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
+from segcore.nodata import fitting_nodata
 from segcore.sources.base import Opening, Pixels, Source, SourceInfo, Valid, check_shape
 from segcore.sources.bilinear import AxisMap, bilinear, bilinear_of_usable, coarse_window, nearest
 from segcore.sources.joined import Joined, OpenSource
@@ -22,8 +23,8 @@ from segcore.sources.parts import (
     combined_details,
     common_nodata,
     fill_value,
-    fitting_nodata,
     has_value,
+    in_whole,
     matrix_of,
     tells_missing,
     usable,
@@ -32,6 +33,10 @@ from segcore.sources.parts import (
 
 SAME_PX = 0.01
 """Grids that differ by less than this share of a pixel are one."""
+SAME_SPACING = 0.01
+"""Spacings that differ by no more than this part are one."""
+SAME_VOXEL = 0.1
+"""Corners of volumes that lie no further apart, in voxels, are one: scanners and programs round."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,9 @@ class StackSource(Source):
             start, stop = max(part.first, window.start[0]), min(part.first + part.count, window.stop[0])
             if start < stop:
                 chosen = Window((start - part.first, *window.start[1:]), (stop - start, *window.shape[1:]))
-                out[start - window.start[0] : stop - window.start[0]] = self._part_pixels(part, chosen)
+                out[start - window.start[0] : stop - window.start[0]] = in_whole(
+                    self._part_pixels(part, chosen), self._parts.infos[part.number], self.info.nodata
+                )
         return out
 
     def _part_pixels(self, part: _Placed, window: Window) -> Pixels:
@@ -118,7 +125,8 @@ class StackSource(Source):
             return bilinear(chosen, rows, columns)
         known = has_value(source, Window((0, *plane.start), pixels.shape), pixels)[window.start[0] : window.stop[0]]
         info = source.info
-        return bilinear_of_usable(chosen, known, rows, columns, fill_value(info), fitting_nodata(info))
+        nodata = fitting_nodata(info.nodata, info.dtype)
+        return bilinear_of_usable(chosen, known, rows, columns, fill_value(info), nodata)
 
     def _read_valid(self, window: Window) -> Valid:
         valid = np.ones(window.shape, dtype=np.bool_)
@@ -185,6 +193,37 @@ def _check_same_size(infos: Sequence[SourceInfo]) -> None:
                 f"{info.uri}: expected {expected} px as {first.uri} has, got {got}; "
                 "files without a georeference are stacked pixel by pixel"
             )
+        _check_same_spacing(first, info)
+        _check_same_affine(first, info)
+
+
+def _check_same_spacing(first: SourceInfo, info: SourceInfo) -> None:
+    """Refuse a part whose pixels have another size, where both tell theirs."""
+    if first.spacing is None or info.spacing is None or first.spacing.unit != info.spacing.unit:
+        return
+    expected, got = first.spacing.values, info.spacing.values
+    if any(abs(got[axis] / expected[axis] - 1) > SAME_SPACING for axis in "yx"):
+        raise SourceError(
+            f"{info.uri}: expected the spacing of {first.uri} (y {expected['y']:.6g}, x {expected['x']:.6g} "
+            f"{first.spacing.unit}), got y {got['y']:.6g}, x {got['x']:.6g}; resample it to that grid first"
+        )
+
+
+def _check_same_affine(first: SourceInfo, info: SourceInfo) -> None:
+    """Refuse a volume that lies elsewhere in the patient, where both tell where they lie."""
+    if first.affine is None or info.affine is None:
+        return
+    ours, other = np.asarray(info.affine.matrix), np.asarray(first.affine.matrix)
+    sides = first.shape[:0:-1]  # x, y and z, as the columns of an affine
+    corners = np.array(list(np.ndindex((2,) * len(sides)))) * (np.array(sides) - 1)
+    places = np.pad(corners, [(0, 0), (0, 3 - len(sides))]) @ (ours - other)[:3, :3].T + (ours - other)[:3, 3]
+    apart = np.linalg.norm(places, axis=1).max()
+    voxel = np.linalg.norm(other[:3, :3], axis=0).min()
+    if not apart <= SAME_VOXEL * voxel:
+        raise SourceError(
+            f"{info.uri}: expected to lie where {first.uri} does, got a volume that lies up to {apart:.3g} mm from it; "
+            "resample it to that grid first, or register it"
+        )
 
 
 def _maps(grid: SourceInfo, info: SourceInfo) -> tuple[AxisMap, AxisMap] | None:

@@ -1,4 +1,7 @@
-"""Stamps: what tells a changed source from an unchanged one without reading it; and the digest that reads it all."""
+"""Stamps: what tells a changed source from an unchanged one without reading it; and the digest that reads it all.
+
+Both cover the files that are one image with the source (`segcore.sources.companions`).
+"""
 
 import hashlib
 import os
@@ -9,6 +12,7 @@ from typing import Any
 import fsspec
 
 from segcore.errors import SourceError
+from segcore.sources import companions
 from segcore.sources.files import SourceFile, check_scheme, is_remote, split_member
 from segcore.sources.joined import Joined
 
@@ -21,15 +25,26 @@ _ESCAPE = "\\udc"
 
 
 def stamp(uri: str | Joined) -> dict[str, Any]:
-    """Size, and mtime or ETag, of a file; of a folder or of joined files the sums, and a digest over all of them.
+    """Size, and mtime or ETag, of a file; of a folder, or of several files, the sums, and a digest over all of them.
 
     Raises:
         SourceError: if there is no such file.
     """
     if isinstance(uri, Joined):
-        parts = [stamp(part) for part in uri.parts]
-        newest = max((part["mtime_ns"] for part in parts if part.get("mtime_ns") is not None), default=None)
-        return {"uri": uri.uri, "size": _total(parts), "mtime_ns": newest, "version": _digest_of(parts), "how": uri.how}
+        return {"uri": uri.uri, **_together([stamp(part) for part in uri.parts]), "how": uri.how}
+    own = _stamp(uri)
+    beside = [_stamp(part) for part in companions(uri)]
+    return {"uri": own["uri"], **_together([own, *beside])} if beside else own
+
+
+def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The stamp of several files; no file's `uri`."""
+    newest = max((part["mtime_ns"] for part in parts if part.get("mtime_ns") is not None), default=None)
+    return {"size": _total(parts), "mtime_ns": newest, "version": _digest_of(parts)}
+
+
+def _stamp(uri: str) -> dict[str, Any]:
+    """Of one file or folder alone."""
     place = split_member(uri)[0]
     if _ESCAPE in place:
         raise SourceError(f"{uri}: expected a file name in UTF-8, got other bytes; rename the file")
@@ -84,6 +99,13 @@ def content_digest(uri: str | Joined, beat: Callable[[], None]) -> str:
     """
     if isinstance(uri, Joined):
         return _digest_of([content_digest(part, beat) for part in uri.parts])
+    own = _content_digest(uri, beat)
+    beside = [_content_digest(part, beat) for part in companions(uri)]
+    return _digest_of([own, *beside]) if beside else own
+
+
+def _content_digest(uri: str, beat: Callable[[], None]) -> str:
+    """Of one file or folder alone."""
     file = SourceFile(split_member(uri)[0])
     if file.is_folder:
         names = file.tree()

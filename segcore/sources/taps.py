@@ -48,6 +48,11 @@ class Axis:
             weights /= total[:, None]
         return np.clip(index, 0, self.num_in - 1).astype(np.int64), weights
 
+    def nearest(self, start: int, stop: int) -> Indices:
+        """Of each output pixel the input pixel in which its centre lies."""
+        centre = np.floor((np.arange(start, stop) + 0.5) * self.step)
+        return np.asarray(np.clip(centre, 0, self.num_in - 1).astype(np.int64))
+
 
 @dataclass(frozen=True)
 class Taps:

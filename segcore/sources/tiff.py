@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 
 from segcore.errors import SourceError
-from segcore.geometry import Window
+from segcore.geometry import Window, is_level
 from segcore.sources import tiff_metadata as metadata
 from segcore.sources.base import AXES, Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
@@ -226,20 +226,22 @@ def _mixed(uri: str) -> SourceError:
 
 
 def _coarser(series: Any, forms: dict[int, PageForm]) -> list[Any]:
-    """The levels below the finest that hold the same planes, each smaller than the one before."""
+    """The levels below the finest that hold the same planes whole, each smaller than the one before."""
 
     def kind(page: Any) -> tuple[Any, ...]:
         space = RGB if page.photometric == YCBCR else page.photometric  # decoding JPEG makes the one of the other
         return space, page.dtype, page.samplesperpixel, page.extrasamples, page.bitspersample
 
+    def sides(page: Any) -> tuple[int, int]:
+        return int(page.imagelength), int(page.imagewidth)
+
     levels: list[Any] = []
-    last = series.keyframe
+    full = last = series.keyframe
     for level in series.levels[1:]:
         page = level.keyframe
-        smaller = page.imagelength <= last.imagelength and page.imagewidth <= last.imagewidth
         whole = len(level) == len(series) and all(found is not None for found in level) and _is_one_form(level, forms)
         same = kind(page) == kind(series.keyframe) and level.axes == series.axes
-        if not (same and smaller and whole and page.shape != last.shape):
+        if not (same and whole and is_level(sides(full), sides(last), sides(page))):
             break
         levels.append(level)
         last = page

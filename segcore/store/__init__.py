@@ -3,7 +3,7 @@
 from segcore.store.image import Image, Label
 from segcore.store.lease import Lease
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Ngff, PyramidSpec, fitting_nodata, fitting_shard_px, missing
+from segcore.store.pyramid import Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
 from segcore.store.unit import UnitWriter
 from segcore.store.verify import Problem, verify
@@ -20,9 +20,7 @@ __all__ = [
     "Staging",
     "UnitWriter",
     "Workspace",
-    "fitting_nodata",
     "fitting_shard_px",
-    "missing",
     "verify",
     "withdraw_labels",
 ]

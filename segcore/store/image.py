@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from segcore.classes import IGNORE, ClassInfo
 from segcore.geometry import Ints, Window
+from segcore.nodata import missing
 from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Ngff, Pixels, PyramidSpec, missing
+from segcore.store.pyramid import Ngff, Pixels, PyramidSpec
 
 
 class _Pyramid:

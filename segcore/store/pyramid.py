@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from segcore.geometry import Grid, Ints, Window, halved, level_shapes
+from segcore.nodata import missing
 
 CHUNK_PX = 256
 CHUNK_PX_V2 = 512
@@ -226,24 +227,6 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
     safe = np.maximum(count, 1)
     mean = (2 * total + safe) // (2 * safe) if integer else total / safe
     return np.where(count > 0, mean, nodata).astype(pixels.dtype)
-
-
-def missing(pixels: Pixels, nodata: float | None) -> npt.NDArray[np.bool_]:
-    """Elements without a value, in the shape of `pixels`: nodata, and what is not finite."""
-    absent: npt.NDArray[np.bool_] = ~np.isfinite(pixels)
-    if nodata is not None and not np.isnan(nodata):
-        absent |= pixels == pixels.dtype.type(nodata)
-    return absent
-
-
-def fitting_nodata(nodata: float | None, dtype: str) -> float | None:
-    """The nodata value, or None where no pixel of this type can have it (-9999 in uint8)."""
-    kind = np.dtype(dtype)
-    if nodata is None or not np.issubdtype(kind, np.integer):
-        return nodata
-    limits = np.iinfo(kind)
-    fits = np.isfinite(nodata) and nodata == int(nodata) and limits.min <= nodata <= limits.max
-    return nodata if fits else None
 
 
 def _sum_2x2(values: Pixels) -> Pixels:

@@ -16,9 +16,9 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import reproject
 
 from segcore.errors import SourceError
-from segcore.geometry import Window
+from segcore.geometry import Window, is_level
 from segcore.sources import Limits, Opening, open_source
-from segcore.sources.geo_metadata import is_level
+from segcore.sources.jpeg2000_header import Jpeg2000Header, check_tiles
 
 RNG = np.random.default_rng(3)
 
@@ -246,6 +246,15 @@ def test_hostile_sizes_of_jpeg2000_are_refused_before_gdal_sees_them(
     monkeypatch.setattr(rasterio, "open", None)
     with pytest.raises(SourceError, match=said):
         open_source(str(path), Opening(limits=Limits(max_whole_px=50_000 if said == "a tile of" else 2**28)))
+
+
+def test_a_tile_of_jpeg2000_counts_with_all_its_components() -> None:
+    def header(num_components: int) -> Jpeg2000Header:
+        return Jpeg2000Header(num_components, 1000, 1000, 1000, 1000, 1)
+
+    check_tiles("a.jp2", header(4), Limits(max_whole_px=1_000_000))
+    with pytest.raises(SourceError, match=r"1000 x 1000 px, 5 components, is over the limit max_whole_px"):
+        check_tiles("a.jp2", header(5), Limits(max_whole_px=1_000_000))
 
 
 @pytest.mark.parametrize("length", [12, 60, 500])

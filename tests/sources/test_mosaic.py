@@ -118,6 +118,19 @@ def test_masks_and_differing_nodata(tmp_path: Path, assert_reads: Any) -> None:
         assert_reads(source, scene, np.hstack([usable > 0, scene[0, :, 20:] != 5]))
 
 
+def test_a_nodata_value_of_one_tile_alone_is_nan_in_floats(tmp_path: Path, assert_reads: Any) -> None:
+    scene = RNG.normal(size=(1, 20, 40)).astype("float32")
+    scene[0, 3:9, 5:30] = -9999
+    tiles = [
+        cut(tmp_path, scene, slice(0, 20), slice(0, 20), nodata=-9999),
+        cut(tmp_path, scene, slice(0, 20), slice(20, 40), nodata=-1),
+    ]
+    there = np.hstack([scene[0, :, :20] != -9999, np.ones((20, 20), bool)])
+    with joined(*tiles) as source:
+        assert source.info.nodata is None
+        assert_reads(source, np.where(there, scene, np.nan).astype("float32"), there)
+
+
 def test_only_what_a_window_touches_is_opened(tmp_path: Path) -> None:
     scene = RNG.integers(0, 99, (1, 10, 400)).astype("uint8")
     tiles = [cut(tmp_path, scene, slice(0, 10), slice(x, x + 10)) for x in range(0, 400, 10)]
@@ -161,6 +174,15 @@ def test_tiles_that_do_not_fit(tmp_path: Path, options: dict[str, Any], said: st
     with pytest.raises(SourceError, match=said) as caught:
         joined(first, second)
     assert str(caught.value).startswith(second)
+
+
+def test_tiles_with_other_colour_tables(tmp_path: Path) -> None:
+    names = [write(tmp_path / f"{x}.tif", np.ones((1, 9, 9), "uint8"), GRID * Affine.translation(x, 0)) for x in (0, 9)]
+    for color, name in enumerate(names):
+        with rasterio.open(name, "r+") as dataset:
+            dataset.write_colormap(1, {1: (255, color, 0, 255)})
+    with pytest.raises(SourceError, match="expected the palette of"):
+        joined(*names)
 
 
 def test_a_tile_without_a_georeference_and_a_union_that_is_too_large(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import tifffile
 from PIL import Image
+from rasterio.transform import from_origin
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
@@ -148,6 +149,32 @@ def test_an_http_address_is_read_like_a_file(server: str, name: str, assert_read
     pytest.importorskip("aiohttp")
     with open_source(f"{server}/{name}") as source:
         assert_reads(source, np.moveaxis(PIXELS, -1, 0), num_windows=3)
+
+
+def test_a_remote_cog_is_opened_with_all_levels_by_its_first_bytes(
+    server: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    http_file = pytest.importorskip("fsspec.implementations.http").HTTPFile
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 2048, 2048), dtype=np.uint8)
+    with rasterio.open(
+        folder / "cog.tif", "w", driver="COG", count=1, height=2048, width=2048, dtype="uint8", crs="EPSG:32631",
+        transform=from_origin(0, 20480, 10, 10), blocksize=256, overviews="AUTO",
+    ) as dataset:  # fmt: skip
+        dataset.write(pixels)
+    fetched: list[int] = []
+    fetch = http_file._fetch_range
+    monkeypatch.setattr(http_file, "_fetch_range", lambda file, a, b: fetched.append(b - a) or fetch(file, a, b))
+    with open_source(f"{server}/cog.tif") as source:
+        assert source.info.levels == ((2048, 2048), (1024, 1024), (512, 512), (256, 256))
+        assert sum(fetched) < 3 * 2**18
+        window = Window((0, 1000, 1000), (1, 256, 256))
+        np.testing.assert_array_equal(source.read(window), pixels[window.slices])
+        assert sum(fetched) < 8 * 2**18 < (folder / "cog.tif").stat().st_size
+        for level in (3, 1, 2):
+            with rasterio.open(folder / "cog.tif", overview_level=level - 1) as expected:
+                corner = Window((0, 100, 50), (1, 60, 70))
+                np.testing.assert_array_equal(source.read(corner, level), expected.read()[corner.slices])
 
 
 @pytest.fixture

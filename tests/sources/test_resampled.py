@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Limits, Opening, Source, SourceInfo, open_source, resampled
+from segcore.sources import Joined, Limits, Opening, Source, SourceInfo, open_source, resampled
 from segcore.sources.resampled import with_spacing
 from segcore.spatial import Affine, Spacing, WantedSpacing
 
@@ -275,3 +275,27 @@ def test_what_cannot_be_is_said_in_one_line() -> None:
         SourceError, match=r"to 0.1 it would have 90 x 90 px \(y x x\), over the limit max_px = 1000; give a coarser"
     ):
         with_spacing(ArraySource(noise(1, 9, 9)), WantedSpacing.parse("0.1"), Limits(max_px=1000))
+
+
+@pytest.mark.parametrize("wanted", ["20 m", "7 m", "25 m"])
+def test_classes_with_a_colour_table_are_never_averaged(tmp_path: Path, wanted: str, assert_reads: Any) -> None:
+    classes = np.random.default_rng(3).choice(np.array([1, 7], "uint8"), (1, 41, 40))
+    profile = {"driver": "GTiff", "width": 40, "height": 41, "count": 1, "dtype": "uint8", "crs": "EPSG:32631"}
+    grid = rasterio.transform.from_origin(500000, 4600000, 10, 10)
+    for name in ("classes.tif", "values.tif"):
+        with rasterio.open(tmp_path / name, "w", transform=grid, **profile) as dataset:
+            dataset.write(classes)
+            if name == "classes.tif":
+                dataset.write_colormap(1, {1: (255, 0, 0, 255), 7: (0, 255, 0, 255)})
+    names = [str(tmp_path / name) for name in ("values.tif", "classes.tif")]
+    step = float(wanted.split()[0]) / 10
+    centres = [np.floor((np.arange(int(n / step + 0.5)) + 0.5) * step).astype(int) for n in (41, 40)]
+    expected = classes[:, np.minimum(centres[0], 40)[:, None], np.minimum(centres[1], 39)]
+    opening = Opening(spacing=WantedSpacing.parse(wanted))
+    with open_source(names[1], opening) as source:
+        assert_reads(source, expected)
+        assert source.info.details["resampled"]["nearest"] == [0]
+    stack = Joined(uri="stack", how="stack", parts=(names[0], names[1]))
+    with open_source(stack, opening) as source, open_source(names[0], opening) as values:
+        np.testing.assert_array_equal(whole(source), np.concatenate([whole(values), expected]))
+        np.testing.assert_array_equal(source.read(Window((1, 3, 4), (1, 5, 6))), expected[:, 3:8, 4:10])

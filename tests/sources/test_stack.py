@@ -170,6 +170,34 @@ def test_pictures_without_a_georeference(tmp_path: Path, assert_reads: Any) -> N
         stacked(*parts, str(tmp_path / "cell_red.png"))
 
 
+def test_volumes_of_one_place(tmp_path: Path, assert_reads: Any) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    voxels = RNG.normal(size=(9, 8, 7)).astype("float32")
+    affine = np.array([[0, 0, 2, -5], [-1, 0, 0, 30], [0, 1.5, 0, 8], [0, 0, 0, 1]])
+    shifts = {"first": 0, "rounded": 1e-4, "moved": 1, "far": 0, "mirrored": 0}
+    for name, shift in shifts.items():
+        placed = affine.copy()
+        placed[0, 3] += shift
+        placed[:3, 0] *= {"far": 1.2, "mirrored": -1}.get(name, 1)
+        nibabel.save(nibabel.Nifti1Image(voxels, placed), tmp_path / f"{name}.nii")
+    uris = {name: str(tmp_path / f"{name}.nii") for name in shifts}
+    with stacked(uris["first"], uris["rounded"]) as source:
+        assert_reads(source, np.stack([voxels.T, voxels.T]))
+    for name, said in (("moved", "up to 1 mm from it"), ("far", "expected the spacing"), ("mirrored", "up to 16 mm")):
+        with pytest.raises(SourceError, match=said) as caught:
+            stacked(uris["first"], uris[name])
+        assert str(caught.value).startswith(uris[name])
+
+
+def test_a_nodata_value_of_one_part_alone_is_nan_in_floats(tmp_path: Path, assert_reads: Any) -> None:
+    bands = RNG.normal(size=(2, 20, 20)).astype("float32")
+    bands[0, 3:9] = -9999
+    parts = [write(tmp_path / f"{i}.tif", bands[i : i + 1], nodata=value) for i, value in enumerate((-9999, -1))]
+    with stacked(*parts) as source:
+        assert source.info.nodata is None
+        assert_reads(source, np.where(bands == -9999, np.nan, bands).astype("float32"), bands[0] != -9999)
+
+
 def test_types_are_widened_within_their_kind(tmp_path: Path) -> None:
     small, large = np.full((1, 4, 4), 200, "uint8"), np.full((1, 4, 4), 60000, "uint16")
     a, b = write(tmp_path / "a.tif", small), write(tmp_path / "b.tif", large)

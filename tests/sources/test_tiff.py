@@ -447,6 +447,17 @@ def test_planes_that_are_stored_in_another_way_are_refused(
         open_source(path)
 
 
+def test_a_picture_of_a_part_is_no_level(tmp_path: Path) -> None:
+    path = str(tmp_path / "levels.ome.tif")
+    pixels = RNG.integers(0, 255, (3, 100, 120)).astype("uint8")
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, tile=(32, 32), subifds=2, metadata={"axes": "CYX"})
+        writer.write(pixels[:, ::2, ::2], tile=(32, 32), subfiletype=1)
+        writer.write(pixels[:, :20, :20], tile=(32, 32), subfiletype=1)
+    with open_source(path) as source:
+        assert source.info.levels == ((100, 120), (50, 60))
+
+
 def test_levels_of_another_kind_are_left_out(tmp_path: Path) -> None:
     path = str(tmp_path / "levels.tif")
     with tifffile.TiffWriter(path) as writer:
