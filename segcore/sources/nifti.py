@@ -190,9 +190,7 @@ def _matrix(header: Any) -> tuple[np.ndarray[Any, Any] | None, dict[str, Any]]:
     scaled = np.array(matrix, dtype=np.float64)
     scaled[:3] *= mm
     if affine_of(scaled) is None:
-        details["note"] = (
-            f"its {details['geometry']} maps no volume (singular, no rotation, or not finite) and is not used"
-        )
+        details["note"] = f"its {details['geometry']} maps no volume (singular, or no rotation) and is not used"
     return scaled, details
 
 
