@@ -50,7 +50,7 @@ def test_a_scene_as_text(geotiff: str) -> None:
     assert told["CRS"] == "WGS 84 / UTM zone 31N (EPSG:32631)"
     assert told["transform"] == "x = 10 col + 0 row + 500000, y = 0 col + -10 row + 4000000"
     assert told["nodata"] == "-9999"
-    assert told["ingest"].startswith("1 shard, ")
+    assert told["ingest"].startswith("2 shards, ")  # of the image and of its foreground
     columns = {line.index(told[line.strip().split("  ", 1)[0]]) for line in text.splitlines()[1:]}
     assert len(columns) == 1, "aligned"
 
