@@ -69,7 +69,8 @@ class Stack:
     matrix: Matrix | None
     """4 x 4 over (x, y, z) to RAS mm; None where the slices do not say where they lie."""
     axis: str | None
-    """What the slices are along: "z"; None of a single slice, or where nothing in space tells them apart."""
+    """What the slices are along: "z"; "t" of frames of one file that all lie at one place; None of a single slice, or
+    where they do not say where they lie."""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -105,6 +106,8 @@ def stacked(uri: str, slices: Sequence[Slice]) -> Stack:
             f"among {len(slices)} slices is not known; give the files one by one"
         )
     positions = np.array([found.position for found in slices])
+    if len({found.file for found in slices}) == 1 and np.ptp(positions, axis=0).max() < SAME_PLACE_MM:
+        return Stack(tuple(slices), None, "t", ("all frames lie at one place: they are taken as a sequence (t)",))
     row, column = _directions(slices[0])
     along = positions @ np.cross(row, column)
     order = np.argsort(along, kind="stable")

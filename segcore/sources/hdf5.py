@@ -20,6 +20,11 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 """Filters that come with the library; others would be loaded from wherever plugins lie."""
 
+CACHE_BYTES = 2**28
+"""Decoded chunks that are kept: planes are asked for one by one, and a chunk can hold many. The library keeps 1 MiB."""
+CACHE_SLOTS = 100_003
+"""Prime, and many more than chunks: those that fall into one slot drive each other out."""
+
 MAX_SOFT_LINKS = 16
 """On the way to one array; they can point to each other."""
 MIN_SIDE_PX = 16
@@ -40,7 +45,7 @@ class Hdf5Source(Source):
         with ExitStack() as opened:
             path = file.local_path
             stream = str(path) if path is not None else opened.enter_context(file.open())
-            root = opened.enter_context(h5py.File(stream, "r"))
+            root = opened.enter_context(h5py.File(stream, "r", rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS))
             self._array = _named(root, file.uri, file.member) if file.member else _only(root, file.uri)
             _check_storage(file.uri, self._array, opening.limits)
             named = None if opening.axes else _named_axes(self._array, opening.limits)

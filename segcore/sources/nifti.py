@@ -12,7 +12,7 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources.anatomy import affine_of, sides_of, spacing_of
+from segcore.sources.anatomy import Matrix, affine_of, sides_of, spacing_of
 from segcore.sources.base import (
     Format,
     Limits,
@@ -32,6 +32,9 @@ HEADER_BYTES = {b"n+1\0": (344, 348), b"n+2\0": (4, 540)}
 
 UNITS_MM = {1: 1e3, 2: 1.0, 3: 1e-3}
 """xyzt_units, lower three bits: metres, millimetres, micrometres. 0 says nothing; then millimetres are meant."""
+
+QUATERNION_TOLERANCE = 1e-3
+"""By which a quaternion may be longer than 1: some writers round theirs."""
 
 COLORS = ("red", "green", "blue", "alpha")
 
@@ -180,15 +183,27 @@ def _matrix(header: Any) -> tuple[np.ndarray[Any, Any] | None, dict[str, Any]]:
     if int(header["sform_code"]) > 0:
         matrix, details["geometry"] = header.get_sform(), "sform"
     elif int(header["qform_code"]) > 0:
-        matrix, details["geometry"] = header.get_qform(), "qform"
+        matrix, details["geometry"] = _qform(header), "qform"
     else:
         details["note"] = "neither sform nor qform: the file does not say how the volume lies in the patient"
         return None, details
     scaled = np.array(matrix, dtype=np.float64)
     scaled[:3] *= mm
     if affine_of(scaled) is None:
-        details["note"] = f"its {details['geometry']} maps no volume (singular or not finite) and is not used"
+        details["note"] = f"its {details['geometry']} maps no volume (singular, or no rotation) and is not used"
     return scaled, details
+
+
+def _qform(header: Any) -> Matrix:
+    """The qform; of a rotation that is none, or of negative steps, NaN: which of them is wrong, nothing tells."""
+    rotation = np.array([header[f"quatern_{part}"] for part in "bcd"], dtype=np.float64)
+    length = float(np.linalg.norm(rotation))
+    if length > 1 + QUATERNION_TOLERANCE or (header["pixdim"][1:4] < 0).any():
+        return np.full((4, 4), np.nan)
+    if length > 1:
+        for part, value in zip("bcd", rotation / length, strict=True):
+            header[f"quatern_{part}"] = value
+    return np.asarray(header.get_qform())
 
 
 def _open(file: SourceFile, opening: Opening) -> Source:

@@ -90,7 +90,9 @@ def _fill_value(spec: PyramidSpec) -> float | int | bool | str:
         return bool(spec.fill)
     if np.issubdtype(dtype, np.integer):
         return int(spec.fill)
-    return "NaN" if np.isnan(spec.fill) else float(spec.fill)
+    if np.isfinite(spec.fill):
+        return float(spec.fill)
+    return "NaN" if np.isnan(spec.fill) else "Infinity" if spec.fill > 0 else "-Infinity"
 
 
 def object_keys(spec: PyramidSpec, level: int, shard: Ints) -> list[str]:

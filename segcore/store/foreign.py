@@ -32,7 +32,11 @@ TENSORSTORE_COMPRESSORS = (None, "zlib", "gzip", "zstd", "bz2", "blosc")
 OBJECT_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az"}
 """Schemes of fsspec, and of obstore."""
 WEB = ("http", "https")
+MAX_CODECS = 16
+"""In a row; the libraries go through them by recursion."""
 INDEX_BYTES_PER_CHUNK = 16
+CACHE_BYTES = 2**28
+"""Decoded chunks that are kept: planes are asked for one by one, and a chunk can hold many."""
 READER_VERSION = f"zarr {version('zarr')}, tensorstore {version('tensorstore')}"
 
 _DTYPE = re.compile(r"[<>|][buif][1248]")
@@ -59,7 +63,7 @@ class _ArrayV2(BaseModel):
     chunks: tuple[_Side, ...]
     dtype: str
     compressor: _CodecV2 | None
-    filters: tuple[_CodecV2, ...] | None = None
+    filters: Annotated[tuple[_CodecV2, ...], Field(max_length=MAX_CODECS)] | None = None
     order: Literal["C", "F"]
     fill_value: _Fill | None
     dimension_separator: Literal[".", "/"] = "."
@@ -74,12 +78,15 @@ class _Named(BaseModel):
     configuration: dict[str, Any] = {}
 
 
+_Codecs = Annotated[tuple[_Named, ...], Field(max_length=MAX_CODECS)]
+
+
 class _Sharding(BaseModel):
     """Configuration of `sharding_indexed`."""
 
     chunk_shape: tuple[_Side, ...]
-    codecs: tuple[_Named, ...]
-    index_codecs: tuple[_Named, ...]
+    codecs: _Codecs
+    index_codecs: _Codecs
 
 
 class _ArrayV3(BaseModel):
@@ -92,7 +99,7 @@ class _ArrayV3(BaseModel):
     chunk_grid: _Named
     chunk_key_encoding: _Named
     fill_value: _Fill
-    codecs: tuple[_Named, ...]
+    codecs: _Codecs
     storage_transformers: tuple[()] = ()
 
 
@@ -250,6 +257,7 @@ def open_foreign(array: ForeignArray, root: str, path: str) -> Reader:
             "driver": "zarr" if array.metadata["zarr_format"] == 2 else "zarr3",
             "kvstore": {"driver": "file", "path": f"{root}/{path}"},
             "metadata": array.metadata,
+            "context": {"cache_pool": {"total_bytes_limit": CACHE_BYTES}},
         }
         return TensorstoreReader(tensorstore.open(spec, open=True, read=True, assume_metadata=True).result())
     store = StorePath(_zarr_store(root, scheme), path)

@@ -142,3 +142,12 @@ def test_names_do_not_show_the_uid() -> None:
     assert name == "series-0a90ed7e"
     assert name != series_name("1.2.840.98", ())
     assert series_name("", ("CT", 1)) == series_name("", ("CT", 1)) != series_name("", ("CT", 2))
+
+
+def test_frames_of_one_file_at_one_place_are_a_sequence() -> None:
+    frames = [replace(found, file="a", frame=i) for i, found in enumerate(volume(5, step=(0, 0, 0)))]
+    stack = stacked("folder", frames)
+    assert (stack.axis, stack.matrix, list(stack.slices)) == ("t", None, frames)
+    assert "one place" in stack.notes[0]
+    with pytest.raises(SourceError, match="lie at the same place"):  # volumes one after the other stay refused
+        stacked("folder", [*frames, replace(frames[0], position=(-10.0, 20.0, 32.0))])

@@ -1,5 +1,6 @@
 """HDF5 against h5py's own slices; everything by which a file reaches other files is refused."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from segcore.errors import SourceError
+from segcore.geometry import Window
 from segcore.sources import Limits, Opening, open_source
+from segcore.sources.files import SourceFile
 
 RNG = np.random.default_rng(4)
 VOLUME = RNG.integers(0, 60000, (9, 40, 50)).astype(np.uint16)
@@ -161,3 +164,25 @@ def test_a_damaged_file_fails_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be read") as caught:
         open_source(str(tmp_path / "a.h5"))
     assert "\n" not in str(caught.value)
+
+
+def test_chunks_of_many_planes_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = RNG.integers(0, 60000, (32, 384, 384)).astype(np.uint16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", data=values, chunks=(32, 192, 192), compression="gzip")
+    num_bytes = 0
+
+    class Counting(io.BytesIO):
+        def readinto(self, into: Any) -> int:
+            nonlocal num_bytes
+            num_bytes += len(into)
+            return super().readinto(into)
+
+    data = (tmp_path / "a.h5").read_bytes()
+    fsspec.filesystem("memory").pipe("/once.h5", data)
+    monkeypatch.setattr(SourceFile, "open", lambda self: Counting(data))
+    with open_source("memory://once.h5") as source:
+        for z in range(32):
+            plane = source.read(Window((0, z, 0, 0), (1, 1, 384, 384)))
+            np.testing.assert_array_equal(plane[0, 0], values[z])
+    assert len(data) * 0.9 < num_bytes < len(data) * 1.1

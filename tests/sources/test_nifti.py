@@ -168,6 +168,35 @@ def test_qform_alone_is_used_even_where_its_handedness_is_zero(tmp_path: Path) -
         np.testing.assert_allclose(source.info.affine.matrix, AFFINE, atol=1e-5)
 
 
+def test_a_rounded_rotation_is_used_and_one_that_is_none_is_said(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 9, (4, 5, 6), np.int16)
+    made = nibabel.Nifti1Image(pixels, np.diag([2, 2, 3, 1]))
+    made.set_qform(np.diag([2, 2, 3, 1]), 1)
+    made.header["sform_code"] = 0
+    header = made.header
+    for case, changes in {
+        "rounded": {"quatern_b": 0.7072, "quatern_c": 0.7072},
+        "long": {"quatern_b": 1.2},
+        "negative": {"quatern_b": 0, "quatern_c": 0, "pixdim": [1, -2, 2, 3, 0, 0, 0, 0]},
+    }.items():
+        for name, value in changes.items():
+            header[name] = value
+        path = tmp_path / f"{case}.nii"
+        path.write_bytes(header.binaryblock + bytes(4) + pixels.tobytes(order="F"))
+        content = bytearray(path.read_bytes())
+        content[108:112], content[344:348] = np.float32(352).tobytes(), b"n+1\0"
+        path.write_bytes(content)
+        with open_source(str(path)) as source:
+            np.testing.assert_array_equal(source.read(Window.whole(source.info.shape))[0], pixels.T)
+            if case == "rounded":
+                assert source.info.affine is not None
+                turned = np.array([[0, 2, 0], [2, 0, 0], [0, 0, -3]])
+                np.testing.assert_allclose(np.array(source.info.affine.matrix)[:3, :3], turned, atol=1e-3)
+            else:
+                assert source.info.affine is None
+                assert "its qform maps no volume" in source.info.details["note"]
+
+
 def test_no_extension_of_the_header_is_kept(tmp_path: Path) -> None:
     made = nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), AFFINE)
     made.header["descrip"] = b"JANE DOE"

@@ -11,6 +11,7 @@ import fsspec
 import numcodecs
 import numpy as np
 import pytest
+import tensorstore
 import zarr
 
 from segcore.errors import SourceError
@@ -301,6 +302,7 @@ HOSTILE_V2: dict[str, tuple[dict[str, Any], str]] = {
     "chunks": ({"chunks": [16, 16]}, r"chunks of \(16, 16\) in an array of"),
     "axes": ({"shape": [9, 9], "chunks": [9, 9]}, r"0 has 2 axes, but its metadata names 3"),
     "fill": ({"fill_value": "AAAA"}, r"fill_value"),
+    "many filters": ({"filters": [{"id": "shuffle"}] * 1000}, r"filters: Tuple should have at most 16 items"),
 }
 SHARDED = {"chunk_shape": [2, 16, 16], "codecs": [{"name": "bytes"}], "index_codecs": [{"name": "bytes"}]}
 HOSTILE_V3: dict[str, tuple[dict[str, Any], str]] = {
@@ -341,6 +343,10 @@ HOSTILE_V3: dict[str, tuple[dict[str, Any], str]] = {
         r"index of a shard takes",
     ),
     "huge shape": ({"shape": [2, 2**30, 2**30]}, r"over the limit max_px"),
+    "many codecs": (
+        {"codecs": [{"name": "bytes"}, *[{"name": "gzip"}] * 100_000]},
+        r"codecs: Tuple should have at most",
+    ),
 }
 
 
@@ -408,6 +414,23 @@ def test_a_damaged_chunk_is_one_line(tmp_path: Path) -> None:
         with open_source(str(folder)) as source, pytest.raises(SourceError, match="cannot be read at c 0") as caught:
             source.read(Window.whole((1, 16, 16)))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_chunks_of_many_planes_are_decoded_once(tmp_path: Path, version: int) -> None:
+    pixels = pixels_of((32, 64, 64))
+    write(tmp_path / "a.zarr", "zyx", [pixels], version, chunks=(32, 32, 32))
+
+    def num_bytes() -> int:
+        found = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
+        return sum(metric["values"][0].get("value", 0) for metric in found)
+
+    before = num_bytes()
+    with open_source(str(tmp_path / "a.zarr")) as source:
+        for z in range(32):
+            np.testing.assert_array_equal(source.read(Window((0, z, 0, 0), (1, 1, 64, 64)))[0, 0], pixels[z])
+    stored = sum(path.stat().st_size for path in (tmp_path / "a.zarr" / "0").rglob("*") if path.name[0] != ".")
+    assert 0 < num_bytes() - before <= stored
 
 
 @pytest.fixture

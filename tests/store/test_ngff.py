@@ -272,3 +272,16 @@ def test_plans_and_records_from_before_there_was_a_choice_still_count(local_work
     local_workspace.objects.delete("images/a.ome.zarr/zarr.json")
     with Staging.begin(local_workspace, "a", "image", {"source": "abc"}, spec) as staging:
         assert staging.units() == []
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+@pytest.mark.parametrize("nodata", [float("nan"), float("inf"), float("-inf")])
+def test_a_fill_value_that_is_not_finite_is_json(local_workspace: Workspace, ngff: Ngff, nodata: float) -> None:
+    pixels = RNG.random((1, 700, 900), np.float32)
+    pixels[:, :512] = nodata
+    spec = SPEC.model_copy(update={"shape": pixels.shape, "dtype": "float32", "ngff": ngff})
+    make(local_workspace, pixels, spec.model_copy(update={"fill": nodata, "nodata": nodata}))
+    np.testing.assert_array_equal(levels(local_workspace)[0], pixels)
+    path = f"{local_workspace.uri}/images/a.ome.zarr"
+    validate(path, "Image", ngff)
+    np.testing.assert_array_equal(zarr.open_array(f"{path}/0", mode="r")[...], pixels)
