@@ -201,6 +201,8 @@ def mapping_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 def shown(value: Any) -> str:
     """A value as a person reads it."""
     if isinstance(value, float):
+        if 0 < value < 1e-3:
+            return f"{value:.2g}"  # a rare class is not none at all
         return f"{value:.4f}" if 0 <= value <= 1 else f"{value:.10g}"
     if value is None:
         return "-"

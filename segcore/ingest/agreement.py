@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.ingest.child import Probe
+from segcore.targets import agreed_table
 
 COUNTED = ("index", "binary")
 """Kinds of targets whose classes have no names: only how many there are differs."""
 OWN_NAMES = ("classes", "segments")
-"""Kinds whose files name their classes."""
+"""Kinds whose files name their classes, and give them ids."""
+NAMES_ALONE = "shapes"
+"""The kind whose files only name them: ids come from the names of all images."""
 
 
 class Agreement:
@@ -25,6 +28,9 @@ class Agreement:
             if found.target_kind in OWN_NAMES:
                 for info in found.classes:
                     self._named.setdefault(info.id, (info, found.info.uri))
+        shaped = [found.classes for found in probes if found.target_kind == NAMES_ALONE]
+        self.table = agreed_table(shaped) if shaped else None
+        """Of the kind whose files only name their classes."""
 
     def applied(self, found: Probe) -> Probe:
         """The probe with the classes of all.
@@ -43,6 +49,8 @@ class Agreement:
                     "class table (--classes)"
                 )
             return found.model_copy(update={"classes": most})
+        if found.target_kind == NAMES_ALONE and self.table is not None:
+            return found.model_copy(update={"classes": self.table.classes, "target_dtype": self.table.dtype})
         if found.target_kind not in OWN_NAMES:
             return found
         for info in found.classes:

@@ -1,10 +1,11 @@
 """What ingest does inside a child process: everything that touches a user's own file.
 
 probe: header -> Probe (shape, dtype, spacing, target's classes)   before anything is planned
-write_window: source window -> shards of image, target, valid      a work unit, or a part of one
+write_windows: source window -> shards of image, target, valid     work units, or parts of one
 source_digest: the file's bytes -> SHA-256
 """
 
+import itertools
 from contextlib import ExitStack
 from typing import Any
 
@@ -135,10 +136,10 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     )
 
 
-def list_members(beat: Beat, entry: Entry) -> tuple[str, ...]:
+def list_members(beat: Beat, entry: Entry, settings: Settings) -> tuple[str, ...]:
     """The images in a folder; itself where it is one."""
     beat(0)
-    return members(entry.source)
+    return members(entry.source, settings.opening)
 
 
 def source_digest(beat: Beat, entry: Entry) -> str:
@@ -152,10 +153,15 @@ def copy_source(beat: Beat, entry: Entry, workspace_uri: str) -> tuple[str, str 
     return content_digest(entry.opened_by, lambda: beat(0)), copied
 
 
-def write_window(
-    beat: Beat, entry: Entry, workspace_uri: str, settings: Settings, names: tuple[str, ...], window: Window
+def write_windows(
+    beat: Beat,
+    entry: Entry,
+    workspace_uri: str,
+    settings: Settings,
+    names: tuple[str, ...],
+    windows: tuple[Window, ...],
 ) -> int:
-    """Write the shards of an image and of its labels that lie in a window; the number of the image's among them.
+    """Write the shards of an image and of its labels that lie in some windows; the number of the image's among them.
 
     Args:
         beat: called after every shard.
@@ -163,13 +169,13 @@ def write_window(
         workspace_uri: where the plans stand already.
         settings: how it is opened.
         names: what is written: "image" and labels.
-        window: a work unit, or a group of shards in it, over the image's axes.
+        windows: work units, or groups of shards in them, over the image's axes.
     """
     opened = _opened(entry, settings)
     beat(0)
     workspace = Workspace.open(workspace_uri)
     num_written = 0
-    for name in names:
+    for name, window in itertools.product(names, windows):
         staging = Staging.attach(workspace, entry.image_id, name)
         own = over_axes(window, opened.source.info.axes, staging.spec.axes)
         writer = staging.writer(own)

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from segcore.errors import SourceError
 from segcore.ingest.entries import Entry
-from segcore.sources import Joined
+from segcore.sources import Joined, companions
 from segcore.sources.files import MEMBER, SourceFile, split_member
 from segcore.store import Workspace
 
@@ -35,6 +35,8 @@ def put_copy(workspace: Workspace, entry: Entry, beat: Callable[[], None]) -> st
             _put(workspace, SourceFile(uri), f"{prefix}/{i:05d}", beat) for i, uri in enumerate(entry.joined.parts)
         ]
         return entry.joined.model_copy(update={"uri": prefix, "parts": tuple(parts)})
+    if companions(entry.source):
+        raise SourceError(f"{entry.source}: is kept in several files, which cannot be copied as one; use --link")
     place, member = split_member(entry.source)
     copied = _put(workspace, SourceFile(place), prefix, beat)
     return copied if member is None else f"{copied}{MEMBER}{member}"

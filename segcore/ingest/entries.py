@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
-from segcore.sources import Joined, suffixes
+from segcore.sources import Joined, companions, suffixes
 from segcore.sources.files import MEMBER, is_known_scheme, is_remote, split_member
 from segcore.sources.joined import How
 from segcore.sources.stamps import canonical_uri, is_local_folder, local_path
@@ -80,7 +80,19 @@ def list_entries(config: IngestConfig) -> list[Entry]:
             row["group"] = _group_of(row["source"], config.group)
         image_id = image_id_of(row["source"], config.ids)
         entries.setdefault(canonical_uri(row["source"]), Entry.model_validate({**row, "image_id": image_id}))
+    _check_shared_targets(config, list(entries.values()))
     return list(entries.values())
+
+
+def _check_shared_targets(config: IngestConfig, entries: list[Entry]) -> None:
+    """Refuse a pattern that gives all sources the same files, as if each were one object of every image."""
+    pattern = config.targets or ""
+    if len(entries) < 2 or "{" in pattern or not _is_per_object(pattern) or len(entries[0].targets) < 2:
+        return
+    raise ConfigError(
+        f"--targets {pattern}: gives all {len(entries)} sources the same {len(entries[0].targets)} files; put {{stem}} "
+        "or {parent} into it, or name each source's target in a manifest"
+    )
 
 
 def _group_of(uri: str, pattern: str) -> str | None:
@@ -156,10 +168,20 @@ def _images_below(folder: str) -> Iterator[str]:
             folders.clear()  # what lies below is chunks
             yield parent
             continue
-        yield from (str(Path(parent, name)) for name in names if name.lower().endswith(tuple(suffixes())))
+        found = [str(Path(parent, name)) for name in names if name.lower().endswith(tuple(suffixes()))]
+        parts = {part for name in found for part in _parts(name)}
+        yield from (name for name in found if name not in parts)
         if any(_is_dicom(Path(parent, name)) for name in names):
             yield parent  # its files are slices
     yield from (str(error.filename) for error in closed)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Files that are one image with this one, and no images themselves; of a broken one none: it fails by name."""
+    try:
+        return companions(name)
+    except SourceError:
+        return ()
 
 
 def _is_dicom(path: Path) -> bool:
@@ -310,6 +332,9 @@ def check_found(entry: Entry) -> None:
     Raises:
         SourceError: which of the two, and what was looked for.
     """
+    for target in entry.targets:
+        if is_pattern(target) and not is_remote(target) and not Path(canonical_uri(target)).exists():
+            raise SourceError(f"{target}: no target matches this pattern; correct --targets, or leave the source out")
     uri = entry.source
     if entry.joined is not None or MEMBER in uri:
         return

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from segcore.ingest.child import Probe, copy_source, write_window
+from segcore.ingest.child import Probe, copy_source, write_windows
 from segcore.ingest.entries import Entry
 from segcore.isolation import Outcome
 from segcore.results import ItemResult
@@ -47,7 +47,7 @@ class Job:
         self.awaited -= 1
         if outcome.error is not None:
             return
-        if outcome.task.function is write_window:
+        if outcome.task.function is write_windows:
             self.written += outcome.result
         elif outcome.task.function is copy_source:
             self.digest, self.copied = outcome.result

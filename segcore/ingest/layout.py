@@ -21,6 +21,8 @@ BYTES_PER_SECOND = 40e6
 """Of one decoding process, pixels before compression, pyramid and digest included; measured on a tiled RGB TIFF on one
 core of a shared server (deflate and JPEG alike). Formats that decode slowly (JPEG 2000, video) take a few times longer,
 and so do sources behind a slow network."""
+MAX_PLANES = 64
+"""Of one task."""
 START_S = 2.0
 """Until the first process has loaded its libraries."""
 
@@ -83,8 +85,10 @@ def plan_of(name: str, found: Probe, request: dict[str, Any], config: IngestConf
 
 def windows_of(
     stagings: Mapping[str, Staging], axes: tuple[str, ...], num_channels: int, side: int | None, processes: int
-) -> list[Window]:
-    """The windows of an image, over its axes, in which shards of any of its arrays are left.
+) -> list[tuple[Window, ...]]:
+    """The windows of an image, over its axes, in which shards of any of its arrays are left, task by task.
+
+    Planes of z or t that lie behind each other are one task's: files often hold them in pieces of several planes.
 
     Args:
         stagings: image and labels, begun.
@@ -96,10 +100,12 @@ def windows_of(
     sides = (UNIT_SHARDS, UNIT_SHARDS // 2, 1) if side is None else (side,)
     found: list[Window] = []
     for wanted in sides:
-        found = sorted(_windows(stagings, axes, num_channels, wanted), key=lambda window: window.start)
+        windows = _windows(stagings, axes, num_channels, wanted)
+        found = sorted(windows, key=lambda window: (window.start[-2:], window.start[:-2]))
         if len(found) >= 2 * processes:
             break
-    return found
+    together = min(MAX_PLANES, -(-len(found) // (2 * processes))) if len(axes) > 3 else 1
+    return [tuple(found[i : i + together]) for i in range(0, len(found), together)]
 
 
 def _windows(stagings: Mapping[str, Staging], axes: tuple[str, ...], num_channels: int, side: int) -> set[Window]:

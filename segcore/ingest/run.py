@@ -15,7 +15,7 @@ from segcore.errors import SegcoreError
 from segcore.geometry import Window
 from segcore.ingest.agreement import Agreement
 from segcore.ingest.check import summary
-from segcore.ingest.child import Settings, copy_source, list_members, probe, source_digest, write_window
+from segcore.ingest.child import Settings, copy_source, list_members, probe, source_digest, write_windows
 from segcore.ingest.entries import Entry, list_entries
 from segcore.ingest.finish import finish
 from segcore.ingest.job import Job
@@ -30,7 +30,7 @@ from segcore.sources import Limits, Opening
 from segcore.sources.stamps import canonical_uri
 from segcore.spatial import WantedSpacing
 from segcore.store import Staging, Workspace, withdraw_labels
-from segcore.targets import TargetOpening, agreed_table, load_classes
+from segcore.targets import TargetOpening, load_classes
 
 LABELS = {"target", "target_instances", "valid", "foreground"}
 """What ingest makes beside the image."""
@@ -136,7 +136,9 @@ class _Run:
         """One job per image, in the order given: folders of several are taken apart, and groups have their split."""
         folders = [entry for entry in entries if is_folder(entry)]
         parts: dict[Entry, list[Entry]] = {}
-        for entry, outcome in self._in_children((entry, self._task(list_members, entry)) for entry in folders):
+        for entry, outcome in self._in_children(
+            (entry, self._task(list_members, entry, self.settings)) for entry in folders
+        ):
             if outcome.error is None:  # what cannot be listed fails by name, when it is opened
                 parts[entry] = taken_apart(entry, outcome.result, self.config.ids)
         images = [image for entry in entries for image in parts.get(entry, [entry])]
@@ -179,32 +181,22 @@ class _Run:
                     job.skip(**estimate(outcome.result, self.config, self.config.processes or num_cores()))
             self.progress.advance()
         self._agree_on_classes(jobs)
-        self._agree_on_names(jobs)
-
-    def _agree_on_names(self, jobs: Sequence[Job]) -> None:
-        """Shapes without a class table: all images get the names of all, before any of them gets an id."""
-        shaped = [job for job in jobs if job.probe is not None and job.probe.target_kind == "shapes"]
-        if self.config.classes is not None or not shaped:
-            return
-        table = agreed_table(job.probe.classes for job in shaped if job.probe)
-        target = self.settings.target.model_copy(update={"table": table})
-        self.named_settings = self.settings.model_copy(update={"target": target})
-        for job in shaped:
-            assert job.probe is not None
-            job.probe = job.probe.model_copy(update={"classes": table.classes, "target_dtype": table.dtype})
-
-    def _settings_of(self, job: Job) -> Settings:
-        is_named = job.probe is not None and job.probe.target_kind == "shapes"
-        return self.named_settings if is_named else self.settings
 
     def _agree_on_classes(self, jobs: Sequence[Job]) -> None:
         """Without a class table, all images have the classes of all; one whose ids mean others has failed."""
         if self.config.classes is not None:
             return
         agreement = Agreement([job.probe for job in jobs if job.probe is not None])
+        target = self.settings.target.model_copy(update={"table": agreement.table})
+        self.named_settings = self.settings.model_copy(update={"target": target})
         for job in jobs:
             if job.probe is not None and job.result is None:
                 job.probe = self._attempt(job, agreement.applied, job.probe) or job.probe
+
+    def _settings_of(self, job: Job) -> Settings:
+        """With the names of all, where it is they that get ids."""
+        is_named = job.probe is not None and job.probe.target_kind == "shapes"
+        return self.named_settings if is_named else self.settings
 
     # Doing it
 
@@ -246,8 +238,8 @@ class _Run:
 
     def _begin(self, job: Job, side: int | None) -> list[Task]:
         """Plan an image and its labels; the tasks that are left to do."""
-        windows = self._attempt(job, self._stage, job, side)
-        if windows is None or self.workspace is None:
+        groups = self._attempt(job, self._stage, job, side)
+        if groups is None or self.workspace is None:
             return []
         if job.unchanged and all(staging.finished for staging in job.stagings.values()):
             job.skip(reason="unchanged")
@@ -255,14 +247,14 @@ class _Run:
             return []
         names = tuple(name for name, staging in job.stagings.items() if not staging.finished and name != "foreground")
         uri, entry = self.workspace.uri, job.entry
-        tasks = [self._task(write_window, entry, uri, self._settings_of(job), names, window) for window in windows]
+        tasks = [self._task(write_windows, entry, uri, self._settings_of(job), names, group) for group in groups]
         if self.config.copy_source and not job.stagings["image"].finished:
             tasks.insert(0, self._task(copy_source, entry, uri))
         elif job.digest is None:
             tasks.insert(0, self._task(source_digest, entry))
         return tasks
 
-    def _stage(self, job: Job, side: int | None) -> list[Window]:
+    def _stage(self, job: Job, side: int | None) -> list[tuple[Window, ...]]:
         """Begin image and labels; the windows of the image in which anything is left to do."""
         assert self.workspace is not None
         assert job.probe is not None

@@ -206,3 +206,18 @@ def test_an_odd_name_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [entry.source for entry in listed] == [odd, "good.tif"]
     with pytest.raises(SourceError, match=r"No such file|nothing matches this pattern"):
         requests(listed[0], {})
+
+
+def test_a_pattern_that_gives_all_sources_the_same_files_is_refused(tmp_path: Path) -> None:
+    files(tmp_path, "i/1.tif", "i/2.tif", "m/1.gif", "m/2.gif")
+    with pytest.raises(ConfigError, match=r"gives all 2 sources the same 2 files; put \{stem\}"):
+        list_entries(config(tmp_path, sources=(str(tmp_path / "i"),), targets=f"{tmp_path}/m/*"))
+    (single,) = list_entries(config(tmp_path, sources=(str(tmp_path / "i/1.tif"),), targets=f"{tmp_path}/m/*"))
+    assert len(single.targets) == 2
+
+
+def test_a_target_pattern_without_a_match_says_so(tmp_path: Path) -> None:
+    files(tmp_path, "i/1.tif")
+    (entry,) = list_entries(config(tmp_path, sources=(str(tmp_path / "i"),), targets="{parent}/{stem}_mask.*"))
+    with pytest.raises(SourceError, match="no target matches this pattern"):
+        requests(entry, {})

@@ -59,7 +59,7 @@ def test_another_split_does_not_read_the_source_again(tmp_path: Path, monkeypatc
     path = picture(tmp_path / "in" / "a.png")
     ingested(tmp_path, path)
     monkeypatch.setattr(run, "source_digest", None)
-    monkeypatch.setattr(run, "write_window", None)
+    monkeypatch.setattr(run, "write_windows", None)
     result = only(ingested(tmp_path, path, split="0/1"))
     assert (result.state, result.details) == ("done", {"shards_written": 0, "shards_resumed": 1})
     workspace = Workspace.open(str(tmp_path / "w"))
