@@ -30,14 +30,19 @@ def put_copy(workspace: Workspace, entry: Entry, beat: Callable[[], None]) -> st
         SourceError: if it cannot be read, or a name in its folder is none that a key may have.
     """
     prefix = f"sources/{entry.image_id}"
+    workspace.objects.delete_prefix(prefix)  # of an older version
     if entry.joined is not None:
-        parts = [
-            _put(workspace, SourceFile(uri), f"{prefix}/{i:05d}", beat) for i, uri in enumerate(entry.joined.parts)
-        ]
+        places = ((uri, f"{prefix}/{i:05d}") for i, uri in enumerate(entry.joined.parts))
+        parts = [_put_part(workspace, uri, place, beat) for uri, place in places]
         return entry.joined.model_copy(update={"uri": prefix, "parts": tuple(parts)})
     if companions(entry.source):
         raise SourceError(f"{entry.source}: is kept in several files, which cannot be copied as one; use --link")
-    place, member = split_member(entry.source)
+    return _put_part(workspace, entry.source, prefix, beat)
+
+
+def _put_part(workspace: Workspace, uri: str, prefix: str, beat: Callable[[], None]) -> str:
+    """Copy what is named, and give the copy's key with the part behind `::`."""
+    place, member = split_member(uri)
     copied = _put(workspace, SourceFile(place), prefix, beat)
     return copied if member is None else f"{copied}{MEMBER}{member}"
 

@@ -146,6 +146,7 @@ def _expand(given: str, may_be_glob: bool = True) -> list[str]:
             return [given]
         try:
             system, path = fsspec.core.url_to_fs(given)
+            system.invalidate_cache()  # a listing that is kept would hide what is new
             found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
         except Exception:  # noqa: BLE001 - no credentials, no network...: this source fails by name, when it is opened
             return [given]
@@ -189,6 +190,8 @@ def _is_dicom(path: Path) -> bool:
     if path.name.lower().endswith(tuple(suffixes())):
         return False
     try:
+        if not path.is_file():
+            return False  # a pipe would be waited for
         with path.open("rb") as opened:
             return opened.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
     except OSError:

@@ -10,8 +10,8 @@ from segcore.ingest.check import described, summed
 from segcore.ingest.foreground import CLASSES, find_tissue
 from segcore.ingest.job import Job
 from segcore.nodata import missing
-from segcore.sources import Opening
-from segcore.sources.stamps import stamp
+from segcore.sources import Joined, Opening
+from segcore.sources.stamps import canonical_uri, stamp
 from segcore.store import Workspace
 
 
@@ -46,7 +46,7 @@ def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
     }
     image = job.stagings["image"]
     if image.spec.linked:
-        image.link(_linked(job, opening))
+        image.link(_link_of(workspace, job, opening))
     if "target" in job.stagings:
         counts = summed(job.stagings["target"].notes())
         job.check = described(counts, job.probe.classes, job.probe.target_notes)
@@ -61,15 +61,27 @@ def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
     return workspace.describe(f"images/{job.entry.image_id}.ome.zarr")
 
 
-def _linked(job: Job, opening: Opening) -> dict[str, Any]:
-    """What it takes to read the source again."""
-    source = job.copied or job.entry.opened_by
+def _link_of(workspace: Workspace, job: Job, opening: Opening) -> dict[str, Any]:
+    """What it takes to read the source again; of an image that is finished, with the stamp that the source has now."""
+    if job.stagings["image"].finished:
+        kept = workspace.image(job.entry.image_id).attributes["linked"]
+        return {**kept, "stamp": None if kept["in_workspace"] else job.stamp}
+    source = job.copied or _canonical(job.entry.opened_by)
     return {
+        "digest": job.digest,
         "source": source if isinstance(source, str) else source.model_dump(mode="json"),
         "in_workspace": job.copied is not None,
         "stamp": None if job.copied else job.stamp,
         "opening": opening.model_dump(mode="json"),
     }
+
+
+def _canonical(source: str | Joined) -> str | Joined:
+    """The source by a name that holds wherever it is read from."""
+    if isinstance(source, str):
+        return canonical_uri(source)
+    parts = tuple(canonical_uri(part) for part in source.parts)
+    return source.model_copy(update={"uri": canonical_uri(source.uri), "parts": parts})
 
 
 def _put_foreground(job: Job) -> None:

@@ -104,7 +104,7 @@ def windows_of(
         found = sorted(windows, key=lambda window: (window.start[-2:], window.start[:-2]))
         if len(found) >= 2 * processes:
             break
-    together = min(MAX_PLANES, -(-len(found) // (2 * processes))) if len(axes) > 3 else 1
+    together = max(1, min(MAX_PLANES, -(-len(found) // (2 * processes)))) if len(axes) > 3 else 1
     return [tuple(found[i : i + together]) for i in range(0, len(found), together)]
 
 

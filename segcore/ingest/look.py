@@ -10,7 +10,7 @@ import contextlib
 import fnmatch
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def look(job: Job, workspace: Workspace | None, config: IngestConfig, options: d
     check_owner(job.entry, image.source)
     made_from = image.attributes.get("request", {})
     before, now = made_from.get("source", {}), job.stamp
-    if before == now or _seen(workspace, job) == now:
+    if before == now or _seen(workspace, job, image.digest) == now:
         job.request["source"] = before
         job.digest = image.digest
     elif before.get("size") == now.get("size") and image.digest is not None:
@@ -113,16 +113,21 @@ def settle(job: Job, workspace: Workspace, digest: str) -> bool:
     if digest != job.digest:
         job.digest = digest
         return False
-    workspace.objects.put(f"{job.key}/seen.json", json.dumps(job.stamp).encode())
+    workspace.objects.put(f"{job.key}/seen.json", json.dumps({"stamp": job.stamp, "digest": digest}).encode())
     job.request["source"] = job.touched["source"]
+    if job.touched.get("kept") == "link":  # the link has to know the new stamp
+        return False
     job.unchanged = job.touched == job.request
     return job.unchanged
 
 
-def _seen(workspace: Workspace, job: Job) -> dict[str, Any] | None:
-    """A later stamp of the file under which it was found to be unchanged."""
-    data = workspace.objects.get(f"{job.key}/seen.json")
-    return None if data is None else json.loads(data)
+def _seen(workspace: Workspace, job: Job, digest: str | None) -> Any:
+    """A later stamp of the file under which it was found to be what the image was made from."""
+    try:
+        seen = json.loads(workspace.objects.get(f"{job.key}/seen.json") or b"{}")
+        return seen.get("stamp") if seen.get("digest") == digest else None
+    except (ValueError, AttributeError):  # damaged: the digest is taken once more
+        return None
 
 
 def check_owner(entry: Entry, owner: str) -> None:
@@ -149,21 +154,23 @@ def taken_apart(entry: Entry, uris: Sequence[str], ids: str) -> list[Entry]:
     return [entry.model_copy(update={"source": uri, "image_id": image_id_of(uri, ids)}) for uri in uris]
 
 
-def vanished(workspace: Workspace, config: IngestConfig, present: set[str]) -> Iterator[tuple[str, str]]:
+def vanished(workspace: Workspace, config: IngestConfig, present: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Images whose source lay in a folder or pattern that was given, and is there no more.
 
     Args:
         workspace: where the images are.
         config: names the folders and patterns.
-        present: image ids of the sources that were found.
+        present: the sources that were found, by image id.
 
     Yields:
         Source and image id.
     """
     roots = [given for given in config.sources if is_pattern(given) or is_local_folder(given)]
+    # A server that lists nothing, or asks for credentials, has not lost everything.
+    roots = [root for root in roots if not is_remote(root) or any(_lies_in(uri, root) for uri in present.values())]
     if not roots:
         return
-    others = sorted(set(workspace.image_ids()) - present)
+    others = sorted(set(workspace.image_ids()) - present.keys())
     with ThreadPoolExecutor(LOOK_THREADS) as threads:
         for image_id, source in zip(
             others, threads.map(lambda found: _source_of(workspace, found), others), strict=True
@@ -181,7 +188,10 @@ def _source_of(workspace: Workspace, image_id: str) -> str:
 
 def _lies_in(source: str, root: str) -> bool:
     place = canonical_uri(root)
-    return fnmatch.fnmatch(source, place) if is_pattern(root) else source.startswith(f"{place}/")
+    if not is_pattern(root):
+        return source.startswith(f"{place}/")
+    deep = "**" in root  # else a star stays within a folder
+    return fnmatch.fnmatch(source, place) and (deep or source.count("/") == place.count("/"))
 
 
 def _is_there(source: str) -> bool:

@@ -7,7 +7,8 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 from segcore.config import IngestConfig
@@ -37,6 +38,9 @@ LABELS = {"target", "target_instances", "valid", "foreground"}
 
 THREADS = 8
 """Images that are looked at, begun and finished side by side: mostly they wait for the disk."""
+
+MANY_SHARDS = 4
+"""More make an image a large one."""
 
 KeyT = TypeVar("KeyT")
 
@@ -68,6 +72,7 @@ def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | 
             run.probe_all(jobs)
             run.write_all(jobs)
         finally:
+            threads.shutdown(cancel_futures=True)  # what is still under way must not outlive its lease
             for job in jobs:
                 job.close()
         items = tuple(job.result for job in jobs if job.result is not None)
@@ -125,6 +130,8 @@ class _Run:
         progress: Progress,
     ) -> None:
         self.config, self.workspace, self.pool, self.threads, self.progress = config, workspace, pool, threads, progress
+        self.large = BoundedSemaphore()
+        """Held by the one large image that is being finished."""
         self.settings = settings_of(config)
         self.options = options_of(config, self.settings)
         self.named_settings = self.settings
@@ -276,7 +283,9 @@ class _Run:
 
     def _finish(self, job: Job) -> None:
         assert self.workspace is not None
-        path = self._attempt(job, finish, self.workspace, job, self.settings.opening)
+        # Small images are many, and wait for the disk; of large ones a few shards each are in memory.
+        with self.large if job.num_shards > MANY_SHARDS else nullcontext():
+            path = self._attempt(job, finish, self.workspace, job, self.settings.opening)
         if path is not None:
             job.done(path)
 
@@ -326,7 +335,12 @@ class _Run:
             splits = [job.entry.split for job in jobs]
             found["split"] = {split: splits.count(split) for split in ("train", "val", "test") if split in splits}
         if self.workspace is not None:
-            gone = dict(vanished(self.workspace, self.config, {job.entry.image_id for job in jobs}))
+            present = {job.entry.image_id: canonical_uri(job.entry.source) for job in jobs}
+            try:
+                gone = dict(vanished(self.workspace, self.config, present))
+            except SegcoreError as error:  # what was ingested stays ingested
+                self.progress.note(f"sources that vanished are not known: {error}")
+                gone = {}
             for source, image_id in gone.items():
                 self.progress.note(f"{source}: is gone; its image {image_id} stays in the workspace")
             if gone:

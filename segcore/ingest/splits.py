@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from segcore.config import parse_shares
+from segcore.errors import StoreError
 from segcore.ingest.entries import Entry
 from segcore.sources.stamps import canonical_uri
 from segcore.store import Workspace
@@ -73,7 +74,11 @@ def known_splits(workspace: Workspace, groups: Sequence[str]) -> dict[str, str]:
     for group in set(groups):
         data = workspace.objects.get(_key(group))
         if data is not None:
-            found[group] = str(json.loads(data)["split"])
+            try:
+                found[group] = str(json.loads(data)["split"])
+            except (ValueError, KeyError, TypeError) as error:
+                where = workspace.describe(_key(group))
+                raise StoreError(f"{where}: damaged; delete it, and give the group's split in a manifest") from error
     return found
 
 

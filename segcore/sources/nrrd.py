@@ -16,6 +16,7 @@ from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources.anatomy import Matrix, affine_of, matrix_of, spacing_of
 from segcore.sources.base import (
+    Companions,
     Format,
     Limits,
     Opening,
@@ -278,6 +279,13 @@ def _names(count: int) -> tuple[str, ...]:
     return default_channels(1) if count == 1 else tuple(f"channel {i}" for i in range(count))
 
 
+def _data_files(file: SourceFile) -> list[str]:
+    """The data file that a detached header names, found in its text; only the first bytes are looked at."""
+    lines = (line.partition(":") for line in file.head.decode("latin-1").splitlines())
+    names = (value.strip() for field, _, value in lines if field.strip().lower() in ("data file", "datafile"))
+    return [_beside(file, name).uri for name in names]
+
+
 def _open(file: SourceFile, opening: Opening) -> Source:
     if file.member is not None:
         raise SourceError(f"{file.uri}: an NRRD is one image; name it without ::{file.member}")
@@ -289,6 +297,7 @@ READER = Reader(
     rank=15,
     matches=lambda file: file.head.startswith(MAGIC),
     open=_open,
+    companions=Companions((".nhdr",), _data_files),
     formats=(Format("NRRD", (".nrrd", ".nhdr"), "raw, gzip, bzip2; the data file of a .nhdr has to lie beside it"),),
     extra="volumes",
 )

@@ -31,7 +31,7 @@ def stamp(uri: str | Joined) -> dict[str, Any]:
         SourceError: if there is no such file.
     """
     if isinstance(uri, Joined):
-        return {"uri": uri.uri, **_together([stamp(part) for part in uri.parts]), "how": uri.how}
+        return {"uri": canonical_uri(uri.uri), **_together([stamp(part) for part in uri.parts]), "how": uri.how}
     own = _stamp(uri)
     beside = [_stamp(part) for part in companions(uri)]
     return {"uri": own["uri"], **_together([own, *beside])} if beside else own
@@ -56,9 +56,9 @@ def _stamp(uri: str) -> dict[str, Any]:
         if "http" in system.protocol and key.rstrip("/").endswith(".zarr"):  # no listing: of its metadata alone
             marks = [f"{key.rstrip('/')}/{mark}" for mark in ("zarr.json", ".zattrs", ".zgroup")]
             key = next(filter(system.exists, marks), marks[0])
+        system.invalidate_cache()  # a listing that is kept would hide a change
         info = system.info(key)
         if info.get("type") == "directory":
-            system.invalidate_cache()  # a listing that is kept would hide a change
             parts = [_remote_stamp(name, found) for name, found in sorted(system.find(key, detail=True).items())]
             return {"uri": uri, "size": _total(parts), "version": _digest_of(parts)}
         return _remote_stamp(uri, info)

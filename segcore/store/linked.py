@@ -7,6 +7,7 @@ open between reads.
 """
 
 import atexit
+import os
 import queue
 from typing import Any
 
@@ -22,7 +23,7 @@ from segcore.store.objects import Objects
 from segcore.store.pyramid import Pixels, PyramidSpec
 
 BAND_PX = 2048
-"""Rows of a finer level that are read at once where a coarser one has to be made."""
+"""Side of a square whose pixels of a finer level are read at once where a coarser one has to be made."""
 
 
 def located(link: dict[str, Any], objects: Objects) -> dict[str, Any]:
@@ -90,6 +91,10 @@ class _Children:
         finally:
             self._free.put(pool)
 
+    def forget(self) -> None:
+        """In a forked process: the children are the parent's, and so are the ways to them."""
+        self.__init__()  # type: ignore[misc]
+
     def close(self) -> None:
         for pool in self._started:
             pool.__exit__(None, None, None)
@@ -98,6 +103,7 @@ class _Children:
 
 _CHILDREN = _Children()
 atexit.register(_CHILDREN.close)
+os.register_at_fork(after_in_child=_CHILDREN.forget)
 
 _open: dict[str, Source] = {}
 
@@ -106,7 +112,7 @@ def read_window(beat: Beat, link: dict[str, Any], spec: PyramidSpec, level: int,
     """In the child: the pixels of a window of a level."""
     source = _opened(link)
     beat()
-    return read_level(source, spec, level, window)
+    return read_level(source, spec, level, window, beat)
 
 
 def _opened(link: dict[str, Any]) -> Source:
@@ -126,17 +132,21 @@ def _opened(link: dict[str, Any]) -> Source:
     return _open[key]
 
 
-def read_level(source: Source, spec: PyramidSpec, level: int, window: Window) -> Pixels:
-    """A window of a level of the pyramid that `spec` describes, out of what the source stores."""
+def read_level(source: Source, spec: PyramidSpec, level: int, window: Window, beat: Beat = lambda: None) -> Pixels:
+    """A window of a level of the pyramid that `spec` describes, out of what the source stores.
+
+    `beat` is called after each band of rows; a band has at most BAND_PX x BAND_PX pixels of the stored level.
+    """
     stored, steps = nearest_stored(source, spec, level)
     if steps == 0:
         return _padded(source, stored, window)
-    rows = max(1, BAND_PX >> steps)
+    rows = max(1, BAND_PX * BAND_PX // (window.shape[-1] << steps) >> steps)
     bands = []
     for top in range(window.start[-2], window.stop[-2], rows):
         height = min(rows, window.stop[-2] - top)
         band = Window((*window.start[:-2], top, window.start[-1]), (*window.shape[:-2], height, window.shape[-1]))
         bands.append(_reduced_band(source, spec, level, steps, stored, band))
+        beat()
     return np.concatenate(bands, axis=-2)
 
 

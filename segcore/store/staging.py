@@ -108,7 +108,8 @@ class Staging:
     def _lacks_shards(self) -> bool:
         """True if an object or a record of any level is gone; a look at the store's listing, nothing is read."""
         if self.spec.linked:
-            return False
+            is_copy = self.state.load()["plan"].get("kept") == "copy"
+            return is_copy and next(self._objects.list(f"sources/{self.image_id}"), None) is None
         records, self._records = self._ledger(), None
         shards = ((level, at) for level in range(len(self.spec.levels)) for at in self.spec.grid(level).indices())
         return any(shard not in records for shard in shards)

@@ -57,7 +57,7 @@ def _image_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
     for name in sorted(marked | set(workspace.objects.folders(f"state/{image_id}"))):
         try:
             yield from _problems(workspace, image_id, name)
-        except ValueError as error:  # a plan or a record that is no JSON any more
+        except (ValueError, KeyError, TypeError, SegcoreError) as error:  # a plan, record or image that cannot be read
             what = f"damaged: {' '.join(str(error).split())[:200]}"
             yield Problem(image=image_id, name=name, key=f"state/{image_id}/{name}", what=what)
     listed, wanted = listed_labels(workspace, image_id), labels_to_list(workspace, image_id)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image as Picture
 
 from segcore.config import IngestConfig
@@ -122,3 +123,78 @@ def test_a_copied_workspace_may_move(tmp_path: Path, tiff: Path) -> None:
     shutil.move(tmp_path / "w", tmp_path / "elsewhere")
     image = only_image(Workspace.open(str(tmp_path / "elsewhere")))
     assert image.read(Window((0, 0, 0), (3, 5, 5))).shape == (3, 5, 5)
+
+
+def test_a_copy_stays_one_when_only_the_split_changes(tmp_path: Path, tiff: Path) -> None:
+    pixels = tifffile.imread(tiff)
+    run(tmp_path / "w", tiff, copy_source=True)
+    workspace = run(tmp_path / "w", tiff, copy_source=True, split="0/1")
+    tiff.unlink()
+    image = only_image(workspace)
+    assert image.split == "val"
+    assert (image.read(Window.whole(image.shape())) == pixels.transpose(2, 0, 1)).all()
+    assert verify(workspace) == []
+
+
+def test_a_link_holds_wherever_it_is_read_from(tmp_path: Path, tiff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = run(tmp_path / "w", Path(tiff.name), link=True)
+    monkeypatch.chdir("/")
+    assert only_image(workspace).read(Window((0, 0, 0), (3, 5, 5))).shape == (3, 5, 5)
+
+
+def test_a_linked_file_that_was_touched_is_read_again_after_the_next_ingest(tmp_path: Path, tiff: Path) -> None:
+    run(tmp_path / "w", tiff, link=True)
+    os.utime(tiff, ns=(10**9, 10**9))
+    image = only_image(run(tmp_path / "w", tiff, link=True))
+    assert (image.read(Window.whole(image.shape())) == tifffile.imread(tiff).transpose(2, 0, 1)).all()
+
+
+def test_a_new_copy_is_not_read_as_the_old_one(tmp_path: Path) -> None:
+    values = []
+    for value in (10, 20):
+        Picture.fromarray(np.full((30, 40, 3), value, np.uint8)).save(tmp_path / "a.png", compress_level=0)
+        os.utime(tmp_path / "a.png", ns=(value * 10**9, value * 10**9))
+        image = only_image(run(tmp_path / "w", tmp_path / "a.png", copy_source=True))
+        values.append(int(image.read(Window((0, 0, 0), (1, 1, 1)))[0, 0, 0]))
+    assert values == [10, 20]
+
+
+def test_volumes_are_linked_and_their_split_may_change(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 99, (5, 60, 70), np.uint8)
+    tifffile.imwrite(tmp_path / "v.tif", pixels, ome=True, metadata={"axes": "ZYX"})
+    for number, options in enumerate(({"link": True}, {"copy_source": True}, {})):
+        run(tmp_path / f"w{number}", tmp_path / "v.tif", **options)
+        image = only_image(run(tmp_path / f"w{number}", tmp_path / "v.tif", split="1/0", **options))
+        assert image.split == "train"
+        assert (image.read(Window.whole(image.shape())) == pixels[None]).all()
+
+
+def test_frames_that_are_linked_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f").mkdir()
+    frames = RNG.integers(0, 255, (3, 20, 30, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        Picture.fromarray(frame).save(tmp_path / "f" / f"{number}.png")
+    for how in ("link", "copy_source"):
+        given = {"workspace": str(tmp_path / how), "sources": ("f/*.png",), "frames": True, "processes": 1, how: True}
+        for state in ("done", "skipped"):
+            (item,) = ingest(IngestConfig.model_validate(given)).items
+            assert (item.state, item.error) == (state, None)
+        image = only_image(Workspace.open(str(tmp_path / how)))
+        assert (image.read(Window.whole(image.shape())) == np.moveaxis(frames, -1, 1)).all()
+
+
+def test_a_copied_folder_keeps_no_file_of_an_older_version(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "z.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=RNG.integers(0, 255, (1, 40, 50), np.uint8), chunks=(1, 40, 50))
+    scale = {"type": "scale", "scale": [1.0, 1.0, 1.0]}
+    axes = [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space"} for axis in "yx")]
+    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    (tmp_path / "z.zarr" / "old").write_text("x")
+    run(tmp_path / "w", tmp_path / "z.zarr", copy_source=True)
+    (tmp_path / "z.zarr" / "old").unlink()
+    workspace = run(tmp_path / "w", tmp_path / "z.zarr", copy_source=True)
+    assert not list((tmp_path / "w" / "sources").rglob("old"))
+    assert verify(workspace) == []

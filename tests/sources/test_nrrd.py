@@ -9,7 +9,8 @@ import pytest
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Limits, Opening, open_source
+from segcore.sources import Limits, Opening, companions, open_source
+from segcore.sources.stamps import stamp
 
 nrrd = pytest.importorskip("nrrd")
 
@@ -157,3 +158,12 @@ def test_a_header_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\n" + b"# nothing\n" * 1000)
     with pytest.raises(SourceError, match="over the limit max_metadata_bytes = 5000"):
         open_source(str(tmp_path / "a.nrrd"), Opening(limits=Limits(max_metadata_bytes=5000)))
+
+
+def test_the_data_file_of_a_detached_header_belongs_to_it(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "v.nhdr"), np.zeros((4, 5, 6), np.uint8), {"encoding": "raw"}, detached_header=True)
+    (data,) = companions(str(tmp_path / "v.nhdr"))
+    assert data == str(tmp_path / "v.raw")
+    before = stamp(str(tmp_path / "v.nhdr"))
+    (tmp_path / "v.raw").write_bytes(b"\1" * 120)
+    assert stamp(str(tmp_path / "v.nhdr")) != before
