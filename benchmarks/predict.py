@@ -52,7 +52,7 @@ def put_scene(ws: Workspace, side: int) -> None:
     pixels = pixels + rng.integers(0, 30, pixels.shape, dtype=np.uint8)
     spec = PyramidSpec(axes=("c", "y", "x"), shape=pixels.shape, dtype="uint8", kind="image")
     with Staging.begin(ws, "scene", "image", {"side": side}, spec) as staging:
-        write_all(staging, pixels)
+        staging.put_all(pixels)
         staging.finish({"source": "seeded"}, channels=("red", "green", "blue"))
 
 
@@ -71,14 +71,6 @@ def put_package(ws: Workspace) -> ModelPackage:
     )  # fmt: skip
     info = PackageInfo(name="unet16", architecture=config, contract=contract, classes=default_classes(2))
     return write_package(ws.objects, "models", info, model.state_dict())
-
-
-def write_all(staging: Staging, pixels: np.ndarray) -> None:
-    """Write a whole array that is in memory."""
-    for unit in staging.units():
-        writer = staging.writer(staging.unit_window(unit))
-        for shard in staging.pending(staging.unit_window(unit)):
-            writer.put(shard, pixels[staging.shard_window(shard).slices])
 
 
 class Bench:
@@ -168,7 +160,7 @@ class Bench:
             mask = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
         spec = PyramidSpec(axes=("y", "x"), shape=mask.shape, dtype="uint8", kind="mask")
         with Staging.begin(self.ws, "scene", f"peer{self._count}", {"peer": "monai"}, spec) as staging:
-            write_all(staging, mask)
+            staging.put_all(mask)
             staging.finish({}, classes=self.package.classes)
         return time.perf_counter() - began
 

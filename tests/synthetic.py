@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segcore.classes import ClassInfo, default_classes
+from segcore.geometry import Ints
 from segcore.spatial import Georef, Spacing
 from segcore.store import Ngff, PyramidSpec, Staging, Workspace
 
@@ -36,7 +37,7 @@ def put_image(
         "has_valid": has_valid,
     }
     with Staging.begin(workspace, image_id, "image", {"source": image_id}, spec, overwrite=True) as staging:
-        _fill(staging, pixels)
+        staging.put_all(pixels)
         staging.finish(attributes, channels=tuple(f"band {i}" for i in range(pixels.shape[0])))
 
 
@@ -54,12 +55,18 @@ def put_label(
     dtype, ngff = str(ids.dtype), workspace.ngff_of(image_id)
     spec = PyramidSpec(axes=("y", "x"), shape=ids.shape, dtype=dtype, kind="mask", fill=fill, shard_px=256, ngff=ngff)
     with Staging.begin(workspace, image_id, name, {"version": version}, spec, overwrite=True) as staging:
-        _fill(staging, ids)
+        staging.put_all(ids)
         staging.finish({"digest": f"{name}-{version}"} | (attributes or {}), classes=classes or default_classes(2))
 
 
-def _fill(staging: Staging, pixels: npt.NDArray[Any]) -> None:
+def write(staging: Staging, pixels: npt.NDArray[Any], stop_after: int | None = None) -> list[Ints]:
+    """Write all pending shards, or the first few; returns those written."""
+    written: list[Ints] = []
     for unit in staging.units():
         writer = staging.writer(staging.unit_window(unit))
         for shard in staging.pending(staging.unit_window(unit)):
+            if len(written) == stop_after:
+                return written
             writer.put(shard, pixels[staging.shard_window(shard).slices])
+            written.append(shard)
+    return written

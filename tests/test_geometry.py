@@ -72,3 +72,9 @@ def test_z_order_keeps_siblings_together() -> None:
 def test_window_refuses_a_negative_side() -> None:
     with pytest.raises(ValueError, match="negative"):
         Window((0,), (-1,))
+
+
+def test_a_window_gets_one_more_axis() -> None:
+    plane = Window((3, 4), (5, 6))
+    assert plane.with_axis(0, 9) == Window((0, 3, 4), (9, 5, 6))
+    assert plane.with_axis(1, 9) == Window((3, 0, 4), (5, 9, 6))

@@ -110,10 +110,7 @@ def _usable(source: Source, window: Window) -> Pixels:
     if nodata is None and not np.issubdtype(np.dtype(info.dtype), np.floating):
         return usable
     channel = info.axes.index("c")
-    start, shape = list(window.start), list(window.shape)
-    start.insert(channel, 0)
-    shape.insert(channel, info.shape[channel])
-    pixels = source.read(Window(tuple(start), tuple(shape)))
+    pixels = source.read(window.with_axis(channel, info.shape[channel]))
     return np.asarray(usable & ~missing(pixels, nodata).all(axis=channel))
 
 

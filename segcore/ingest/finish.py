@@ -100,8 +100,4 @@ def _put_foreground(job: Job) -> None:
         for channel in range(image.spec.shape[0]):  # one by one: there may be hundreds
             valid |= ~missing(image.read_level(level, channel)[0], image.spec.nodata)
     found = find_tissue(image.read_level(level), valid) if method == "otsu" else valid.astype(np.uint8)
-    for unit in staging.units():
-        window = staging.unit_window(unit)
-        writer = staging.writer(window)
-        for shard in staging.pending(window):
-            writer.put(shard, found[staging.shard_window(shard).slices])
+    staging.put_all(found)

@@ -156,10 +156,7 @@ class Image(_Pyramid):
             return self._valid_label().read(window, level).astype(np.bool_)
         if not self.pixels_tell:
             return np.ones(window.shape, dtype=np.bool_)
-        start, shape = list(window.start), list(window.shape)
-        start.insert(channel, 0)
-        shape.insert(channel, self.shape(level)[channel])
-        pixels = self.read(Window(tuple(start), tuple(shape)), level)
+        pixels = self.read(window.with_axis(channel, self.shape(level)[channel]), level)
         return np.asarray(~self.missing(pixels).all(axis=channel))
 
     @property

@@ -228,6 +228,14 @@ class Staging:
 
     # Writing
 
+    def put_all(self, pixels: Pixels) -> None:
+        """Write what is left of an array that is in memory."""
+        for unit in self.units():
+            window = self.unit_window(unit)
+            writer = self.writer(window)
+            for shard in self.pending(window):
+                writer.put(shard, pixels[self.shard_window(shard).slices])
+
     def write_shard(self, level: int, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
         """Put a whole shard, then its ledger record."""
         window = self.spec.grid(level).window(shard)

@@ -214,10 +214,7 @@ def _read_halves(source: Source, regrid: Regrid, window: Window) -> tuple[Pixels
 def read_planes(source: Source, window: Window) -> Pixels:
     """Pixels (C, *window.shape) of a window over the axes without c, wherever the file has its channels."""
     channel = source.info.axes.index("c")
-    start, shape = list(window.start), list(window.shape)
-    start.insert(channel, 0)
-    shape.insert(channel, source.info.shape[channel])
-    return np.moveaxis(source.read(Window(tuple(start), tuple(shape))), channel, 0)
+    return np.moveaxis(source.read(window.with_axis(channel, source.info.shape[channel])), channel, 0)
 
 
 def _world(georef: Georef) -> Matrix:

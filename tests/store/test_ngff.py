@@ -21,6 +21,7 @@ from segcore.store import Ngff, Objects, PyramidSpec, Staging, Workspace, verify
 from segcore.store.arrays import open_with_zarr
 from segcore.store.plan import latest_plan
 from segcore.store.workspace import array_prefix
+from tests.synthetic import write
 
 RNG = np.random.default_rng(0)
 SPEC = PyramidSpec(axes=("c", "y", "x"), shape=(3, 1700, 2600), dtype="uint8", kind="image", shard_px=512, ngff="0.4")
@@ -29,19 +30,6 @@ PIXELS = RNG.integers(0, 256, SPEC.shape, np.uint8)
 PIXELS[:, :512, :1024] = 0  # shards of nothing but fill
 PIXELS[0, :, 2048:] = 0  # chunks of it
 CHUNK = re.compile(r"images/.*\.zarr/(?:labels/[^/]+/)?\d+(?:/\d+)+$")
-
-
-def write(staging: Staging, pixels: np.ndarray, stop_after: int | None = None) -> list[Ints]:
-    """Write all pending shards, or the first few; returns those written."""
-    written: list[Ints] = []
-    for unit in staging.units():
-        writer = staging.writer(staging.unit_window(unit))
-        for shard in staging.pending(staging.unit_window(unit)):
-            if len(written) == stop_after:
-                return written
-            writer.put(shard, pixels[staging.shard_window(shard).slices])
-            written.append(shard)
-    return written
 
 
 def make(workspace: Workspace, pixels: np.ndarray, spec: PyramidSpec = SPEC, name: str = "image", **how: Any) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from segcore.classes import default_classes
 from segcore.errors import IncompleteError, LeaseHeldError, PlanMismatchError, StoreError
-from segcore.geometry import Ints, Window
+from segcore.geometry import Window
 from segcore.spatial import Georef, Spacing
 from segcore.store import Objects, PyramidSpec, Staging, Workspace, verify
 from segcore.store.arrays import open_with_zarr
+from tests.synthetic import write
 
 SPEC = PyramidSpec(axes=("c", "y", "x"), shape=(3, 1700, 2600), dtype="uint8", kind="image", shard_px=256)
 PLAN = {"source": {"digest": "abc"}, "tile": 512}
@@ -28,19 +29,6 @@ def picture() -> np.ndarray:
     pixels = rng.integers(0, 256, SPEC.shape, dtype=np.uint8)
     pixels[:, :512, :512] = 0  # shards of nothing but fill
     return pixels
-
-
-def write(staging: Staging, pixels: np.ndarray, stop_after: int | None = None) -> list[Ints]:
-    """Write all pending shards, or the first few; returns those written."""
-    written: list[Ints] = []
-    for unit in staging.units():
-        writer = staging.writer(staging.unit_window(unit))
-        for shard in staging.pending(staging.unit_window(unit)):
-            if len(written) == stop_after:
-                return written
-            writer.put(shard, pixels[staging.shard_window(shard).slices])
-            written.append(shard)
-    return written
 
 
 def make(workspace: Workspace, pixels: np.ndarray) -> None:
