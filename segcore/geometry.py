@@ -196,12 +196,12 @@ def is_level(full: tuple[int, int], finer: tuple[int, int], found: tuple[int, in
 
 def z_order(indices: Sequence[Ints]) -> list[Ints]:
     """Cell indices sorted along a Z curve over their last two axes: siblings of one parent follow each other."""
+    return sorted(indices, key=lambda index: (index[:-2], z_code(*index[-2:])))
 
-    def key(index: Ints) -> tuple[Ints, int]:
-        y, x = index[-2:]
-        code = 0
-        for bit in range(max(y, x).bit_length()):
-            code |= ((y >> bit) & 1) << (2 * bit + 1) | ((x >> bit) & 1) << (2 * bit)
-        return index[:-2], code
 
-    return sorted(indices, key=key)
+def z_code(y: int, x: int) -> int:
+    """Place of a cell on a Z curve (Morton, 1966)."""
+    code = 0
+    for bit in range(max(y, x).bit_length()):
+        code |= ((y >> bit) & 1) << (2 * bit + 1) | ((x >> bit) & 1) << (2 * bit)
+    return code

@@ -43,6 +43,9 @@ CHILD_ENVIRON = {
     # One task, one core: the pool is the parallelism, and every thread's stack counts as memory.
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"),
     "MALLOC_ARENA_MAX": "2",
+    # Memory of one shard is used again for the next: giving it back and asking anew cost a fifth of the time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
 
 

@@ -7,6 +7,7 @@ source_digest: the file's bytes -> SHA-256
 
 import itertools
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from segcore.isolation import Beat
 from segcore.nodata import fitting_nodata, missing
 from segcore.sources import Joined, Opening, Source, SourceInfo, members, open_source
 from segcore.sources.stamps import content_digest
-from segcore.store import Staging, Workspace
+from segcore.store import Quarter, Staging, Workspace
 from segcore.targets import Target, TargetOpening, open_target, open_valid
 
 Pixels = np.typing.NDArray[Any]
@@ -50,6 +51,16 @@ class Probe(BaseModel):
     has_instances: bool = False
     classes: tuple[ClassInfo, ...] = ()
     target_notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a task has written."""
+
+    num_shards: int
+    """Of the image's level 0."""
+    quarters: tuple[tuple[str, Quarter], ...]
+    """For coarser shards of which other tasks write a part, by the array's name."""
 
 
 class _Opened:
@@ -157,8 +168,8 @@ def write_windows(
     settings: Settings,
     names: tuple[str, ...],
     windows: tuple[Window, ...],
-) -> int:
-    """Write the shards of an image and of its labels that lie in some windows; the number of the image's among them.
+) -> Written:
+    """Write the shards of an image and of its labels that lie in some windows.
 
     Args:
         beat: called after every shard.
@@ -171,7 +182,7 @@ def write_windows(
     opened = _opened(entry, settings)
     beat(0)
     workspace = Workspace.open(workspace_uri)
-    num_written = 0
+    num_written, quarters = 0, []
     for name, window in itertools.product(names, windows):
         staging = Staging.attach(workspace, entry.image_id, name)
         own = over_axes(window, opened.source.info.axes, staging.spec.axes)
@@ -181,7 +192,9 @@ def write_windows(
             writer.put(shard, pixels, note=noted(pixels) if name == "target" else None)
             num_written += name == "image"
             beat(1 if name == "image" else 0)
-    return num_written
+        if len(windows) == 1:  # of many planes it would be many at once
+            quarters += [(name, quarter) for quarter in writer.quarters]
+    return Written(num_written, tuple(quarters))
 
 
 def over_axes(window: Window, axes: tuple[str, ...], wanted: tuple[str, ...]) -> Window:

@@ -1,6 +1,9 @@
 """Job: one source on its way into the workspace."""
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from segcore.ingest.child import Probe, copy_source, write_windows
@@ -8,7 +11,7 @@ from segcore.ingest.entries import Entry
 from segcore.isolation import Outcome
 from segcore.results import ItemResult
 from segcore.sources import Joined
-from segcore.store import Staging
+from segcore.store import Quarter, Staging, UnitWriter
 
 
 @dataclass(eq=False)
@@ -36,6 +39,10 @@ class Job:
     check: dict[str, Any] = field(default_factory=dict)
     """What its target holds."""
     result: ItemResult | None = None
+    gathered: list[Future[Any]] = field(default_factory=list)
+    """What threads do with `gather`."""
+    _gatherers: dict[str, UnitWriter] = field(default_factory=dict)
+    _gathering: Lock = field(default_factory=Lock)
 
     @property
     def key(self) -> str:
@@ -48,11 +55,19 @@ class Job:
         if outcome.error is not None:
             return
         if outcome.task.function is write_windows:
-            self.written += outcome.result
+            self.written += outcome.result.num_shards
         elif outcome.task.function is copy_source:
             self.digest, self.copied = outcome.result
         else:
             self.digest = outcome.result
+
+    def gather(self, quarters: Sequence[tuple[str, Quarter]]) -> None:
+        """Build the coarser shards that several tasks complete together, while others are still under way."""
+        with self._gathering:
+            for name, quarter in quarters:
+                if name not in self._gatherers:
+                    self._gatherers[name] = self.stagings[name].gatherer()
+                self._gatherers[name].take(quarter)
 
     def fail(self, message: str) -> None:
         self._end("failed", error=message)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segcore.config import IngestConfig
-from segcore.geometry import Window
+from segcore.geometry import Window, z_code
 from segcore.ingest.child import Probe
 from segcore.ingest.foreground import coarse_level, method_for
 from segcore.nodata import fitting_nodata
@@ -100,9 +100,10 @@ def windows_of(
     sides = (UNIT_SHARDS, UNIT_SHARDS // 2, 1) if side is None else (side,)
     found: list[Window] = []
     for wanted in sides:
+        side_px = wanted * stagings["image"].spec.shard_px
         windows = _windows(stagings, axes, num_channels, wanted)
-        found = sorted(windows, key=lambda window: (window.start[-2:], window.start[:-2]))
-        if len(found) >= 2 * processes:
+        found = sorted(windows, key=lambda window: (z_code(*(a // side_px for a in window.start[-2:])), window.start))
+        if len(found) >= 4 * processes:
             break
     together = max(1, min(MAX_PLANES, -(-len(found) // (2 * processes)))) if len(axes) > 3 else 1
     return [tuple(found[i : i + together]) for i in range(0, len(found), together)]

@@ -6,7 +6,7 @@ entries -> look -> probe (children) -> begin (threads) -> windows (children) -> 
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from threading import BoundedSemaphore
 from typing import Any, TypeVar
@@ -216,7 +216,7 @@ class _Run:
         if not ahead:
             return
         self.progress.start("ingest", sum(job.num_shards for job in ahead), "shards")
-        finishing: list[Future[None]] = []
+        finishing: list[Future[Any]] = []
 
         def heard(_: Task, amount: int) -> None:
             if amount:  # 0 is a sign of life alone
@@ -226,12 +226,14 @@ class _Run:
             job.take(outcome)
             if outcome.error is not None:
                 self._fail(job, outcome.error)
-            elif job.awaited == 0 and job.result is None:
+            elif outcome.task.function is write_windows and outcome.result.quarters:
+                job.gathered.append(self.threads.submit(self._attempt, job, job.gather, outcome.result.quarters))
+            if job.awaited == 0 and job.result is None:
                 finishing.append(self.threads.submit(self._finish, job))
         for future in finishing:
             future.result()
 
-    def _tasks(self, ahead: Sequence[Job], finishing: list[Future[None]]) -> Iterator[tuple[Job, Task]]:
+    def _tasks(self, ahead: Sequence[Job], finishing: list[Future[Any]]) -> Iterator[tuple[Job, Task]]:
         """The tasks of all jobs, image by image; the next images are begun meanwhile."""
         side = 4 if len(ahead) >= 2 * self.processes else None
         for job, tasks in _read_ahead(self.threads, lambda job: self._begin(job, side), ahead):
@@ -258,7 +260,7 @@ class _Run:
         if self.config.copy_source and not job.stagings["image"].finished:
             tasks.insert(0, self._task(copy_source, entry, uri))
         elif job.digest is None:
-            tasks.insert(0, self._task(source_digest, entry))
+            tasks.append(self._task(source_digest, entry))
         return tasks
 
     def _stage(self, job: Job, side: int | None) -> list[tuple[Window, ...]]:
@@ -285,6 +287,9 @@ class _Run:
         assert self.workspace is not None
         # Small images are many, and wait for the disk; of large ones a few shards each are in memory.
         with self.large if job.num_shards > MANY_SHARDS else nullcontext():
+            wait(job.gathered)
+            if job.result is not None:
+                return
             path = self._attempt(job, finish, self.workspace, job, self.settings.opening)
         if path is not None:
             job.done(path)

@@ -5,7 +5,7 @@ from segcore.store.lease import Lease
 from segcore.store.objects import Objects
 from segcore.store.pyramid import Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
-from segcore.store.unit import UnitWriter
+from segcore.store.unit import Quarter, UnitWriter
 from segcore.store.verify import Problem, verify
 from segcore.store.workspace import Workspace
 
@@ -17,6 +17,7 @@ __all__ = [
     "Objects",
     "Problem",
     "PyramidSpec",
+    "Quarter",
     "Staging",
     "UnitWriter",
     "Workspace",

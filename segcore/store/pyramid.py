@@ -15,8 +15,6 @@ CHUNK_PX_V2 = 512
 """Of OME-NGFF 0.4, where every chunk is an object of its own."""
 UNIT_SHARDS = 4
 """A work unit is this many shards wide and high."""
-UNIT_LEVELS = 3
-"""Levels that a work unit can build alone: 4x4, 2x2 and 1 shard."""
 MAX_INTERLEAVED_CHANNELS = 4
 MAX_SHARD_BYTES = 64 << 20
 ROWS_AT_ONCE = 16

@@ -33,7 +33,7 @@ from segcore.store.plan import (
     refuse_other_plan,
     state_prefix,
 )
-from segcore.store.pyramid import UNIT_LEVELS, Pixels, PyramidSpec
+from segcore.store.pyramid import Pixels, PyramidSpec
 from segcore.store.unit import ParentShard, UnitWriter
 from segcore.store.workspace import Workspace, array_prefix, listed_labels, rebuild_label_list
 
@@ -192,10 +192,10 @@ class Staging:
         return any(shard not in records for shard in self.owned(window))
 
     def owned(self, window: Window) -> list[tuple[int, Ints]]:
-        """Level and index of every shard wholly inside a group of shards, at most a work unit; finest level first."""
+        """Level and index of every shard that is wholly inside an aligned group of shards; finest level first."""
         shards = list(self.spec.grid(0).touching(window))
         owned = [(0, shard) for shard in shards]
-        for level in range(1, min(UNIT_LEVELS, len(self.spec.levels))):
+        for level in range(1, len(self.spec.levels)):
             inside = set(shards)
             parents = sorted({self.spec.parent(shard) for shard in shards})
             shards = [parent for parent in parents if inside.issuperset(self.spec.children(level, parent))]
@@ -221,6 +221,10 @@ class Staging:
     def writer(self, window: Window) -> "UnitWriter":
         """A writer for one work unit, or a group of shards in it; it belongs to one thread."""
         return UnitWriter(self, window)
+
+    def gatherer(self) -> "UnitWriter":
+        """A writer of the coarser shards whose children several others write; it belongs to one thread at a time."""
+        return UnitWriter(self, Window.whole(self.spec.shape), gathers=True)
 
     def notes(self) -> Iterator[dict[str, Any]]:
         """What the ledger's records of level 0 carry beside the pixels, whoever wrote them."""

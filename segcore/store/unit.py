@@ -1,9 +1,11 @@
 """Unit: the shards of one work unit, or of a part of it, being written, and the coarser shards that they complete.
 
 put(shard) -> level 0; four children there -> their parent on level 1; four of those -> the one on level 2
+a parent of which others write a child -> a Quarter, for the one who gathers them
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segcore.geometry import Ints, Window
@@ -11,6 +13,20 @@ from segcore.store.pyramid import Pixels, PyramidSpec
 
 if TYPE_CHECKING:
     from segcore.store.staging import Staging
+
+
+MAX_GATHERED_BYTES = 64 << 20
+"""Of coarser shards under way in one writer that gathers; what is beyond waits for `Staging.finish`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarter:
+    """A finished shard at half its size: what it adds to its parent on the next level."""
+
+    level: int
+    """Of the finished shard."""
+    shard: Ints
+    pixels: Pixels
 
 
 class ParentShard:
@@ -33,14 +49,22 @@ class UnitWriter:
     """Writes the shards of one work unit, or of a group in it, and every coarser shard that lies wholly inside.
 
     At most one shard per level is under way when shards come in Z-order, one row of them otherwise.
+
+    Args:
+        staging: where they go.
+        window: level-0 pixels of a work unit or of a group of shards; all of the image for one who gathers.
+        gathers: others write the shards of level 0, and hand their quarters to `take`.
     """
 
-    def __init__(self, staging: "Staging", window: Window) -> None:
-        self._staging = staging
+    def __init__(self, staging: "Staging", window: Window, gathers: bool = False) -> None:
+        self.quarters: list[Quarter] = []
+        """For parents that are not all its own."""
+        self._staging, self._gathers = staging, gathers
         self._parents: dict[tuple[int, Ints], ParentShard] = {}
         owned = staging.owned(window)
         self._coarser = {key for key in owned if key[0] > 0}
-        self._resume(owned)
+        if not gathers:
+            self._resume(owned)
 
     def _resume(self, owned: list[tuple[int, Ints]]) -> None:
         """Feed finished shards whose parent is not: what a killed run had in memory."""
@@ -62,14 +86,23 @@ class UnitWriter:
         self._feed(0, shard, pixels)
 
     def _feed(self, level: int, shard: Ints, pixels: Pixels) -> None:
-        spec = self._staging.spec
-        key = (level + 1, spec.parent(shard))
+        if level + 1 < len(self._staging.spec.levels):
+            self.take(Quarter(level, shard, self._staging.spec.reduced(pixels)))
+
+    def take(self, quarter: Quarter) -> None:
+        """Place a quarter in its parent, and write that when it is whole."""
+        key = (quarter.level + 1, self._staging.spec.parent(quarter.shard))
         if key not in self._coarser:
-            return  # others own some of its children: `finish` builds it
+            if not self._gathers:
+                self.quarters.append(quarter)
+            return
         if key not in self._parents:
-            self._parents[key] = ParentShard(spec, *key)
+            if self._gathers and sum(parent.pixels.nbytes for parent in self._parents.values()) >= MAX_GATHERED_BYTES:
+                self._coarser.discard(key)
+                return
+            self._parents[key] = ParentShard(self._staging.spec, *key)
         parent = self._parents[key]
-        parent.place(shard, spec.reduced(pixels))
+        parent.place(quarter.shard, quarter.pixels)
         if not parent.awaited:
             del self._parents[key]
             self._staging.write_shard(*key, parent.pixels)

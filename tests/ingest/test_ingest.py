@@ -373,6 +373,19 @@ def test_validity_of_a_float_stack_is_read_plane_by_plane(tmp_path: Path, source
     assert (found == (UPPER_HALF & np.isfinite(pixels))).all()
 
 
+def test_coarser_levels_are_there_when_the_last_shard_is(
+    tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a finished shard is read again")
+
+    put_tiff(sources / "a.tif", RNG.integers(0, 256, (700, 1100, 3), np.uint8))
+    monkeypatch.setattr("segcore.store.staging.Staging._from_children", refuse)
+    result = run(tmp_path, sources=(str(sources),), shard_px=256)
+    assert [item.error for item in result.items] == [None]
+    assert verify(Workspace.open(str(tmp_path / "w"))) == []
+
+
 def test_children_may_serve_several_calls(tmp_path: Path, sources: Path) -> None:
     for name in "ab":
         Picture.fromarray(RNG.integers(0, 256, (40, 50, 3), np.uint8)).save(sources / f"{name}.png")

@@ -376,3 +376,43 @@ def test_a_part_that_is_done_is_not_asked_for_again(tmp_path: Path) -> None:
     with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
         assert staging.windows(2) == others
         assert staging.is_done(1, (0, 0, 0))
+
+
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_who_gathers_the_quarters_leaves_nothing_to_finish(tmp_path: Path, side: int) -> None:
+    whole, parts = (Workspace.open(str(tmp_path / name), create=True) for name in ("whole", "parts"))
+    make(whole, picture())
+    with Staging.begin(parts, "a", "image", PLAN, SPEC) as staging:
+        gatherer = staging.gatherer()
+        for window in reversed(staging.windows(side)):
+            writer = staging.writer(window)
+            for shard in staging.pending(window):
+                writer.put(shard, picture()[staging.shard_window(shard).slices])
+            for quarter in writer.quarters:
+                gatherer.take(quarter)
+        grids = [staging.spec.grid(level) for level in range(len(SPEC.levels))]
+        assert set(staging.state.records()) == {
+            (level, at) for level, grid in enumerate(grids) for at in grid.indices()
+        }
+        staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+    assert [parts.objects.get(key) for key, _ in sorted(whole.objects.list("images"))] == [
+        whole.objects.get(key) for key, _ in sorted(whole.objects.list("images"))
+    ]
+
+
+def test_what_is_not_gathered_is_built_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segcore.store.unit.MAX_GATHERED_BYTES", 1)
+    workspace = Workspace.open(str(tmp_path / "w"), create=True)
+    with Staging.begin(workspace, "a", "image", PLAN, SPEC) as staging:
+        gatherer = staging.gatherer()
+        for window in staging.windows(1):  # in raster order: a row of parents would be open
+            writer = staging.writer(window)
+            for shard in staging.pending(window):
+                writer.put(shard, picture()[staging.shard_window(shard).slices])
+            for quarter in writer.quarters:
+                gatherer.take(quarter)
+        assert len([level for level, _ in staging.state.records() if level == 1]) < staging.spec.grid(1).num_cells
+        staging.finish({}, channels=("a", "b", "c"))
+    assert verify(workspace) == []
+    level = open_with_zarr(workspace.objects, "images/a.ome.zarr/1")
+    assert np.array_equal(level.read(Window.whole(level.shape)), SPEC.reduced(picture()))
