@@ -237,6 +237,10 @@ class PredictConfig(StageConfig):
     """Side of a tile's write window in px (`gaussian`: of the whole tile); the package's by default."""
     halo_px: int | None = Field(default=None, ge=0)
     """Context around the write window in px; the package's by default, rounded up to the model's stride."""
+    tile_planes: int | None = Field(default=None, ge=1)
+    """Planes of z or t in a tile's write window, for a model that sees several; the package's by default."""
+    halo_planes: int | None = Field(default=None, ge=0)
+    """Context before and behind them; the package's by default."""
     batch: int = Field(default=1, ge=1)
     """Tiles that go through the model at once."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

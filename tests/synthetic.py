@@ -22,10 +22,10 @@ def put_image(
     has_valid: bool = False,
     group: str | None = None,
     ngff: Ngff = "0.5",
+    axes: tuple[str, ...] = ("c", "y", "x"),
 ) -> None:
-    """An image of axes (c, y, x); one of another shape or type replaces it."""
+    """An image; one of another shape or type replaces it."""
     dtype = str(pixels.dtype)
-    axes = ("c", "y", "x")
     spec = PyramidSpec(axes=axes, shape=pixels.shape, dtype=dtype, kind="image", nodata=nodata, shard_px=256, ngff=ngff)
     attributes = {
         "source": f"/sources/{image_id}.tif",
@@ -38,7 +38,7 @@ def put_image(
     }
     with Staging.begin(workspace, image_id, "image", {"source": image_id}, spec, overwrite=True) as staging:
         staging.put_all(pixels)
-        staging.finish(attributes, channels=tuple(f"band {i}" for i in range(pixels.shape[0])))
+        staging.finish(attributes, channels=tuple(f"band {i}" for i in range(pixels.shape[axes.index("c")])))
 
 
 def put_label(
@@ -62,9 +62,9 @@ def put_label(
 def write(staging: Staging, pixels: npt.NDArray[Any], stop_after: int | None = None) -> list[Ints]:
     """Write all pending shards, or the first few; returns those written."""
     written: list[Ints] = []
-    for unit in staging.units():
-        writer = staging.writer(staging.unit_window(unit))
-        for shard in staging.pending(staging.unit_window(unit)):
+    for unit in staging.windows():
+        writer = staging.writer(unit)
+        for shard in staging.pending(unit):
             if len(written) == stop_after:
                 return written
             writer.put(shard, pixels[staging.shard_window(shard).slices])

@@ -101,11 +101,7 @@ def test_planes_of_a_volume_are_read_one_by_one(workspace: Workspace) -> None:
         kind = "image" if name == "image" else "mask"
         spec = PyramidSpec(axes=axes, shape=values.shape, dtype="uint8", kind=kind, shard_px=256)
         with Staging.begin(workspace, "v", name, {}, spec) as staging:
-            writer = staging.writer(staging.unit_window((0,) * values.ndim))
-            for unit in staging.units():
-                writer = staging.writer(staging.unit_window(unit))
-                for shard in staging.pending(staging.unit_window(unit)):
-                    writer.put(shard, values[staging.shard_window(shard).slices])
+            staging.put_all(values)
             classes = () if name == "image" else default_classes(2)
             staging.finish({}, classes=classes, channels=("a", "b") if name == "image" else ())
     image = labelled(workspace, "v")

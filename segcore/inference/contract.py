@@ -20,9 +20,10 @@ def check_contract(contract: InputContract, image: Image) -> list[str]:
     where = f"image {image.image_id}"
     if contract.level != 0:
         raise ContractError(f"{where}: the model reads level {contract.level}; expected a model of level 0")
-    if image.axes != ("c", "y", "x"):
+    axes = tuple(axis for axis in image.axes if axis != "c")
+    if axes[-len(contract.axes) :] != contract.axes:
         raise ContractError(
-            f"{where}: expected axes c, y, x, got {', '.join(image.axes)}: the model sees one plane at a time"
+            f"{where}: the model sees tiles of the axes {', '.join(contract.axes)}, the image has {', '.join(axes)}"
         )
     warnings = check_bands(contract.bands, image.channels, where)
     if image.dtype.name != contract.dtype:

@@ -1,13 +1,18 @@
 """Crop: every tile writes only its centre, so the tiles of a shard may be inferred in any order.
 
-shard   +----+----+----+     one read: the tiles' write windows and the halo around them
-|tile|tile|tile|
-+----+----+----+     one mask, written when its last tile is there
-|tile|tile|tile|
-+----+----+----+
+    shard   +----+----+----+   one read: a few rows of tiles, and the halo around them
+            |tile|tile|tile|
+            +----+----+----+
+            |tile|tile|tile|   one mask, written when its last tile is there
+            +----+----+----+
+
+A tile of several planes writes into as many shards that lie behind each other: a column.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 
@@ -16,47 +21,112 @@ from segcore.inference.numerics import Network
 from segcore.inference.run import MaskRun, MaskShard, is_usable
 from segcore.inference.tiling import Pixels, bounding, read_reflected, read_validity, stacked
 
+MIN_PIECE_PX = 512
+"""Height of one read, without halo: less would decode the chunks of its halo too often."""
 
-class CropShard:
-    """One shard in the pipeline: its pixels and its mask. The constructor reads.
+
+class Column:
+    """Shards of a work unit that lie behind each other, one per plane: their mask, and what of it is still to come.
 
     Args:
         run: the image.
-        unit: the work unit that the shard belongs to.
-        shard: its index.
+        unit: the work unit, or as many planes of it as a tile has.
+        shards: those of the column that are left.
     """
+
+    def __init__(self, run: MaskRun, unit: Window, shards: Sequence[Ints]) -> None:
+        self.run, self._unit, self._shards = run, unit, shards
+        windows = [run.staging.shard_window(shard) for shard in shards]
+        self.window = Window(
+            (*unit.start[:-2], *windows[0].start[-2:]), (*unit.shape[:-2], *windows[0].shape[-2:])
+        )  # whole planes, though only some are left: a tile has them all
+        self._lock = threading.Lock()
+        self._mask: Pixels | None = None
+        self._num_tiles = self._num_skipped = self._num_pieces = 0
+
+    def pieces(self, rows: int | None = None) -> list[Callable[[], "Piece"]]:
+        """Readers of the column's rows of tiles; `rows` at once, or as few as make a read worth its halo."""
+        tiling = self.run.tiling
+        together = rows or -(-MIN_PIECE_PX // tiling.core[-2])
+        by_rows = groupby(
+            sorted(tiling.tiles(self.window), key=lambda tile: tile.index[-2]),
+            key=lambda tile: tile.index[-2] // together,
+        )
+        pieces = [list(tiles) for _, tiles in by_rows]
+        self._num_pieces = len(pieces)
+        return [partial(Piece, self, tiles) for tiles in pieces]
+
+    def counted(self, num_tiles: int, num_skipped: int) -> None:
+        with self._lock:
+            self._num_tiles += num_tiles
+            self._num_skipped += num_skipped
+        self.run.count_tiles(num_tiles, num_skipped)
+
+    @property
+    def mask(self) -> Pixels:
+        """Ids of the whole column; made when the first tile comes."""
+        with self._lock:
+            if self._mask is None:
+                self._mask = np.full(self.window.shape, self.run.ignore, dtype=self.run.dtype)
+            return self._mask
+
+    def piece_done(self, batch: int) -> list[MaskShard]:
+        """The shards, after the last piece."""
+        with self._lock:
+            self._num_pieces -= 1
+            if self._num_pieces > 0:
+                return []
+        note = {"tiles": self._num_tiles, "skipped": self._num_skipped, "batch": batch}
+        mask, self._mask = self.mask, None
+        found = []
+        for shard in self._shards:
+            window = self.run.staging.shard_window(shard)
+            ids = mask[window.relative_to(self.window.start).slices]
+            found.append(MaskShard(self.run, self._unit, shard, ids, note))
+        return found
+
+
+class Piece:
+    """Rows of tiles of a column in the pipeline. The constructor reads."""
 
     in_order = False
 
-    def __init__(self, run: MaskRun, unit: Ints, shard: Ints) -> None:
-        self.run, self._unit, self._shard = run, unit, shard
-        self._window: Window = run.staging.shard_window(shard)
-        self._valid = read_validity(run.image, self._window)
-        tiles = list(run.tiling.tiles(self._window))
+    def __init__(self, column: Column, tiles: Sequence[Tile]) -> None:
+        self.run, self._column = column.run, column
+        self._window = bounding([tile.write for tile in tiles]).intersected(column.window)
+        self._valid = read_validity(self.run.image, self._window)
         origin = self._window.start
         self.tiles = [tile for tile in tiles if is_usable(self._valid, tile.write, origin)]
-        run.count_tiles(len(tiles), len(tiles) - len(self.tiles))
-        self._note = {"tiles": len(tiles), "skipped": len(tiles) - len(self.tiles)}
-        self._mask: Pixels = np.full(self._window.shape, run.ignore, dtype=run.dtype)
+        column.counted(len(tiles), len(tiles) - len(self.tiles))
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._origin = region.start
-            self._pixels = read_reflected(run.image, region, run.stretch)
+            self._pixels = read_reflected(self.run.image, region, self.run.stretch)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Pixels:
-        """Class ids (N, Y, X) of the tiles' centres; by many threads at once."""
+        """Class ids (N, ...) of the tiles' centres; by many threads at once."""
         batch = stacked(self._pixels, self._origin, tiles, network.batch)
         return network.ids(batch, self.run.tiling.halo, self.run.image.nodata)
 
-    def add(self, tiles: Sequence[Tile], ids_nyx: Pixels) -> None:
+    def add(self, tiles: Sequence[Tile], ids: Pixels) -> None:
         """Put the centres into the mask; no two tiles share a pixel."""
-        for tile, ids in zip(tiles, ids_nyx, strict=False):  # a batch may be filled up
-            height, width = tile.write.shape
-            self._mask[tile.write.relative_to(self._window.start).slices] = ids[:height, :width]
+        mask = self._column.mask
+        for tile, centre in zip(tiles, ids, strict=False):  # a batch may be filled up
+            inside = tuple(slice(n) for n in tile.write.shape)
+            mask[tile.write.relative_to(self._column.window.start).slices] = centre[inside]
 
     def complete(self, network: Network) -> list[MaskShard]:
-        """The finished shard, once every tile is in."""
-        if self._valid is not None:
-            self._mask[~self._valid] = self.run.ignore
-        note = {**self._note, "batch": network.fits}
-        return [MaskShard(self.run, self._unit, self._shard, self._mask, note)]
+        """The column's shards, if this was its last piece."""
+        if self._valid is not None and self.tiles:
+            rows = self._column.mask[self._window.relative_to(self._column.window.start).slices]
+            rows[~self._valid] = self.run.ignore
+        return self._column.piece_done(network.fits)
+
+
+def columns(run: MaskRun, unit: Window, pending: Sequence[Ints]) -> Iterator[Column]:
+    """The columns of a work unit in which a shard is left."""
+    by_place: dict[Ints, list[Ints]] = {}
+    for shard in pending:
+        by_place.setdefault(shard[-2:], []).append(shard)
+    for shards in by_place.values():
+        yield Column(run, unit, shards)

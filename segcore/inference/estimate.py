@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from segcore.errors import SegcoreError
-from segcore.geometry import Grid
 from segcore.inference.contract import check_contract
+from segcore.inference.crop import MIN_PIECE_PX
+from segcore.inference.gaussian import planes_together
 from segcore.inference.numerics import Network
 from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import Job, mask_spec, tiling_for
@@ -30,7 +31,7 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
         try:
             image = ws.image(image_id)
             check_contract(job.package.contract, image)
-            tiling = tiling_for(job.config, job.package, image.shape()[-2:])
+            tiling = tiling_for(job.config, job.package, image)
             cost = cost or _Cost(job, image, tiling)
             complete = job.name in ws.label_names(image_id) and not is_stale(image, ws.label(image_id, job.name))
         except SegcoreError as error:
@@ -68,19 +69,19 @@ def _details(job: Job, image: Image, tiling: Tiling, cost: _Cost, complete: bool
     spec = mask_spec(job, image)
     if complete:
         return {"complete": True, "tiles": 0, "shards": 0, "read_bytes": 0, "write_bytes": 0, "expected_s": 0.0}
-    tiles = Grid(tiling.shape, tiling.core).num_cells
+    tiles = tiling.num_tiles
     tile_px = math.prod(tiling.read)
-    item_bytes = image.dtype.itemsize * image.shape()[0]
+    item_bytes = image.dtype.itemsize * image.shape()[image.axes.index("c")]
     side = job.config.shard_px
     if job.config.blend == "gaussian":
-        width = min(4 * side, tiling.shape[1])
-        piece = tiling.read[0] * (width + 2 * tiling.halo) * item_bytes
-        sums = tiling.read[0] * width * 4 * len(job.package.classes)
+        depth = min(planes_together(tiling, len(job.package.classes), 4 * side), math.prod(tiling.shape[:-2]))
+        width, height = min(4 * side, tiling.shape[-1]), tiling.read[-2]
+        sums = depth * height * width * 4 * len(job.package.classes)
     else:
-        height, width = (min(side, n) for n in tiling.shape)
-        piece = (height + 2 * tiling.halo) * (width + 2 * tiling.halo) * item_bytes + height * width
-        sums = 0
-    in_flight = (job.tile_workers + 2) * piece + sums + (SHARDS_WAITING + 4) * side * side
+        depth, width, sums = math.prod(tiling.core[:-2]), min(side, tiling.shape[-1]), 0
+        height = max(tiling.core[-2], min(MIN_PIECE_PX, tiling.shape[-2])) + 2 * tiling.halo[-2]
+    read = (depth + 2 * sum(tiling.halo[:-2])) * height * (width + 2 * tiling.halo[-1]) * item_bytes
+    in_flight = (job.tile_workers + 2) * read + sums + (SHARDS_WAITING + 4) * depth * side * side
     memory = cost.base_bytes + in_flight + job.tile_workers * job.batch * tile_px * cost.bytes_per_px
     return {
         "tiles": tiles,

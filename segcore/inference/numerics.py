@@ -1,6 +1,7 @@
 """Numerics: the model made ready for one device and precision; tiles in, class ids or logits out.
 
-Legend: n tiles, c bands, k classes, y and x pixels.
+Legend: n tiles, c bands, k classes, then a tile's own axes: y and x, or z or t before them. A model of planes takes
+tiles of one plane.
 
 The device gets the image's own dtype and normalises there; what comes back is ids, one byte per pixel.
 """
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segcore.errors import ConfigError, SegcoreError
+from segcore.geometry import Ints
 from segcore.inference.tiling import Pixels
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
@@ -55,7 +57,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     for parent in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
         for i in range(len(parent) - 1):
             conv, norm = parent[i], parent[i + 1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
                 parent[i] = fuse_conv_bn_eval(conv, norm)
                 parent[i + 1] = nn.Identity()
     return model
@@ -65,7 +67,13 @@ def prepared(package: ModelPackage, device: torch.device, precision: str) -> nn.
     """The package's model, folded, channels last, in `precision` on `device`."""
     model = fold_batch_norm(package.load_weights("cpu").eval()).requires_grad_(False)
     model = model.to(device=device, dtype=DTYPES[precision])
-    return cast(nn.Module, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    layout = channels_last(len(package.contract.axes))
+    return cast(nn.Module, model.to(memory_format=layout))  # type: ignore[call-overload]
+
+
+def channels_last(num_axes: int) -> torch.memory_format:
+    """The layout in which the bands of a pixel lie side by side, for tiles of 2 or 3 axes."""
+    return torch.channels_last if num_axes == 2 else torch.channels_last_3d
 
 
 class Network:
@@ -86,33 +94,35 @@ class Network:
         """Tiles that go through the device at once: less than `batch` after it ran out of memory."""
         self._contract: InputContract = package.contract
         self._model = prepared(package, device, precision)
-        bands = (1, len(package.contract.bands), 1, 1)
+        self._num_axes = len(package.contract.axes)
+        bands = (1, len(package.contract.bands), *(1,) * self._num_axes)
         self._mean = torch.tensor(package.contract.mean, dtype=torch.float32, device=device).reshape(bands)
         self._std = torch.tensor(package.contract.std, dtype=torch.float32, device=device).reshape(bands)
 
-    def ids(self, tiles: Pixels, halo: int, nodata: float | None = None) -> Pixels:
+    def ids(self, tiles: Pixels, halo: Ints, nodata: float | None = None) -> Pixels:
         """Class ids of the tiles' centres.
 
         Args:
-            tiles: (N, C, Y, X) with N = `batch`, in the image's own dtype.
-            halo: dropped on every side, px.
+            tiles: (N, C, ...) with N = `batch`, in the image's own dtype.
+            halo: dropped on both sides of each axis, px.
             nodata: the image's; in float images it, and what is not finite, is taken for average, band by band.
 
         Returns:
-            (N, Y - 2 halo, X - 2 halo), uint8, or uint16 for more than 255 classes.
+            (N, ...) without the halo, uint8, or uint16 for more than 255 classes.
 
         Raises:
             NotFiniteError: if a logit is NaN or Inf.
             SegcoreError: if the device has not the memory for one tile.
         """
         parts = []
-        for logits_nkyx in self._answers(tiles, nodata):
-            y, x = logits_nkyx.shape[-2:]
-            parts.append(best_class(logits_nkyx[..., halo : y - halo, halo : x - halo]).cpu().numpy())
+        for logits in self._answers(tiles, nodata):
+            sides = zip(halo, logits.shape[2:], strict=True)
+            centre = (slice(None), slice(None), *(slice(h, n - h) for h, n in sides))
+            parts.append(best_class(logits[centre]).cpu().numpy())
         return cast(Pixels, np.concatenate(parts)[: len(tiles)])
 
     def logits(self, tiles: Pixels, nodata: float | None = None) -> torch.Tensor:
-        """Logits (N, K, Y, X), float32, on the device; arguments and errors as in `ids`."""
+        """Logits (N, K, ...), float32, on the device; arguments and errors as in `ids`."""
         return torch.cat([part.float() for part in self._answers(tiles, nodata)])[: len(tiles)]
 
     def _answers(self, tiles: Pixels, nodata: float | None) -> Iterator[torch.Tensor]:
@@ -124,27 +134,29 @@ class Network:
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             try:
-                logits_nkyx = self.forward(self._normalised(part, nodata))
+                logits = self.forward(self._normalised(part, nodata))
             except torch.OutOfMemoryError as error:
                 self._halve(size, error)
                 continue
-            if not bool(torch.isfinite(logits_nkyx.sum(dtype=torch.float32))):
-                self._refuse_not_finite(logits_nkyx, done)
-            yield logits_nkyx
+            if not bool(torch.isfinite(logits.sum(dtype=torch.float32))):
+                self._refuse_not_finite(logits, done)
+            yield logits.reshape(*logits.shape[:2], *part.shape[2:])
             done += size
 
-    def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """Logits of normalised tiles, in the model's own precision."""
-        return cast(torch.Tensor, self._model(tiles_ncyx))
+        return cast(torch.Tensor, self._model(tiles))
 
     def _normalised(self, tiles: Pixels, nodata: float | None) -> torch.Tensor:
         """(pixel - mean) / std on the device, channels last."""
-        raw = torch.from_numpy(tiles)
+        planes = tiles.shape[2 : tiles.ndim - self._num_axes]
+        assert all(n == 1 for n in planes), f"a model of {self._num_axes} axes takes one plane, got tiles {tiles.shape}"
+        raw = torch.from_numpy(tiles.reshape(*tiles.shape[:2], *tiles.shape[-self._num_axes :]))
         if self.device.type == "cuda":
             raw = raw.pin_memory().to(self.device, non_blocking=True)
         elif self.device.type == "mps" and raw.dtype == torch.float64:  # MPS knows no float64
             raw = raw.float()
-        moved = raw.to(self.device).to(torch.float32, memory_format=torch.channels_last)
+        moved = raw.to(self.device).to(torch.float32, memory_format=channels_last(self._num_axes))
         normal = moved.sub(self._mean).div_(self._std)
         if np.issubdtype(tiles.dtype, np.floating):
             # Fill values such as -3.4e38 or NaN would reach their neighbours through the halo.
@@ -163,9 +175,9 @@ class Network:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _refuse_not_finite(self, logits_nkyx: torch.Tensor, done: int) -> None:
+    def _refuse_not_finite(self, logits: torch.Tensor, done: int) -> None:
         """The sum of finite logits can overflow too: look at each before it is called wrong."""
-        wrong = (~torch.isfinite(logits_nkyx)).flatten(1).sum(dim=1)
+        wrong = (~torch.isfinite(logits)).flatten(1).sum(dim=1)
         if bool(wrong.any()):
             first = int(wrong.nonzero()[0])
             message = (
@@ -175,22 +187,22 @@ class Network:
             raise NotFiniteError(message, done + first)
 
 
-def best_class(logits_nkyx: torch.Tensor) -> torch.Tensor:
-    """The id of the highest logit (N, Y, X); ties go to the lowest id."""
-    num_classes = logits_nkyx.shape[1]
+def best_class(logits: torch.Tensor) -> torch.Tensor:
+    """The id of the highest logit (N, K, ...) -> (N, ...); ties go to the lowest id."""
+    num_classes = logits.shape[1]
     dtype = torch.uint8 if num_classes <= 255 else torch.uint16
-    classes_innermost = logits_nkyx.stride(1) == 1
+    classes_innermost = logits.stride(1) == 1
     if num_classes == 2:
-        return (logits_nkyx[:, 1] > logits_nkyx[:, 0]).to(dtype)
-    if logits_nkyx.device.type != "cpu" or num_classes > 255 or (classes_innermost and num_classes > 4):
-        return logits_nkyx.argmax(dim=1).to(dtype)
+        return (logits[:, 1] > logits[:, 0]).to(dtype)
+    if logits.device.type != "cpu" or num_classes > 255 or (classes_innermost and num_classes > 4):
+        return logits.argmax(dim=1).to(dtype)
     # On a CPU argmax over planes is many times slower than comparing them one by one.
-    best = logits_nkyx[:, 0].clone()
+    best = logits[:, 0].clone()
     ids = torch.zeros(best.shape, dtype=dtype)
     for k in range(1, num_classes):
-        higher = logits_nkyx[:, k] > best
+        higher = logits[:, k] > best
         ids.masked_fill_(higher, k)
-        torch.maximum(best, logits_nkyx[:, k], out=best)
+        torch.maximum(best, logits[:, k], out=best)
     return ids
 
 

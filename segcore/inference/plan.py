@@ -9,12 +9,13 @@ import torch
 
 import segcore
 from segcore.config import PredictConfig
+from segcore.geometry import Ints
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
 from segcore.measure import num_cores
 from segcore.models.package import ModelPackage
 from segcore.store import Image, PyramidSpec
 
-ENGINE = 1
+ENGINE = 2
 """Goes up with every change of this code that can change a pixel."""
 
 STALE_WITH = ("source",)
@@ -54,14 +55,24 @@ class Job:
         return num_cores() if self.device.type == "cpu" else 1
 
 
-def tiling_for(config: PredictConfig, package: ModelPackage, shape_yx: tuple[int, ...]) -> Tiling:
-    """The tile grid of an image (y, x): what the config asks for, else what the package was made with."""
+def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Tiling:
+    """The tile grid of an image: what the config asks for, else what the package was made with."""
     contract = package.contract
-    tile_px = config.tile_px or contract.tile_px
+    tile_px, tile_planes = config.tile_px or contract.tile_px, config.tile_planes or contract.tile_planes
+    shape = tuple(n for axis, n in zip(image.axes, image.shape(), strict=True) if axis != "c")
+    alone = len(shape) - len(contract.axes)  # axes that the model does not see: plane by plane
+
+    def sides(planes: int, px: int, single: int) -> Ints:
+        return (*(single,) * alone, *((planes,) if len(contract.axes) > 2 else ()), px, px)
+
+    tile, stride = sides(tile_planes, tile_px, 1), sides(contract.stride_planes, contract.stride, 1)
     if config.blend == "gaussian":
-        return gaussian_tiling(shape_yx, tile_px, config.halo_px, contract.stride)
-    halo_px = contract.halo_px if config.halo_px is None else config.halo_px
-    return crop_tiling(shape_yx, tile_px, halo_px, contract.stride, config.shard_px)
+        px = tile_px // 8 if config.halo_px is None else config.halo_px
+        planes = tile_planes // 8 if config.halo_planes is None else config.halo_planes
+        return gaussian_tiling(shape, tile, sides(planes, px, 0), stride)
+    px = contract.halo_px if config.halo_px is None else config.halo_px
+    planes = contract.halo_planes if config.halo_planes is None else config.halo_planes
+    return crop_tiling(shape, tile, sides(planes, px, 0), stride, config.shard_px)
 
 
 def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
         "level": job.package.contract.level,
         "blend": job.config.blend,
         "tile_px": list(tiling.core if job.config.blend == "crop" else tiling.read),
-        "halo_px": tiling.halo,
+        "halo_px": list(tiling.halo),
         "batch": job.batch,
         "precision": job.precision,
         "device": job.device.type,
@@ -103,8 +114,8 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
         "precision": config.precision == "auto",
         "device": config.device == "auto",
         "batch": "batch" not in config.model_fields_set,
-        "tile_px": config.tile_px is None,
-        "halo_px": config.halo_px is None,
+        "tile_px": config.tile_px is None and config.tile_planes is None,
+        "halo_px": config.halo_px is None and config.halo_planes is None,
     }
     kept = plan | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
     return kept if kept == made else plan
@@ -112,9 +123,14 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
 
 def mask_spec(job: Job, image: Image) -> PyramidSpec:
     """How the mask of an image is stored."""
-    shape = image.shape()[-2:]
+    sides = {axis: n for axis, n in zip(image.axes, image.shape(), strict=True) if axis != "c"}
     return PyramidSpec(
-        axes=("y", "x"), shape=shape, dtype=job.dtype, kind="mask", shard_px=job.config.shard_px, ngff=image.ngff
+        axes=tuple(sides),
+        shape=tuple(sides.values()),
+        dtype=job.dtype,
+        kind="mask",
+        shard_px=job.config.shard_px,
+        ngff=image.ngff,
     )
 
 
@@ -125,6 +141,7 @@ def mask_attributes(job: Job, image: Image, plan: dict[str, Any]) -> dict[str, A
         "source": image.source,
         "spacing": None if spacing is None else spacing.model_dump(mode="json"),
         "georef": None if georef is None else georef.model_dump(mode="json"),
+        "affine": image.attributes.get("affine"),
         "split": image.split,
         "group": image.group,
         "digest": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),

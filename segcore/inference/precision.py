@@ -4,6 +4,7 @@ A lower precision is taken if it is faster here, and its mask agrees with float3
 """
 
 import json
+import math
 import re
 import statistics
 import time
@@ -130,23 +131,19 @@ def device_slug(device: torch.device) -> str:
 
 
 def calibration_tiles(image: Image, tiling: Tiling, is_stretched: bool, count: int = CALIBRATION_TILES) -> list[Pixels]:
-    """Tiles (1, C, Y, X) spread over the image, those with usable pixels first, as the model gets them."""
+    """Tiles (1, C, ...) spread over the image, those with usable pixels first, as the model gets them."""
     stretch = stretch_of(image) if is_stretched else None
-    every = list(tiling.tiles(Window.whole(tiling.shape))) if _num_tiles(tiling) <= 4096 else _diagonal(tiling)
+    every = list(tiling.tiles(Window.whole(tiling.shape))) if tiling.num_tiles <= 4096 else _diagonal(tiling)
     step = max(1, len(every) // (4 * count))
     spread = every[step // 2 :: step] or every
     ranked = sorted(spread, key=lambda tile: not image.read_valid(tile.write).any())
     return [stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1) for tile in ranked[:count]]
 
 
-def _num_tiles(tiling: Tiling) -> int:
-    return -(-tiling.shape[0] // tiling.core[0]) * -(-tiling.shape[1] // tiling.core[1])
-
-
 def _diagonal(tiling: Tiling, count: int = 64) -> list[Tile]:
     """Tiles along the diagonal of an image with too many to list."""
     places = [tuple(side * (2 * i + 1) // (2 * count) for side in tiling.shape) for i in range(count)]
-    return [next(tiling.tiles(Window(place, (1, 1)))) for place in places]
+    return [next(tiling.tiles(Window(place, (1,) * len(place)))) for place in places]
 
 
 def calibrate(
@@ -172,7 +169,7 @@ def calibrate(
                 raise
     agreement = {name: float(np.mean(mask == masks["float32"])) for name, mask in masks.items()}
     agreeing = [name for name, share in agreement.items() if share >= MIN_AGREEMENT]
-    num_px = sum(tile.shape[-2] * tile.shape[-1] for tile in tiles)
+    num_px = sum(math.prod(tile.shape[2:]) for tile in tiles)
     return Calibration(
         precision=min(agreeing, key=lambda name: seconds[name]),
         device=device_slug(device),
@@ -191,7 +188,7 @@ def timed_ids(network: Network, tiles: list[Pixels], nodata: float | None = None
         with torch.inference_mode():
             for _ in range(REPEATS + 1):
                 began = time.perf_counter()
-                ids = [network.ids(tile, halo=0, nodata=nodata) for tile in tiles]
+                ids = [network.ids(tile, (0,) * (tile.ndim - 2), nodata) for tile in tiles]
                 times.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
@@ -209,11 +206,12 @@ def fixed_batch(package: ModelPackage, device: torch.device, precision: str, bat
     contract = package.contract
     noise = np.random.default_rng(0).uniform(0, 1, (len(contract.bands), *tiling.read)) * 2 - 1
     low, high = _range(contract.dtype)
-    mean, std = (np.reshape(values, (-1, 1, 1)) for values in (contract.mean, contract.std))
+    bands = (-1, *(1,) * len(tiling.read))
+    mean, std = (np.reshape(values, bands) for values in (contract.mean, contract.std))
     tile = np.clip(mean + 2 * std * noise, low, high).astype(contract.dtype)
     with torch.inference_mode():
-        logits_nkyx = network.logits(np.stack([tile] * batch))
-    return batch if bool((logits_nkyx == logits_nkyx[:1]).all()) else 1
+        logits = network.logits(np.stack([tile] * batch))
+    return batch if bool((logits == logits[:1]).all()) else 1
 
 
 def _range(dtype: str) -> tuple[float, float]:

@@ -54,8 +54,8 @@ class MaskRun:
     began_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _writers: dict[Ints, UnitWriter] = field(default_factory=dict)
-    _left: dict[Ints, int] = field(default_factory=dict)
+    _writers: dict[Window, UnitWriter] = field(default_factory=dict)
+    _left: dict[Window, int] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -76,16 +76,16 @@ class MaskRun:
             self.counts.skipped += skipped
             self.counts.repeated += repeated
 
-    def begin_unit(self, unit: Ints) -> list[Ints]:
+    def begin_unit(self, unit: Window) -> list[Ints]:
         """The unit's shards that are left, before any of them is computed."""
-        pending = self.staging.pending(self.staging.unit_window(unit))
+        pending = self.staging.pending(unit)
         self._left[unit] = len(pending)
         return pending
 
     def write(self, shard: "MaskShard") -> None:
         """Write a finished shard, and the pyramid shards that it completes; by the writer's thread only."""
         if shard.unit not in self._writers:
-            self._writers[shard.unit] = self.staging.writer(self.staging.unit_window(shard.unit))
+            self._writers[shard.unit] = self.staging.writer(shard.unit)
         self._writers[shard.unit].put(shard.shard, shard.pixels, note=shard.note)
         self._left[shard.unit] -= 1
         if self._left[shard.unit] == 0:
@@ -120,7 +120,8 @@ class MaskShard:
     """A finished level-0 shard of a mask, on its way to the writer."""
 
     run: MaskRun
-    unit: Ints
+    unit: Window
+    """The work unit, or as many planes of it as a tile has."""
     shard: Ints
     pixels: Pixels
     note: dict[str, Any]
@@ -131,7 +132,8 @@ def named(error: BaseException, run: MaskRun, tiles: Sequence[Tile]) -> BaseExce
     if not isinstance(error, NotFiniteError):
         return error
     tile = tiles[min(error.tile, len(tiles) - 1)]
-    return SegcoreError(f"image {run.image.image_id}: tile at {tile.write.start} (y, x) of level 0: {error}")
+    axes = ", ".join(axis for axis in run.image.axes if axis != "c")
+    return SegcoreError(f"image {run.image.image_id}: tile at {tile.write.start} ({axes}) of level 0: {error}")
 
 
 def is_usable(valid: Valid | None, window: Window, origin: Ints) -> bool:
@@ -140,7 +142,7 @@ def is_usable(valid: Valid | None, window: Window, origin: Ints) -> bool:
     Args:
         valid: usable pixels of a region that starts at `origin`; None = all.
         window: what lies outside the region is left out.
-        origin: (y, x).
+        origin: over the same axes.
     """
     if valid is None:
         return True

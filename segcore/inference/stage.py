@@ -5,18 +5,17 @@ While one image ends, the next is already being read. An image that fails is rep
 
 import logging
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from segcore.config import PredictConfig
 from segcore.errors import SegcoreError, StoreError
-from segcore.geometry import Grid, Ints
+from segcore.geometry import Window
 from segcore.inference.contract import check_contract
-from segcore.inference.crop import CropShard
+from segcore.inference.crop import columns
 from segcore.inference.estimate import estimate
-from segcore.inference.gaussian import GaussianUnit
+from segcore.inference.gaussian import GaussianUnit, planes_together
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.numerics import Network, repeatable, resolve_device
 from segcore.inference.pipeline import Load, Pipeline, Threads
@@ -27,7 +26,7 @@ from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
-from segcore.store import Image, Staging, Workspace
+from segcore.store import UNIT_SHARDS, Image, Staging, Workspace
 from segcore.stretch import stretch_of
 
 log = logging.getLogger("segcore.inference")
@@ -83,7 +82,7 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
         try:
             image = ws.image(image_id)
             check_contract(package.contract, image)
-            tiling = tiling_for(config, package, image.shape()[-2:])
+            tiling = tiling_for(config, package, image)
             if config.precision == "auto":
                 precision = resolve_precision(ws, package, device, image, tiling, keep=not config.dry_run)
         except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
@@ -126,10 +125,9 @@ class _Night:
         total = 0
         for image_id in self._image_ids:
             try:
-                shape = self._ws.image(image_id).shape()[-2:]
+                total += mask_spec(self._job, self._ws.image(image_id)).num_shards
             except SegcoreError:
                 continue  # reported when its turn comes
-            total += Grid(shape, (self._job.config.shard_px,) * 2).num_cells
         return total
 
     def _loads(self) -> Iterator[Load]:
@@ -141,7 +139,7 @@ class _Night:
                 continue
             if run is None:
                 continue
-            for unit in run.staging.units():
+            for unit in self._units(run):
                 yield from self._unit_loads(run, unit)
                 if run.failed:
                     break
@@ -152,7 +150,7 @@ class _Night:
         image = self._ws.image(image_id)
         for warning in check_contract(job.package.contract, image):
             self._progress.note(warning)
-        tiling = tiling_for(job.config, job.package, image.shape()[-2:])
+        tiling = tiling_for(job.config, job.package, image)
         plan, spec = freeze(job, image, tiling), mask_spec(job, image)
         if not job.config.overwrite and job.name in self._ws.label_names(image_id):
             plan = as_finished(job, plan, self._ws.label(image_id, job.name).attributes.get("predict", {}))
@@ -176,11 +174,11 @@ class _Night:
 
     def _resumed(self, image: Image, staging: Staging, plan: dict[str, Any], run: MaskRun) -> MaskRun | None:
         """Count what an earlier call finished, and write what it had only in memory."""
-        for unit in staging.units():
-            pending = len(staging.pending(staging.unit_window(unit)))
+        for unit in self._units(run):
+            pending = len(staging.pending(unit))
             run.remaining += pending
             if not pending:  # killed between a unit's last shard and the coarser ones that it completes
-                staging.writer(staging.unit_window(unit))
+                staging.writer(unit)
         run.counts.shards_resumed = staging.spec.grid(0).num_cells - run.remaining
         if run.counts.shards_resumed:
             self._progress.advance(run.counts.shards_resumed)
@@ -191,7 +189,16 @@ class _Night:
             return None
         return run
 
-    def _unit_loads(self, run: MaskRun, unit: Ints) -> Iterator[Load]:
+    def _units(self, run: MaskRun) -> list[Window]:
+        """Work units in which a shard is left, over as many planes as are computed together."""
+        tiling, depth = run.tiling, 1
+        if self._job.config.blend == "gaussian":
+            depth = planes_together(tiling, len(self._job.package.classes), UNIT_SHARDS * self._job.config.shard_px)
+        elif len(tiling.core) > 2:
+            depth = tiling.core[0]
+        return run.staging.windows(depth=depth)
+
+    def _unit_loads(self, run: MaskRun, unit: Window) -> Iterator[Load]:
         pending = run.begin_unit(unit)
         if not pending:
             return
@@ -199,8 +206,11 @@ class _Night:
             for strip in GaussianUnit(run, unit, pending).strips():
                 yield Load(run, strip)
             return
-        for shard in pending:
-            yield Load(run, partial(CropShard, run, unit, shard))
+        # On a GPU reading is the bottleneck, and a whole shard at once decodes no chunk twice.
+        rows = None if self._job.device.type == "cpu" else self._job.config.shard_px
+        for column in columns(run, unit, pending):
+            for piece in column.pieces(rows):
+                yield Load(run, piece)
 
     def _finish(self, run: MaskRun) -> None:
         plan = self._plans[run.image.image_id]

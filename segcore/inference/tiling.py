@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segcore.errors import ConfigError
-from segcore.geometry import Ints, Tile, Window, reflected, tiles_in
+from segcore.geometry import Grid, Ints, Tile, Window, reflected, tiles_in
 from segcore.store import Image
 from segcore.stretch import Stretch
 
@@ -21,23 +21,27 @@ Valid = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """The tile grid of one image, anchored at its origin; y and x only."""
+    """The tile grid of one image, anchored at its origin, over the axes without c."""
 
     shape: Ints
-    """Of the image, (y, x)."""
+    """Of the image."""
     core: Ints
-    """Sides of a write window, (y, x); multiples of the model's stride."""
-    halo: int
-    """Context in px on every side; a multiple of the model's stride."""
+    """Sides of a write window; multiples of the model's stride."""
+    halo: Ints
+    """Context on both sides of each axis; multiples of the model's stride."""
 
     @property
     def read(self) -> Ints:
         """Sides of a read window: what the model is given, always the same."""
-        return (self.core[0] + 2 * self.halo, self.core[1] + 2 * self.halo)
+        return tuple(n + 2 * h for n, h in zip(self.core, self.halo, strict=True))
+
+    @property
+    def num_tiles(self) -> int:
+        return Grid(self.shape, self.core).num_cells
 
     def tiles(self, window: Window) -> Iterator[Tile]:
         """Tiles whose write windows share a pixel with `window`, in raster order."""
-        return tiles_in(window, self.shape, self.core, (self.halo, self.halo))
+        return tiles_in(window, self.shape, self.core, self.halo)
 
 
 def rounded_up(px: int, stride: int) -> int:
@@ -45,63 +49,68 @@ def rounded_up(px: int, stride: int) -> int:
     return -(-px // stride) * stride
 
 
-def crop_tiling(shape: Ints, tile_px: int, halo_px: int, stride: int, shard_px: int) -> Tiling:
+def crop_tiling(shape: Ints, tile: Ints, halo: Ints, stride: Ints, shard_px: int) -> Tiling:
     """The grid for `blend: crop`.
 
-    The write window's side is the one nearest to `tile_px` that divides the shard's side and is a multiple of
-    the stride, so that every tile lies in one shard. An image of less than that takes one tile of its own size.
+    In y and x the write window's side is the one nearest to what is wanted that divides the shard's side and is a
+    multiple of the stride, so that every tile lies in one column of shards. A smaller image takes one tile of its size.
 
     Args:
-        shape: of the image, (y, x).
-        tile_px: wanted side of a write window.
-        halo_px: wanted context, rounded up to the stride.
-        stride: of the model.
-        shard_px: side of the mask's shards.
+        shape: of the image; the last two axes are y and x.
+        tile: wanted sides of a write window.
+        halo: wanted context, rounded up to the stride.
+        stride: of the model, per axis.
+        shard_px: side of the mask's shards in y and x.
 
     Raises:
         ConfigError: if no side divides the shard's side and is a multiple of the stride.
     """
+    planes = tuple(map(rounded_up, tile[:-2], stride[:-2]))
+    sides = tuple(_dividing(shard_px, wanted, step) for wanted, step in zip(tile[-2:], stride[-2:], strict=True))
+    return Tiling(shape, _fitted(shape, (*planes, *sides), stride), tuple(map(rounded_up, halo, stride)))
+
+
+def _dividing(shard_px: int, wanted_px: int, stride: int) -> int:
     sides = [side for side in range(stride, shard_px + 1, stride) if shard_px % side == 0]
     if not sides:
         raise ConfigError(
             f"shard_px {shard_px}: expected a multiple of the model's stride {stride}; "
             f"the nearest is {rounded_up(shard_px, stride)}"
         )
-    core_px = min(sides, key=lambda side: (abs(side - tile_px), -side))
-    return Tiling(shape, _fitted(shape, core_px, stride), rounded_up(halo_px, stride))
+    return min(sides, key=lambda side: (abs(side - wanted_px), -side))
 
 
-def gaussian_tiling(shape: Ints, tile_px: int, halo_px: int | None, stride: int) -> Tiling:
+def gaussian_tiling(shape: Ints, tile: Ints, halo: Ints, stride: Ints) -> Tiling:
     """The grid for `blend: gaussian`: neighbours overlap by twice the halo.
 
     Args:
-        shape: of the image, (y, x).
-        tile_px: wanted side of a whole tile.
-        halo_px: wanted halo; None = an eighth of the tile, so that a quarter of it overlaps.
-        stride: of the model.
+        shape: of the image.
+        tile: wanted sides of a whole tile.
+        halo: wanted context, rounded up to the stride; an eighth of the tile overlaps by a quarter.
+        stride: of the model, per axis.
 
     Raises:
         ConfigError: if the halo leaves nothing of the tile.
     """
-    side = rounded_up(tile_px, stride)
-    halo = rounded_up(side // 8 if halo_px is None else halo_px, stride)
-    if 2 * halo >= side:
-        raise ConfigError(f"halo_px {halo}: expected less than half of the tile of {side} px; give a larger tile_px")
-    return Tiling(shape, _fitted(shape, side - 2 * halo, stride), halo)
+    sides, halo = tuple(map(rounded_up, tile, stride)), tuple(map(rounded_up, halo, stride))
+    for side, margin in zip(sides, halo, strict=True):
+        if 2 * margin >= side:
+            raise ConfigError(f"halo {margin} px: expected less than half of the tile of {side} px; give a larger tile")
+    core = tuple(side - 2 * margin for side, margin in zip(sides, halo, strict=True))
+    return Tiling(shape, _fitted(shape, core, stride), halo)
 
 
-def _fitted(shape: Ints, core_px: int, stride: int) -> Ints:
+def _fitted(shape: Ints, core: Ints, stride: Ints) -> Ints:
     """The core, cut to the image's own side (rounded up to the stride) on an axis that one tile covers."""
-    y, x = (min(core_px, rounded_up(side, stride)) for side in shape)
-    return (y, x)
+    return tuple(min(n, rounded_up(side, step)) for n, side, step in zip(core, shape, stride, strict=True))
 
 
 def read_reflected(image: Image, window: Window, stretch: Stretch | None = None, level: int = 0) -> Pixels:
     """The pixels of a window that may reach over the border; what lies outside is mirrored.
 
     Args:
-        image: (C, Y, X).
-        window: over (y, x), in pixels of `level`.
+        image: with its channels anywhere among its axes.
+        window: over the axes without c, in pixels of `level`.
         stretch: what is done to the intensities.
         level: pyramid level.
 
@@ -113,19 +122,20 @@ def read_reflected(image: Image, window: Window, stretch: Stretch | None = None,
 
 
 def _read_mirrored(image: Image, window: Window, level: int) -> Pixels:
-    num_channels, *shape = image.shape(level)
-    if Window.whole(shape).contains(window):
-        return image.read(Window((0, *window.start), (num_channels, *window.shape)), level)
-    rows, columns = (reflected(a, n, size) for a, n, size in zip(window.start, window.shape, shape, strict=True))
-    low = (int(rows.min()), int(columns.min()))
-    high = (int(rows.max()), int(columns.max()))
-    inside = Window((0, *low), (num_channels, high[0] - low[0] + 1, high[1] - low[1] + 1))
-    pixels = image.read(inside, level).take(rows - low[0], axis=1)
-    return pixels.take(columns - low[1], axis=2)
+    channel, sides = image.axes.index("c"), image.shape(level)
+    shape = sides[:channel] + sides[channel + 1 :]
+    places = [reflected(a, n, size) for a, n, size in zip(window.start, window.shape, shape, strict=True)]
+    low, high = tuple(int(at.min()) for at in places), tuple(int(at.max()) + 1 for at in places)
+    inside = Window(low, tuple(b - a for a, b in zip(low, high, strict=True)))
+    pixels = np.moveaxis(image.read(inside.with_axis(channel, sides[channel]), level), channel, 0)
+    for axis, at in enumerate(places):
+        if (inside.start[axis], inside.stop[axis]) != (window.start[axis], window.stop[axis]):
+            pixels = pixels.take(at - low[axis], axis=axis + 1)
+    return pixels
 
 
 def read_validity(image: Image, window: Window, level: int = 0) -> Valid | None:
-    """Which pixels of a window inside the image are usable, (Y, X), True = usable; None = all of them."""
+    """Which pixels of a window inside the image, over its axes without c, are usable; None = all of them."""
     if not image.has_valid and not image.pixels_tell:
         return None
     valid = image.read_valid(window, level)
@@ -145,13 +155,13 @@ def stacked(pixels: Pixels, origin: Ints, tiles: Sequence[Tile], batch: int) -> 
     A batch of fixed size keeps the kernels, and so the rounding, the same.
 
     Args:
-        pixels: a region (C, Y, X).
-        origin: of the region in the image, (y, x).
+        pixels: a region (C, ...).
+        origin: of the region in the image.
         tiles: 1..batch tiles that lie in the region.
         batch: number of tiles in the result.
 
     Returns:
-        (N, C, Y, X) with N = batch.
+        (N, C, ...) with N = batch.
     """
     assert 1 <= len(tiles) <= batch, f"{len(tiles)} tiles do not fit a batch of {batch}"
     views = [pixels[(slice(None), *tile.read.relative_to(origin).slices)] for tile in tiles]

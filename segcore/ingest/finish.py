@@ -88,7 +88,7 @@ def _put_foreground(job: Job) -> None:
     """Find the foreground at its level, and write it."""
     assert job.probe is not None
     staging, image = job.stagings["foreground"], job.stagings["image"]
-    if staging.finished or not staging.units():
+    if staging.finished or not staging.windows():
         return
     level, method = staging.spec.base_level, staging.state.load()["plan"]["foreground"]
     image.build_levels()

@@ -10,6 +10,7 @@ def model_card(info: PackageInfo) -> str:
     """The card as markdown; names from outside are escaped."""
     contract = info.contract
     spacing = "unknown" if contract.spacing is None else _spacing(contract.spacing.values, contract.spacing.unit)
+    planes = f"{contract.tile_planes} + {contract.halo_planes}, multiples of {contract.stride_planes}"
     lines = [
         f"# {_cell(info.name)}",
         "",
@@ -33,7 +34,9 @@ def model_card(info: PackageInfo) -> str:
                 ("normalisation", "(pixel - mean) / std per band, in the image's own values"),
                 ("mean", ", ".join(f"{value:.6g}" for value in contract.mean)),
                 ("std", ", ".join(f"{value:.6g}" for value in contract.std)),
+                ("axes of a tile", ", ".join(contract.axes)),
                 ("tile + halo", f"{contract.tile_px} + {contract.halo_px} px, multiples of {contract.stride}"),
+                *([("planes + halo", planes)] if len(contract.axes) > 2 else []),
             ],
         ),
         "",

@@ -20,6 +20,8 @@ class Conv1Arguments(BaseModel):
     num_classes: int = Field(ge=1)
     kernel_px: int = Field(default=1, ge=1, le=31)
     """Side of the kernel; odd, so that logits lie over their pixels. The receptive-field radius is half of it."""
+    kernel_planes: int | None = Field(default=None, ge=1, le=31)
+    """Its planes of z or t, odd too; None = a model of single planes."""
 
 
 class Conv1(nn.Module):
@@ -27,13 +29,14 @@ class Conv1(nn.Module):
 
     def __init__(self, arguments: Conv1Arguments) -> None:
         super().__init__()
-        if arguments.kernel_px % 2 == 0:
-            raise ValueError(f"kernel_px must be odd, got {arguments.kernel_px}")
+        planes = () if arguments.kernel_planes is None else (arguments.kernel_planes,)
+        kernel = (*planes, arguments.kernel_px, arguments.kernel_px)
+        if any(side % 2 == 0 for side in kernel):
+            raise ValueError(f"sides of the kernel must be odd, got {kernel}")
         self.stride = 1
-        self.conv = nn.Conv2d(
-            arguments.in_channels, arguments.num_classes, arguments.kernel_px, padding=arguments.kernel_px // 2
-        )
+        convolution: type[nn.Conv2d | nn.Conv3d] = nn.Conv3d if planes else nn.Conv2d
+        self.conv = convolution(arguments.in_channels, arguments.num_classes, kernel, padding="same")
 
-    def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:
-        """Logits (N, K, Y, X) of normalised tiles (N, C, Y, X)."""
-        return cast(torch.Tensor, self.conv(tiles_ncyx))
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Logits (N, K, ...) of normalised tiles (N, C, ...)."""
+        return cast(torch.Tensor, self.conv(tiles))

@@ -16,6 +16,8 @@ class InputContract(BaseModel):
 
     model_config = _FROZEN
 
+    axes: tuple[Literal["t", "z", "y", "x"], ...] = ("y", "x")
+    """Of a tile, without c: y and x, with z or t before them where the model sees several planes at once."""
     bands: tuple[str, ...] = Field(min_length=1)
     """Names of the image's channels, in the order of the model's input."""
     dtype: str
@@ -38,6 +40,12 @@ class InputContract(BaseModel):
     """Context around the write window; a multiple of the stride."""
     stride: int = Field(default=1, ge=1)
     """Sides of a read window are multiples of this."""
+    tile_planes: int = Field(default=1, ge=1)
+    """Planes of z or t in a tile's write window."""
+    halo_planes: int = Field(default=0, ge=0)
+    """Context before and behind it; a multiple of their stride."""
+    stride_planes: int = Field(default=1, ge=1)
+    """Planes of a read window are a multiple of this."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -45,8 +53,15 @@ class InputContract(BaseModel):
             raise ValueError(f"{len(self.bands)} bands need as many mean and std, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        if self.axes not in (("y", "x"), ("z", "y", "x"), ("t", "y", "x")):
+            raise ValueError(f"axes of a tile are y and x, with z or t before them, got {self.axes}")
         if self.halo_px % self.stride or self.tile_px % self.stride:
             raise ValueError(f"tile {self.tile_px} px and halo {self.halo_px} px must be multiples of {self.stride}")
+        planes = (self.tile_planes, self.halo_planes, self.stride_planes)
+        if len(self.axes) == 2 and planes != (1, 0, 1):
+            raise ValueError(f"a model of planes has tiles of one plane without halo, got {planes}")
+        if self.halo_planes % self.stride_planes or self.tile_planes % self.stride_planes:
+            raise ValueError(f"tile and halo of {planes[:2]} planes must be multiples of {self.stride_planes}")
         return self
 
 

@@ -3,13 +3,14 @@
 from segcore.store.image import Image, Label
 from segcore.store.lease import Lease
 from segcore.store.objects import Objects
-from segcore.store.pyramid import Ngff, PyramidSpec, fitting_shard_px
+from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
 from segcore.store.unit import Quarter, UnitWriter
 from segcore.store.verify import Problem, verify
 from segcore.store.workspace import Workspace
 
 __all__ = [
+    "UNIT_SHARDS",
     "Image",
     "Label",
     "Lease",

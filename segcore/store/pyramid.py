@@ -122,9 +122,10 @@ class PyramidSpec(BaseModel):
         """The work units of level 0: 4x4 shards."""
         return self.groups(UNIT_SHARDS)
 
-    def groups(self, side: int) -> Grid:
-        """Aligned groups of side x side shards of level 0."""
-        return Grid(self.shape, tuple(n * side if h else n for n, h in zip(self.shard, self.halve, strict=True)))
+    def groups(self, side: int, depth: int = 1) -> Grid:
+        """Aligned groups of side x side shards of level 0, and of `depth` planes of z and t."""
+        times = [{"y": side, "x": side, "c": 1}.get(axis, depth) for axis in self.axes]
+        return Grid(self.shape, tuple(n * factor for n, factor in zip(self.shard, times, strict=True)))
 
     def parent(self, shard: Ints) -> Ints:
         """The shard of the next level that this one goes into."""

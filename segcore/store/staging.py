@@ -33,7 +33,7 @@ from segcore.store.plan import (
     refuse_other_plan,
     state_prefix,
 )
-from segcore.store.pyramid import Pixels, PyramidSpec
+from segcore.store.pyramid import UNIT_SHARDS, Pixels, PyramidSpec
 from segcore.store.unit import ParentShard, UnitWriter
 from segcore.store.workspace import Workspace, array_prefix, listed_labels, rebuild_label_list
 
@@ -167,22 +167,22 @@ class Staging:
 
     # Work that is left
 
-    def units(self) -> list[Ints]:
-        """Work units with an unfinished shard on any level that they build, in raster order."""
-        return [unit for unit in self.spec.units.indices() if self._is_left(self.unit_window(unit))]
-
-    def unit_window(self, unit: Ints) -> Window:
-        """Level-0 pixels of a work unit, all axes."""
-        return self.spec.units.window(unit)
-
     def link(self, link: dict[str, Any]) -> None:
         """Say where a linked image's pixels are read: before any level of it is asked for."""
         assert self.spec.linked, f"{self.image_id} holds its pixels itself"
         self._link = link
 
-    def windows(self, side: int) -> list[Window]:
-        """Like `units`, in aligned groups of side x side shards (a power of 2): level-0 pixels, all axes."""
-        grid = self.spec.groups(side)
+    def windows(self, side: int = UNIT_SHARDS, depth: int = 1) -> list[Window]:
+        """Aligned groups of shards in which one is left, on any level that they build; in raster order.
+
+        Args:
+            side: shards in y and in x, a power of 2; a work unit's by default.
+            depth: planes of z and t.
+
+        Returns:
+            Level-0 pixels, all axes.
+        """
+        grid = self.spec.groups(side, depth)
         return [window for window in map(grid.window, grid.indices()) if self._is_left(window)]
 
     def _is_left(self, window: Window) -> bool:
@@ -234,8 +234,7 @@ class Staging:
 
     def put_all(self, pixels: Pixels) -> None:
         """Write what is left of an array that is in memory."""
-        for unit in self.units():
-            window = self.unit_window(unit)
+        for window in self.windows():
             writer = self.writer(window)
             for shard in self.pending(window):
                 writer.put(shard, pixels[self.shard_window(shard).slices])

@@ -71,6 +71,34 @@ def conv_package(
     )
 
 
+def volume_package(
+    ws: Workspace, num_channels: int, kernel_px: int, kernel_planes: int, axes: tuple[str, ...]
+) -> ModelPackage:
+    """A one-layer model of volumes with three classes, seeded; its receptive field is all the halo it needs."""
+    rng = np.random.default_rng(3)
+    kernel = (3, num_channels, kernel_planes, kernel_px, kernel_px)
+    weights = rng.normal(size=kernel) / np.sqrt(np.prod(kernel[1:]))
+    bias = -weights.sum(axis=(1, 2, 3, 4)) * 140
+    arguments = {
+        "in_channels": num_channels, "num_classes": 3, "kernel_px": kernel_px, "kernel_planes": kernel_planes,
+    }  # fmt: skip
+    state = {"conv.weight": torch.tensor(weights).float(), "conv.bias": torch.tensor(bias).float()}
+    contract = InputContract.model_validate(
+        {
+            "axes": axes, "bands": [f"band {i}" for i in range(num_channels)], "dtype": "uint8", "spacing": None,
+            "mean": [0.0] * num_channels, "std": [1.0] * num_channels, "tile_px": 128, "halo_px": kernel_px // 2,
+            "tile_planes": 4, "halo_planes": kernel_planes // 2,
+        }
+    )  # fmt: skip
+    info = PackageInfo(
+        name="volume",
+        architecture=ModelConfig(architecture="conv1", arguments=arguments),
+        contract=contract,
+        classes=default_classes(3),
+    )
+    return write_package(ws.objects, "models", info, state)
+
+
 def _package(
     ws: Workspace,
     config: ModelConfig,
@@ -121,5 +149,5 @@ def whole_image_mask(package: ModelPackage, pixels: npt.NDArray[Any], halo: int)
     """The model run once on all of the image, float32."""
     network = Network(package, torch.device("cpu"), "float32", batch=1)
     with torch.inference_mode():
-        ids = network.ids(padded(pixels, halo, package.contract.stride)[None], halo)[0]
+        ids = network.ids(padded(pixels, halo, package.contract.stride)[None], (halo, halo))[0]
     return ids[: pixels.shape[1], : pixels.shape[2]]

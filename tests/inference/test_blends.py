@@ -88,7 +88,8 @@ def brute_force(package: ModelPackage, pixels: np.ndarray, tiling: Tiling) -> np
     network = Network(package, torch.device("cpu"), "float32", batch=1)
     side_y, side_x = tiling.read
     core_y, core_x = tiling.core
-    wide = padded(pixels, tiling.halo, max(tiling.read))
+    halo = tiling.halo[0]
+    wide = padded(pixels, halo, max(tiling.read))
     sums = np.zeros((len(package.classes), *wide.shape[1:]))
     total = np.zeros(wide.shape[1:])
     weights = np.outer(tile_weights(side_y), tile_weights(side_x)).astype(np.float64)
@@ -99,7 +100,7 @@ def brute_force(package: ModelPackage, pixels: np.ndarray, tiling: Tiling) -> np
                 logits = network.logits(np.ascontiguousarray(wide[(slice(None), *place)])[None])[0].numpy()
             sums[(slice(None), *place)] += logits * weights
             total[place] += weights
-    inside = np.s_[tiling.halo : tiling.halo + pixels.shape[1], tiling.halo : tiling.halo + pixels.shape[2]]
+    inside = np.s_[halo : halo + pixels.shape[1], halo : halo + pixels.shape[2]]
     return (sums / np.maximum(total, 1e-300))[(slice(None), *inside)]
 
 
@@ -110,7 +111,7 @@ def test_gaussian_equals_the_brute_force(
     mask = run(
         ws, f"brute-{tile_px}-{halo_px}", model=package.model_id, blend="gaussian", tile_px=tile_px, halo_px=halo_px
     )
-    tiling = gaussian_tiling((HEIGHT, WIDTH), tile_px, halo_px, 2)
+    tiling = gaussian_tiling((HEIGHT, WIDTH), (tile_px,) * 2, (halo_px or tile_px // 8,) * 2, (2, 2))
     mean = brute_force(package, scene(HEIGHT, WIDTH), tiling)
     best = np.sort(mean, axis=0)
     clear = best[-1] - best[-2] > 1e-4  # nearer ones may fall either way by rounding
@@ -131,7 +132,7 @@ def test_gaussian_equals_crop_where_every_tile_gives_the_same(tmp_path: Path) ->
 @pytest.mark.parametrize("value", [3.7, -1234.5])
 def test_gaussian_constant_in_constant_out(ws: Workspace, value: float) -> None:
     """Sums of weighted constants over the sum of weights: the constant, up to the border, in every strip."""
-    tiling = gaussian_tiling((HEIGHT, WIDTH), 128, 32, 16)
+    tiling = gaussian_tiling((HEIGHT, WIDTH), (128, 128), (32, 32), (16, 16))
     rows = weight_sums(tiling, 0, 0, HEIGHT)
     columns = weight_sums(tiling, 1, 0, WIDTH)
     sums = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
@@ -161,7 +162,7 @@ def test_tiles_on_a_units_rim_are_counted_as_repeated(tmp_path: Path) -> None:
 
 
 def test_weight_sums_do_not_depend_on_the_window() -> None:
-    tiling = gaussian_tiling((HEIGHT, WIDTH), 128, 32, 16)
+    tiling = gaussian_tiling((HEIGHT, WIDTH), (128, 128), (32, 32), (16, 16))
     np.testing.assert_array_equal(weight_sums(tiling, 0, 100, 400), weight_sums(tiling, 0, 0, HEIGHT)[100:400])
 
 

@@ -37,7 +37,7 @@ def test_network_answers_as_the_plain_model(package: ModelPackage) -> None:
 
 def test_ids_are_those_of_the_centre(package: ModelPackage) -> None:
     tiles = scene(64, 96)[None]
-    ids = Network(package, CPU, "float32", batch=1).ids(tiles, halo=16)
+    ids = Network(package, CPU, "float32", batch=1).ids(tiles, halo=(16, 16))
     assert ids.dtype == np.uint8
     expected = plain_logits(package, tiles).argmax(dim=1).numpy()[:, 16:-16, 16:-16]
     assert ids.shape == expected.shape
@@ -83,7 +83,7 @@ def test_not_finite_logits_are_refused_and_their_tile_named(tmp_path: Path, valu
     tiles = np.ones((3, 2, 8, 8), dtype=np.float32)
     tiles[1, :, 2, 2] = value
     with pytest.raises(NotFiniteError, match="expected finite logits, got 2 that are NaN or Inf in float32") as error:
-        Network(package, CPU, "float32", batch=3).ids(tiles, halo=0)
+        Network(package, CPU, "float32", batch=3).ids(tiles, halo=(0, 0))
     assert error.value.tile == 1
 
 
@@ -105,7 +105,7 @@ def test_missing_values_of_float_images_count_as_average(tmp_path: Path, nodata:
 def test_out_of_memory_halves_the_batch(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = np.stack([scene(64, 64, seed) for seed in range(8)])
     network = Network(package, CPU, "float32", batch=8)
-    expected = network.ids(tiles, halo=0)
+    expected = network.ids(tiles, halo=(0, 0))
     forward, sizes = network.forward, []
 
     def small_device(tiles_ncyx: torch.Tensor) -> torch.Tensor:
@@ -115,12 +115,12 @@ def test_out_of_memory_halves_the_batch(package: ModelPackage, monkeypatch: pyte
         return forward(tiles_ncyx)
 
     monkeypatch.setattr(network, "forward", small_device)
-    assert (network.ids(tiles, halo=0) == expected).mean() > 0.99999
+    assert (network.ids(tiles, halo=(0, 0)) == expected).mean() > 0.99999
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert network.fits == 2
     monkeypatch.setattr(network, "forward", lambda tiles: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
     with pytest.raises(SegcoreError, match="out of memory with a single tile"):
-        network.ids(tiles, halo=0)
+        network.ids(tiles, halo=(0, 0))
 
 
 def test_resolve_device_names_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

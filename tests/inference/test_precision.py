@@ -34,7 +34,7 @@ def resolved(ws: Workspace, monkeypatch: pytest.MonkeyPatch, px_per_s: dict[str,
 
     monkeypatch.setattr(module, "faster_formats", lambda device: ["bfloat16"])
     monkeypatch.setattr(module, "timed_ids", answers)
-    tiling = crop_tiling((300, 300), 64, 16, 2, 256)
+    tiling = crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256)
     return resolve_precision(ws, unet_package(ws), CPU, ws.image("a"), tiling)
 
 
@@ -64,7 +64,7 @@ def test_auto_is_found_once_and_kept(ws: Workspace, monkeypatch: pytest.MonkeyPa
 
 
 def test_calibrate_measures_agreement(ws: Workspace) -> None:
-    tiles = calibration_tiles(ws.image("a"), crop_tiling((300, 300), 64, 16, 2, 256), False, count=2)
+    tiles = calibration_tiles(ws.image("a"), crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256), False, count=2)
     assert [tile.shape for tile in tiles] == [(1, 3, 96, 96)] * 2
     found = calibrate(unet_package(ws), CPU, ["float32", "bfloat16"], tiles)
     assert found.agreement["float32"] == 1.0
@@ -72,7 +72,7 @@ def test_calibrate_measures_agreement(ws: Workspace) -> None:
 
 
 def test_fixed_batch_is_1_where_the_place_in_it_matters(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    package, tiling = unet_package(ws), crop_tiling((300, 300), 64, 16, 2, 256)
+    package, tiling = unet_package(ws), crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256)
     assert fixed_batch(package, CPU, "float32", 4, tiling) == 4
     logits = module.Network.logits
 

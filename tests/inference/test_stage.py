@@ -8,7 +8,7 @@ import pytest
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError, ContractError, StoreError
 from segcore.inference import pipeline, predict
-from segcore.inference.crop import CropShard
+from segcore.inference.crop import Piece
 from segcore.inference.numerics import Network
 from segcore.models.package import ModelPackage
 from segcore.store import Image, Staging, Workspace, verify
@@ -227,7 +227,7 @@ def test_an_error_in_any_thread_fails_its_image_and_no_other(
 ) -> None:
     owners: dict[str, tuple[Any, str]] = {
         "read": (Image, "read"),
-        "infer": (CropShard, "answer"),
+        "infer": (Piece, "answer"),
         "write": (Staging, "write_shard"),
         "finish": (Staging, "finish"),
     }
@@ -342,11 +342,11 @@ def test_memory_holds_few_shards(ws: Workspace, package: ModelPackage, monkeypat
     import weakref
 
     put_image(ws, "big", scene(1100, 1100))
-    alive: weakref.WeakSet[CropShard] = weakref.WeakSet()
+    alive: weakref.WeakSet[Piece] = weakref.WeakSet()
     most = [0]
-    init, write = CropShard.__init__, Staging.write_shard
+    init, write = Piece.__init__, Staging.write_shard
 
-    def counting(self: CropShard, *args: Any) -> None:
+    def counting(self: Piece, *args: Any) -> None:
         init(self, *args)
         alive.add(self)
         most[0] = max(most[0], len(alive))
@@ -355,7 +355,7 @@ def test_memory_holds_few_shards(ws: Workspace, package: ModelPackage, monkeypat
         time.sleep(0.02)
         write(self, *args, **kwargs)
 
-    monkeypatch.setattr(CropShard, "__init__", counting)
+    monkeypatch.setattr(Piece, "__init__", counting)
     monkeypatch.setattr(Staging, "write_shard", slow)
     predict(config(ws, package, images=("big",)))
     assert most[0] <= 2 + 1 + 1 + 2  # slots (tile workers + reader + 1), and what a worker or reader still holds

@@ -24,28 +24,28 @@ from tests.synthetic import put_image
      (300, 16, 768, 256), (10, 16, 2048, 16), (512, 3, 768, 384)],
 )  # fmt: skip
 def test_crop_tiling_divides_the_shard(tile_px: int, stride: int, shard_px: int, side: int) -> None:
-    tiling = crop_tiling((5000, 5000), tile_px, 30, stride, shard_px)
+    tiling = crop_tiling((5000, 5000), (tile_px,) * 2, (30, 30), (stride,) * 2, shard_px)
     assert tiling.core == (side, side)
     assert shard_px % side == 0
     assert side % stride == 0
-    assert tiling.halo % stride == 0
-    assert 30 <= tiling.halo < 30 + stride
+    assert tiling.halo[0] % stride == 0
+    assert 30 <= tiling.halo[0] < 30 + stride
 
 
 def test_crop_tiling_refuses_a_stride_that_no_divisor_has() -> None:
     with pytest.raises(ConfigError, match=r"shard_px 256: expected a multiple of the model's stride 48; .* 288"):
-        crop_tiling((1000, 1000), 128, 0, 48, 256)
+        crop_tiling((1000, 1000), (128, 128), (0, 0), (48, 48), 256)
 
 
 def test_crop_tiling_fits_a_small_image() -> None:
-    tiling = crop_tiling((100, 3000), 512, 32, 16, 2048)
+    tiling = crop_tiling((100, 3000), (512, 512), (32, 32), (16, 16), 2048)
     assert tiling.core == (112, 512)
     assert tiling.read == (176, 576)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (17, 300), (513, 255), (256, 256)])
 def test_every_pixel_lies_in_one_write_window(shape: tuple[int, int]) -> None:
-    tiling = crop_tiling(shape, 64, 16, 16, 256)
+    tiling = crop_tiling(shape, (64, 64), (16, 16), (16, 16), 256)
     hits = np.zeros(shape, dtype=int)
     for tile in tiling.tiles(Window.whole(shape)):
         hits[tile.write.slices] += 1
@@ -54,11 +54,11 @@ def test_every_pixel_lies_in_one_write_window(shape: tuple[int, int]) -> None:
 
 
 def test_gaussian_tiling_overlaps_by_a_quarter() -> None:
-    tiling = gaussian_tiling((5000, 5000), 512, None, 16)
+    tiling = gaussian_tiling((5000, 5000), (512, 512), (64, 64), (16, 16))
     assert tiling.read == (512, 512)
     assert tiling.core == (384, 384)
     with pytest.raises(ConfigError, match="less than half of the tile"):
-        gaussian_tiling((5000, 5000), 64, 32, 16)
+        gaussian_tiling((5000, 5000), (64, 64), (32, 32), (16, 16))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_read_validity_of_floats_sees_nan_without_a_tag(tmp_path: Path) -> None:
 
 
 def test_stacked_fills_the_batch_with_the_last_tile() -> None:
-    tiling = crop_tiling((64, 64), 32, 0, 1, 256)
+    tiling = crop_tiling((64, 64), (32, 32), (0, 0), (1, 1), 256)
     pixels = np.arange(64 * 64).reshape(1, 64, 64)
     tiles = list(tiling.tiles(Window.whole((64, 64))))[:3]
     batch = stacked(pixels, (0, 0), tiles, 4)

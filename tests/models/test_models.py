@@ -57,7 +57,7 @@ def test_unet_gradient_reaches_every_weight() -> None:
         (ModelConfig(architecture="unet", arguments={"num_classes": 2}), "argument in_channels: Field required"),
         (
             ModelConfig(architecture="conv1", arguments={"in_channels": 1, "num_classes": 2, "kernel_px": 4}),
-            "kernel_px must be odd, got 4",
+            r"sides of the kernel must be odd, got \(4, 4\)",
         ),
     ],
 )

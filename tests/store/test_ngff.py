@@ -259,7 +259,7 @@ def test_plans_and_records_from_before_there_was_a_choice_still_count(local_work
     assert verify(local_workspace) == []
     local_workspace.objects.delete("images/a.ome.zarr/zarr.json")
     with Staging.begin(local_workspace, "a", "image", {"source": "abc"}, spec) as staging:
-        assert staging.units() == []
+        assert staging.windows() == []
 
 
 @pytest.mark.parametrize("ngff", ["0.4", "0.5"])

@@ -150,7 +150,7 @@ def test_a_changed_source_supersedes_without_overwrite_whatever_its_size(workspa
     changed = {**PLAN, "source": {"digest": "def"}, "tile": 256}
     larger = SPEC.model_copy(update={"shape": (3, 1701, 2600)})
     with Staging.begin(workspace, "a", "image", changed, larger, supersede=("source",)) as staging:
-        assert len(staging.units()) == larger.units.num_cells
+        assert len(staging.windows()) == larger.units.num_cells
         assert workspace.image_ids() == []
 
 
