@@ -44,7 +44,7 @@ class Job:
 
     def take(self, outcome: Outcome) -> None:
         """Note what a task gave."""
-        self.awaited -= 1
+        self.spare(1)
         if outcome.error is not None:
             return
         if outcome.task.function is write_windows:
@@ -53,6 +53,12 @@ class Job:
             self.digest, self.copied = outcome.result
         else:
             self.digest = outcome.result
+
+    def spare(self, num_tasks: int) -> None:
+        """Await tasks no more: they ended, or will not begin since the job has failed."""
+        self.awaited -= num_tasks
+        if self.result is not None and self.awaited == 0:
+            self.close()
 
     def fail(self, message: str) -> None:
         self._end("failed", error=message)
@@ -70,7 +76,6 @@ class Job:
             staging.close()
 
     def _end(self, state: Any, path: str | None = None, error: str | None = None, **details: Any) -> None:
-        self.close()
         self.result = ItemResult(
             state=state,
             source=self.entry.source,
@@ -79,3 +84,5 @@ class Job:
             error=error,
             details=details,
         )
+        if self.awaited == 0:  # else tasks still write: what they write is ours until the last of them has ended
+            self.close()
