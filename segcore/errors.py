@@ -21,6 +21,10 @@ class IncompleteError(StoreError):
     """An image or a mask is not finished: the stage that makes it has to be run (again)."""
 
 
+class DamagedError(StoreError):
+    """An object of the workspace's state is not what was written."""
+
+
 class PlanMismatchError(StoreError):
     """Another plan already stands under the same name."""
 

@@ -29,7 +29,7 @@ from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.score import document, score
 from segcore.selection import failure, mask_name
-from segcore.store import Image, Label, Workspace
+from segcore.store import Image, Label, Workspace, unseal
 
 MAX_OVERLAYS = 24
 LEVEL_PX = 1024
@@ -337,7 +337,6 @@ def _version(library: str) -> str:
 def _json(data: bytes | None) -> dict[str, Any]:
     """An object of the workspace as JSON; {} where there is none, or no mapping in it."""
     try:
-        value = json.loads(data or b"{}")
+        return unseal(data or b"{}")
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}

@@ -34,6 +34,6 @@ def verify_workspace(
         typer.echo(json.dumps(found | {"problems": [problem.model_dump(mode="json") for problem in problems]}))
     else:
         for problem in problems:
-            typer.echo(f"{problem.image} {problem.name}: {problem.key}: {problem.what}")
+            typer.echo(f"{problem.image} {problem.name}: {problem.key}: {problem.what}".lstrip())
         typer.echo(f"verify: {len(problems)} problems in {peak.seconds:.1f} s")
     raise typer.Exit(1 if problems else 0)

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import ConfigError
 from segcore.geometry import Tile, Window
 from segcore.inference.numerics import Network, NotFiniteError
 from segcore.inference.tiling import Pixels, Tiling, read_reflected, stacked
 from segcore.models.package import ModelPackage
-from segcore.store import Image, Workspace
+from segcore.store import Image, Workspace, seal, unseal
 from segcore.stretch import stretch_of
 
 MIN_AGREEMENT = 0.999
@@ -82,7 +82,7 @@ def resolve_precision(
         )
     except NotFiniteError:
         return "float32"  # not kept: whether it is the image or the model shows when the image's turn comes
-    data = json.dumps(found.model_dump(mode="json"), indent=1).encode()
+    data = json.dumps(seal(found.model_dump(mode="json")), indent=1).encode()
     if keep and not ws.objects.put_new(key, data):
         theirs = _kept(ws, key)  # another process was faster: all must take the same
         if theirs is not None:
@@ -95,8 +95,8 @@ def _kept(ws: Workspace, key: str) -> Calibration | None:
     """What was found before; None too where it cannot be read (damaged, or of another version)."""
     data = ws.objects.get(key)
     try:
-        return None if data is None else Calibration.model_validate_json(data)
-    except ValidationError:
+        return None if data is None else Calibration.model_validate(unseal(data))
+    except ValueError:  # pydantic's is one too
         return None
 
 

@@ -51,7 +51,7 @@ class Job:
 
     def take(self, outcome: Outcome) -> None:
         """Note what a task gave."""
-        self.awaited -= 1
+        self.spare(1)
         if outcome.error is not None:
             return
         if outcome.task.function is write_windows:
@@ -69,6 +69,12 @@ class Job:
                     self._gatherers[name] = self.stagings[name].gatherer()
                 self._gatherers[name].take(quarter)
 
+    def spare(self, num_tasks: int) -> None:
+        """Await tasks no more: they ended, or will not begin since the job has failed."""
+        self.awaited -= num_tasks
+        if self.result is not None and self.awaited == 0:
+            self.close()
+
     def fail(self, message: str) -> None:
         self._end("failed", error=message)
 
@@ -80,12 +86,12 @@ class Job:
         self._end("done", path=path, **shards, **self.check)
 
     def close(self) -> None:
-        """Give the leases back."""
+        """Give the leases back, and forget what was gathered: a night has many jobs."""
+        self._gatherers.clear()
         for staging in self.stagings.values():
             staging.close()
 
     def _end(self, state: Any, path: str | None = None, error: str | None = None, **details: Any) -> None:
-        self.close()
         self.result = ItemResult(
             state=state,
             source=self.entry.source,
@@ -94,3 +100,5 @@ class Job:
             error=error,
             details=details,
         )
+        if self.awaited == 0:  # else tasks still write: what they write is ours until the last of them has ended
+            self.close()

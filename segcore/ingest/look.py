@@ -21,7 +21,7 @@ from segcore.ingest.entries import Entry, check_found, image_id_of, is_pattern
 from segcore.ingest.job import Job
 from segcore.sources.files import MEMBER, is_remote
 from segcore.sources.stamps import canonical_uri, is_local_folder, stamp
-from segcore.store import Workspace
+from segcore.store import Workspace, seal, unseal
 from segcore.targets import parts_of
 
 LOOK_THREADS = 8
@@ -113,7 +113,8 @@ def settle(job: Job, workspace: Workspace, digest: str) -> bool:
     if digest != job.digest:
         job.digest = digest
         return False
-    workspace.objects.put(f"{job.key}/seen.json", json.dumps({"stamp": job.stamp, "digest": digest}).encode())
+    seen = seal({"stamp": job.stamp, "digest": digest})
+    workspace.objects.put(f"{job.key}/seen.json", json.dumps(seen).encode())
     job.request["source"] = job.touched["source"]
     if job.touched.get("kept") == "link":  # the link has to know the new stamp
         return False
@@ -124,9 +125,9 @@ def settle(job: Job, workspace: Workspace, digest: str) -> bool:
 def _seen(workspace: Workspace, job: Job, digest: str | None) -> Any:
     """A later stamp of the file under which it was found to be what the image was made from."""
     try:
-        seen = json.loads(workspace.objects.get(f"{job.key}/seen.json") or b"{}")
+        seen = unseal(workspace.objects.get(f"{job.key}/seen.json") or b"{}")
         return seen.get("stamp") if seen.get("digest") == digest else None
-    except (ValueError, AttributeError):  # damaged: the digest is taken once more
+    except ValueError:  # damaged: the digest is taken once more
         return None
 
 

@@ -240,8 +240,9 @@ class _Run:
             job.awaited = len(tasks)
             if not tasks and job.result is None:
                 finishing.append(self.threads.submit(self._finish, job))
-            for task in tasks:
+            for at, task in enumerate(tasks):
                 if job.result is not None:
+                    job.spare(len(tasks) - at)
                     break
                 yield job, task
 

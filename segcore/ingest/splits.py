@@ -14,7 +14,7 @@ from segcore.config import parse_shares
 from segcore.errors import StoreError
 from segcore.ingest.entries import Entry
 from segcore.sources.stamps import canonical_uri
-from segcore.store import Workspace
+from segcore.store import Workspace, seal, unseal
 
 SPLITS = ("train", "val", "test")
 
@@ -75,7 +75,7 @@ def known_splits(workspace: Workspace, groups: Sequence[str]) -> dict[str, str]:
         data = workspace.objects.get(_key(group))
         if data is not None:
             try:
-                found[group] = str(json.loads(data)["split"])
+                found[group] = str(unseal(data)["split"])
             except (ValueError, KeyError, TypeError) as error:
                 where = workspace.describe(_key(group))
                 raise StoreError(f"{where}: damaged; delete it, and give the group's split in a manifest") from error
@@ -84,7 +84,7 @@ def known_splits(workspace: Workspace, groups: Sequence[str]) -> dict[str, str]:
 
 def keep(workspace: Workspace, group: str, split: str) -> str:
     """Write down a group's split; the one that stands, where another process was first."""
-    if workspace.objects.put_new(_key(group), json.dumps({"split": split}).encode()):
+    if workspace.objects.put_new(_key(group), json.dumps(seal({"split": split})).encode()):
         return split
     return known_splits(workspace, [group])[group]
 

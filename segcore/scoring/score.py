@@ -26,7 +26,7 @@ from segcore.results import ItemResult, StageResult
 from segcore.scoring.areas import pixel_size
 from segcore.scoring.counts import Counter, Counts, class_scores, foreground_rows, overall_scores
 from segcore.selection import Masked, failure, mask_name, select
-from segcore.store import Image, Label, Workspace
+from segcore.store import Image, Label, Workspace, seal, unseal
 
 FORMAT = 1
 """Version of score.json and of the document; another one is counted again."""
@@ -126,7 +126,7 @@ def score_image(workspace: Workspace, image: Image, mask: Label) -> ImageScore:
         raise StoreError(f"image {image.image_id}: {error}") from error
     if kept is None:
         record = {"format": FORMAT, "identity": identity, "counts": counts.to_json(), "worst_tiles": worst}
-        workspace.objects.put(key, json.dumps(record).encode())
+        workspace.objects.put(key, json.dumps(seal(record)).encode())
     sizes = pixel_size(mask.axes, image.spacing, image.georef)
     areas = {
         info.name: {"px": int(px), **{unit: int(px) * size for unit, size in sizes.items()}}
@@ -202,7 +202,7 @@ def _state_digest(workspace: Workspace, image_id: str, label: str) -> str:
 def _kept(data: bytes | None, identity: dict[str, str], num_classes: int) -> tuple[Counts, list[dict[str, Any]]] | None:
     """Counts of an earlier run, if they are of the same pixels; a damaged record is counted again."""
     try:
-        record = json.loads(data or b"null")
+        record = unseal(data or b"{}")
         if record["format"] != FORMAT or record["identity"] != identity:
             return None
         counts = Counts.from_json(record["counts"])

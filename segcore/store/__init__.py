@@ -3,6 +3,7 @@
 from segcore.store.image import Image, Label
 from segcore.store.lease import Lease
 from segcore.store.objects import Objects
+from segcore.store.plan import seal, unseal
 from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
 from segcore.store.unit import Quarter, UnitWriter
@@ -23,6 +24,8 @@ __all__ = [
     "UnitWriter",
     "Workspace",
     "fitting_shard_px",
+    "seal",
+    "unseal",
     "verify",
     "withdraw_labels",
 ]

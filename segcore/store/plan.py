@@ -4,22 +4,26 @@
                                /shards/<level>/<i.j>  one record per finished shard, written after the shard
                                /finished.json         digests of the metadata, written last
 
-The orchestrator is never asked: a rerun believes the ledger alone.
+The orchestrator is never asked: a rerun believes the ledger alone. Each of these objects is sealed: it holds a digest
+of its own content, so that damage is found which leaves it well-formed.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import xxhash
 from pydantic import BaseModel, ConfigDict
 
-from segcore.errors import PlanMismatchError
+from segcore.errors import DamagedError, PlanMismatchError
 from segcore.geometry import Ints
 from segcore.store.objects import Objects
 
 READ_THREADS = 8
+
+SEAL = "seal"
+"""Key of the digest that a sealed object holds of all its other keys."""
 
 
 def digest_of(data: Any) -> str:
@@ -30,6 +34,38 @@ def digest_of(data: Any) -> str:
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=True).encode()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its seal."""
+    plain = json.loads(json.dumps(value))  # as it will be read: a key that is a number becomes text
+    return {**plain, SEAL: _content_digest(plain)}
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The content of a sealed object; one without a seal is of an older version, and taken as it is.
+
+    Raises:
+        ValueError: if it is no JSON object, or not the one that was sealed.
+    """
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, got {type(found).__name__}")
+    # The seal's own name can be damaged too.
+    name = SEAL if SEAL in found else next((key for key in found if _is_seal(key, found)), None)
+    if name is not None and (name != SEAL or not _is_seal(name, found)):
+        raise ValueError("its content is not what its seal says")
+    return {key: value for key, value in found.items() if key != SEAL}
+
+
+def _is_seal(name: str, found: Mapping[str, Any]) -> bool:
+    """True if the value of a key is the digest of all others."""
+    value = found[name]
+    return isinstance(value, str) and value == _content_digest({key: found[key] for key in found if key != name})
+
+
+def _content_digest(value: Mapping[str, Any]) -> str:
+    return digest_of(json.dumps(value, sort_keys=True).encode())  # unlike `canonical_json` in one line: much faster
 
 
 def sharded_key(shard: Ints) -> str:
@@ -66,29 +102,42 @@ class PlanState:
         self.number = number
         self.prefix = f"{state_prefix}/{number}"
 
-    def load(self) -> dict[str, Any]:
-        """The frozen plan: `{"plan": ..., "storage": ...}`."""
-        data = self.objects.get(f"{self.prefix}/plan.json")
-        assert data is not None, f"{self.prefix} has no plan.json"
-        frozen: dict[str, Any] = json.loads(data)
-        return frozen
+    def load(self, or_empty: bool = False) -> dict[str, Any]:
+        """The frozen plan: `{"plan": ..., "storage": ...}`.
 
-    def _record_key(self, level: int, shard: Ints) -> str:
+        Args:
+            or_empty: for a damaged one give {}, from which every plan differs.
+
+        Raises:
+            DamagedError: naming the file.
+        """
+        key = f"{self.prefix}/plan.json"
+        data = self.objects.get(key)
+        assert data is not None, f"{self.prefix} has no plan.json"
+        try:
+            return unseal(data)
+        except ValueError as error:
+            if or_empty:
+                return {}
+            where = self.objects.describe(key)
+            raise DamagedError(f"{where}: damaged ({error}); run the command that made it with --overwrite") from error
+
+    def record_key(self, level: int, shard: Ints) -> str:
         return f"{self.prefix}/shards/{level}/{'.'.join(map(str, shard))}"
 
     def record(self, level: int, shard: Ints) -> ShardRecord | None:
         """The record of one shard, or None if it is not finished (a damaged record is none)."""
-        data = self.objects.get(self._record_key(level, shard))
+        data = self.objects.get(self.record_key(level, shard))
         try:
-            return None if data is None else ShardRecord.model_validate(_with_objects(json.loads(data), shard))
+            return None if data is None else ShardRecord.model_validate(_with_objects(unseal(data), shard))
         except (ValueError, TypeError, KeyError):
             return None
 
     def put_record(self, level: int, shard: Ints, record: ShardRecord) -> None:
-        self.objects.put(self._record_key(level, shard), record.model_dump_json().encode())
+        self.objects.put(self.record_key(level, shard), json.dumps(seal(record.model_dump(mode="json"))).encode())
 
     def delete_record(self, level: int, shard: Ints) -> None:
-        self.objects.delete(self._record_key(level, shard))
+        self.objects.delete(self.record_key(level, shard))
 
     def recorded(self) -> Iterator[tuple[int, Ints]]:
         """Level and index of every finished shard, in no order."""
@@ -104,12 +153,15 @@ class PlanState:
             return {key: record for key, record in zip(keys, found, strict=True) if record is not None}
 
     def finished(self) -> dict[str, str] | None:
-        """Digests of the metadata objects by key, or None while the stage is not finished."""
+        """Digests of the metadata objects by key, or None while the stage is not finished (damaged: it is not)."""
         data = self.objects.get(f"{self.prefix}/finished.json")
-        return None if data is None else json.loads(data)["metadata"]
+        try:
+            return None if data is None else dict(unseal(data)["metadata"])
+        except (ValueError, TypeError, KeyError):
+            return None
 
     def put_finished(self, metadata: dict[str, str]) -> None:
-        self.objects.put(f"{self.prefix}/finished.json", canonical_json({"metadata": metadata}))
+        self.objects.put(f"{self.prefix}/finished.json", canonical_json(seal({"metadata": metadata})))
 
 
 def state_prefix(image_id: str, name: str) -> str:
@@ -134,7 +186,7 @@ def create_plan(objects: Objects, image_id: str, name: str, number: int, frozen:
         PlanMismatchError: naming the difference.
     """
     state = PlanState(objects, state_prefix(image_id, name), number)
-    if not objects.put_new(f"{state.prefix}/plan.json", canonical_json(frozen)):
+    if not objects.put_new(f"{state.prefix}/plan.json", canonical_json(seal(frozen))):
         refuse_other_plan(state.load(), frozen, f"{image_id}/{name}")
     return state
 

@@ -1,6 +1,7 @@
 """Pyramid: how an image is laid out in levels, shards and chunks, and how one level becomes the next."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -211,21 +212,48 @@ def _interleaved_mean_2x2(pixels: Pixels) -> Pixels:
 def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels:
     """`mean_2x2` of the valid pixels only; nodata where a block has none.
 
+    Band by band of rows and channel by channel, so that the wide sums stay small.
+
     Args:
         pixels: last two axes y and x, even.
         nodata: the fill value; a pixel is valid where any channel differs from it. NaN and Inf never are.
         channel: the axis of the channels; None = every element for itself.
     """
-    there = ~missing(pixels, nodata)
-    valid = np.asarray(there.any(axis=channel, keepdims=True)) if channel is not None else there
-    if valid.all():
+    if all(_valid(band, nodata).all() for band in _bands(pixels, channel, 2 * ROWS_AT_ONCE)):
         return mean_2x2(pixels)
-    integer = np.issubdtype(pixels.dtype, np.integer)
-    count: Pixels = _sum_2x2(valid.astype(np.int64))
-    total: Pixels = _sum_2x2(np.where(valid, pixels, 0).astype(np.int64 if integer else np.float64))
+    out = np.empty_like(pixels[..., ::2, ::2])  # in memory in the same order
+    fine, coarse = _bands(pixels, channel, 2 * ROWS_AT_ONCE), _bands(out, channel, ROWS_AT_ONCE)
+    for band, means in zip(fine, coarse, strict=True):
+        valid = _valid(band, nodata)
+        for values, mean in zip(band, means, strict=True):
+            mean[:] = _mean_where(valid, values, nodata)
+    return out
+
+
+def _bands(pixels: Pixels, channel: int | None, num_rows: int) -> Iterator[Pixels]:
+    """Views (C, rows, X) of a few rows each; C is 1 where every element counts for itself."""
+    grouped = pixels[..., None, :, :] if channel is None else np.moveaxis(pixels, channel, -3)
+    for at in np.ndindex(grouped.shape[:-3]):
+        for top in range(0, grouped.shape[-2], num_rows):
+            yield grouped[at][:, top : top + num_rows]
+
+
+def _valid(band: Pixels, nodata: float) -> npt.NDArray[np.bool_]:
+    """Pixels (rows, X) of a band (C, rows, X) with a value in any channel."""
+    absent = missing(band[0], nodata)
+    for values in band[1:]:  # one by one: an inner loop over channels that lie side by side would be short
+        absent &= missing(values, nodata)
+    return ~absent
+
+
+def _mean_where(valid: npt.NDArray[np.bool_], values: Pixels, nodata: float) -> Pixels:
+    """Mean of the valid ones of every 2x2 block of (Y, X); nodata where there are none."""
+    integer = np.issubdtype(values.dtype, np.integer)
+    total = _sum_2x2(np.where(valid, values, 0).astype(np.int64 if integer else np.float64))
+    count = _sum_2x2(valid.astype(np.int64))
     safe = np.maximum(count, 1)
     mean = (2 * total + safe) // (2 * safe) if integer else total / safe
-    return np.where(count > 0, mean, nodata).astype(pixels.dtype)
+    return np.where(count > 0, mean, nodata).astype(values.dtype)
 
 
 def _sum_2x2(values: Pixels) -> Pixels:

@@ -75,18 +75,19 @@ class Staging:
             name: "image" or the label's name.
             plan: JSON; all that decides the pixels, frozen in `plan.json`.
             spec: layout of the pyramid.
-            overwrite: replace what was made under another plan, and make lost shards again.
+            overwrite: replace what was made under another plan, or a damaged one, and make lost shards again.
             supersede: keys of `plan` whose change makes the old result stale, so that it is replaced without
                 `overwrite`, whatever else differs (the digest of a source that has changed).
 
         Raises:
             PlanMismatchError: if another plan stands under this name; the difference is named.
+            DamagedError: if the plan that stands is damaged, and `overwrite` is not set.
             LeaseHeldError: if another process is writing it.
         """
         objects = workspace.objects
         frozen = {"plan": plan, "storage": spec.frozen}
         state = latest_plan(objects, image_id, name)
-        if state is not None and state.finished() is not None and not plan_difference(state.load(), frozen):
+        if state is not None and state.finished() and not plan_difference(state.load(or_empty=overwrite), frozen):
             done = cls(workspace, image_id, name, state, spec, None)
             done.finished = workspace.is_complete(image_id, name)
             if done.finished and not (overwrite and done._lacks_shards()):
@@ -132,7 +133,7 @@ class Staging:
         state = latest_plan(objects, image_id, name)
         if state is None:
             return create_plan(objects, image_id, name, 0, frozen)
-        old = state.load()
+        old = state.load(or_empty=overwrite)
         for number in range(state.number):  # left by a kill between a new plan and the end of the old one
             objects.delete_prefix(f"{state_prefix(image_id, name)}/{number}")
         if not plan_difference(old, frozen):

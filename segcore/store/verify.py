@@ -1,4 +1,7 @@
-"""Verify: every byte of images and labels held against the ledger; nothing is decoded, nothing is changed."""
+"""Verify: every byte of images and labels held against the ledger, and the state against its own seals.
+
+No pixel is decoded, and nothing is changed.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +13,13 @@ from segcore.sources.stamps import content_digest
 from segcore.store.arrays import object_keys
 from segcore.store.linked import located, source_of
 from segcore.store.ngff import MARKS
-from segcore.store.plan import PlanState, digest_of, latest_plan
+from segcore.store.plan import PlanState, digest_of, latest_plan, unseal
 from segcore.store.pyramid import PyramidSpec
-from segcore.store.workspace import Workspace, array_prefix, labels_to_list, listed_labels
+from segcore.store.workspace import MARKER, Workspace, array_prefix, labels_to_list, listed_labels
+
+MAKE_AGAIN = "run the command that made it with --overwrite"
+DELETE = "delete it: the next run makes it anew"
+DEAL_AGAIN = "delete it, and give the group's split in a manifest"
 
 
 class Problem(BaseModel):
@@ -21,8 +28,9 @@ class Problem(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     image: str
+    """Empty for what belongs to the workspace as a whole."""
     name: str
-    """"image" or the label's name."""
+    """"image" or the label's name; "workspace"."""
     key: str
     what: str
     """missing, damaged, unfinished..."""
@@ -33,13 +41,13 @@ def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress 
 
     Args:
         workspace: what to check.
-        images: image ids; none = all that have been begun.
+        images: image ids; none = all that have been begun, and what belongs to no image.
         progress: hears one step per image.
     """
     known = set(workspace.objects.folders("state")) | set(workspace.image_ids())
     ids = list(images) or sorted(known - {"models"})
     progress.start("verify", len(ids), "images")
-    problems: list[Problem] = []
+    problems = [] if images else list(_workspace_problems(workspace))
     for image_id in ids:
         if image_id not in known:
             problems.append(
@@ -51,7 +59,15 @@ def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress 
     return problems
 
 
+def _workspace_problems(workspace: Workspace) -> Iterator[Problem]:
+    yield from _unsealed(workspace, "", "workspace", MARKER, DELETE)
+    for folder, remedy in (("splits", DEAL_AGAIN), ("state/models", DELETE)):
+        for key in sorted(key for key, _ in workspace.objects.list(folder) if key.endswith(".json")):
+            yield from _unsealed(workspace, "", "workspace", key, remedy)
+
+
 def _image_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
+    yield from _unsealed(workspace, image_id, "image", f"state/{image_id}/seen.json", DELETE)
     labels = workspace.label_names(image_id)
     marked = {"image", *labels} if workspace.is_complete(image_id, "image") else set(labels)
     for name in sorted(marked | set(workspace.objects.folders(f"state/{image_id}"))):
@@ -73,7 +89,13 @@ def _problems(workspace: Workspace, image_id: str, name: str) -> Iterator[Proble
     if state is None:
         yield Problem(image=image_id, name=name, key=prefix, what="no plan: nothing tells what belongs to it")
         return
-    metadata = state.finished()
+    yield from _unsealed(workspace, image_id, name, f"state/{image_id}/{name}/score.json", DELETE)
+    damaged_plan = list(_unsealed(workspace, image_id, name, f"{state.prefix}/plan.json", MAKE_AGAIN))
+    damaged_end = list(_unsealed(workspace, image_id, name, f"{state.prefix}/finished.json", MAKE_AGAIN))
+    yield from damaged_plan + damaged_end
+    if damaged_plan:  # nothing tells which shards there should be
+        return
+    metadata = {} if damaged_end else state.finished()
     if metadata is None:
         yield Problem(image=image_id, name=name, key=prefix, what="not complete: run the command that makes it again")
         return
@@ -111,8 +133,11 @@ def _shard_problems(
             keys = object_keys(spec, level, shard)
             record = state.record(level, shard)
             if record is None:
-                key = f"{prefix}/{level}/{keys[0]}"
-                yield Problem(image=image_id, name=name, key=key, what="no readable ledger record")
+                ledger_key = state.record_key(level, shard)
+                is_there = workspace.objects.size(ledger_key) is not None
+                key = ledger_key if is_there else f"{prefix}/{level}/{keys[0]}"
+                what = f"damaged: no readable ledger record; {MAKE_AGAIN}" if is_there else "no readable ledger record"
+                yield Problem(image=image_id, name=name, key=key, what=what)
                 continue
             for below in keys:
                 key = f"{prefix}/{level}/{below}"
@@ -120,6 +145,15 @@ def _shard_problems(
                     yield from _compared(workspace, image_id, name, key, record.objects[below][1])
                 elif workspace.objects.size(key) is not None:
                     yield Problem(image=image_id, name=name, key=key, what="there, but the ledger says it is empty")
+
+
+def _unsealed(workspace: Workspace, image_id: str, name: str, key: str, remedy: str) -> Iterator[Problem]:
+    """Hold an object of the state against its seal; none is fine."""
+    data = workspace.objects.get(key)
+    try:
+        unseal(b"{}" if data is None else data)
+    except ValueError as error:
+        yield Problem(image=image_id, name=name, key=key, what=f"damaged ({error}); {remedy}")
 
 
 def _compared(workspace: Workspace, image_id: str, name: str, key: str, digest: str) -> Iterator[Problem]:

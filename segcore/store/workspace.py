@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from segcore.errors import IncompleteError, StoreError
+from segcore.errors import DamagedError, IncompleteError, StoreError
 from segcore.store import ngff
 from segcore.store.image import Image, Label
 from segcore.store.objects import Objects
-from segcore.store.plan import canonical_json, latest_plan
+from segcore.store.plan import canonical_json, latest_plan, seal, unseal
 from segcore.store.pyramid import Ngff
 
 MARKER = "segcore.json"
@@ -27,7 +27,8 @@ class Workspace:
             create: make it where there is none.
 
         Raises:
-            StoreError: if there is none and `create` is not set, or the store has no create-only put.
+            StoreError: if there is none and `create` is not set, its marker is damaged, or the store has no
+                create-only put.
         """
         objects = Objects(uri)
         exists = objects.folder is None or objects.folder.is_dir()
@@ -36,12 +37,16 @@ class Workspace:
         elif not exists:
             raise StoreError(f"workspace {uri}: no such folder; make it with `segcore ingest ... --workspace {uri}`")
         workspace = cls(objects)
-        if objects.get(MARKER) is None:
+        marker = objects.get(MARKER)
+        if marker is not None:
+            _check_marker(objects, marker)
+        else:
             if not create and not objects.folders(""):
                 raise StoreError(f"workspace {uri}: nothing there; fill it with `segcore ingest ... --workspace {uri}`")
             if not create and "images" not in objects.folders(""):
                 raise StoreError(f"workspace {uri}: not a segcore workspace (no `images` in it)")
-            if create and not objects.put_new(MARKER, canonical_json({"layout": 1})) and objects.get(MARKER) is None:
+            written = canonical_json(seal({"layout": 1}))
+            if create and not objects.put_new(MARKER, written) and objects.get(MARKER) is None:
                 raise StoreError(f"workspace {uri}: the store has no create-only put; use a local folder or S3")
         return workspace
 
@@ -109,6 +114,14 @@ class Workspace:
         if latest_plan(self.objects, image_id, name) is not None:
             raise IncompleteError(f"{what} is not complete in {self.uri}: run the command that makes it again")
         raise StoreError(f"no {what} in {self.uri}")
+
+
+def _check_marker(objects: Objects, data: bytes) -> None:
+    try:
+        unseal(data)
+    except ValueError as error:
+        remedy = "delete it: the next `segcore ingest` writes it anew"
+        raise DamagedError(f"{objects.describe(MARKER)}: damaged ({error}); {remedy}") from error
 
 
 def array_prefix(image_id: str, name: str) -> str:

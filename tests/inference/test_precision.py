@@ -59,8 +59,10 @@ def test_auto_is_found_once_and_kept(ws: Workspace, monkeypatch: pytest.MonkeyPa
     kept = json.loads(ws.objects.get(key) or b"")
     assert kept["px_per_s"]["bfloat16"] == pytest.approx(2 * kept["px_per_s"]["float32"])
     assert resolved(ws, monkeypatch, {"float32": 9.0, "bfloat16": 1.0}, ids) == "bfloat16"
-    ws.objects.put(key, b"damaged")
-    assert resolved(ws, monkeypatch, {"float32": 9.0, "bfloat16": 1.0}, ids) == "float32"
+    changed = json.dumps(kept).replace('"precision": "bfloat16"', '"precision": "bfloat17"').encode()
+    for damaged in (b"damaged", changed):
+        ws.objects.put(key, damaged)
+        assert resolved(ws, monkeypatch, {"float32": 9.0, "bfloat16": 1.0}, ids) == "float32"
 
 
 def test_calibrate_measures_agreement(ws: Workspace) -> None:

@@ -42,6 +42,18 @@ def test_a_file_that_was_only_touched_is_not_ingested_again(tmp_path: Path, monk
     assert only(ingested(tmp_path, path)).details["reason"] == "unchanged"
 
 
+def test_a_remembered_stamp_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    path = picture(tmp_path / "in" / "a.png", 1)
+    ingested(tmp_path, path)
+    os.utime(path, ns=(10**9, 10**9))
+    ingested(tmp_path, path)
+    picture(path, 2)
+    os.utime(path, ns=(2 * 10**9, 2 * 10**9))
+    (seen,) = (tmp_path / "w" / "state").glob("*/seen.json")
+    seen.write_text(seen.read_text().replace(str(10**9), str(2 * 10**9)))
+    assert only(ingested(tmp_path, path)).state == "done"
+
+
 def test_other_content_of_the_same_size_is_a_new_version(tmp_path: Path) -> None:
     path = picture(tmp_path / "in" / "a.png", 1)
     ingested(tmp_path, path)

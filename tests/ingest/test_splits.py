@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Picture
 
 from segcore.config import IngestConfig, parse_shares
-from segcore.errors import ConfigError
+from segcore.errors import ConfigError, StoreError
 from segcore.ingest import ingest
 from segcore.ingest.splits import assign
 from segcore.store import Workspace
@@ -81,6 +81,16 @@ def test_the_names_of_groups_stay_out_of_the_workspaces_keys(tmp_path: Path) -> 
     ingest(IngestConfig.model_validate({"workspace": str(tmp_path / "w"), **asked}))
     (kept,) = (tmp_path / "w" / "splits").iterdir()
     assert "smith" not in kept.name + kept.read_text()
+
+
+def test_a_split_that_was_changed_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.png")
+    config = IngestConfig(workspace=str(tmp_path / "w"), sources=(str(tmp_path / "in"),), split="1/0", processes=1)
+    ingest(config)
+    (kept,) = (tmp_path / "w" / "splits").iterdir()
+    kept.write_text(kept.read_text().replace('"train"', '"trais"'))
+    with pytest.raises(StoreError, match=rf"{kept.name}: damaged; delete it"):
+        ingest(config)
 
 
 def test_a_group_that_is_no_expression_is_refused(tmp_path: Path) -> None:

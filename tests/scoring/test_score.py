@@ -134,8 +134,11 @@ def test_finished_counts_are_reused_and_stale_ones_are_not(workspace: Workspace)
     assert third.details["num_reused"] == 2
     assert third.scores is not None
     assert third.scores["per_image"]["b"]["confusion"] == _confusion(workspace, "b").tolist()
-    workspace.objects.put("state/a/m/score.json", b"{damaged")
-    assert score(config).scores == third.scores
+    kept = json.loads(workspace.objects.get("state/a/m/score.json") or b"")
+    kept["counts"]["mask_px"][0] += 1
+    for damaged in (b"{damaged", json.dumps(kept).encode()):
+        workspace.objects.put("state/a/m/score.json", damaged)
+        assert score(config).scores == third.scores
 
 
 def test_worst_tile_is_the_one_with_the_errors(tmp_path: Path) -> None:

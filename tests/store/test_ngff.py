@@ -254,6 +254,7 @@ def test_plans_and_records_from_before_there_was_a_choice_still_count(local_work
     for path in folder.rglob("*"):
         if path.is_file():
             record = json.loads(path.read_text())
+            del record["seal"]
             size, digest = next(iter(record.pop("objects").values()), (None, None))
             path.write_text(json.dumps(record | {"size": size, "digest": digest}))
     assert verify(local_workspace) == []

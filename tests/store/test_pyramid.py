@@ -1,11 +1,13 @@
 """Levels held against brute force, block by block."""
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from segcore.store.pyramid import PyramidSpec, fitting_shard_px
+from segcore.nodata import missing
+from segcore.store.pyramid import PyramidSpec, fitting_shard_px, mean_2x2, valid_mean_2x2
 
 
 def blocks(pixels: np.ndarray) -> dict[tuple[int, int], list[float]]:
@@ -70,6 +72,63 @@ def test_mean_of_floats_leaves_out_what_is_missing_in_one_band(nodata: float | N
                 assert reduced[band][index] == pytest.approx(np.mean(kept), rel=1e-6)
             else:
                 assert np.isnan(reduced[band][index]) if nodata is None else reduced[band][index] == nodata
+
+
+def sum_2x2(values: np.ndarray) -> np.ndarray:
+    rows = values[..., ::2, :] + values[..., 1::2, :]
+    return rows[..., ::2] + rows[..., 1::2]
+
+
+def valid_mean_at_once(pixels: np.ndarray, nodata: float, channel: int | None) -> np.ndarray:
+    """`valid_mean_2x2` of the whole array in one go."""
+    there = ~missing(pixels, nodata)
+    valid = there if channel is None else there.any(axis=channel, keepdims=True)
+    if valid.all():
+        return mean_2x2(pixels)
+    integer = np.issubdtype(pixels.dtype, np.integer)
+    count = np.broadcast_to(sum_2x2(valid.astype(np.int64)), pixels[..., ::2, ::2].shape)
+    total = sum_2x2(np.where(valid, pixels, 0).astype(np.int64 if integer else np.float64))
+    most = np.maximum(count, 1)
+    mean = (2 * total + most) // (2 * most) if integer else total / most
+    return np.where(count > 0, mean, nodata).astype(pixels.dtype)
+
+
+DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "channel"), [((3, 70, 34), 0), ((2, 3, 38, 10), 1), ((3, 2, 66, 8), 0), ((64, 6), None)]
+)
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_mean_of_the_valid_by_bands_is_that_of_all_at_once(
+    dtype: str, shape: tuple[int, ...], channel: int | None, interleaved: bool
+) -> None:
+    rng = np.random.default_rng(6)
+    is_float = dtype.startswith("float")
+    low, high = (0, 1000) if is_float else (max(np.iinfo(dtype).min, -(2**58)), min(np.iinfo(dtype).max, 2**58))
+    for share in (0, 0.002, 0.5, 1):
+        pixels = (rng.random(shape) * 1000 if is_float else rng.integers(low, high, shape)).astype(dtype)
+        for nodata in (7.0, float("nan")) if is_float else (7.0,):
+            pixels[..., rng.random(shape[-2:]) < share] = nodata
+            pixels[rng.random(shape) < share / 2] = nodata
+            if is_float:
+                pixels[rng.random(shape) < share / 4] = np.inf
+            if interleaved and channel is not None:
+                pixels = np.moveaxis(np.ascontiguousarray(np.moveaxis(pixels, channel, -1)), -1, channel)
+            for joined in {channel, None}:
+                found, expected = valid_mean_2x2(pixels, nodata, joined), valid_mean_at_once(pixels, nodata, joined)
+                np.testing.assert_array_equal(found, expected, strict=True)
+
+
+def test_mean_of_the_valid_takes_little_memory_besides_its_result() -> None:
+    pixels = np.ones((50, 512, 512), np.int16)
+    pixels[:, ::3, ::5] = 0
+    tracemalloc.start()
+    reduced = valid_mean_2x2(pixels, 0, 0)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < reduced.nbytes + (2 << 20)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 7), (1, 1)])
