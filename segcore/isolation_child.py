@@ -1,6 +1,7 @@
 """Isolation, the child's side: a loop that takes calls from the parent, keeps to its memory, and dies with it."""
 
 import ctypes
+import importlib
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import psutil
 
@@ -63,6 +65,12 @@ def _perform(job: bytes, connection: Connection, memory: "_MemoryLimit") -> byte
     except Exception as error:  # noqa: BLE001 - format libraries raise anything; the parent gets one line
         text = f"{label}: {type(error).__name__}: {_one_line(error)}"
         return pickle.dumps(("error", SourceError(text), traceback.format_exc()))
+
+
+def found_by_name(module: str, name: str) -> Callable[..., Any]:
+    """The function that `ByName` means; its module is imported."""
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 class _MemoryLimit:

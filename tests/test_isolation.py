@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from segcore.errors import ConfigError, SourceError
-from segcore.isolation import ChildPool, Outcome, Task
+from segcore.isolation import ByName, ChildPool, Outcome, Task
 
 HERE = Path(__file__).parent
 
@@ -56,6 +56,13 @@ def test_every_task_gets_its_own_result(pool: ChildPool, tasks: ModuleType) -> N
     wanted = [Task(tasks.double, (value,), f"{value}.tif") for value in range(20)]
     found = {outcome.task.label: outcome.result for outcome in pool.run(wanted)}
     assert found == {f"{value}.tif": 2 * value for value in range(20)}
+
+
+def test_a_function_by_name_is_imported_by_the_child_alone(pool: ChildPool) -> None:
+    (outcome,) = pool.run([Task(ByName("decoder_tasks", "double"), (4,), "x")])
+    assert outcome.result == 8
+    (outcome,) = pool.run([Task(ByName("decoder_tasks", "nothing_like_it"), (), "x.tif")])
+    assert "nothing_like_it" in str(outcome.error)
 
 
 def test_children_live_for_many_tasks(pool: ChildPool, tasks: ModuleType) -> None:

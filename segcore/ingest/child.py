@@ -10,46 +10,21 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
-from segcore.classes import ClassInfo
 from segcore.geometry import Window
 from segcore.ingest.check import noted
 from segcore.ingest.copying import put_copy
 from segcore.ingest.entries import Entry
+from segcore.ingest.tasks import Probe, Settings
 from segcore.isolation import Beat
 from segcore.nodata import fitting_nodata, missing
-from segcore.sources import Joined, Opening, Source, SourceInfo, members, open_source
+from segcore.sources import Joined, Source, members, open_source
 from segcore.sources.stamps import content_digest
 from segcore.store import Staging, Workspace
-from segcore.targets import Target, TargetOpening, open_target, open_valid
+from segcore.targets import Target
+from segcore.targets.target import open_target, open_valid
 
 Pixels = np.typing.NDArray[Any]
-
-
-class Settings(BaseModel):
-    """How files are opened; the same in every child."""
-
-    model_config = ConfigDict(frozen=True)
-
-    opening: Opening = Opening()
-    """Of sources."""
-    target: TargetOpening = TargetOpening()
-
-
-class Probe(BaseModel):
-    """What a source is, before anything is written."""
-
-    model_config = ConfigDict(frozen=True)
-
-    info: SourceInfo
-    has_valid: bool
-    """From the file itself, or from a mask file."""
-    target_kind: str | None = None
-    target_dtype: str | None = None
-    has_instances: bool = False
-    classes: tuple[ClassInfo, ...] = ()
-    target_notes: tuple[str, ...] = ()
 
 
 class _Opened:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from segcore.ingest.child import Probe, copy_source, write_windows
 from segcore.ingest.entries import Entry
+from segcore.ingest.tasks import Probe, copy_source, write_windows
 from segcore.isolation import Outcome
 from segcore.results import ItemResult
 from segcore.sources import Joined

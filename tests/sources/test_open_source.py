@@ -1,6 +1,8 @@
 """open_source: which reader, which files, which addresses; and everything hostile through a child."""
 
 import http.server
+import importlib
+import pkgutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import tifffile
 from PIL import Image
 from rasterio.transform import from_origin
 
+from segcore import sources
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.isolation import ChildPool, Task
@@ -25,7 +28,14 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 ORDER = ("STAC Item", "whole slides", "GeoTIFF, JPEG 2000", "TIFF, OME-TIFF")
 
 
-def test_readers_are_found_by_themselves_the_special_before_the_general() -> None:
+def test_every_reader_is_listed() -> None:
+    names = {found.name for found in pkgutil.iter_modules(sources.__path__)}
+    assert {name for name in names if hasattr(importlib.import_module(f"segcore.sources.{name}"), "READER")} == set(
+        sources.MODULES
+    )
+
+
+def test_the_special_readers_come_before_the_general() -> None:
     names = [reader.name for reader in readers()]
     assert names[0] == "refused"
     order = [names.index(name) for name in ORDER]
