@@ -1,4 +1,5 @@
 """What all tests share: a private Prefect home, an S3 server, and a line that says how much was skipped for no data."""
+
 import os
 import tempfile
 import uuid
