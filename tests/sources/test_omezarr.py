@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
+from zarr.storage import LocalStore, ObjectStore
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
@@ -449,3 +450,29 @@ def test_object_stores_and_web_servers_read_alike(tmp_path: Path, bucket: Bucket
     bucket.put(tmp_path / "r.zarr", "r.zarr")
     uri = f"{bucket.address}/r.zarr"
     assert members(uri) == (f"{uri}::0", f"{uri}::1")
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_chunk_of_many_planes_is_fetched_and_decoded_once(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    pixels = pixels_of((20, 50, 37))
+    uri = write(tmp_path / "a.zarr", "zyx", [pixels], 2, chunks=(8, 32, 32), **V2_CODECS["lz4"])
+    store = LocalStore
+    if place == "s3":
+        bucket = request.getfixturevalue("bucket")
+        bucket.put(tmp_path / "a.zarr", "a.zarr")
+        uri, store = f"{bucket.uri}/a.zarr", ObjectStore
+    fetched: list[str] = []
+    theirs = store.get
+
+    async def get(self: Any, key: str, *args: Any, **options: Any) -> Any:
+        fetched.append(key)
+        return await theirs(self, key, *args, **options)
+
+    monkeypatch.setattr(store, "get", get)
+    with open_source(uri) as source:
+        assert not fetched
+        for z in range(20):
+            np.testing.assert_array_equal(source.read(Window((0, z, 0, 0), (1, 1, 50, 37)))[0, 0], pixels[z])
+    assert len(fetched) == len(set(fetched)) == 3 * 2 * 2
