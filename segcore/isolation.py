@@ -61,9 +61,9 @@ class ByName:
 class Task:
     """A call that a child makes: `function(beat, *args)`; it calls `beat()` or `beat(amount)` after each piece.
 
-    The function is found by its module and name, so it stands at the top level of an importable module;
-    arguments and result are pickled. It may be run twice (a child that died is replaced), so it must be safe
-    to repeat.
+    Within a piece `segcore.alive` beats as well, where a file is fetched or unpacked. The function is found by its
+    module and name, so it stands at the top level of an importable module; arguments and result are pickled. It may be
+    run twice (a child that died is replaced), so it must be safe to repeat.
     """
 
     function: Callable[..., Any] | ByName

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from segcore.alive import heard_by
 from segcore.errors import SegcoreError, SourceError
 
 MIB = 2**20
@@ -55,7 +56,8 @@ def _perform(job: bytes, connection: Connection, memory: "_MemoryLimit") -> byte
         function, args, label = pickle.loads(job)  # noqa: S301
         memory.set()
         connection.send_bytes(pickle.dumps(("started", memory.baseline_mib)))
-        return pickle.dumps(("result", function(beat, *args)))
+        with heard_by(lambda: beat(0)):
+            return pickle.dumps(("result", function(beat, *args)))
     except SegcoreError as error:
         return pickle.dumps(("error", error, traceback.format_exc()))
     except MemoryError as error:

@@ -140,6 +140,14 @@ def test_beats_keep_a_slow_task_alive(pool: ChildPool, tasks: ModuleType) -> Non
     assert heard == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_long_step_that_goes_on_outlives_the_deadline_of_opening(pool: ChildPool, tasks: ModuleType) -> None:
+    heard: list[int] = []
+    slow = Task(tasks.unpack_slowly, (6, 0.5), "large.nii.gz", open_deadline_s=2.0, read_deadline_s=2.0)
+    (outcome,) = pool.run([slow], on_beat=lambda task, amount: heard.append(amount))
+    assert outcome.result == "done"
+    assert heard == [0] * 6
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is enforced by Linux only")
 def test_memory_over_the_limit_is_refused_and_under_it_is_not(pool: ChildPool, tasks: ModuleType) -> None:
     refused = run_one(pool, tasks.allocate, 250)

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import io
 import os
-import shutil
 import tempfile
 import weakref
 import zlib
@@ -15,6 +14,7 @@ from typing import IO, Any, cast
 
 import fsspec
 
+from segcore.alive import alive
 from segcore.errors import SourceError
 from segcore.sources.tiff_header import TiffHeader, read_header
 
@@ -65,6 +65,13 @@ def split_member(uri: str) -> tuple[str, str | None]:
     if not sign or "://" in member or ("://" not in uri and Path(uri).exists()):  # `zip://a::https://b` is refused
         return uri, None
     return place, member
+
+
+def copy_stream(opened: IO[bytes], copy: IO[bytes]) -> None:
+    """Copy all that is left of a file, with a sign of life after each block."""
+    while block := opened.read(BLOCK_BYTES):
+        copy.write(block)
+        alive()
 
 
 class _RangedFile(io.RawIOBase):
@@ -241,7 +248,7 @@ class SourceFile:
             handle, path = tempfile.mkstemp(prefix="segcore-source-", suffix=self._suffix)
             self._fetched = Path(path)
             with os.fdopen(handle, "wb") as copy, self.open() as opened:
-                shutil.copyfileobj(opened, copy, BLOCK_BYTES)
+                copy_stream(opened, copy)
         return self._fetched
 
     @property

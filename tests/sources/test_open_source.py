@@ -17,10 +17,12 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from segcore import sources
+from segcore.alive import heard_by
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.isolation import ChildPool, Task
 from segcore.sources import open_source, readers
+from segcore.sources.files import SourceFile
 from tests.conftest import Bucket
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
@@ -195,6 +197,16 @@ def test_an_object_is_read_like_a_file(bucket: Bucket, folder: Path, assert_read
             assert_reads(source, np.moveaxis(PIXELS, -1, 0), num_windows=2)
     with pytest.raises(SourceError, match="cannot be opened"):
         open_source(f"{bucket.uri}/missing.tif")
+
+
+def test_each_block_that_is_fetched_is_a_sign_of_life() -> None:
+    fsspec.filesystem("memory").pipe("/sources/large.bin", bytes(5 * 2**19))
+    file = SourceFile("memory://sources/large.bin")
+    signs: list[bool] = []
+    with heard_by(lambda: signs.append(True)):
+        assert file.fetched(2**30).stat().st_size == 5 * 2**19
+    assert len(signs) == 3
+    file.discard()
 
 
 def test_what_needs_a_local_file_is_fetched_and_removed(
