@@ -29,9 +29,9 @@ from typing import Any, Self
 import psutil
 
 from segcore.errors import SegcoreError, SourceError
-from segcore.isolation_child import HAS_DATA_LIMIT, Beat, held_mib
+from segcore.isolation_child import HAS_DATA_LIMIT, Beat, found_by_name, held_mib
 
-__all__ = ["Beat", "ChildPool", "Outcome", "Task"]
+__all__ = ["Beat", "ByName", "ChildPool", "Outcome", "Task"]
 
 START_DEADLINE_S = 120.0
 """A child that has not started, or not imported the task's module, by then is broken (busy machines are slow)."""
@@ -49,16 +49,27 @@ CHILD_ENVIRON = {
 }
 
 
+@dataclass(frozen=True)
+class ByName:
+    """A task's function, for a parent that shall not load what its module loads: pickled, it becomes the function."""
+
+    module: str
+    name: str
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return found_by_name, (self.module, self.name)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A call that a child makes: `function(beat, *args)`; it calls `beat()` or `beat(amount)` after each piece.
 
-    The function is found by its module and name, so it stands at the top level of an importable module;
-    arguments and result are pickled. It may be run twice (a child that died is replaced), so it must be safe
-    to repeat.
+    Within a piece `segcore.alive` beats as well, where a file is fetched or unpacked. The function is found by its
+    module and name, so it stands at the top level of an importable module; arguments and result are pickled. It may be
+    run twice (a child that died is replaced), so it must be safe to repeat.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | ByName
     args: tuple[Any, ...]
     label: str
     """What errors name: the file."""

@@ -1,6 +1,7 @@
 """Isolation, the child's side: a loop that takes calls from the parent, keeps to its memory, and dies with it."""
 
 import ctypes
+import importlib
 import json
 import os
 import pickle
@@ -12,9 +13,11 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import psutil
 
+from segcore.alive import heard_by
 from segcore.errors import SegcoreError, SourceError
 
 MIB = 2**20
@@ -53,7 +56,8 @@ def _perform(job: bytes, connection: Connection, memory: "_MemoryLimit") -> byte
         function, args, label = pickle.loads(job)  # noqa: S301
         memory.set()
         connection.send_bytes(pickle.dumps(("started", memory.baseline_mib)))
-        return pickle.dumps(("result", function(beat, *args)))
+        with heard_by(lambda: beat(0)):
+            return pickle.dumps(("result", function(beat, *args)))
     except SegcoreError as error:
         return pickle.dumps(("error", error, traceback.format_exc()))
     except MemoryError as error:
@@ -63,6 +67,12 @@ def _perform(job: bytes, connection: Connection, memory: "_MemoryLimit") -> byte
     except Exception as error:  # noqa: BLE001 - format libraries raise anything; the parent gets one line
         text = f"{label}: {type(error).__name__}: {_one_line(error)}"
         return pickle.dumps(("error", SourceError(text), traceback.format_exc()))
+
+
+def found_by_name(module: str, name: str) -> Callable[..., Any]:
+    """The function that `ByName` means; its module is imported."""
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 class _MemoryLimit:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from segcore.alive import alive
 from segcore.errors import ConfigError
 
 Beat = Callable[..., None]
@@ -52,6 +53,13 @@ def sleep(beat: Beat, before_s: float, beats: int, between_s: float) -> str:
     for amount in range(beats):
         beat(amount)
         time.sleep(between_s)
+    return "done"
+
+
+def unpack_slowly(beat: Beat, blocks: int, between_s: float) -> str:
+    for _ in range(blocks):
+        time.sleep(between_s)
+        alive()
     return "done"
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from segcore.errors import ConfigError, SourceError
-from segcore.isolation import ChildPool, Outcome, Task
+from segcore.isolation import ByName, ChildPool, Outcome, Task
 
 HERE = Path(__file__).parent
 
@@ -56,6 +56,13 @@ def test_every_task_gets_its_own_result(pool: ChildPool, tasks: ModuleType) -> N
     wanted = [Task(tasks.double, (value,), f"{value}.tif") for value in range(20)]
     found = {outcome.task.label: outcome.result for outcome in pool.run(wanted)}
     assert found == {f"{value}.tif": 2 * value for value in range(20)}
+
+
+def test_a_function_by_name_is_imported_by_the_child_alone(pool: ChildPool) -> None:
+    (outcome,) = pool.run([Task(ByName("decoder_tasks", "double"), (4,), "x")])
+    assert outcome.result == 8
+    (outcome,) = pool.run([Task(ByName("decoder_tasks", "nothing_like_it"), (), "x.tif")])
+    assert "nothing_like_it" in str(outcome.error)
 
 
 def test_children_live_for_many_tasks(pool: ChildPool, tasks: ModuleType) -> None:
@@ -131,6 +138,14 @@ def test_beats_keep_a_slow_task_alive(pool: ChildPool, tasks: ModuleType) -> Non
     (outcome,) = pool.run([slow], on_beat=lambda task, amount: heard.append(amount))
     assert outcome.result == "done"
     assert heard == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_long_step_that_goes_on_outlives_the_deadline_of_opening(pool: ChildPool, tasks: ModuleType) -> None:
+    heard: list[int] = []
+    slow = Task(tasks.unpack_slowly, (6, 0.5), "large.nii.gz", open_deadline_s=2.0, read_deadline_s=2.0)
+    (outcome,) = pool.run([slow], on_beat=lambda task, amount: heard.append(amount))
+    assert outcome.result == "done"
+    assert heard == [0] * 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is enforced by Linux only")

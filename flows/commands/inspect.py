@@ -86,9 +86,9 @@ def described(files: list[str], asked: dict[str, Any]) -> list[ItemResult]:
 def describe(beat: Callable[..., None], file: str, asked: dict[str, Any]) -> dict[str, Any]:
     """In the child: open one file; its `SourceInfo` as JSON and the estimate, or the members that it holds."""
     from segcore.config import IngestConfig
-    from segcore.ingest.child import Probe
     from segcore.ingest.layout import estimate
     from segcore.ingest.sample import compressed_share
+    from segcore.ingest.tasks import Probe
     from segcore.measure import num_cores
     from segcore.sources import Opening, members, open_source
     from segcore.spatial import WantedSpacing

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from segcore.classes import ClassInfo
 from segcore.errors import SourceError
-from segcore.ingest.child import Probe
+from segcore.ingest.tasks import Probe
 from segcore.targets import agreed_table
 
 COUNTED = ("index", "binary")

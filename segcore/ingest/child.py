@@ -7,60 +7,24 @@ source_digest: the file's bytes -> SHA-256
 
 import itertools
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
-from segcore.classes import ClassInfo
 from segcore.geometry import Window
 from segcore.ingest.check import noted
 from segcore.ingest.copying import put_copy
 from segcore.ingest.entries import Entry
+from segcore.ingest.tasks import Probe, Settings, Written
 from segcore.isolation import Beat
 from segcore.nodata import fitting_nodata, missing
-from segcore.sources import Joined, Opening, Source, SourceInfo, members, open_source
+from segcore.sources import Joined, Source, members, open_source
 from segcore.sources.stamps import content_digest
-from segcore.store import Quarter, Staging, Workspace
-from segcore.targets import Target, TargetOpening, open_target, open_valid
+from segcore.store import Staging, Workspace
+from segcore.targets import Target
+from segcore.targets.target import open_target, open_valid
 
 Pixels = np.typing.NDArray[Any]
-
-
-class Settings(BaseModel):
-    """How files are opened; the same in every child."""
-
-    model_config = ConfigDict(frozen=True)
-
-    opening: Opening = Opening()
-    """Of sources."""
-    target: TargetOpening = TargetOpening()
-
-
-class Probe(BaseModel):
-    """What a source is, before anything is written."""
-
-    model_config = ConfigDict(frozen=True)
-
-    info: SourceInfo
-    has_valid: bool
-    """From the file itself, or from a mask file."""
-    target_kind: str | None = None
-    target_dtype: str | None = None
-    has_instances: bool = False
-    classes: tuple[ClassInfo, ...] = ()
-    target_notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a task has written."""
-
-    num_shards: int
-    """Of the image's level 0."""
-    quarters: tuple[tuple[str, Quarter], ...]
-    """For coarser shards of which other tasks write a part, by the array's name."""
 
 
 class _Opened:

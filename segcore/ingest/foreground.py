@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from skimage.filters import threshold_otsu
+import skimage  # loads `filters` when it is asked for
 
 from segcore.classes import ClassInfo
-from segcore.ingest.child import Probe
+from segcore.ingest.tasks import Probe
 from segcore.store import PyramidSpec
 
 Method = Literal["otsu", "nodata"]
@@ -61,5 +61,5 @@ def find_tissue(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.N
     values = saturation[valid]
     if values.size == 0 or values.min() == values.max():
         return valid.astype(np.uint8)
-    threshold: int = threshold_otsu(values)  # type: ignore[no-untyped-call]
+    threshold: int = skimage.filters.threshold_otsu(values)  # type: ignore[no-untyped-call]
     return np.asarray((saturation > threshold) & valid).astype(np.uint8)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from segcore.ingest.child import Probe, copy_source, write_windows
 from segcore.ingest.entries import Entry
+from segcore.ingest.tasks import Probe, copy_source, write_windows
 from segcore.isolation import Outcome
 from segcore.results import ItemResult
 from segcore.sources import Joined

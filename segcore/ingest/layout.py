@@ -8,8 +8,8 @@ import numpy as np
 
 from segcore.config import IngestConfig
 from segcore.geometry import Window, z_code
-from segcore.ingest.child import Probe
 from segcore.ingest.foreground import coarse_level, method_for
+from segcore.ingest.tasks import Probe
 from segcore.nodata import fitting_nodata
 from segcore.store import PyramidSpec, Staging, fitting_shard_px
 from segcore.store.pyramid import UNIT_SHARDS

@@ -84,9 +84,9 @@ def look(job: Job, workspace: Workspace | None, config: IngestConfig, options: d
         if age_s < config.quiet_minutes * 60:
             job.skip(reason=f"changed {age_s:.0f} s ago, may still be written: waits for the next run")
             return
-    if workspace is None or not workspace.is_complete(job.entry.image_id, "image"):
+    image = None if workspace is None else workspace.complete_image(job.entry.image_id)
+    if workspace is None or image is None:
         return
-    image = workspace.image(job.entry.image_id)
     check_owner(job.entry, image.source)
     made_from = image.attributes.get("request", {})
     before, now = made_from.get("source", {}), job.stamp
@@ -171,7 +171,7 @@ def vanished(workspace: Workspace, config: IngestConfig, present: Mapping[str, s
     roots = [root for root in roots if not is_remote(root) or any(_lies_in(uri, root) for uri in present.values())]
     if not roots:
         return
-    others = sorted(set(workspace.image_ids()) - present.keys())
+    others = sorted(set(workspace.begun_ids()) - present.keys())
     with ThreadPoolExecutor(LOOK_THREADS) as threads:
         for image_id, source in zip(
             others, threads.map(lambda found: _source_of(workspace, found), others), strict=True
@@ -182,9 +182,10 @@ def vanished(workspace: Workspace, config: IngestConfig, present: Mapping[str, s
 
 def _source_of(workspace: Workspace, image_id: str) -> str:
     try:
-        return workspace.image(image_id).source
-    except SegcoreError:  # being written, or damaged: others say so
+        image = workspace.complete_image(image_id)
+    except SegcoreError:  # damaged: others say so
         return ""
+    return "" if image is None else image.source
 
 
 def _lies_in(source: str, root: str) -> bool:

@@ -16,14 +16,14 @@ from segcore.errors import SegcoreError
 from segcore.geometry import Window
 from segcore.ingest.agreement import Agreement
 from segcore.ingest.check import summary
-from segcore.ingest.child import Settings, copy_source, list_members, probe, source_digest, write_windows
 from segcore.ingest.entries import Entry, list_entries
 from segcore.ingest.finish import finish
 from segcore.ingest.job import Job
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of, windows_of
 from segcore.ingest.look import check_owner, is_folder, look, settle, taken_apart, vanished
 from segcore.ingest.splits import in_splits
-from segcore.isolation import ChildPool, Outcome, Task
+from segcore.ingest.tasks import Settings, copy_source, list_members, probe, source_digest, write_windows
+from segcore.isolation import ByName, ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
@@ -315,7 +315,7 @@ class _Run:
         for outcome in self.pool.run(tasks(), on_beat=on_beat):
             yield keys.pop(id(outcome.task)), outcome
 
-    def _task(self, function: Callable[..., Any], entry: Entry, *args: Any) -> Task:
+    def _task(self, function: ByName, entry: Entry, *args: Any) -> Task:
         deadlines = {"open_deadline_s": self.config.open_deadline_s, "read_deadline_s": self.config.read_deadline_s}
         return Task(function, (entry, *args), entry.source, **deadlines)
 

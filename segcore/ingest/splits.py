@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from segcore.config import parse_shares
 from segcore.errors import StoreError
@@ -17,6 +18,8 @@ from segcore.sources.stamps import canonical_uri
 from segcore.store import Workspace, seal, unseal
 
 SPLITS = ("train", "val", "test")
+THREADS = 8
+"""Requests side by side."""
 
 
 def assign(groups: Sequence[str], shares: Sequence[float], seed: int, known: dict[str, str]) -> dict[str, str]:
@@ -70,9 +73,10 @@ def in_splits(entries: Sequence[Entry], shares: str, seed: int, workspace: Works
 
 def known_splits(workspace: Workspace, groups: Sequence[str]) -> dict[str, str]:
     """The splits that the workspace holds of these groups."""
-    found = {}
-    for group in set(groups):
-        data = workspace.objects.get(_key(group))
+    found, distinct = {}, sorted(set(groups))
+    with ThreadPoolExecutor(THREADS) as threads:
+        stored = list(threads.map(lambda group: workspace.objects.get(_key(group)), distinct))
+    for group, data in zip(distinct, stored, strict=True):
         if data is not None:
             try:
                 found[group] = str(unseal(data)["split"])

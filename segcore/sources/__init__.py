@@ -2,13 +2,13 @@
 
     uri --> SourceFile (bytes) --> the first Reader that knows the content --> Source.read(window)
 
-Adding a format is adding one module here with a `READER`; only that module imports the format's library.
+Adding a format is adding one module here with a `READER`, and naming it in MODULES. Only one module imports the
+format's library, and only once such a file is opened: whoever lists files loads none.
 Files come from outside: run this in a child of `segcore.isolation.ChildPool` wherever more than a header is read.
 """
 
 import functools
 import importlib
-import pkgutil
 from pathlib import PurePosixPath
 
 from segcore.errors import SourceError
@@ -32,11 +32,28 @@ __all__ = [
 ]
 
 
+MODULES = (
+    "dicom",
+    "geo_reader",
+    "hdf5",
+    "nifti",
+    "npy",
+    "nrrd",
+    "omezarr",
+    "picture_reader",
+    "refused",
+    "slides",
+    "stac",
+    "tiff_reader",
+    "video",
+)
+"""Where the readers are."""
+
+
 @functools.cache
 def readers() -> tuple[Reader, ...]:
     """All readers, in the order in which they are asked."""
-    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
-    found = [module.READER for module in modules if hasattr(module, "READER")]
+    found = [importlib.import_module(f"{__name__}.{name}").READER for name in MODULES]
     return tuple(sorted(found, key=lambda reader: reader.rank))
 
 

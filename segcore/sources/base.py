@@ -1,6 +1,7 @@
 """What every reader shares: the Source it gives, its SourceInfo, and the Limits it keeps to."""
 
 import abc
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ class Source(abc.ABC):
 
 @dataclass(frozen=True)
 class Reader:
-    """How formats register: a module in `segcore.sources` with a `READER` is found by itself."""
+    """How formats register: as the `READER` of a module that `segcore.sources` lists. It loads no format library."""
 
     name: str
     rank: int
@@ -273,6 +274,20 @@ class Opener(Protocol):
     """Signature of `Reader.open`."""
 
     def __call__(self, file: SourceFile, opening: Opening) -> Source: ...
+
+
+def opened_by(module: str) -> Opener:
+    """`Reader.open` of a format whose library is imported at the top of the module that reads it.
+
+    Args:
+        module: one of `segcore.sources` with `open_file(file, opening)`; imported with the first file.
+    """
+
+    def open_file(file: SourceFile, opening: Opening) -> Source:
+        source: Source = importlib.import_module(f"segcore.sources.{module}").open_file(file, opening)
+        return source
+
+    return open_file
 
 
 class decoding:  # noqa: N801 - reads as a statement: `with decoding(...)`

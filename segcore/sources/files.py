@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import io
 import os
-import shutil
 import tempfile
 import weakref
 import zlib
@@ -15,6 +14,7 @@ from typing import IO, Any, cast
 
 import fsspec
 
+from segcore.alive import alive
 from segcore.errors import SourceError
 from segcore.sources.tiff_header import TiffHeader, read_header
 
@@ -31,6 +31,10 @@ INNER_BYTES = 1024
 BLOCK_BYTES = 2**20
 AHEAD_BYTES = 2**18
 """Fetched of a remote file behind what is asked for: the directories of a TIFF lie all over it, and are small."""
+PAGE_BYTES = io.DEFAULT_BUFFER_SIZE
+"""What is read in pieces of no more than this is kept, in pages of this size."""
+MAX_PAGES = 2048
+"""Of a file, 16 MiB. Those that come first are kept, so that of more some are still there at the next passage."""
 
 
 def is_known_scheme(uri: str) -> bool:
@@ -67,15 +71,23 @@ def split_member(uri: str) -> tuple[str, str | None]:
     return place, member
 
 
+def copy_stream(opened: IO[bytes], copy: IO[bytes]) -> None:
+    """Copy all that is left of a file, with a sign of life after each block."""
+    while block := opened.read(BLOCK_BYTES):
+        copy.write(block)
+        alive()
+
+
 class _RangedFile(io.RawIOBase):
     """A place of its own in a remote file, whose ranges are fetched by one object for all that have it open.
 
-    So a header is fetched once for all levels. And fsspec's own files of one address are equal to each other: GDAL's
+    So a header is fetched once for all levels; and what is read in small pieces, as the directories of a TIFF are, is
+    kept for whoever reads it again. And fsspec's own files of one address are equal to each other: GDAL's
     Python layer, which keeps open files in a table, closes the wrong one.
     """
 
-    def __init__(self, ranges: IO[bytes]) -> None:
-        self._ranges, self._at = ranges, 0
+    def __init__(self, ranges: IO[bytes], pages: dict[int, bytes]) -> None:
+        self._ranges, self._pages, self._at = ranges, pages, 0
 
     def readable(self) -> bool:
         return True
@@ -92,11 +104,24 @@ class _RangedFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        self._ranges.seek(self._at)
-        data = self._ranges.read(len(buffer))
+        data = self._read(self._at, len(buffer)) if len(buffer) > PAGE_BYTES else self._read_in_page(len(buffer))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+    def _read(self, at: int, count: int) -> bytes:
+        self._ranges.seek(at)
+        return self._ranges.read(count)
+
+    def _read_in_page(self, count: int) -> bytes:
+        """What is asked for up to the end of its page: whoever wants more asks again."""
+        number, at = divmod(self._at, PAGE_BYTES)
+        page = self._pages.get(number)
+        if page is None:
+            page = self._read(number * PAGE_BYTES, PAGE_BYTES)
+            if len(self._pages) < MAX_PAGES:
+                self._pages[number] = page
+        return page[at : at + count]
 
 
 class SourceFile:
@@ -119,6 +144,7 @@ class SourceFile:
         self._place, self.member = split_member(uri)
         self._fetched: Path | None = None
         self._ranges: Callable[[], IO[bytes] | None] = lambda: None
+        self._pages: dict[int, bytes] = {}
         self._remote = is_remote(self._place)
         try:
             if self._remote:
@@ -223,7 +249,7 @@ class SourceFile:
             if isinstance(ranges, io.BytesIO):  # `memory://` gives one object to all, with one position
                 return io.BytesIO(ranges.getvalue())
             self._ranges = weakref.ref(ranges)
-        return io.BufferedReader(_RangedFile(ranges))
+        return io.BufferedReader(_RangedFile(ranges, self._pages))
 
     def fetched(self, max_bytes: int) -> Path:
         """A local path: of the file itself, or of a temporary copy that `discard` removes.
@@ -241,7 +267,7 @@ class SourceFile:
             handle, path = tempfile.mkstemp(prefix="segcore-source-", suffix=self._suffix)
             self._fetched = Path(path)
             with os.fdopen(handle, "wb") as copy, self.open() as opened:
-                shutil.copyfileobj(opened, copy, BLOCK_BYTES)
+                copy_stream(opened, copy)
         return self._fetched
 
     @property

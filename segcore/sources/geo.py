@@ -17,9 +17,9 @@ from rasterio.windows import Window as RasterWindow
 from segcore.errors import SourceError
 from segcore.geometry import Grid, Window, is_level
 from segcore.sources import geo_metadata as metadata
-from segcore.sources.base import Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
+from segcore.sources.base import Limits, Opening, Pixels, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
-from segcore.sources.jpeg2000_header import check_tiles, is_jpeg2000, read_header
+from segcore.sources.jpeg2000_header import check_tiles, read_header
 from segcore.sources.tiff_limits import check_directories
 
 OPTIONS = {
@@ -200,7 +200,8 @@ def _read_in_blocks(dataset: Any, bands: list[int], plane: Window) -> Pixels:
     return out
 
 
-def _open(file: SourceFile, opening: Opening) -> Source:
+def open_file(file: SourceFile, opening: Opening) -> Source:
+    """A raster; its header is checked before GDAL sees it."""
     if file.member is not None:
         raise SourceError(f"{file.uri}: it is read as one image; leave out '::{file.member}'")
     # Before GDAL sees the file: a hostile header can make its libraries hang, or take tens of gigabytes.
@@ -214,19 +215,3 @@ def _open(file: SourceFile, opening: Opening) -> Source:
     check_shape(file.uri, axes, header.shape, dtype, opening.limits)
     check_tiles(file.uri, header, opening.limits)
     return GeoSource(file, "jpeg2000", opening)
-
-
-READER = Reader(
-    name="GeoTIFF, JPEG 2000",
-    rank=20,
-    matches=lambda file: is_jpeg2000(file.head) or (file.tiff is not None and file.tiff.is_geo),
-    open=_open,
-    formats=(
-        Format(
-            "GeoTIFF, COG",
-            (".tif", ".tiff"),
-            "all bands; CRS, transform, nodata, mask, alpha, overviews; scale and offset are kept beside the pixels",
-        ),
-        Format("JPEG 2000", (".jp2", ".j2k"), "as GeoTIFF, with GeoJP2 and GMLJP2; also without a georeference"),
-    ),
-)

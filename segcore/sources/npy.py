@@ -11,6 +11,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.lib import format as npy_format
 
+from segcore.alive import alive
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources.array_axes import Arrangement, arrange, converted, read_as
@@ -108,6 +109,7 @@ def _of_npz(file: SourceFile, opening: Opening, opened: ExitStack) -> tuple[Head
     with archive.open(member) as unpacked:
         while left and (block := unpacked.read(min(BLOCK_BYTES, left))):
             copy.write(block)
+            alive()
             left -= len(block)
     copy.flush()
     if left:

@@ -15,11 +15,9 @@ from PIL import __version__ as pillow_version
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources.base import (
-    Format,
     Limits,
     Opening,
     Pixels,
-    Reader,
     Source,
     SourceInfo,
     Valid,
@@ -27,11 +25,10 @@ from segcore.sources.base import (
     default_channels,
 )
 from segcore.sources.files import SourceFile
+from segcore.sources.picture_reader import PNG
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 """Pillow's decoders that may run."""
-
-MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
 
 PLAIN_MODES = {"L": "L", "RGB": "RGB", "1": "1", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16"}
 """Modes whose pixels are taken as they are; LA and RGBA give alpha; all others become RGB."""
@@ -276,7 +273,8 @@ def _moves(file: SourceFile, limits: Limits) -> bool:
         return getattr(picture, "n_frames", 1) - _first_frame(picture) > 1
 
 
-def _open(file: SourceFile, opening: Opening) -> Source:
+def open_file(file: SourceFile, opening: Opening) -> Source:
+    """A picture, or a sequence where it moves."""
     if not opening.indexed and _moves(file, opening.limits):
         return AnimationSource(file, opening.limits)
     return PictureSource(file, opening.limits, opening.indexed)
@@ -303,27 +301,7 @@ def _open_header(file: SourceFile, opened: IO[bytes], limits: Limits) -> Image.I
 
 def _deep_png(file: SourceFile) -> int | None:
     """The colour type of a PNG of 16 bits with several channels; None for all else. Both stand in its IHDR."""
-    if not file.head.startswith(MAGIC[0]) or len(file.head) < 26:
+    if not file.head.startswith(PNG) or len(file.head) < 26:
         return None
     depth, color_type = file.head[24], file.head[25]
     return color_type if depth == 16 and color_type in (PNG_RGB, PNG_GREY_ALPHA, PNG_RGB_ALPHA) else None
-
-
-def _matches(file: SourceFile) -> bool:
-    is_webp = file.head[:4] == b"RIFF" and file.head[8:12] == b"WEBP"
-    return is_webp or any(file.head.startswith(magic) for magic in MAGIC)
-
-
-READER = Reader(
-    name="PNG, JPEG, GIF, WebP, BMP",
-    rank=40,
-    matches=_matches,
-    open=_open,
-    formats=(
-        Format(
-            "PNG, JPEG, GIF, WebP, BMP",
-            (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp"),
-            "decoded whole; one that moves is a sequence",
-        ),
-    ),
-)

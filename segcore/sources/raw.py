@@ -15,6 +15,7 @@ from typing import IO, Any, Literal, cast
 
 import numpy as np
 
+from segcore.alive import alive
 from segcore.errors import SourceError
 from segcore.geometry import Ints, Window
 from segcore.sources.base import Limits, Pixels
@@ -161,6 +162,7 @@ def _pass(stream: IO[bytes], copy: IO[bytes] | None, wanted: int) -> None:
             raise EOFError
         if copy is not None:
             copy.write(block)
+        alive()
         wanted -= len(block)
 
 

@@ -5,13 +5,12 @@ SourceFile --> vendor_of --> SlideFiles (the file to open, and its parts) --> lo
 
 import contextlib
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from segcore.errors import SourceError
-from segcore.sources.files import BLOCK_BYTES, SourceFile
+from segcore.sources.files import SourceFile, copy_stream
 from segcore.sources.tiff_header import TILE_WIDTH, TiffHeader
 
 SOFTWARE, XML_PACKET, NDPI_MARK = 305, 700, 65420
@@ -158,7 +157,7 @@ class SlideFiles:
 def _copy(file: SourceFile, folder: Path, name: str | None = None) -> Path:
     place = folder / Path(name or file.name).name
     with place.open("xb") as copy, file.open() as opened:
-        shutil.copyfileobj(opened, copy, BLOCK_BYTES)
+        copy_stream(opened, copy)
     return place
 
 

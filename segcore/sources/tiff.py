@@ -13,7 +13,7 @@ import tifffile
 from segcore.errors import SourceError
 from segcore.geometry import Window, is_level
 from segcore.sources import tiff_metadata as metadata
-from segcore.sources.base import AXES, Format, Limits, Opening, Pixels, Reader, Source, SourceInfo, Valid, check_shape
+from segcore.sources.base import AXES, Limits, Opening, Pixels, Source, SourceInfo, Valid, check_shape
 from segcore.sources.files import SourceFile
 from segcore.sources.tiff_colors import RGB, YCBCR, Colors
 from segcore.sources.tiff_header import PageForm
@@ -288,22 +288,8 @@ def _check_pages(uri: str, series: Any, outer: tuple[tuple[str, int], ...], limi
         raise SourceError(f"{uri}: its metadata tells of {wanted} planes, but some are not in the file")
 
 
-def _open(file: SourceFile, opening: Opening) -> Source:
+def open_file(file: SourceFile, opening: Opening) -> Source:
+    """The image that is meant; its first directory is checked before tifffile sees it."""
     assert file.tiff is not None, "asked to open what is no TIFF"
     check_shape(file.uri, ("c", "y", "x"), file.tiff.shape, np.dtype(np.uint8), opening.limits)
     return TiffSource(file, opening)
-
-
-READER = Reader(
-    name="TIFF, OME-TIFF",
-    rank=30,
-    matches=lambda file: file.tiff is not None,
-    open=_open,
-    formats=(
-        Format(
-            "TIFF, BigTIFF, OME-TIFF, ImageJ TIFF",
-            (".tif", ".tiff"),
-            "z stacks, time series, channels; `::1` is the second image",
-        ),
-    ),
-)

@@ -21,6 +21,7 @@ from zarr.storage import LocalStore, ObjectStore, StorePath
 from segcore.errors import SourceError
 from segcore.geometry import Ints
 from segcore.store.arrays import Reader, TensorstoreReader, ZarrReader
+from segcore.store.chunks import KeptChunks
 
 COMPRESSORS = ("zlib", "gzip", "zstd", "lz4", "bz2", "lzma", "blosc")
 """Compressors of Zarr v2 that are read."""
@@ -261,7 +262,7 @@ def open_foreign(array: ForeignArray, root: str, path: str) -> Reader:
         }
         return TensorstoreReader(tensorstore.open(spec, open=True, read=True, assume_metadata=True).result())
     store = StorePath(_zarr_store(root, scheme), path)
-    return ZarrReader(zarr.Array.from_dict(store, array.metadata))
+    return KeptChunks(ZarrReader(zarr.Array.from_dict(store, array.metadata)), array.chunk, CACHE_BYTES)
 
 
 def _is_for_tensorstore(array: ForeignArray) -> bool:

@@ -1,5 +1,6 @@
 """Workspace: the folder or object-store prefix that holds images, labels, models, state and reports."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from segcore.errors import DamagedError, IncompleteError, StoreError
@@ -10,6 +11,8 @@ from segcore.store.plan import canonical_json, latest_plan, seal, unseal
 from segcore.store.pyramid import Ngff
 
 MARKER = "segcore.json"
+THREADS = 8
+"""Requests side by side."""
 
 
 class Workspace:
@@ -58,11 +61,17 @@ class Workspace:
         """The path or URL of something in the workspace, for people."""
         return self.objects.describe(key)
 
+    def begun_ids(self) -> list[str]:
+        """Ids of all images, complete or not, sorted; one request."""
+        names = (name for name in self.objects.folders("images") if name.endswith(".ome.zarr"))
+        return [name.removesuffix(".ome.zarr") for name in names]
+
     def image_ids(self) -> list[str]:
         """Ids of all complete images, sorted."""
-        names = (name for name in self.objects.folders("images") if name.endswith(".ome.zarr"))
-        ids = (name.removesuffix(".ome.zarr") for name in names)
-        return [image_id for image_id in ids if self.is_complete(image_id, "image")]
+        begun = self.begun_ids()
+        with ThreadPoolExecutor(THREADS) as threads:
+            complete = threads.map(lambda image_id: self.is_complete(image_id, "image"), begun)
+            return [image_id for image_id, is_complete in zip(begun, complete, strict=True) if is_complete]
 
     def is_complete(self, image_id: str, name: str) -> bool:
         """True for an image (`name` = "image") or label that bears its mark."""
@@ -81,7 +90,18 @@ class Workspace:
             StoreError: if there is none of this id.
             IncompleteError: if its ingest did not end.
         """
-        attributes = self._attributes(image_id, "image")
+        return self._image(image_id, self._attributes(image_id, "image"))
+
+    def complete_image(self, image_id: str) -> Image | None:
+        """An image, or None where there is none that is complete; of one that is, one request.
+
+        Raises:
+            StoreError: if its metadata is damaged.
+        """
+        attributes = self._read_attributes(image_id, "image")
+        return None if attributes is None else self._image(image_id, attributes)
+
+    def _image(self, image_id: str, attributes: dict[str, Any]) -> Image:
         return Image(self.objects, image_id, attributes, lambda: self.label(image_id, "valid"))
 
     def label_names(self, image_id: str) -> list[str]:
@@ -99,7 +119,8 @@ class Workspace:
         """
         return Label(self.objects, image_id, name, self._attributes(image_id, name))
 
-    def _attributes(self, image_id: str, name: str) -> dict[str, Any]:
+    def _read_attributes(self, image_id: str, name: str) -> dict[str, Any] | None:
+        """What its mark says; None where it bears none."""
         for version, mark in ngff.MARKS.items():
             key = f"{array_prefix(image_id, name)}/{mark}"
             data = self.objects.get(key)
@@ -110,6 +131,12 @@ class Workspace:
                 except (ValueError, KeyError, TypeError) as error:
                     raise StoreError(f"{self.describe(key)}: damaged metadata; run `verify`") from error
                 return attributes
+        return None
+
+    def _attributes(self, image_id: str, name: str) -> dict[str, Any]:
+        attributes = self._read_attributes(image_id, name)
+        if attributes is not None:
+            return attributes
         what = f"image {image_id}" if name == "image" else f"{name} of image {image_id}"
         if latest_plan(self.objects, image_id, name) is not None:
             raise IncompleteError(f"{what} is not complete in {self.uri}: run the command that makes it again")

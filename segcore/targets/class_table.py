@@ -18,6 +18,11 @@ from segcore.errors import ConfigError
 IGNORE_16 = 65535
 """IGNORE in masks of uint16."""
 
+MAX_UNNAMED_ID = 63
+"""Without a class table, higher values are ids only where they form regions, as organs do and grey levels don't."""
+MAX_NAMED = 5
+"""How many unknown values or colours an error names."""
+
 MAX_BYTES = 2**22
 SUFFIXES = ("csv", "yaml", "yml", "json")
 NAME_KEYS = ("name", "title", "class", "label")

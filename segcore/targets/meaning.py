@@ -9,17 +9,12 @@ import numpy as np
 from segcore.classes import IGNORE, ClassInfo, default_classes
 from segcore.errors import SourceError
 from segcore.sources.base import Pixels
-from segcore.targets.class_table import IGNORE_16, ClassTable, hex_of
+from segcore.targets.class_table import IGNORE_16, MAX_NAMED, MAX_UNNAMED_ID, ClassTable, hex_of
 from segcore.targets.colors import UNKNOWN, code_of, ids_of_colors, packed, rgb_of
 from segcore.targets.scan import NUM_VALUES, Counts, Values, whole_numbers
 
-MAX_UNNAMED_ID = 63
-"""Without a class table, higher values are ids only where they form regions, as organs do and grey levels don't."""
 MIN_RUN_PX = 2.0
-"""Of the values of such a mask, half or more form runs along x that are at least so long on average."""
-
-MAX_NAMED = 5
-"""How many unknown values or colours an error names."""
+"""Of the values of a mask with ids over MAX_UNNAMED_ID, half or more form runs along x at least so long on average."""
 
 
 @dataclass(frozen=True, eq=False)

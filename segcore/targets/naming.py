@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from segcore.classes import PALETTE, RGB, ClassInfo
 from segcore.errors import SourceError
-from segcore.targets.class_table import IGNORE_16, ClassTable
-from segcore.targets.meaning import MAX_NAMED, MAX_UNNAMED_ID
+from segcore.targets.class_table import IGNORE_16, MAX_NAMED, MAX_UNNAMED_ID, ClassTable
 from segcore.targets.shapes import Shapes, plain
 
 BACKGROUND, FOREGROUND = "background", "foreground"

@@ -11,7 +11,7 @@ import tifffile
 from segcore.config import IngestConfig
 from segcore.errors import SourceError
 from segcore.ingest import ingest
-from segcore.ingest.child import write_windows
+from segcore.ingest.tasks import write_windows
 from segcore.isolation import ChildPool, Outcome, Task
 
 
@@ -48,7 +48,6 @@ class OneFails(ChildPool):
 
 @pytest.mark.parametrize("beside", [0, 1, 2, 3])
 def test_a_failed_job_keeps_its_lease_until_its_last_task_has_ended(tmp_path: Path, beside: int) -> None:
-    """With 3 beside it, no task is left that never begins."""
     pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(128, 128))
     config = IngestConfig(workspace=str(tmp_path / "w"), sources=(str(tmp_path / "a.tif"),), processes=1, shard_px=256)

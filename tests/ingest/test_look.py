@@ -2,17 +2,20 @@
 
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from werkzeug.serving import WSGIRequestHandler
 
 from segcore.config import IngestConfig
 from segcore.ingest import ingest, run
 from segcore.results import ItemResult, StageResult
 from segcore.store import Workspace
+from tests.conftest import Bucket
 
 
 def picture(path: Path, value: int = 0) -> Path:
@@ -122,3 +125,27 @@ def test_a_source_that_vanished_is_named_and_its_image_stays(tmp_path: Path, pat
     assert result.details["vanished"] == [str(gone)]
     assert any(str(gone) in line and "is gone" in line for line in notes.said)
     assert len(Workspace.open(str(tmp_path / "w")).image_ids()) == 3
+
+
+def test_an_unchanged_image_takes_three_requests(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("s3fs")
+    num_images = 5
+    for value in range(num_images):
+        bucket.put(picture(tmp_path / "in" / f"{value}.png", value), f"in/{value}.png")
+    settings = {"workspace": f"{bucket.uri}/w", "sources": (f"{bucket.uri}/in/*.png",), "split": "0.6/0.2/0.2"}
+    config = IngestConfig.model_validate({**settings, "processes": 1})
+    assert [item.state for item in ingest(config).items] == ["done"] * num_images
+    asked: list[str] = []
+
+    def note(handler: WSGIRequestHandler, *_: Any) -> None:
+        asked.append(f"{handler.command} {handler.path.partition('?')[0].removeprefix(f'/{bucket.name}')}")
+
+    monkeypatch.setattr(WSGIRequestHandler, "log_request", note)
+    assert [item.details for item in ingest(config).items] == [{"reason": "unchanged"}] * num_images
+    kinds = Counter("/".join(name.split("/")[:3]).removesuffix(".json") for name in asked)
+    assert max(Counter(asked).values()) <= 2, "the listings of sources and images alone have one name"
+    assert sum("/in/" in name for name in kinds.elements()) == num_images, "the stamp of each source"
+    assert kinds["GET /w/images"] == kinds["GET /w/splits"] == num_images
+    assert len(asked) == 3 * num_images + 3, asked

@@ -3,22 +3,22 @@
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numcodecs
 import numpy as np
 import pytest
 import tensorstore
 import zarr
+from zarr.storage import LocalStore, ObjectStore
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Limits, Opening, SourceInfo, members, open_source
 from segcore.spatial import Georef, Spacing
 from segcore.store import Ngff, Workspace
+from tests.conftest import Bucket
 from tests.sources.conftest import Compare
 from tests.synthetic import put_image
 
@@ -433,58 +433,46 @@ def test_chunks_of_many_planes_are_decoded_once(tmp_path: Path, version: int) ->
     assert 0 < num_bytes() - before <= stored
 
 
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[tuple[str, Any]]:
-    """An S3 server: its address, and a function that copies a folder into the bucket `segcore-sources`."""
-    pytest.importorskip("s3fs")
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    with pytest.MonkeyPatch.context() as patched:
-        for key, value in settings.items():
-            patched.setenv(key, value)
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="segcore-sources", ACL="public-read")
-
-        def copy(folder: Path) -> None:
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    key = str(path.relative_to(folder.parent))
-                    client.put_object(Bucket="segcore-sources", Key=key, Body=path.read_bytes(), ACL="public-read")
-
-        fsspec.filesystem("s3").clear_instance_cache()
-        yield settings["AWS_ENDPOINT_URL"], copy
-        fsspec.filesystem("s3").clear_instance_cache()
-    server.stop()
-
-
-def test_object_stores_and_web_servers_read_alike(
-    tmp_path: Path, bucket: tuple[str, Any], assert_reads: Compare
-) -> None:
-    address, copy = bucket
+def test_object_stores_and_web_servers_read_alike(tmp_path: Path, bucket: Bucket, assert_reads: Compare) -> None:
     pixels = pixels_of((3, 50, 37))
     found: list[SourceInfo] = []
     for name, version, how in (("a", 2, {}), ("b", 3, V3_CODECS["sharded"]), ("d", 2, V2_CODECS["shuffle"])):
         write(tmp_path / f"{name}.zarr", "cyx", [pixels, pixels[:, ::2, ::2]], version, **how)
-        copy(tmp_path / f"{name}.zarr")
-        for place in ("s3://segcore-sources", f"{address}/segcore-sources"):
+        bucket.put(tmp_path / f"{name}.zarr", f"{name}.zarr")
+        for place in (bucket.uri, bucket.address):
             with open_source(f"{place}/{name}.zarr") as source:
                 assert_reads(source, pixels, num_windows=3)
                 found.append(source.info)
     assert {info.levels for info in found} == {((50, 37), (25, 19))}
     with pytest.raises(SourceError, match=r"none\.zarr: no Zarr group there; expected one of zarr\.json"):
-        open_source(f"{address}/segcore-sources/none.zarr")
+        open_source(f"{bucket.address}/none.zarr")
     bioformats2raw(tmp_path / "r.zarr", 2, 2, listed=False)
-    copy(tmp_path / "r.zarr")
-    uri = f"{address}/segcore-sources/r.zarr"
+    bucket.put(tmp_path / "r.zarr", "r.zarr")
+    uri = f"{bucket.address}/r.zarr"
     assert members(uri) == (f"{uri}::0", f"{uri}::1")
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_chunk_of_many_planes_is_fetched_and_decoded_once(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    pixels = pixels_of((20, 50, 37))
+    uri = write(tmp_path / "a.zarr", "zyx", [pixels], 2, chunks=(8, 32, 32), **V2_CODECS["lz4"])
+    store = LocalStore
+    if place == "s3":
+        bucket = request.getfixturevalue("bucket")
+        bucket.put(tmp_path / "a.zarr", "a.zarr")
+        uri, store = f"{bucket.uri}/a.zarr", ObjectStore
+    fetched: list[str] = []
+    theirs = store.get
+
+    async def get(self: Any, key: str, *args: Any, **options: Any) -> Any:
+        fetched.append(key)
+        return await theirs(self, key, *args, **options)
+
+    monkeypatch.setattr(store, "get", get)
+    with open_source(uri) as source:
+        assert not fetched
+        for z in range(20):
+            np.testing.assert_array_equal(source.read(Window((0, z, 0, 0), (1, 1, 50, 37)))[0, 0], pixels[z])
+    assert len(fetched) == len(set(fetched)) == 3 * 2 * 2

@@ -1,6 +1,8 @@
 """open_source: which reader, which files, which addresses; and everything hostile through a child."""
 
 import http.server
+import importlib
+import pkgutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,14 @@ import tifffile
 from PIL import Image
 from rasterio.transform import from_origin
 
+from segcore import sources
+from segcore.alive import heard_by
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.isolation import ChildPool, Task
 from segcore.sources import open_source, readers
+from segcore.sources.files import SourceFile
+from tests.conftest import Bucket
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
@@ -25,7 +31,14 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 ORDER = ("STAC Item", "whole slides", "GeoTIFF, JPEG 2000", "TIFF, OME-TIFF")
 
 
-def test_readers_are_found_by_themselves_the_special_before_the_general() -> None:
+def test_every_reader_is_listed() -> None:
+    names = {found.name for found in pkgutil.iter_modules(sources.__path__)}
+    assert {name for name in names if hasattr(importlib.import_module(f"segcore.sources.{name}"), "READER")} == set(
+        sources.MODULES
+    )
+
+
+def test_the_special_readers_come_before_the_general() -> None:
     names = [reader.name for reader in readers()]
     assert names[0] == "refused"
     order = [names.index(name) for name in ORDER]
@@ -177,34 +190,23 @@ def test_a_remote_cog_is_opened_with_all_levels_by_its_first_bytes(
                 np.testing.assert_array_equal(source.read(corner, level), expected.read()[corner.slices])
 
 
-@pytest.fixture
-def bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of moto's S3 with the same files."""
-    boto3 = pytest.importorskip("boto3")
-    moto = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    server = moto.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for key, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{key}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="sources")
+def test_an_object_is_read_like_a_file(bucket: Bucket, folder: Path, assert_reads: Any) -> None:
     for name in NAMES:
-        client.upload_file(str(folder / name), "sources", name)
-    client.close()
-    yield "s3://sources"
-    fsspec.filesystem("s3").clear_instance_cache()
-    server.stop()
-
-
-def test_an_object_is_read_like_a_file(bucket: str, assert_reads: Any) -> None:
-    for name in NAMES:
-        with open_source(f"{bucket}/{name}") as source:
+        bucket.put(folder / name, name)
+        with open_source(f"{bucket.uri}/{name}") as source:
             assert_reads(source, np.moveaxis(PIXELS, -1, 0), num_windows=2)
     with pytest.raises(SourceError, match="cannot be opened"):
-        open_source(f"{bucket}/missing.tif")
+        open_source(f"{bucket.uri}/missing.tif")
+
+
+def test_each_block_that_is_fetched_is_a_sign_of_life() -> None:
+    fsspec.filesystem("memory").pipe("/sources/large.bin", bytes(5 * 2**19))
+    file = SourceFile("memory://sources/large.bin")
+    signs: list[bool] = []
+    with heard_by(lambda: signs.append(True)):
+        assert file.fetched(2**30).stat().st_size == 5 * 2**19
+    assert len(signs) == 3
+    file.discard()
 
 
 def test_what_needs_a_local_file_is_fetched_and_removed(

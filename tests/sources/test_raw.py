@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segcore.alive import alive, heard_by
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Limits, raw
@@ -104,3 +105,19 @@ def test_64_bits_are_narrowed_only_where_they_fit() -> None:
     assert narrowed(np.array([-5, 2**31 - 1]), "int32").tolist() == [-5, 2**31 - 1]
     with pytest.raises(ValueError, match="2147483648 does not fit"):
         narrowed(np.array([0, 2**31]), "int32")
+
+
+def test_each_block_that_is_unpacked_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "READ_BYTES", 100)
+    path = tmp_path / "array.gz"
+    path.write_bytes(gzip.compress(bytes(1050)))
+    array = RawArray(SourceFile(str(path)), Layout(tuple("yx"), (10, 100), np.dtype("u1"), 50, "gzip"), tuple("yx"))
+    signs: list[bool] = []
+    with heard_by(lambda: signs.append(True)):
+        array.read(Window((0, 0), (1, 1)))
+        assert len(signs) == 1 + 10
+        array.read(Window((3, 0), (7, 100)))
+    assert len(signs) == 1 + 10, "it is unpacked once"
+    alive()
+    assert len(signs) == 1 + 10, "nobody listens any more"
+    array.close()

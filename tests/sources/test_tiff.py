@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from werkzeug.serving import WSGIRequestHandler
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Limits, Opening, open_source
 from segcore.sources.tiff_segments import SegmentReader
+from tests.conftest import Bucket
 
 RNG = np.random.default_rng(7)
 
@@ -499,3 +501,21 @@ def test_real_files_are_those_of_tifffile(data_dir: Path, assert_reads: Any) -> 
         for level in range(4):
             pixels = np.moveaxis(tiff.series[0].levels[level].asarray(), -1, 0)
             np.testing.assert_array_equal(source.read(Window.whole(pixels.shape), level), pixels)
+
+
+def test_the_directories_of_a_remote_stack_are_fetched_once(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("s3fs")
+    pixels = np.random.default_rng(8).integers(0, 2**16, (10, 600, 600), dtype=np.uint16)
+    path = tmp_path / "stack.ome.tif"
+    axes = {"axes": "ZYX"}
+    tifffile.imwrite(path, pixels, ome=True, metadata=axes, tile=(256, 256), compression="zlib")
+    bucket.put(path, path.name)
+    asked: list[str] = []
+    monkeypatch.setattr(WSGIRequestHandler, "log_request", lambda handler, *_: asked.append(handler.command))
+    with open_source(f"{bucket.uri}/{path.name}") as source:
+        assert len(asked) <= 10 + 3
+        np.testing.assert_array_equal(
+            source.read(Window((0, 4, 100, 50), (1, 1, 300, 400)))[0, 0], pixels[4, 100:400, 50:450]
+        )

@@ -11,7 +11,8 @@ from shapely.geometry import mapping
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
 from segcore.spatial import Georef, Spacing
-from segcore.targets import Target, TargetOpening, open_target
+from segcore.targets import Target, TargetOpening
+from segcore.targets.target import open_target
 
 SHAPE = (90, 120)
 

@@ -10,7 +10,8 @@ from PIL import Image
 from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.targets import ClassTable, TargetOpening, open_target
+from segcore.targets import ClassTable, TargetOpening
+from segcore.targets.target import open_target
 from tests.targets.volumes import source_info, whole
 
 YX = ("c", "y", "x")

@@ -16,8 +16,9 @@ from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
-from segcore.targets import ClassTable, TargetOpening, open_target
+from segcore.targets import ClassTable, TargetOpening
 from segcore.targets.dicom_seg import is_dicom_seg
+from segcore.targets.target import open_target
 from tests.targets.volumes import affine, rotation, source_info
 
 SHAPE = (6, 19, 23)  # a frame of 437 bits: none begins with a byte

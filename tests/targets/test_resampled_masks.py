@@ -20,7 +20,8 @@ from segcore.sources import Limits, SourceInfo
 from segcore.sources.resampled import ResampledSource
 from segcore.spatial import Spacing
 from segcore.store import Workspace
-from segcore.targets import TargetOpening, open_target, open_valid
+from segcore.targets import TargetOpening
+from segcore.targets.target import open_target, open_valid
 from tests.targets.volumes import Memory, whole
 
 YX, ZYX = ("c", "y", "x"), ("c", "z", "y", "x")

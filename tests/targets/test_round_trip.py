@@ -13,7 +13,8 @@ from segcore.export import export
 from segcore.geometry import Window
 from segcore.spatial import Georef
 from segcore.store import Workspace
-from segcore.targets import TargetOpening, open_target
+from segcore.targets import TargetOpening
+from segcore.targets.target import open_target
 from tests.synthetic import put_image, put_label
 from tests.targets.shapes_made import image_of
 

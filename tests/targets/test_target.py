@@ -13,7 +13,8 @@ from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
-from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target, open_valid, scan
+from segcore.targets import ClassTable, Target, TargetOpening, load_classes, scan
+from segcore.targets.target import open_target, open_valid
 
 RNG = np.random.default_rng(11)
 SHAPE = (60, 80)

@@ -13,7 +13,8 @@ from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import open_source
-from segcore.targets import ClassTable, Target, TargetOpening, load_classes, open_target
+from segcore.targets import ClassTable, Target, TargetOpening, load_classes
+from segcore.targets.target import open_target
 from tests.targets.volumes import source_info, whole
 
 YX = ("c", "y", "x")

@@ -13,7 +13,8 @@ from PIL import Image as Picture
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import Opening
-from segcore.targets import TargetOpening, load_classes, masks, open_target, open_valid
+from segcore.targets import TargetOpening, load_classes, masks
+from segcore.targets.target import open_target, open_valid
 from tests.targets.volumes import Memory, affine, source_info, whole
 
 SHAPE = (4, 30, 40)
