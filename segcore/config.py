@@ -241,6 +241,24 @@ class PredictConfig(StageConfig):
     """Planes of z or t in a tile's write window, for a model that sees several; the package's by default."""
     halo_planes: int | None = Field(default=None, ge=0)
     """Context before and behind them; the package's by default."""
+    thresholds: dict[str, float] = {}
+    """By class name: the class is taken where its probability reaches this, and nowhere else."""
+    min_confidence: dict[str, float] = {}
+    """By class name: a pixel whose class has a smaller probability becomes `ignore`."""
+    layers: tuple[Literal["probs", "entropy", "margin", "variance"], ...] = ()
+    """Images beside the mask: probabilities, and how sure the model is (`variance` is over views and models)."""
+    layer_classes: tuple[str, ...] = ()
+    """Classes in `probs`; none = all."""
+    layer_dtype: Literal["uint8", "float16"] = "uint8"
+    """uint8: 0 to 255 for 0 to 1."""
+    layer_level: int = Field(default=0, ge=0)
+    """Pyramid level of the image that is the finest of its layers."""
+    views: Literal["none", "flips", "d4"] = "none"
+    """Test-time augmentation: each tile is seen mirrored (4 views), or turned and mirrored (8)."""
+    view_scales: tuple[float, ...] = ()
+    """Scales at which each tile is seen as well, e.g. 1.0 and 1.25."""
+    ensemble: tuple[str, ...] = ()
+    """Further models, whose probabilities are averaged with the first one's."""
     batch: int = Field(default=1, ge=1)
     """Tiles that go through the model at once."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,11 @@ class Window:
         """Index into an array whose origin is the level's origin; never of a window that starts below 0."""
         assert all(a >= 0 for a in self.start), f"window {self} starts outside the array"
         return tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))
+
+    @property
+    def behind(self) -> tuple[EllipsisType | slice, ...]:
+        """Like `slices`, for an array that has further axes before those of the window."""
+        return (..., *self.slices)
 
     def expanded(self, margin: Sequence[int]) -> "Window":
         """The window grown by `margin` pixels per axis on both sides."""

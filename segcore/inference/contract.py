@@ -4,6 +4,7 @@ import re
 
 from segcore.errors import ContractError
 from segcore.models.info import InputContract
+from segcore.models.package import ModelPackage
 from segcore.spatial import METERS_PER_UNIT, Spacing
 from segcore.store import Image
 
@@ -32,6 +33,25 @@ def check_contract(contract: InputContract, image: Image) -> list[str]:
             "use a model trained on such images"
         )
     return warnings + check_spacing(contract.spacing, image.spacing, contract.spacing_tolerance, where)
+
+
+def check_alike(package: ModelPackage, other: ModelPackage) -> None:
+    """Refuse to average two models that were not made for the same images and classes.
+
+    Raises:
+        ContractError: naming both, and what differs.
+    """
+    for what in ("axes", "bands", "dtype", "level", "stretch"):
+        one, two = getattr(package.contract, what), getattr(other.contract, what)
+        if one != two:
+            raise ContractError(f"ensemble: {package.model_id} has the {what} {one}, {other.model_id} has {two}")
+    one, two = ([info.name for info in each.classes] for each in (package, other))
+    if one != two:
+        raise ContractError(
+            f"ensemble: {package.model_id} has the classes {', '.join(one)}, {other.model_id} has {', '.join(two)}"
+        )
+    spacing, tolerance = package.contract.spacing, package.contract.spacing_tolerance
+    check_spacing(spacing, other.contract.spacing, tolerance, f"ensemble: {other.model_id}")
 
 
 def check_bands(expected: tuple[str, ...], got: tuple[str, ...], where: str) -> list[str]:

@@ -14,19 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
-import numpy as np
-
 from segcore.geometry import Ints, Tile, Window
+from segcore.inference.decision import Answers
 from segcore.inference.numerics import Network
-from segcore.inference.run import MaskRun, MaskShard, is_usable
-from segcore.inference.tiling import Pixels, bounding, read_reflected, read_validity, stacked
+from segcore.inference.run import Answered, MaskRun, blank, empty_answers, is_usable
+from segcore.inference.tiling import bounding, read_reflected, read_validity, stacked
 
 MIN_PIECE_PX = 512
 """Height of one read, without halo: less would decode the chunks of its halo too often."""
 
 
 class Column:
-    """Shards of a work unit that lie behind each other, one per plane: their mask, and what of it is still to come.
+    """Shards of a work unit that lie behind each other, one per plane: their answers, and what is still to come.
 
     Args:
         run: the image.
@@ -35,26 +34,22 @@ class Column:
     """
 
     def __init__(self, run: MaskRun, unit: Window, shards: Sequence[Ints]) -> None:
-        self.run, self._unit, self._shards = run, unit, shards
-        windows = [run.staging.shard_window(shard) for shard in shards]
-        self.window = Window(
-            (*unit.start[:-2], *windows[0].start[-2:]), (*unit.shape[:-2], *windows[0].shape[-2:])
-        )  # whole planes, though only some are left: a tile has them all
+        self.run, self._shards = run, shards
+        side = run.staging.shard_window(shards[0])
+        # Whole planes, though only some may be left: a tile has them all.
+        self.window = Window((*unit.start[:-2], *side.start[-2:]), (*unit.shape[:-2], *side.shape[-2:]))
         self._lock = threading.Lock()
-        self._mask: Pixels | None = None
+        self._answers: Answers | None = None
         self._num_tiles = self._num_skipped = self._num_pieces = 0
 
     def pieces(self, rows: int | None = None) -> list[Callable[[], "Piece"]]:
         """Readers of the column's rows of tiles; `rows` at once, or as few as make a read worth its halo."""
         tiling = self.run.tiling
         together = rows or -(-MIN_PIECE_PX // tiling.core[-2])
-        by_rows = groupby(
-            sorted(tiling.tiles(self.window), key=lambda tile: tile.index[-2]),
-            key=lambda tile: tile.index[-2] // together,
-        )
-        pieces = [list(tiles) for _, tiles in by_rows]
+        tiles = sorted(tiling.tiles(self.window), key=lambda tile: tile.index[-2])
+        pieces = [list(row) for _, row in groupby(tiles, key=lambda tile: tile.index[-2] // together)]
         self._num_pieces = len(pieces)
-        return [partial(Piece, self, tiles) for tiles in pieces]
+        return [partial(Piece, self, piece) for piece in pieces]
 
     def counted(self, num_tiles: int, num_skipped: int) -> None:
         with self._lock:
@@ -63,26 +58,27 @@ class Column:
         self.run.count_tiles(num_tiles, num_skipped)
 
     @property
-    def mask(self) -> Pixels:
-        """Ids of the whole column; made when the first tile comes."""
+    def answers(self) -> Answers:
+        """Of the whole column, unusable until tiles come; made when the first one does."""
         with self._lock:
-            if self._mask is None:
-                self._mask = np.full(self.window.shape, self.run.ignore, dtype=self.run.dtype)
-            return self._mask
+            if self._answers is None:
+                self._answers = empty_answers(self.run, self.window.shape)
+            return self._answers
 
-    def piece_done(self, batch: int) -> list[MaskShard]:
+    def piece_done(self, batch: int) -> list[Answered]:
         """The shards, after the last piece."""
         with self._lock:
             self._num_pieces -= 1
             if self._num_pieces > 0:
                 return []
         note = {"tiles": self._num_tiles, "skipped": self._num_skipped, "batch": batch}
-        mask, self._mask = self.mask, None
+        answers, self._answers = self.answers, None
         found = []
         for shard in self._shards:
             window = self.run.staging.shard_window(shard)
-            ids = mask[window.relative_to(self.window.start).slices]
-            found.append(MaskShard(self.run, self._unit, shard, ids, note))
+            inside = window.relative_to(self.window.start).behind
+            own = {name: values[inside] for name, values in answers.items()}
+            found.append(Answered(self.run, shard, window, own, note))
         return found
 
 
@@ -103,23 +99,23 @@ class Piece:
             self._origin = region.start
             self._pixels = read_reflected(self.run.image, region, self.run.stretch)
 
-    def answer(self, network: Network, tiles: Sequence[Tile]) -> Pixels:
-        """Class ids (N, ...) of the tiles' centres; by many threads at once."""
+    def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
+        """Answers for the tiles' centres; by many threads at once."""
         batch = stacked(self._pixels, self._origin, tiles, network.batch)
-        return network.ids(batch, self.run.tiling.halo, self.run.image.nodata)
+        return network.answers(batch, self.run.tiling.halo, self.run.image.nodata)
 
-    def add(self, tiles: Sequence[Tile], ids: Pixels) -> None:
-        """Put the centres into the mask; no two tiles share a pixel."""
-        mask = self._column.mask
-        for tile, centre in zip(tiles, ids, strict=False):  # a batch may be filled up
-            inside = tuple(slice(n) for n in tile.write.shape)
-            mask[tile.write.relative_to(self._column.window.start).slices] = centre[inside]
+    def add(self, tiles: Sequence[Tile], answers: Answers) -> None:
+        """Put the centres in their places; no two tiles share a pixel."""
+        for name, whole in self._column.answers.items():
+            for tile, centre in zip(tiles, answers[name], strict=False):  # a batch may be filled up
+                target = tile.write.relative_to(self._column.window.start).behind
+                whole[target] = centre[Window.whole(tile.write.shape).behind]
 
-    def complete(self, network: Network) -> list[MaskShard]:
+    def complete(self, network: Network) -> list[Answered]:
         """The column's shards, if this was its last piece."""
         if self._valid is not None and self.tiles:
-            rows = self._column.mask[self._window.relative_to(self._column.window.start).slices]
-            rows[~self._valid] = self.run.ignore
+            rows = self._window.relative_to(self._column.window.start).behind
+            blank(self.run, {name: whole[rows] for name, whole in self._column.answers.items()}, ~self._valid)
         return self._column.piece_done(network.fits)
 
 

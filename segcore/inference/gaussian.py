@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 
 from segcore.geometry import Ints, Tile, Window
-from segcore.inference.numerics import Network, best_class
-from segcore.inference.run import MaskRun, MaskShard, is_usable
-from segcore.inference.tiling import Pixels, Tiling, bounding, read_reflected, read_validity, stacked
+from segcore.inference.decision import MASK, Answers, Decision, on_host
+from segcore.inference.numerics import Network
+from segcore.inference.run import Answered, MaskRun, blank, empty_answers, is_usable
+from segcore.inference.tiling import Tiling, bounding, read_reflected, read_validity, stacked
 
 STRIP_BYTES = 256 << 20
 """Of the sums of one strip, where tiles have several planes; never less than one layer of tiles."""
@@ -68,7 +69,7 @@ class GaussianUnit:
     def __init__(self, run: MaskRun, unit: Window, pending: Sequence[Ints]) -> None:
         self.run, self.window = run, unit
         self._shards = {shard: run.staging.shard_window(shard) for shard in pending}
-        self._masks: dict[Ints, Pixels] = {}
+        self._answers: dict[Ints, Answers] = {}
         self._sums: torch.Tensor | None = None
         self._weights = torch.from_numpy(reduce(np.multiply.outer, map(tile_weights, run.tiling.read)))
 
@@ -104,8 +105,8 @@ class GaussianUnit:
         """Where the strip begins whose first row is `top`."""
         return (*self.window.start[:-2], top, self.window.start[-1])
 
-    def finish_rows(self, top: int, stop: int) -> Pixels | None:
-        """Class ids of the rows `top .. stop`, and the sums moved up by as many; None if no tile reached them."""
+    def finish_rows(self, top: int, stop: int, decision: Decision) -> Answers | None:
+        """Answers for the rows `top .. stop`, and the sums moved up by as many; None if no tile reached them."""
         count = stop - top
         if self._sums is None or count == 0:
             return None
@@ -115,31 +116,33 @@ class GaussianUnit:
             for axis, (a, b) in enumerate(zip(band.start, band.stop, strict=True))
         ]
         weights = torch.from_numpy(reduce(np.multiply.outer, sides)).to(self._sums.device)
-        ids: Pixels = best_class((self._sums[..., :count, :] / weights)[None])[0].cpu().numpy()
+        answers = on_host(decision((self._sums[..., :count, :] / weights)[None]))
         if stop == self.window.stop[-2]:
             self._sums = None
         else:
             self._sums[..., :-count, :] = self._sums[..., count:, :].clone()
             self._sums[..., -count:, :] = 0
-        return ids
+        return {name: values[0] for name, values in answers.items()}
 
-    def place(self, ids: Pixels, top: int) -> list[tuple[Ints, Pixels]]:
+    def place(self, answers: Answers, top: int) -> list[tuple[Ints, Answers]]:
         """Put finished rows, from `top` on, into the shards; those that are full come out."""
-        band = Window(self._from(top), ids.shape)
+        band = Window(self._from(top), answers[MASK].shape)
         full = []
         for shard, window in self._shards.items():
             inside = window.intersected(band)
             if inside.num_px == 0:
                 continue
-            if shard not in self._masks:
-                self._masks[shard] = np.empty(window.shape, dtype=self.run.dtype)
-            self._masks[shard][inside.relative_to(window.start).slices] = ids[inside.relative_to(band.start).slices]
+            if shard not in self._answers:
+                self._answers[shard] = empty_answers(self.run, window.shape)
+            target, source = inside.relative_to(window.start).behind, inside.relative_to(band.start).behind
+            for name, whole in self._answers[shard].items():
+                whole[target] = answers[name][source]
             if inside.stop[-2] == window.stop[-2]:
-                full.append((shard, self._masks.pop(shard)))
+                full.append((shard, self._answers.pop(shard)))
         return full
 
-    def shard(self, shard: Ints, mask: Pixels, batch: int) -> MaskShard:
-        return MaskShard(self.run, self.window, shard, mask, {"batch": batch})
+    def shard(self, shard: Ints, answers: Answers, batch: int) -> Answered:
+        return Answered(self.run, shard, self._shards[shard], answers, {"batch": batch})
 
 
 class Strip:
@@ -182,13 +185,12 @@ class Strip:
         for tile, of_tile in zip(tiles, weighted, strict=False):  # a batch may be filled up
             self._unit.add(tile, of_tile, self._top)
 
-    def complete(self, network: Network) -> list[MaskShard]:
+    def complete(self, network: Network) -> list[Answered]:
         """The shards that this strip has finished."""
-        *planes, width = (*self._unit.window.shape[:-2], self._unit.window.shape[-1])
-        shape = (*planes, self._stop - self._top, width)
-        ids = self._unit.finish_rows(self._top, self._stop)
-        if ids is None:
-            ids = np.full(shape, self.run.ignore, dtype=self.run.dtype)
+        answers = self._unit.finish_rows(self._top, self._stop, network.decision)
+        if answers is None:
+            *planes, width = (*self._unit.window.shape[:-2], self._unit.window.shape[-1])
+            answers = empty_answers(self.run, (*planes, self._stop - self._top, width))
         if self._valid is not None:
-            ids = np.where(self._valid[..., : shape[-2], :], ids, np.asarray(self.run.ignore, dtype=self.run.dtype))
-        return [self._unit.shard(shard, mask, network.fits) for shard, mask in self._unit.place(ids, self._top)]
+            blank(self.run, answers, ~self._valid[..., : self._stop - self._top, :])
+        return [self._unit.shard(shard, own, network.fits) for shard, own in self._unit.place(answers, self._top)]

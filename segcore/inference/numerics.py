@@ -8,6 +8,7 @@ The device gets the image's own dtype and normalises there; what comes back is i
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segcore.errors import ConfigError, SegcoreError
 from segcore.geometry import Ints
+from segcore.inference.decision import MASK, Answers, Decision, on_host
 from segcore.inference.tiling import Pixels
-from segcore.models.info import InputContract
+from segcore.inference.views import View
 from segcore.models.package import ModelPackage
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -76,31 +78,65 @@ def channels_last(num_axes: int) -> torch.memory_format:
     return torch.channels_last if num_axes == 2 else torch.channels_last_3d
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How logits are made and what becomes of them; all of it decides pixels."""
+
+    decision: Decision
+    ensemble: tuple[ModelPackage, ...] = ()
+    """Further models whose probabilities are averaged with the first one's."""
+    views: tuple[View, ...] = (View(),)
+
+
+class _Member:
+    """One model on the device, with its own normalisation."""
+
+    def __init__(self, package: ModelPackage, device: torch.device, precision: str) -> None:
+        contract = package.contract
+        self.model = prepared(package, device, precision)
+        self.stride = contract.stride
+        self._dtype = DTYPES[precision]
+        bands = (1, len(contract.bands), *(1,) * len(contract.axes))
+        self._mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).reshape(bands)
+        self._std = torch.tensor(contract.std, dtype=torch.float32, device=device).reshape(bands)
+
+    def normalised(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
+        """(pixel - mean) / std of float32 tiles; what is missing is taken for average."""
+        normal = tiles.sub(self._mean).div_(self._std)
+        return (normal if missing is None else normal.masked_fill_(missing, 0.0)).to(self._dtype)
+
+
 class Network:
-    """A model ready to answer; may be called from several threads.
+    """A model, or several, ready to answer; may be called from several threads.
 
     Args:
         package: the model.
         device: where it runs.
         precision: "float32", "bfloat16" or "float16".
         batch: number of tiles in every call.
+        recipe: what else there is to it; by default the best class of this model alone.
     """
 
-    def __init__(self, package: ModelPackage, device: torch.device, precision: str, batch: int) -> None:
+    def __init__(
+        self, package: ModelPackage, device: torch.device, precision: str, batch: int, recipe: Recipe | None = None
+    ) -> None:
+        recipe = recipe or Recipe(Decision(len(package.classes), ignore=255))
         self.device = device
         self.precision = precision
         self.batch = batch
         self.fits = batch
         """Tiles that go through the device at once: less than `batch` after it ran out of memory."""
-        self._contract: InputContract = package.contract
-        self._model = prepared(package, device, precision)
+        self.decision = recipe.decision
+        self._views = recipe.views
         self._num_axes = len(package.contract.axes)
-        bands = (1, len(package.contract.bands), *(1,) * self._num_axes)
-        self._mean = torch.tensor(package.contract.mean, dtype=torch.float32, device=device).reshape(bands)
-        self._std = torch.tensor(package.contract.std, dtype=torch.float32, device=device).reshape(bands)
+        self._members = [_Member(member, device, precision) for member in (package, *recipe.ensemble)]
 
     def ids(self, tiles: Pixels, halo: Ints, nodata: float | None = None) -> Pixels:
-        """Class ids of the tiles' centres.
+        """The mask among the `answers`."""
+        return self.answers(tiles, halo, nodata)[MASK]
+
+    def answers(self, tiles: Pixels, halo: Ints, nodata: float | None = None) -> Answers:
+        """Class ids of the tiles' centres, and layers.
 
         Args:
             tiles: (N, C, ...) with N = `batch`, in the image's own dtype.
@@ -108,24 +144,26 @@ class Network:
             nodata: the image's; in float images it, and what is not finite, is taken for average, band by band.
 
         Returns:
-            (N, ...) without the halo, uint8, or uint16 for more than 255 classes.
+            The mask (N, ...) without the halo, uint8, or uint16 for more than 255 classes; layers (N, channels, ...).
 
         Raises:
             NotFiniteError: if a logit is NaN or Inf.
             SegcoreError: if the device has not the memory for one tile.
         """
         parts = []
-        for logits in self._answers(tiles, nodata):
+        for logits in self._logits(tiles, nodata):
             sides = zip(halo, logits.shape[2:], strict=True)
             centre = (slice(None), slice(None), *(slice(h, n - h) for h, n in sides))
-            parts.append(best_class(logits[centre]).cpu().numpy())
-        return cast(Pixels, np.concatenate(parts)[: len(tiles)])
+            parts.append(on_host(self.decision(logits[centre])))
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts])[: len(tiles)] for name in parts[0]}
 
     def logits(self, tiles: Pixels, nodata: float | None = None) -> torch.Tensor:
-        """Logits (N, K, ...), float32, on the device; arguments and errors as in `ids`."""
-        return torch.cat([part.float() for part in self._answers(tiles, nodata)])[: len(tiles)]
+        """Logits (N, K, ...), float32, on the device, with the variance behind them where a layer needs it."""
+        return torch.cat([part.float() for part in self._logits(tiles, nodata)])[: len(tiles)]
 
-    def _answers(self, tiles: Pixels, nodata: float | None) -> Iterator[torch.Tensor]:
+    def _logits(self, tiles: Pixels, nodata: float | None) -> Iterator[torch.Tensor]:
         """The logits of all tiles, in calls of `fits` tiles, fewer each time the device runs out of memory."""
         done = 0
         while done < len(tiles):
@@ -134,7 +172,7 @@ class Network:
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             try:
-                logits = self.forward(self._normalised(part, nodata))
+                logits = self._seen(*self._uploaded(part, nodata))
             except torch.OutOfMemoryError as error:
                 self._halve(size, error)
                 continue
@@ -143,12 +181,40 @@ class Network:
             yield logits.reshape(*logits.shape[:2], *part.shape[2:])
             done += size
 
-    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Logits of normalised tiles, in the model's own precision."""
-        return cast(torch.Tensor, self._model(tiles))
+    def _seen(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
+        """Logits of uploaded tiles; of several views or models, those of their mean probabilities."""
+        if len(self._members) == 1 and self._views == (View(),):
+            return self.forward(self._members[0].normalised(tiles, missing))
+        total = squares = torch.zeros((), device=self.device)
+        for member in self._members:
+            normal = member.normalised(tiles, missing)
+            for view in self._views:
+                logits = self._logits_of(member, normal, view).float()
+                if not bool(torch.isfinite(logits.sum())):
+                    return logits  # refused, with the tile named
+                probs = logits.softmax(dim=1)
+                total = total + probs
+                squares = squares + probs.square()
+        count = len(self._members) * len(self._views)
+        mean = total / count
+        logits = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
+        if not self.decision.needs_variance:
+            return logits
+        variance = (squares / count - mean.square()).clamp_min(0).amax(dim=1, keepdim=True)
+        return torch.cat([logits, variance], dim=1)
 
-    def _normalised(self, tiles: Pixels, nodata: float | None) -> torch.Tensor:
-        """(pixel - mean) / std on the device, channels last."""
+    def _logits_of(self, member: _Member, normal: torch.Tensor, view: View) -> torch.Tensor:
+        if view == View():
+            return cast(torch.Tensor, member.model(normal))
+        seen = view.seen(normal, member.stride).contiguous(memory_format=channels_last(self._num_axes))
+        return view.back(member.model(seen), (normal.shape[-2], normal.shape[-1]))
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Logits of normalised tiles, by the first model alone, in its own precision."""
+        return cast(torch.Tensor, self._members[0].model(tiles))
+
+    def _uploaded(self, tiles: Pixels, nodata: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tiles on the device, float32, channels last; and where they have no value, if they are floats."""
         planes = tiles.shape[2 : tiles.ndim - self._num_axes]
         assert all(n == 1 for n in planes), f"a model of {self._num_axes} axes takes one plane, got tiles {tiles.shape}"
         raw = torch.from_numpy(tiles.reshape(*tiles.shape[:2], *tiles.shape[-self._num_axes :]))
@@ -157,14 +223,13 @@ class Network:
         elif self.device.type == "mps" and raw.dtype == torch.float64:  # MPS knows no float64
             raw = raw.float()
         moved = raw.to(self.device).to(torch.float32, memory_format=channels_last(self._num_axes))
-        normal = moved.sub(self._mean).div_(self._std)
-        if np.issubdtype(tiles.dtype, np.floating):
-            # Fill values such as -3.4e38 or NaN would reach their neighbours through the halo.
-            missing = ~moved.isfinite()
-            if nodata is not None:
-                missing |= moved == torch.tensor(nodata, dtype=torch.float64).to(raw.dtype).to(moved)
-            normal.masked_fill_(missing, 0.0)
-        return normal.to(DTYPES[self.precision])
+        if not np.issubdtype(tiles.dtype, np.floating):
+            return moved, None
+        # Fill values such as -3.4e38 or NaN would reach their neighbours through the halo.
+        missing = ~moved.isfinite()
+        if nodata is not None:
+            missing |= moved == torch.tensor(nodata, dtype=torch.float64).to(raw.dtype).to(moved)
+        return moved, missing
 
     def _halve(self, size: int, error: Exception) -> None:
         if size == 1:
@@ -185,25 +250,6 @@ class Network:
                 "look at the pixels there, or try precision: float32"
             )
             raise NotFiniteError(message, done + first)
-
-
-def best_class(logits: torch.Tensor) -> torch.Tensor:
-    """The id of the highest logit (N, K, ...) -> (N, ...); ties go to the lowest id."""
-    num_classes = logits.shape[1]
-    dtype = torch.uint8 if num_classes <= 255 else torch.uint16
-    classes_innermost = logits.stride(1) == 1
-    if num_classes == 2:
-        return (logits[:, 1] > logits[:, 0]).to(dtype)
-    if logits.device.type != "cpu" or num_classes > 255 or (classes_innermost and num_classes > 4):
-        return logits.argmax(dim=1).to(dtype)
-    # On a CPU argmax over planes is many times slower than comparing them one by one.
-    best = logits[:, 0].clone()
-    ids = torch.zeros(best.shape, dtype=dtype)
-    for k in range(1, num_classes):
-        higher = logits[:, k] > best
-        ids.masked_fill_(higher, k)
-        torch.maximum(best, logits[:, k], out=best)
-    return ids
 
 
 @contextmanager

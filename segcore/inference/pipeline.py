@@ -19,7 +19,7 @@ import torch
 from segcore.geometry import Tile
 from segcore.inference.lanes import Channel, Lanes, Slots, Stopped, Turns
 from segcore.inference.numerics import Network
-from segcore.inference.run import MaskRun, MaskShard, named
+from segcore.inference.run import Answered, MaskRun, named
 
 SHARDS_WAITING = 2
 """Finished masks that may wait for the writer."""
@@ -41,7 +41,7 @@ class Work(Protocol):
     def add(self, tiles: Sequence[Tile], answer: Any) -> None:
         """Keep an answer."""
 
-    def complete(self, network: Network) -> list[MaskShard]:
+    def complete(self, network: Network) -> list[Answered]:
         """The shards that are finished with this work; called once, after the last `add`."""
 
 
@@ -107,7 +107,7 @@ class Pipeline:
         self._lanes = Lanes()
         self._slots = Slots(self._lanes, threads.slots)
         self._tiles: Channel[_Batch] = Channel(self._lanes, 2 * threads.tile_workers)
-        self._shards: Channel[MaskShard] = Channel(self._lanes, SHARDS_WAITING)
+        self._shards: Channel[Answered] = Channel(self._lanes, SHARDS_WAITING)
         self._turns = Turns(self._lanes)
         self._dispatch = threading.Lock()
         self._numbers = 0
@@ -192,10 +192,10 @@ class Pipeline:
     def _answer(self, work: Work, tiles: tuple[Tile, ...]) -> Any:
         return work.answer(self._network, tiles)
 
-    def _settle(self, batch: _Batch, answer: Any) -> list[MaskShard]:
+    def _settle(self, batch: _Batch, answer: Any) -> list[Answered]:
         """Keep an answer; after the work's last batch its slot is free, and its shards are finished."""
         work = batch.flight.work
-        shards: list[MaskShard] = []
+        shards: list[Answered] = []
         if answer is not None:
             self._guarded(work.run, lambda: work.add(batch.tiles, answer))
         if batch.flight.settle():

@@ -9,11 +9,16 @@ import torch
 
 import segcore
 from segcore.config import PredictConfig
+from segcore.errors import ConfigError
 from segcore.geometry import Ints
+from segcore.inference.contract import check_alike
+from segcore.inference.decision import KINDS, Decision, Kind, ids_of
+from segcore.inference.numerics import Recipe
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
+from segcore.inference.views import views_of
 from segcore.measure import num_cores
-from segcore.models.package import ModelPackage
-from segcore.store import Image, PyramidSpec
+from segcore.models.package import ModelPackage, read_package
+from segcore.store import Image, PyramidSpec, Workspace
 
 ENGINE = 2
 """Goes up with every change of this code that can change a pixel."""
@@ -29,18 +34,22 @@ class Job:
     config: PredictConfig
     package: ModelPackage
     device: torch.device
-    precision: str
-    batch: int
+    recipe: Recipe
+    precision: str = "float32"
+    batch: int = 1
 
     @property
     def name(self) -> str:
         """Name of the masks under `labels/`."""
-        return self.config.name or self.package.model_id
+        if self.config.name or not self.recipe.ensemble:
+            return self.config.name or self.package.model_id
+        digests = "".join(package.digest for package in (self.package, *self.recipe.ensemble))
+        return f"ensemble-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
 
     @property
     def ignore(self) -> int:
         """Id of unusable pixels in the mask."""
-        return 255 if self.dtype == "uint8" else 65535
+        return ignore_of(self.package)
 
     @property
     def dtype(self) -> str:
@@ -95,7 +104,66 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
         "batch": job.batch,
         "precision": job.precision,
         "device": job.device.type,
+        **_made_otherwise(job),
     }
+
+
+def _made_otherwise(job: Job) -> dict[str, Any]:
+    """What of the recipe decides the mask, where it is not the best class of one model as it sees a tile."""
+    config, decision = job.config, job.recipe.decision
+    found = {
+        "ensemble": [package.digest for package in job.recipe.ensemble],
+        "views": config.views if config.views != "none" else None,
+        "view_scales": list(config.view_scales),
+        "thresholds": [list(pair) for pair in decision.thresholds],
+        "min_confidence": [list(pair) for pair in decision.min_confidence],
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def layer_plan(job: Job, plan: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """The plan of a layer, beside that of the mask; what is done to the mask alone is not its own."""
+    own = {key: value for key, value in plan.items() if key not in ("thresholds", "min_confidence")}
+    classes = list(job.recipe.decision.layer_classes) if kind == "probs" else []
+    return {**own, "layer": kind, "layer_classes": classes, "layer_level": job.config.layer_level}
+
+
+def recipe_of(ws: Workspace, config: PredictConfig, package: ModelPackage) -> Recipe:
+    """Views, further models and the decision that a config asks for.
+
+    Raises:
+        ConfigError: if it asks for what cannot be.
+        ContractError: if a further model is not there, or not made for the same images and classes.
+    """
+    ensemble = tuple(read_package(ws, model) for model in config.ensemble)
+    for other in ensemble:
+        check_alike(package, other)
+    views = views_of(config.views, config.view_scales)
+    names = [info.name for info in package.classes]
+    unknown = [name for name in config.layer_classes if name not in names]
+    if unknown:
+        raise ConfigError(f"layer_classes: the model has the classes {', '.join(names)}, got '{unknown[0]}'")
+    if "variance" in config.layers and len(views) * (1 + len(ensemble)) == 1:
+        raise ConfigError("layers: variance needs several views (`views`, `view_scales`) or models (`ensemble`)")
+    if config.layers and len(names) < 2:
+        raise ConfigError(f"layers: need a model of several classes, got one, {names[0]}")
+    if any(not 0.25 <= scale <= 4 for scale in config.view_scales):
+        raise ConfigError(f"view_scales: expected scales from 0.25 to 4, got {config.view_scales}")
+    decision = Decision(
+        num_classes=len(names),
+        ignore=ignore_of(package),
+        layers=tuple(kind for kind in KINDS if kind in config.layers),
+        layer_classes=tuple(map(names.index, config.layer_classes or names)),
+        layer_dtype=config.layer_dtype,
+        thresholds=ids_of(config.thresholds, package.classes, "thresholds"),
+        min_confidence=ids_of(config.min_confidence, package.classes, "min_confidence"),
+    )
+    return Recipe(decision, ensemble, views)
+
+
+def ignore_of(package: ModelPackage) -> int:
+    """Id of unusable pixels in the masks of a model: 255 while it fits."""
+    return 255 if len(package.classes) <= 255 else 65535
 
 
 def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +214,7 @@ def mask_attributes(job: Job, image: Image, plan: dict[str, Any]) -> dict[str, A
         "group": image.group,
         "digest": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
         "model": {"id": job.package.model_id, "digest": job.package.digest},
+        **({"ensemble": [other.model_id for other in job.recipe.ensemble]} if job.recipe.ensemble else {}),
         "predict": plan,
         "config": job.config.model_dump(mode="json", exclude={"workspace"}),
         "code_version": segcore.__version__,

@@ -10,9 +10,11 @@ import numpy as np
 
 from segcore.classes import ClassInfo
 from segcore.errors import SegcoreError
-from segcore.geometry import Ints, Tile, Window
+from segcore.geometry import Ints, Tile, Window, z_order
+from segcore.inference.decision import MASK, Answers, Decision
+from segcore.inference.layers import Layer
 from segcore.inference.numerics import NotFiniteError
-from segcore.inference.tiling import Pixels, Tiling, Valid
+from segcore.inference.tiling import Tiling, Valid
 from segcore.store import Image, Staging, UnitWriter
 from segcore.stretch import Stretch
 
@@ -45,8 +47,10 @@ class MaskRun:
     """Id of unusable pixels in the mask."""
     stretch: Stretch | None = None
     """What is done to the image's intensities before the model sees them."""
+    decision: Decision = field(default_factory=lambda: Decision(2, 255))
+    layers: tuple[Layer, ...] = ()
     remaining: int = 0
-    """Shards that are not written yet."""
+    """Shards that are not computed yet, of the mask's grid."""
     counts: Counts = field(default_factory=Counts)
     error: BaseException | None = None
     """Why the image failed; the first error counts."""
@@ -54,8 +58,7 @@ class MaskRun:
     began_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _writers: dict[Window, UnitWriter] = field(default_factory=dict)
-    _left: dict[Window, int] = field(default_factory=dict)
+    _writer: UnitWriter | None = None
 
     @property
     def failed(self) -> bool:
@@ -68,7 +71,7 @@ class MaskRun:
             self.error = self.error or error
         if first:
             self.seconds = time.monotonic() - self.began_s
-            self.staging.close()
+            self.close()
 
     def count_tiles(self, tiles: int, skipped: int, repeated: int = 0) -> None:
         with self._lock:
@@ -76,29 +79,50 @@ class MaskRun:
             self.counts.skipped += skipped
             self.counts.repeated += repeated
 
-    def begin_unit(self, unit: Window) -> list[Ints]:
-        """The unit's shards that are left, before any of them is computed."""
-        pending = self.staging.pending(unit)
-        self._left[unit] = len(pending)
-        return pending
+    @property
+    def stagings(self) -> tuple[Staging, ...]:
+        """Of the layers, and of the mask."""
+        return (*(layer.staging for layer in self.layers), self.staging)
 
-    def write(self, shard: "MaskShard") -> None:
-        """Write a finished shard, and the pyramid shards that it completes; by the writer's thread only."""
-        if shard.unit not in self._writers:
-            self._writers[shard.unit] = self.staging.writer(shard.unit)
-        self._writers[shard.unit].put(shard.shard, shard.pixels, note=shard.note)
-        self._left[shard.unit] -= 1
-        if self._left[shard.unit] == 0:
-            del self._writers[shard.unit]
+    def pending(self, unit: Window) -> list[Ints]:
+        """The shards of a work unit that are left, of the mask or of a layer, in Z-order."""
+        grid, mask = self.staging.spec.grid(0), self.staging
+        return z_order(
+            [
+                shard
+                for shard in grid.touching(unit)
+                if not (mask.finished or mask.is_done(0, shard))
+                or any(layer.lacks(grid.window(shard)) for layer in self.layers)
+            ]
+        )
+
+    def write(self, shard: "Answered") -> None:
+        """Write a shard, and the coarser ones that it completes; by the writer's thread only."""
+        for layer in self.layers:
+            layer.put(shard.window, shard.answers[layer.kind])
+        if not self.staging.finished and not self.staging.is_done(0, shard.shard):
+            self._writer = self._writer or self.staging.gatherer()
+            self._writer.put(shard.shard, shard.answers[MASK], note=shard.note)
         self.counts.shards_written += 1
-        self.counts.px_written += shard.pixels.size
+        self.counts.px_written += shard.window.num_px
         self.remaining -= 1
 
     def finish(self, attributes: dict[str, Any], classes: Sequence[ClassInfo]) -> None:
-        """Build the upper levels and mark the mask complete."""
-        self.staging.finish(attributes, classes)
+        """Build the levels that are left and mark all complete, the mask last."""
+        for layer in self.layers:
+            if not layer.staging.finished:
+                names = [classes[k].name for k in self.decision.layer_classes]
+                channels = names if layer.kind == "probs" else [layer.kind]
+                layer.staging.finish({**attributes, "layer": layer.kind}, channels=channels)
+        if not self.staging.finished:
+            self.staging.finish(attributes, classes)
         self.seconds = time.monotonic() - self.began_s
         self.finished = True
+
+    def close(self) -> None:
+        """Give the leases back; unfinished work stays for the next run."""
+        for staging in self.stagings:
+            staging.close()
 
     def details(self) -> dict[str, Any]:
         """Numbers for the image's result."""
@@ -116,15 +140,30 @@ class MaskRun:
 
 
 @dataclass(frozen=True, slots=True)
-class MaskShard:
-    """A finished level-0 shard of a mask, on its way to the writer."""
+class Answered:
+    """A shard of level 0 that is computed, on its way to the writer."""
 
     run: MaskRun
-    unit: Window
-    """The work unit, or as many planes of it as a tile has."""
     shard: Ints
-    pixels: Pixels
+    window: Window
+    """Its pixels, over the axes without c."""
+    answers: Answers
     note: dict[str, Any]
+
+
+def empty_answers(run: MaskRun, shape: Ints) -> Answers:
+    """Answers for a window of this shape in which no pixel is usable."""
+    decision = run.decision
+    answers: Answers = {MASK: np.full(shape, run.ignore, dtype=run.dtype)}
+    for layer in decision.layers:
+        answers[layer] = np.full((decision.num_channels(layer), *shape), decision.unknown, decision.layer_dtype)
+    return answers
+
+
+def blank(run: MaskRun, answers: Answers, unusable: Valid) -> None:
+    """Mark pixels as unusable, in place."""
+    for name, values in answers.items():
+        values[..., unusable] = run.ignore if name == MASK else run.decision.unknown
 
 
 def named(error: BaseException, run: MaskRun, tiles: Sequence[Tile]) -> BaseException:

@@ -10,23 +10,34 @@ from typing import Any
 import numpy as np
 
 from segcore.config import PredictConfig
-from segcore.errors import SegcoreError, StoreError
+from segcore.errors import ConfigError, SegcoreError, StoreError
 from segcore.geometry import Window
 from segcore.inference.contract import check_contract
 from segcore.inference.crop import columns
 from segcore.inference.estimate import estimate
 from segcore.inference.gaussian import GaussianUnit, planes_together
 from segcore.inference.interrupt import ends_on_sigterm
+from segcore.inference.layers import Layer, layer_spec
 from segcore.inference.numerics import Network, repeatable, resolve_device
 from segcore.inference.pipeline import Load, Pipeline, Threads
-from segcore.inference.plan import STALE_WITH, Job, as_finished, freeze, mask_attributes, mask_spec, tiling_for
+from segcore.inference.plan import (
+    STALE_WITH,
+    Job,
+    as_finished,
+    freeze,
+    layer_plan,
+    mask_attributes,
+    mask_spec,
+    recipe_of,
+    tiling_for,
+)
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
 from segcore.inference.run import MaskRun
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
-from segcore.store import UNIT_SHARDS, Image, Staging, Workspace
+from segcore.store import UNIT_SHARDS, Image, Staging, Workspace, layer_name
 from segcore.stretch import stretch_of
 
 log = logging.getLogger("segcore.inference")
@@ -74,8 +85,9 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
     """
     device = resolve_device(config.device)
     check_precision(config.precision, device)
+    recipe = recipe_of(ws, config, package)
     precision: str = "float32" if config.precision == "auto" else config.precision
-    job = Job(config, package, device, precision, config.batch)
+    job = Job(config, package, device, recipe, precision, config.batch)
     if config.precision != "auto" and config.batch == 1:
         return job
     for image_id in image_ids:
@@ -88,7 +100,8 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
         except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
             log.debug("image %s cannot settle the precision", image_id, exc_info=error)
             continue
-        return Job(config, package, device, precision, fixed_batch(package, device, precision, config.batch, tiling))
+        batch = fixed_batch(package, device, precision, config.batch, tiling)
+        return Job(config, package, device, recipe, precision, batch)
     return job
 
 
@@ -104,7 +117,7 @@ class _Night:
     def run(self) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
         """The items in the order of the images, and details of the whole."""
         job = self._job
-        network = Network(job.package, job.device, job.precision, job.batch)
+        network = Network(job.package, job.device, job.precision, job.batch, job.recipe)
         readers = 4 if job.device.type != "cpu" and job.config.blend == "crop" else 1
         threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
         self._progress.start("predict", self._num_shards(), "shards")
@@ -112,7 +125,7 @@ class _Night:
             Pipeline(network, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
         finally:
             for run in self._runs.values():
-                run.staging.close()
+                run.close()
         for image_id, run in self._runs.items():
             self._items[image_id] = self._item(image_id, run)
         details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
@@ -157,29 +170,48 @@ class _Night:
         staging = Staging.begin(
             self._ws, image_id, job.name, plan, spec, overwrite=job.config.overwrite, supersede=STALE_WITH
         )
-        num_shards = spec.grid(0).num_cells
-        if staging.finished:
-            self._progress.advance(num_shards)
-            details = {"shards_written": 0, "shards_resumed": num_shards}
-            self._items[image_id] = self._result("skipped", image, details)
-            return None
+        opened = [staging]
         try:
+            layers = tuple(self._layers(image, plan, opened))
+            num_shards = spec.grid(0).num_cells
+            if all(each.finished for each in opened):
+                self._progress.advance(num_shards)
+                details = {"shards_written": 0, "shards_resumed": num_shards}
+                self._items[image_id] = self._result("skipped", image, details)
+                return None
             stretch = stretch_of(image) if job.package.contract.stretch else None
-            run = MaskRun(image, staging, tiling, np.dtype(spec.dtype), job.ignore, stretch)
-            return self._resumed(image, staging, plan, run)
+            run = MaskRun(
+                image, staging, tiling, np.dtype(spec.dtype), job.ignore, stretch, job.recipe.decision, layers
+            )
+            return self._resumed(image, plan, run)
         except BaseException:
             self._runs.pop(image_id, None)
-            staging.close()
+            for each in opened:
+                each.close()
             raise
 
-    def _resumed(self, image: Image, staging: Staging, plan: dict[str, Any], run: MaskRun) -> MaskRun | None:
-        """Count what an earlier call finished, and write what it had only in memory."""
-        for unit in self._units(run):
-            pending = len(staging.pending(unit))
-            run.remaining += pending
-            if not pending:  # killed between a unit's last shard and the coarser ones that it completes
-                staging.writer(unit)
-        run.counts.shards_resumed = staging.spec.grid(0).num_cells - run.remaining
+    def _layers(self, image: Image, plan: dict[str, Any], opened: list[Staging]) -> Iterator[Layer]:
+        """Begin, or go on with, the layers of an image; each is added to what is opened."""
+        job = self._job
+        for kind in job.recipe.decision.layers:
+            if job.config.layer_level >= image.num_levels:
+                raise ConfigError(
+                    f"layer_level {job.config.layer_level}: image {image.image_id} has the levels 0 to "
+                    f"{image.num_levels - 1}"
+                )
+            spec = layer_spec(image, job.recipe.decision, kind, job.config.layer_level, job.config.shard_px)
+            own = layer_plan(job, plan, kind)
+            name = layer_name(f"{job.name}.{kind}")
+            overwrite = job.config.overwrite
+            opened.append(
+                Staging.begin(self._ws, image.image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH)
+            )
+            yield Layer(kind, opened[-1])
+
+    def _resumed(self, image: Image, plan: dict[str, Any], run: MaskRun) -> MaskRun | None:
+        """Count what an earlier call finished."""
+        run.remaining = sum(len(run.pending(unit)) for unit in self._units(run))
+        run.counts.shards_resumed = run.staging.spec.grid(0).num_cells - run.remaining
         if run.counts.shards_resumed:
             self._progress.advance(run.counts.shards_resumed)
         self._plans[image.image_id] = plan
@@ -196,12 +228,11 @@ class _Night:
             depth = planes_together(tiling, len(self._job.package.classes), UNIT_SHARDS * self._job.config.shard_px)
         elif len(tiling.core) > 2:
             depth = tiling.core[0]
-        return run.staging.windows(depth=depth)
+        grid = run.staging.spec.groups(UNIT_SHARDS, depth)
+        return [unit for unit in map(grid.window, grid.indices()) if run.pending(unit)]
 
     def _unit_loads(self, run: MaskRun, unit: Window) -> Iterator[Load]:
-        pending = run.begin_unit(unit)
-        if not pending:
-            return
+        pending = run.pending(unit)
         if self._job.config.blend == "gaussian":
             for strip in GaussianUnit(run, unit, pending).strips():
                 yield Load(run, strip)

@@ -1,8 +1,9 @@
 """Store: the only place that opens Zarr or the workspace. Pixels in and out, with plan, ledger and lease."""
 
-from segcore.store.image import Image, Label
+from segcore.store.image import Image, Label, Layer
 from segcore.store.lease import Lease
 from segcore.store.objects import Objects
+from segcore.store.places import layer_name
 from segcore.store.plan import seal, unseal
 from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
@@ -14,6 +15,7 @@ __all__ = [
     "UNIT_SHARDS",
     "Image",
     "Label",
+    "Layer",
     "Lease",
     "Ngff",
     "Objects",
@@ -24,6 +26,7 @@ __all__ = [
     "UnitWriter",
     "Workspace",
     "fitting_shard_px",
+    "layer_name",
     "seal",
     "unseal",
     "verify",

@@ -14,6 +14,7 @@ from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.objects import Objects
+from segcore.store.places import array_prefix
 from segcore.store.pyramid import Ngff, Pixels, PyramidSpec
 
 
@@ -35,9 +36,8 @@ class _Pyramid:
             scales = attributes["ome"]["multiscales"][0]
             self.axes = tuple(axis["name"] for axis in scales["axes"])
             self.num_levels = len(scales["datasets"])
-        image = f"images/{image_id}.ome.zarr"
         self._objects = objects
-        self.prefix = image if name == "image" else f"{image}/labels/{name}"
+        self.prefix = array_prefix(image_id, name)
         self._readers: dict[int, Reader] = {}
         self._lock = threading.Lock()
 
@@ -109,6 +109,14 @@ class Label(_Pyramid):
     def ignore(self) -> int:
         """The id of pixels that count as neither right nor wrong."""
         return IGNORE if self.dtype == np.uint8 else 65535
+
+
+class Layer(_Pyramid):
+    """Probabilities or uncertainty of an image, with its axes; 0 to 255 for 0 to 1, or float16."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(self.attributes["channels"])
 
 
 class Image(_Pyramid):

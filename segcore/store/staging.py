@@ -22,6 +22,7 @@ from segcore.store import ngff
 from segcore.store.arrays import Reader, array_metadata, encode_objects, object_keys, open_array
 from segcore.store.lease import Lease
 from segcore.store.linked import LinkedLevel, located
+from segcore.store.places import array_prefix, is_label
 from segcore.store.plan import (
     PlanState,
     ShardRecord,
@@ -35,7 +36,7 @@ from segcore.store.plan import (
 )
 from segcore.store.pyramid import UNIT_SHARDS, Pixels, PyramidSpec
 from segcore.store.unit import ParentShard, UnitWriter
-from segcore.store.workspace import Workspace, array_prefix, listed_labels, rebuild_label_list
+from segcore.store.workspace import Workspace, listed_labels, rebuild_label_list
 
 WRITE_THREADS = 8
 """Objects of one shard that are put at a time."""
@@ -117,7 +118,7 @@ class Staging:
 
     def _make_up_for_a_kill(self) -> None:
         """Do what comes after the mark of completeness, where a kill prevented it."""
-        if self.name != "image" and self.name not in listed_labels(self.workspace, self.image_id):
+        if is_label(self.name) and self.name not in listed_labels(self.workspace, self.image_id):
             rebuild_label_list(self.workspace, self.image_id)
 
     @staticmethod
@@ -325,7 +326,7 @@ class Staging:
         self.state.put_finished(digests)
         for key, data in metadata.items():
             self._objects.put(key, data)
-        if self.name != "image" or self._objects.folders(f"{self.prefix}/labels"):
+        if is_label(self.name) or (self.name == "image" and self._objects.folders(f"{self.prefix}/labels")):
             rebuild_label_list(self.workspace, self.image_id)
         self.finished = True
         self._records = None  # a night of many images must not keep all their ledgers
@@ -409,7 +410,7 @@ def unmark(workspace: Workspace, image_id: str, name: str) -> None:
     """Take away the mark of completeness; the pixels stay."""
     for mark in ngff.MARKS.values():
         workspace.objects.delete(f"{array_prefix(image_id, name)}/{mark}")
-    if name != "image":
+    if is_label(name):
         rebuild_label_list(workspace, image_id)
 
 

@@ -13,9 +13,10 @@ from segcore.sources.stamps import content_digest
 from segcore.store.arrays import object_keys
 from segcore.store.linked import located, source_of
 from segcore.store.ngff import MARKS
+from segcore.store.places import array_prefix
 from segcore.store.plan import PlanState, digest_of, latest_plan, unseal
 from segcore.store.pyramid import PyramidSpec
-from segcore.store.workspace import MARKER, Workspace, array_prefix, labels_to_list, listed_labels
+from segcore.store.workspace import MARKER, Workspace, labels_to_list, listed_labels
 
 MAKE_AGAIN = "run the command that made it with --overwrite"
 DELETE = "delete it: the next run makes it anew"

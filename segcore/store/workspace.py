@@ -5,8 +5,9 @@ from typing import Any
 
 from segcore.errors import DamagedError, IncompleteError, StoreError
 from segcore.store import ngff
-from segcore.store.image import Image, Label
+from segcore.store.image import Image, Label, Layer
 from segcore.store.objects import Objects
+from segcore.store.places import array_prefix, layer_name
 from segcore.store.plan import canonical_json, latest_plan, seal, unseal
 from segcore.store.pyramid import Ngff
 
@@ -119,6 +120,20 @@ class Workspace:
         """
         return Label(self.objects, image_id, name, self._attributes(image_id, name))
 
+    def layer_names(self, image_id: str) -> list[str]:
+        """Names of an image's complete layers, sorted."""
+        names = (name.removesuffix(".ome.zarr") for name in self.objects.folders(f"layers/{image_id}"))
+        return [name for name in names if self.is_complete(image_id, layer_name(name))]
+
+    def layer(self, image_id: str, name: str) -> Layer:
+        """A complete layer of an image.
+
+        Raises:
+            StoreError: if there is none of this name.
+            IncompleteError: if the stage that makes it did not end.
+        """
+        return Layer(self.objects, image_id, layer_name(name), self._attributes(image_id, layer_name(name)))
+
     def _read_attributes(self, image_id: str, name: str) -> dict[str, Any] | None:
         """What its mark says; None where it bears none."""
         for version, mark in ngff.MARKS.items():
@@ -149,12 +164,6 @@ def _check_marker(objects: Objects, data: bytes) -> None:
     except ValueError as error:
         remedy = "delete it: the next `segcore ingest` writes it anew"
         raise DamagedError(f"{objects.describe(MARKER)}: damaged ({error}); {remedy}") from error
-
-
-def array_prefix(image_id: str, name: str) -> str:
-    """Where an image (`name` = "image") or one of its labels lies."""
-    image = f"images/{image_id}.ome.zarr"
-    return image if name == "image" else f"{image}/labels/{name}"
 
 
 def listed_labels(workspace: Workspace, image_id: str) -> list[str]:

@@ -19,8 +19,8 @@ from segcore.geometry import Ints, Window
 from segcore.spatial import Georef, Spacing
 from segcore.store import Ngff, Objects, PyramidSpec, Staging, Workspace, verify
 from segcore.store.arrays import open_with_zarr
+from segcore.store.places import array_prefix
 from segcore.store.plan import latest_plan
-from segcore.store.workspace import array_prefix
 from tests.synthetic import write
 
 RNG = np.random.default_rng(0)

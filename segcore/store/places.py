@@ -1,0 +1,30 @@
+"""Places: where the arrays of an image lie in the workspace, by their names.
+
+"image" is the image itself; a label has its own name; a layer that of `layer_name`.
+"""
+
+_LAYER = "_layer."
+"""Begins no label: their names begin with a letter or a digit."""
+
+
+def array_prefix(image_id: str, name: str) -> str:
+    """Where an image (`name` = "image"), one of its labels, or a layer (`layer_name`) lies."""
+    if is_layer(name):
+        return f"layers/{image_id}/{name.removeprefix(_LAYER)}.ome.zarr"
+    image = f"images/{image_id}.ome.zarr"
+    return image if name == "image" else f"{image}/labels/{name}"
+
+
+def layer_name(name: str) -> str:
+    """A layer's name among those of images and labels, none of which begins so."""
+    return f"{_LAYER}{name}"
+
+
+def is_layer(name: str) -> bool:
+    """True for a layer's name."""
+    return name.startswith(_LAYER)
+
+
+def is_label(name: str) -> bool:
+    """True for the name of a target, mask or other label."""
+    return name != "image" and not is_layer(name)
