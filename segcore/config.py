@@ -266,7 +266,7 @@ class PredictConfig(StageConfig):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; `auto` takes CUDA, else MPS, else the CPU."""
     tile_workers: int = Field(default=0, ge=0)
-    """Threads that run the model, one core each; 0 = one per core (CPU), 1 on a GPU."""
+    """Threads that run the model, one core each; 0 = one per core (CPU), three for each GPU."""
     shard_px: int = Field(default=2048, ge=256, multiple_of=256)
     """Side of the mask's shards in px."""
     overwrite: bool = False

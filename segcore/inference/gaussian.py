@@ -99,7 +99,7 @@ class GaussianUnit:
         inside = tile.read.intersected(self.window)
         source = (slice(None), *inside.relative_to(tile.read.start).slices)
         target = (slice(None), *inside.relative_to(self._from(top)).slices)
-        self._sums[target] += weighted[source]
+        self._sums[target] += weighted[source].to(self._sums.device)
 
     def _from(self, top: int) -> Ints:
         """Where the strip begins whose first row is `top`."""

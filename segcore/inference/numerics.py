@@ -50,6 +50,13 @@ def resolve_device(asked: str) -> torch.device:
     return torch.device(kind)
 
 
+def devices_of(device: torch.device) -> list[torch.device]:
+    """Every device of the kind that this process may use: all GPUs, but one CPU."""
+    if device.type != "cuda":
+        return [device]
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+
 def fold_batch_norm(model: nn.Module) -> nn.Module:
     """Fold each batch norm that directly follows a convolution of the same `nn.Sequential` into it, in place.
 
@@ -130,6 +137,27 @@ class Network:
         self._views = recipe.views
         self._num_axes = len(package.contract.axes)
         self._members = [_Member(member, device, precision) for member in (package, *recipe.ensemble)]
+
+    @contextmanager
+    def tile_worker(self) -> Iterator[None]:
+        """While it lasts, the calling thread runs tiles: one core of a CPU, or a stream of its own on a GPU.
+
+        With a stream for each of a few workers, one uploads and one fetches its mask while another computes.
+        """
+        with torch.inference_mode():
+            if self.device.type == "cuda":
+                stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+                with torch.cuda.device(self.device), torch.cuda.stream(stream):
+                    yield
+                return
+            if self.device.type == "cpu":
+                torch.set_num_threads(1)  # per thread: many tiles at once beat many threads on one tile
+            yield
+
+    def wait(self) -> None:
+        """Until all that the calling worker asked for is computed, so that others may go on with it."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def ids(self, tiles: Pixels, halo: Ints, nodata: float | None = None) -> Pixels:
         """The mask among the `answers`."""

@@ -8,13 +8,13 @@ and SHARDS_WAITING finished masks; none of it grows with the image. An image tha
 wherever it is, and the others go on. What is wrong with the pipeline itself stops all of it.
 """
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
-
-import torch
 
 from segcore.geometry import Tile
 from segcore.inference.lanes import Channel, Lanes, Slots, Stopped, Turns
@@ -89,7 +89,7 @@ class Pipeline:
     """Runs loads through a network into the store.
 
     Args:
-        network: the model.
+        networks: the model, once per device; tile workers share them evenly.
         threads: how many do what.
         on_shard: called by the writer after each shard.
         on_image: called by the writer after an image's last shard; finishes the mask.
@@ -97,12 +97,12 @@ class Pipeline:
 
     def __init__(
         self,
-        network: Network,
+        networks: Sequence[Network],
         threads: Threads,
         on_shard: Callable[[MaskRun], None],
         on_image: Callable[[MaskRun], None],
     ) -> None:
-        self._network, self._threads = network, threads
+        self._networks, self._threads = networks, threads
         self._on_shard, self._on_image = on_shard, on_image
         self._lanes = Lanes()
         self._slots = Slots(self._lanes, threads.slots)
@@ -124,7 +124,8 @@ class Pipeline:
         """
         source = _Shared(iter(loads))
         readers = [self._thread("read", self._read, source) for _ in range(self._threads.readers)]
-        workers = [self._thread("tiles", self._infer) for _ in range(self._threads.tile_workers)]
+        shared = itertools.islice(itertools.cycle(self._networks), self._threads.tile_workers)
+        workers = [self._thread("tiles", self._infer, network) for network in shared]
         writer = self._thread("write", self._write)
         try:
             for group, lane in ((readers, self._tiles), (workers, self._shards)):
@@ -163,7 +164,7 @@ class Pipeline:
             if work is None:
                 self._slots.give()
                 continue
-            size = self._network.batch
+            size = self._networks[0].batch
             batches = [tuple(work.tiles[i : i + size]) for i in range(0, len(work.tiles), size)] or [()]
             flight = _InFlight(work, len(batches))
             with self._dispatch:
@@ -172,27 +173,23 @@ class Pipeline:
             for batch in numbered:
                 self._tiles.put(batch)
 
-    def _infer(self) -> None:
-        if self._network.device.type == "cpu":
-            torch.set_num_threads(1)  # per thread: many tiles at once beat many threads on one tile
-        with torch.inference_mode():
+    def _infer(self, network: Network) -> None:
+        with network.tile_worker():
             while (batch := self._tiles.get()) is not None:
                 work = batch.flight.work
                 answer = None
                 if batch.tiles and not work.run.failed:
-                    answer = self._guarded(work.run, lambda: self._answer(work, batch.tiles), batch.tiles)  # noqa: B023
+                    answer = self._guarded(work.run, partial(work.answer, network, batch.tiles), batch.tiles)
                 if work.in_order:
                     self._turns.wait(batch.number)
-                shards = self._settle(batch, answer)
+                shards = self._settle(network, batch, answer)
                 if work.in_order:
+                    network.wait()
                     self._turns.passed()
                 for shard in shards:
                     self._shards.put(shard)
 
-    def _answer(self, work: Work, tiles: tuple[Tile, ...]) -> Any:
-        return work.answer(self._network, tiles)
-
-    def _settle(self, batch: _Batch, answer: Any) -> list[Answered]:
+    def _settle(self, network: Network, batch: _Batch, answer: Any) -> list[Answered]:
         """Keep an answer; after the work's last batch its slot is free, and its shards are finished."""
         work = batch.flight.work
         shards: list[Answered] = []
@@ -200,7 +197,7 @@ class Pipeline:
             self._guarded(work.run, lambda: work.add(batch.tiles, answer))
         if batch.flight.settle():
             if not work.run.failed:
-                shards = self._guarded(work.run, lambda: work.complete(self._network)) or []
+                shards = self._guarded(work.run, lambda: work.complete(network)) or []
             self._slots.give()
         return shards
 

@@ -13,12 +13,15 @@ from segcore.errors import ConfigError
 from segcore.geometry import Ints
 from segcore.inference.contract import check_alike
 from segcore.inference.decision import KINDS, Decision, Kind, ids_of
-from segcore.inference.numerics import Recipe
+from segcore.inference.numerics import Recipe, devices_of
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
 from segcore.inference.views import views_of
 from segcore.measure import num_cores
 from segcore.models.package import ModelPackage, read_package
 from segcore.store import Image, PyramidSpec, Workspace
+
+WORKERS_PER_GPU = 3
+"""One computes while one uploads and one fetches its mask."""
 
 ENGINE = 2
 """Goes up with every change of this code that can change a pixel."""
@@ -58,10 +61,10 @@ class Job:
 
     @property
     def tile_workers(self) -> int:
-        """Threads that run the model: those asked for, else one per core, or one for a GPU."""
+        """Threads that run the model: those asked for, else one per core, or a few for each GPU."""
         if self.config.tile_workers:
             return self.config.tile_workers
-        return num_cores() if self.device.type == "cpu" else 1
+        return num_cores() if self.device.type == "cpu" else WORKERS_PER_GPU * len(devices_of(self.device))
 
 
 def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Tiling:

@@ -18,7 +18,7 @@ from segcore.inference.estimate import estimate
 from segcore.inference.gaussian import GaussianUnit, planes_together
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.layers import Layer, layer_spec
-from segcore.inference.numerics import Network, repeatable, resolve_device
+from segcore.inference.numerics import Network, devices_of, repeatable, resolve_device
 from segcore.inference.pipeline import Load, Pipeline, Threads
 from segcore.inference.plan import (
     STALE_WITH,
@@ -117,20 +117,22 @@ class _Night:
     def run(self) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
         """The items in the order of the images, and details of the whole."""
         job = self._job
-        network = Network(job.package, job.device, job.precision, job.batch, job.recipe)
+        devices = devices_of(job.device)
+        networks = [Network(job.package, device, job.precision, job.batch, job.recipe) for device in devices]
         readers = 4 if job.device.type != "cpu" and job.config.blend == "crop" else 1
         threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
         self._progress.start("predict", self._num_shards(), "shards")
         try:
-            Pipeline(network, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
+            Pipeline(networks, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
         finally:
             for run in self._runs.values():
                 run.close()
         for image_id, run in self._runs.items():
             self._items[image_id] = self._item(image_id, run)
         details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
-        if network.fits < network.batch:
-            details["batch_after_oom"] = network.fits
+        fits = min(network.fits for network in networks)
+        if fits < job.batch:
+            details["batch_after_oom"] = fits
         return tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids)), details
 
     def _num_shards(self) -> int:

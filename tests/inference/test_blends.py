@@ -77,6 +77,25 @@ def test_mask_does_not_depend_on_how_the_work_is_cut(
 
 
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_several_devices_share_the_tiles(
+    ws: Workspace, package: ModelPackage, blend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {"model": package.model_id, "blend": blend, "tile_px": 64, "tile_workers": 3}
+    one = run(ws, f"one-device-{blend}", **common)
+    asked: set[int] = set()
+    forward = Network.forward
+
+    def noted(self: Network, tiles: torch.Tensor) -> torch.Tensor:
+        asked.add(id(self))
+        return forward(self, tiles)
+
+    monkeypatch.setattr("segcore.inference.stage.devices_of", lambda device: [device, device])
+    monkeypatch.setattr(Network, "forward", noted)
+    np.testing.assert_array_equal(run(ws, f"two-devices-{blend}", **common), one)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
 def test_batches_of_1_and_8_agree(ws: Workspace, package: ModelPackage, blend: str) -> None:
     common = {"model": package.model_id, "blend": blend, "tile_px": 64}
     one, eight = (run(ws, f"batch-{blend}-{batch}", batch=batch, **common) for batch in (1, 8))
