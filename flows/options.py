@@ -91,12 +91,26 @@ def merged_config(config: type[StageT], file: str | None, given: Mapping[str, An
     for name, value in options.items():
         if isinstance(value, str) and get_origin(config.model_fields[name].annotation) is tuple:
             options[name] = value.split(",")  # --channels 16,32,64
+        if get_origin(config.model_fields[name].annotation) is dict:
+            options[name] = dict(named_value(name, item) for item in value)
     for name, field in config.model_fields.items():
         if field.is_required() and name not in values and name not in options:
             raise ConfigError(f"--{name} is missing: {' '.join((field.description or name).split())}")
     if file and not options:
         return build_config(config, values, file)
     return build_config(config, values | options, f"the options and {file}" if file else "the options")
+
+
+def named_value(option: str, item: str) -> tuple[str, str]:
+    """`NAME=VALUE` taken apart; names may hold any character.
+
+    Raises:
+        ConfigError: if it has no `=`.
+    """
+    name, equals, value = item.rpartition("=")
+    if not equals:
+        raise ConfigError(f"--{option.replace('_', '-')} {item}: expected NAME=VALUE")
+    return name, value
 
 
 def parameter_type(name: str, field: FieldInfo) -> Any:
@@ -117,17 +131,25 @@ def parameter_type(name: str, field: FieldInfo) -> Any:
         return Annotated[
             bool | None, typer.Option(f"{flag}/--no-{name.replace('_', '-')}", help=text, show_default=False)
         ]
+    if get_origin(plain) is dict:
+        help_text = f"{text} Repeat for more."
+        return Annotated[
+            list[str] | None, typer.Option(flag, metavar="<name=value>", help=help_text, show_default=False)
+        ]
     if get_origin(plain) is tuple:
         if get_args(plain)[0] is int:
             return Annotated[str | None, typer.Option(flag, metavar="<int,...>", help=text, show_default=False)]
-        return Annotated[list[str] | None, typer.Option(flag, help=f"{text} Repeat for more.", show_default=False)]
+        words = get_args(get_args(plain)[0])
+        metavar = f"<{'|'.join(words)}>" if words else "<str>" if get_args(plain)[0] is str else "<number>"
+        help_text = f"{text} Repeat for more."
+        return Annotated[list[str] | None, typer.Option(flag, metavar=metavar, help=help_text, show_default=False)]
     return Annotated[plain | None, typer.Option(flag, help=text, show_default=False)]
 
 
 def shown_default(field: FieldInfo) -> str:
     """The default as help shows it; empty where there is none to show."""
     default = field.default
-    if default in (PydanticUndefined, None, (), ""):
+    if default in (PydanticUndefined, None, (), {}, ""):
         return ""
     if isinstance(default, bool):
         return "on" if default else "off"
@@ -140,5 +162,5 @@ def without_none(annotation: Any) -> Any:
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         assert len(kinds) == 1, f"an option needs one type, got {annotation}"
         return kinds[0]
-    assert get_origin(annotation) in (None, tuple, Literal), f"no option for {annotation}"
+    assert get_origin(annotation) in (None, tuple, dict, Literal), f"no option for {annotation}"
     return annotation

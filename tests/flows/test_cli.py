@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from flows import console, functions
 from flows.cli import COMMANDS, app
-from flows.options import FLOWS_ONLY
+from flows.options import FLOWS_ONLY, merged_config
 from flows.reference import FORMATS_PAGES, described_elsewhere, reference, walk, with_formats
 from segcore.config import STAGES, PredictConfig, StageConfig
-from segcore.errors import StoreError
+from segcore.errors import ConfigError, StoreError
 from segcore.progress import Progress
 from segcore.results import ItemResult, StageResult
 from segcore.sources import readers
@@ -96,6 +96,15 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) ->
     assert done.exit_code == 0
     expected = PredictConfig(workspace="from-file", model="m", batch=2, blend="gaussian")
     assert yaml.safe_load(done.stdout) == expected.model_dump(mode="json")
+
+
+def test_options_by_name_are_taken_apart_at_the_last_equals_sign() -> None:
+    given = {"workspace": "w", "model": "m", "thresholds": ["tumour=0.3", "a=b=1"]}
+    assert merged_config(PredictConfig, None, given).thresholds == {"tumour": 0.3, "a=b": 1.0}
+    with pytest.raises(ConfigError, match=r"--thresholds tumour: expected NAME=VALUE"):
+        merged_config(PredictConfig, None, {**given, "thresholds": ["tumour"]})
+    with pytest.raises(ConfigError, match="thresholds"):
+        merged_config(PredictConfig, None, {**given, "thresholds": ["tumour=much"]})
 
 
 def test_options_of_several_numbers_are_split_at_commas() -> None:
