@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from segcore.ingest.finish import finish
 from segcore.ingest.job import Job
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of, windows_of
 from segcore.ingest.look import check_owner, is_folder, look, settle, taken_apart, vanished
+from segcore.ingest.recipe import Recipe
 from segcore.ingest.splits import in_splits
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
@@ -60,27 +61,38 @@ def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | 
         ConfigError: if the sources, the manifest or the class table make no sense.
         StoreError: if the workspace cannot be used.
     """
-    with Peak() as peak, ExitStack() as opened:
+    with Peak() as peak:
         entries = list_entries(config)
         workspace = None if config.dry_run else Workspace.open(config.workspace, create=True)
-        children = pool or opened.enter_context(ChildPool(config.processes or num_cores(), config.memory_mib))
-        threads = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="segcore-ingest"))
-        run = _Run(config, workspace, children, threads, progress)
-        jobs = run.jobs_of(entries)
-        try:
-            run.look_all(jobs)
-            run.probe_all(jobs)
-            run.write_all(jobs)
-        finally:
-            threads.shutdown(cancel_futures=True)  # what is still under way must not outlive its lease
-            for job in jobs:
-                job.close()
-        items = tuple(job.result for job in jobs if job.result is not None)
-        details = run.details(jobs) | summary(items)
+        with running(config, workspace, progress, pool) as run:
+            jobs = run.jobs_of(entries)
+            try:
+                run.look_all(jobs)
+                run.probe_all(jobs)
+                run.write_all(jobs)
+            finally:
+                run.stop(jobs)
+            items = tuple(job.result for job in jobs if job.result is not None)
+            details = run.details(jobs) | summary(items)
     paths = tuple(item.path for item in items if item.path)
     return StageResult(
         stage="ingest", items=items, paths=paths, seconds=peak.seconds, peak_mib=peak.mib, details=details
     )
+
+
+@contextmanager
+def running(
+    config: IngestConfig,
+    workspace: Workspace | None,
+    progress: Progress,
+    pool: ChildPool | None = None,
+    settings: Settings | None = None,
+) -> Iterator["Run"]:
+    """A run with its threads, and with children of its own where it is given none; arguments as those of `Run`."""
+    with ExitStack() as opened:
+        children = pool or opened.enter_context(ChildPool(config.processes or num_cores(), config.memory_mib))
+        threads = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="segcore-ingest"))
+        yield Run(config, workspace, children, threads, progress, settings)
 
 
 def settings_of(config: IngestConfig) -> Settings:
@@ -118,8 +130,18 @@ def options_of(config: IngestConfig, settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in asked.items() if value}
 
 
-class _Run:
-    """One call of `ingest`."""
+class Run:
+    """One call of `ingest`.
+
+    Args:
+        config: what, where to and how.
+        workspace: None = only say what would be done.
+        pool: the children.
+        threads: that begin and finish images.
+        progress: hears shards.
+        settings: how files are opened; those that the config asks for by default. Given, they are those of images that
+            stand already: what is left of them is written, and no plan is replaced.
+    """
 
     def __init__(
         self,
@@ -128,11 +150,13 @@ class _Run:
         pool: ChildPool,
         threads: ThreadPoolExecutor,
         progress: Progress,
+        settings: Settings | None = None,
     ) -> None:
         self.config, self.workspace, self.pool, self.threads, self.progress = config, workspace, pool, threads, progress
         self.large = BoundedSemaphore()
         """Held by the one large image that is being finished."""
-        self.settings = settings_of(config)
+        self.again = settings is not None
+        self.settings = settings or settings_of(config)
         self.options = options_of(config, self.settings)
         self.named_settings = self.settings
         """Of shapes: with the classes that all images agreed on."""
@@ -191,7 +215,7 @@ class _Run:
 
     def _agree_on_classes(self, jobs: Sequence[Job]) -> None:
         """Without a class table, all images have the classes of all; one whose ids mean others has failed."""
-        if self.config.classes is not None:
+        if self.config.classes is not None or self.again:
             return
         agreement = Agreement([job.probe for job in jobs if job.probe is not None])
         target = self.settings.target.model_copy(update={"table": agreement.table})
@@ -204,6 +228,15 @@ class _Run:
         """With the names of all, where it is they that get ids."""
         is_named = job.probe is not None and job.probe.target_kind == "shapes"
         return self.named_settings if is_named else self.settings
+
+    def _recipe(self, job: Job) -> Recipe:
+        return Recipe.of(job.entry, self._settings_of(job), self.config)
+
+    def stop(self, jobs: Iterable[Job]) -> None:
+        """End what is still under way, before the leases are given back: it must not outlive them."""
+        self.threads.shutdown(cancel_futures=True)
+        for job in jobs:
+            job.close()
 
     # Doing it
 
@@ -276,8 +309,8 @@ class _Run:
                 name,
                 plan_of(name, job.probe, job.request, self.config),
                 spec,
-                overwrite=self.config.overwrite or name != "image",
-                supersede=("source",),
+                overwrite=not self.again and (self.config.overwrite or name != "image"),
+                supersede=() if self.again else ("source",),
             )
             if name == "image" and not job.stagings[name].finished:
                 withdraw_labels(self.workspace, job.entry.image_id, LABELS - specs.keys())
@@ -291,7 +324,7 @@ class _Run:
             wait(job.gathered)
             if job.result is not None:
                 return
-            path = self._attempt(job, finish, self.workspace, job, self.settings.opening)
+            path = self._attempt(job, finish, self.workspace, job, self._recipe(job))
         if path is not None:
             job.done(path)
 
