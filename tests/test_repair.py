@@ -1,6 +1,8 @@
 """Repair: whatever is lost or damaged comes back, byte for byte, and no shard but the damaged one is written."""
 
 import hashlib
+import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,9 +18,11 @@ from PIL import Image as Picture
 from segcore.config import IngestConfig, PredictConfig
 from segcore.inference import predict
 from segcore.ingest import ingest
-from segcore.repair import repair
-from segcore.store import Workspace, verify
+from segcore.repair import Repaired, repair
+from segcore.store import Objects, Workspace, seal, unseal, verify
+from segcore.store.plan import digest_of
 from tests.inference.scenes import scene, unet_package
+from tests.synthetic import put_image, put_label
 
 HEIGHT, WIDTH = 1100, 700
 MASK = "mask"
@@ -153,3 +157,213 @@ def test_what_is_damaged_comes_back_and_nothing_else_is_written(
     request: pytest.FixtureRequest, where: str, name: str, place: str, how: str
 ) -> None:
     assert_repaired(request.getfixturevalue(where), name, place, how)
+
+
+def test_all_places_at_once(copied: Workspace) -> None:
+    """Two shards of each, one below the other, records and metadata: still no other shard."""
+    image_id, pristine = image_id_of(copied), content(copied)
+    for name in ("image", MASK):
+        for number, place in enumerate(("shard", "coarser shard", "group metadata", "array metadata")):
+            damage(copied, key_of(image_id, name, place), DAMAGES[number % 3])
+    damage(copied, f"images/{image_id}.ome.zarr/labels/target/0/c/2/2", "flipped")
+    damage(copied, f"state/{image_id}/target/0/finished.json", "deleted")
+    before = written(copied)
+    outcome = repair(copied, (image_id,))
+    assert [one for one in outcome if not one.fixed] == []
+    assert content(copied) == pristine
+    after = written(copied)
+    again = {key for key in after if "/c/" in key and after[key] != before.get(key)}
+    shards = {key_of(image_id, name, place) for name in ("image", MASK) for place in ("shard", "coarser shard")}
+    assert again == shards | {f"images/{image_id}.ome.zarr/labels/target/0/c/2/2"}
+
+
+def test_an_object_that_should_not_be_there_goes(copied: Workspace) -> None:
+    """A mask of one class is all background: Zarr keeps no object."""
+    image_id = "flat"
+    put_image(copied, image_id, np.zeros((3, 300, 300), np.uint8))
+    key = "images/flat.ome.zarr/0/c/0/1/1"
+    copied.objects.put(key, b"ghost")
+    (one,) = repair(copied, (image_id,))
+    assert (one.problem.key, one.fixed, one.action) == (key, True, "deleted")
+    assert copied.objects.get(key) is None
+
+
+def test_a_mask_that_a_kill_left_unfinished_is_completed(copied: Workspace) -> None:
+    image_id, pristine = image_id_of(copied), content(copied)
+    array, state = prefixes(image_id, MASK)
+    for key in (f"{state}/finished.json", f"{array}/zarr.json", key_of(image_id, MASK, "record")):
+        copied.objects.delete(key)
+    assert [problem.part for problem in verify(copied)] == ["unfinished", "list"]
+    assert all(one.fixed for one in repair(copied))
+    assert {key: value for key, value in content(copied).items() if "/c/" in key} == {
+        key: value for key, value in pristine.items() if "/c/" in key
+    }
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+@pytest.mark.parametrize("size", [(300, 200), (40, 1000)])
+def test_an_unfinished_mask_keeps_its_tiles(tmp_path: Path, blend: Any, size: tuple[int, int]) -> None:
+    """Nothing but the plan tells how it was cut, and a small image cuts the tile."""
+    workspace = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(workspace, "a", scene(*size))
+    config = PredictConfig(
+        workspace=workspace.uri,
+        model=unet_package(workspace).model_id,
+        name=MASK,
+        blend=blend,
+        tile_px=64,
+        shard_px=256,
+    )
+    assert predict(config).exit_code == 0
+    pristine = content(workspace)
+    array, state = prefixes("a", MASK)
+    last = (size[0] - 1) // 256, (size[1] - 1) // 256
+    for key in (f"{state}/finished.json", f"{array}/zarr.json", f"{state}/shards/0/{last[0]}.{last[1]}"):
+        assert workspace.objects.get(key), key
+        workspace.objects.delete(key)
+    assert [one.action for one in repair(workspace) if not one.fixed] == []
+    assert {key: value for key, value in content(workspace).items() if "/c/" in key} == {
+        key: value for key, value in pristine.items() if "/c/" in key
+    }
+
+
+def failures(outcome: list[Repaired]) -> str:
+    assert not any(one.fixed for one in outcome)
+    return "; ".join(sorted({one.action for one in outcome}))
+
+
+@pytest.mark.parametrize(
+    ("lost", "name", "line"),
+    [
+        ("source", "image", "cannot be opened .* can only be made from it"),
+        ("changed source", "image", r"a\.tif: it has changed since .* bring the old file back"),
+        ("changed target", "target", r"t\.png: it has changed since"),
+        ("model", MASK, "expected its model .* copy the package there"),
+        ("plan", MASK, r"its plan cannot be kept \(engine: 1 -> \d"),
+    ],
+)
+def test_what_cannot_be_made_again_is_said_in_one_line_and_left_as_it_is(
+    tmp_path: Path, local: Workspace, lost: str, name: str, line: str
+) -> None:
+    workspace, image_id = spoilt(local, tmp_path, lost), image_id_of(local)
+    damage(workspace, key_of(image_id, "image" if name == "image" else MASK, "shard").replace(MASK, name), "flipped")
+    before = content(workspace)
+    said = failures(repair(workspace))
+    with pytest.raises(AssertionError, match=rf"^not repaired: [^\n]*{line}[^\n]*$"):
+        raise AssertionError(said)
+    assert content(workspace) == before
+    assert workspace.is_complete(image_id, name)
+
+
+def spoilt(local: Workspace, folder: Path, lost: str) -> Workspace:
+    """A workspace like `local`, whose source, target, model or plan is not what it was."""
+    shutil.copytree(local.uri, folder / "w")
+    workspace, source = Workspace.open(str(folder / "w")), Path(local.uri).parent
+    image_id = image_id_of(workspace)
+    if lost == "model":
+        workspace.objects.delete_prefix("models")
+    elif lost == "plan":
+        key = f"state/{image_id}/{MASK}/0/plan.json"
+        frozen = unseal(workspace.objects.get(key) or b"")
+        frozen["plan"]["engine"] = 1
+        workspace.objects.put(key, json.dumps(seal(frozen)).encode())
+    else:
+        moved = {str(source / file): str(folder / file) for file in ("a.tif", "t.png")}
+        for old, new in moved.items():
+            shutil.copy2(old, new)
+        state = workspace.objects.get(f"state/{image_id}/image/0/finished.json") or b""
+        ending = unseal(state)
+        mark = f"images/{image_id}.ome.zarr/zarr.json"
+        text = (workspace.objects.get(mark) or b"").decode()
+        for old, new in moved.items():
+            text = text.replace(old, new)
+        workspace.objects.put(mark, text.encode())
+        ending["documents"][mark], ending["metadata"][mark] = text, digest_of(text.encode())
+        workspace.objects.put(f"state/{image_id}/image/0/finished.json", json.dumps(seal(ending)).encode())
+        changed = folder / ("t.png" if "target" in lost else "a.tif")
+        if lost == "source":
+            changed.unlink()
+        else:
+            data = changed.read_bytes()
+            changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert verify(workspace) == []
+    return workspace
+
+
+def test_a_source_that_was_only_touched_will_do(tmp_path: Path) -> None:
+    workspace = make(tmp_path, str(tmp_path / "w"))
+    os.utime(tmp_path / "a.tif", ns=(1, 1))
+    assert_repaired(workspace, "image", "shard", "flipped")
+
+
+def test_a_copied_source_is_copied_again(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", scene(300, 400).transpose(1, 2, 0), photometric="rgb", tile=(256, 256))
+    workspace = Workspace.open(str(tmp_path / "w"), create=True)
+    ingest(IngestConfig(workspace=workspace.uri, sources=(str(tmp_path / "a.tif"),), copy_source=True, processes=1))
+    pristine = content(workspace)
+    (key,) = (key for key in pristine if key.startswith("sources/"))
+    for how in DAMAGES:
+        damage(workspace, key, how)
+        (one,) = repair(workspace)
+        assert (one.fixed, one.action) == (True, "copied again")
+        assert content(workspace) == pristine
+
+
+def test_a_mask_that_predict_did_not_make_is_left_to_its_maker(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(workspace, "a", scene(300, 300))
+    put_label(workspace, "a", "other", scene(300, 300)[0])
+    damage(workspace, "images/a.ome.zarr/labels/other/0/c/0/0", "truncated")
+    assert "not made by predict" in failures(repair(workspace))
+
+
+def test_what_is_derived_is_deleted_and_a_dry_run_changes_nothing(copied: Workspace) -> None:
+    image_id = image_id_of(copied)
+    copied.objects.put(f"state/{image_id}/seen.json", b"{")
+    damage(copied, key_of(image_id, MASK, "coarser shard"), "truncated")
+    damage(copied, key_of(image_id, MASK, "record"), "flipped")
+    before = content(copied)
+    planned = repair(copied, dry_run=True)
+    assert [(one.action, one.fixed) for one in planned] == [
+        ("deleted: it is made anew when it is needed", False),
+        ("inferred again", False),
+        ("built again from the finer level", False),
+    ]
+    assert content(copied) == before
+    done = repair(copied)
+    assert [(one.action, one.fixed) for one in done] == [(one.action, True) for one in planned]
+    assert copied.objects.get(f"state/{image_id}/seen.json") is None
+
+
+def test_a_repair_that_was_killed_is_made_again(copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends at any of its writes; meanwhile the mask is not complete."""
+    image_id, pristine = image_id_of(copied), content(copied)
+    damage(copied, key_of(image_id, MASK, "shard"), "flipped")
+    damage(copied, key_of(image_id, MASK, "coarser record"), "deleted")
+    put, delete = Objects.put, Objects.delete
+    for last in range(100):
+        left = [last]
+
+        def dying(original: Any, left: list[int] = left) -> Any:
+            def method(*args: Any) -> Any:
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+                return original(*args)
+
+            return method
+
+        monkeypatch.setattr(Objects, "put", dying(put))
+        monkeypatch.setattr(Objects, "delete", dying(delete))
+        try:
+            repair(copied)
+            break
+        except KeyboardInterrupt:
+            monkeypatch.undo()
+            assert verify(copied) != []
+    monkeypatch.undo()
+    assert last >= 5, "no repair was killed"
+    assert verify(copied) == []
+    assert {
+        key: value for key, value in content(copied).items() if "finished" not in key and "zarr.json" not in key
+    } == {key: value for key, value in pristine.items() if "finished" not in key and "zarr.json" not in key}

@@ -3,7 +3,6 @@
 entries -> look -> probe (children) -> begin (threads) -> windows (children) -> finish (threads)
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,16 +22,14 @@ from segcore.ingest.job import Job
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of, windows_of
 from segcore.ingest.look import check_owner, is_folder, look, settle, taken_apart, vanished
 from segcore.ingest.recipe import Recipe
+from segcore.ingest.settings import options_of, settings_of
 from segcore.ingest.splits import in_splits
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
-from segcore.sources import Limits, Opening
 from segcore.sources.stamps import canonical_uri
-from segcore.spatial import WantedSpacing
 from segcore.store import Staging, Workspace, withdraw_labels
-from segcore.targets import TargetOpening, load_classes
 
 LABELS = {"target", "target_instances", "valid", "foreground"}
 """What ingest makes beside the image."""
@@ -93,41 +90,6 @@ def running(
         children = pool or opened.enter_context(ChildPool(config.processes or num_cores(), config.memory_mib))
         threads = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="segcore-ingest"))
         yield Run(config, workspace, children, threads, progress, settings)
-
-
-def settings_of(config: IngestConfig) -> Settings:
-    """How the files of a call are opened.
-
-    Raises:
-        ConfigError: if the class table or a limit is wrong: one error, and not one per source.
-    """
-    limits = Limits.parse(config.limits)
-    spacing = WantedSpacing.parse(config.spacing) if config.spacing else None
-    return Settings(
-        opening=Opening(limits=limits, spacing=spacing, warp=config.warp, axes=config.array_axes),
-        target=TargetOpening(
-            table=load_classes(config.classes, config.tolerance) if config.classes else None,
-            threshold=config.threshold,
-            tolerance=config.tolerance,
-            buffer=config.buffer,
-            class_property=config.class_property,
-            opening=Opening(limits=limits, indexed=True),
-        ),
-    )
-
-
-def options_of(config: IngestConfig, settings: Settings) -> dict[str, Any]:
-    """What the config asks for of every image: as part of its request, it decides whether there is anything to do."""
-    table, target = settings.target.table, settings.target
-    asked = {
-        # What it says, not when it was saved: a table written anew makes no target again.
-        "classes": hashlib.sha256(table.model_dump_json().encode()).hexdigest() if table else None,
-        "target_options": target.model_dump(mode="json", exclude_defaults=True, exclude={"table", "opening"}),
-        "opening": settings.opening.model_dump(mode="json", exclude_defaults=True, exclude={"limits"}),
-        "kept": "link" if config.link else "copy" if config.copy_source else None,
-        "foreground": config.foreground,
-    }
-    return {key: value for key, value in asked.items() if value}
 
 
 class Run:

@@ -94,9 +94,9 @@ class Ending(BaseModel):
     metadata: dict[str, str]
     """Digest of every metadata object, by key."""
     documents: dict[str, str] = {}
-    """The group's own metadata, whole, by key; empty in versions before 0.2."""
+    """The group's own metadata, whole, by key; empty where an older version wrote it."""
     frozen: dict[str, Any] = {}
-    """What `plan.json` holds; empty in versions before 0.2."""
+    """What `plan.json` holds; empty where an older version wrote it."""
 
 
 def _with_objects(record: dict[str, Any], shard: Ints) -> dict[str, Any]:
