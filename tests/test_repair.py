@@ -19,7 +19,7 @@ from segcore.config import IngestConfig, PredictConfig
 from segcore.inference import predict
 from segcore.ingest import ingest
 from segcore.repair import Repaired, repair
-from segcore.store import Objects, Workspace, seal, unseal, verify
+from segcore.store import Workspace, seal, unseal, verify
 from segcore.store.plan import digest_of
 from tests.inference.scenes import scene, unet_package
 from tests.synthetic import put_image, put_label
@@ -335,35 +335,96 @@ def test_what_is_derived_is_deleted_and_a_dry_run_changes_nothing(copied: Worksp
     assert copied.objects.get(f"state/{image_id}/seen.json") is None
 
 
-def test_a_repair_that_was_killed_is_made_again(copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends at any of its writes; meanwhile the mask is not complete."""
-    image_id, pristine = image_id_of(copied), content(copied)
-    damage(copied, key_of(image_id, MASK, "shard"), "flipped")
-    damage(copied, key_of(image_id, MASK, "coarser record"), "deleted")
-    put, delete = Objects.put, Objects.delete
-    for last in range(100):
-        left = [last]
+def test_ngff_0_4_is_repaired_chunk_by_chunk(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(tmp_path / "a.tif", rng.integers(1, 255, (1100, 700, 3), np.uint8), photometric="rgb")
+    workspace = Workspace.open(str(tmp_path / "w"), create=True)
+    ingest(IngestConfig(workspace=workspace.uri, sources=(str(tmp_path / "a.tif"),), ngff="0.4", processes=1))
+    package = unet_package(workspace)
+    assert predict(PredictConfig(workspace=workspace.uri, model=package.model_id, name=MASK)).exit_code == 0
+    image, pristine = prefixes(image_id_of(workspace), "image")[0], content(workspace)
+    mask = f"{image}/labels/{MASK}"
+    keys = (
+        f"{image}/0/1/1/0", f"{image}/1/0/0/0", f"{image}/.zgroup", f"{image}/.zattrs", f"{image}/0/.zarray",
+        f"{image}/labels/.zattrs", f"{image}/labels/.zgroup", f"{mask}/0/1/1", f"{mask}/.zattrs", f"{mask}/.zgroup",
+    )  # fmt: skip
+    for number, key in enumerate(keys):
+        damage(workspace, key, DAMAGES[number % 3])
+    outcome = repair(workspace)
+    assert [one for one in outcome if not one.fixed] == []
+    assert content(workspace) == pristine
 
-        def dying(original: Any, left: list[int] = left) -> Any:
-            def method(*args: Any) -> Any:
-                if left[0] == 0:
-                    raise KeyboardInterrupt
-                left[0] -= 1
-                return original(*args)
 
-            return method
-
-        monkeypatch.setattr(Objects, "put", dying(put))
-        monkeypatch.setattr(Objects, "delete", dying(delete))
-        try:
-            repair(copied)
-            break
-        except KeyboardInterrupt:
-            monkeypatch.undo()
-            assert verify(copied) != []
-    monkeypatch.undo()
-    assert last >= 5, "no repair was killed"
+def test_a_workspace_of_an_older_version_keeps_its_copies_from_then_on(copied: Workspace) -> None:
+    """Its finished.json copies nothing, and its images do not tell how they were ingested."""
+    image_id = image_id_of(copied)
+    for name in ("image", "target", MASK):
+        array, state = prefixes(image_id, name)
+        key = f"{state}/finished.json"
+        older = {"metadata": unseal(copied.objects.get(key) or b"")["metadata"]}
+        if name == "image":
+            document = json.loads(copied.objects.get(f"{array}/zarr.json") or b"")
+            del document["attributes"]["segcore"]["recipe"]
+            data = json.dumps(document).encode()
+            copied.objects.put(f"{array}/zarr.json", data)
+            older["metadata"][f"{array}/zarr.json"] = digest_of(data)
+        copied.objects.put(key, json.dumps(seal(older)).encode())
     assert verify(copied) == []
-    assert {
-        key: value for key, value in content(copied).items() if "finished" not in key and "zarr.json" not in key
-    } == {key: value for key, value in pristine.items() if "finished" not in key and "zarr.json" not in key}
+    before = written(copied)
+    for place in ("shard", "coarser shard"):
+        damage(copied, key_of(image_id, MASK, place), "flipped")
+    damage(copied, key_of(image_id, "image", "coarser shard"), "deleted")
+    assert [one.fixed for one in repair(copied)] == [True, True, True]
+    damage(copied, key_of(image_id, "image", "shard"), "flipped")
+    assert "how it was ingested is not known" in failures(repair(copied))
+    damage(copied, f"images/{image_id}.ome.zarr/labels/{MASK}/zarr.json", "deleted")
+    assert [one.fixed for one in repair(copied) if one.problem.name == MASK] == [True]
+    changed = {key for key in before if written(copied)[key] != before[key] and MASK in key and "/c/" in key}
+    assert changed == {key_of(image_id, MASK, "shard"), key_of(image_id, MASK, "coarser shard")}
+
+
+def test_shapes_get_the_ids_that_all_images_agreed_on(tmp_path: Path) -> None:
+    """Alone, the second image would number its only class anew."""
+    for name, classes in (("a", ("bog", "fen")), ("b", ("fen",))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", scene(300, 300).transpose(1, 2, 0), photometric="rgb")
+        shapes = [
+            {
+                "type": "Feature",
+                "properties": {"class": kind},
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [[[x, 10], [x + 50, 10], [x + 50, 90], [x, 90], [x, 10]]],
+                },
+            }
+            for kind, x in zip(classes, (10, 120), strict=False)
+        ]
+        (tmp_path / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    config = IngestConfig(
+        workspace=str(tmp_path / "w"),
+        sources=(str(tmp_path / "a.tif"), str(tmp_path / "b.tif")),
+        targets=str(tmp_path / "{stem}.geojson"),
+        processes=1,
+    )
+    assert ingest(config).exit_code == 0
+    workspace = Workspace.open(config.workspace)
+    pristine = content(workspace)
+    (image_id,) = (image_id for image_id in workspace.image_ids() if image_id.startswith("b-"))
+    for key in (f"images/{image_id}.ome.zarr/labels/target/0/c/0/0", f"images/{image_id}.ome.zarr/0/c/0/0/0"):
+        damage(workspace, key, "flipped")
+    assert [one.action for one in repair(workspace) if not one.fixed] == []
+    assert content(workspace) == pristine
+
+
+def test_an_image_with_nan_as_nodata_is_repaired(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).random((600, 300), np.float32)
+    pixels[:300] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", pixels, extratags=[(42113, "s", 0, "nan", True)])
+    config = IngestConfig(workspace=str(tmp_path / "w"), sources=(str(tmp_path / "a.tif"),), shard_px=256, processes=1)
+    assert ingest(config).exit_code == 0
+    workspace = Workspace.open(config.workspace)
+    image_id, pristine = image_id_of(workspace), content(workspace)
+    array, state = prefixes(image_id, "image")
+    for number, key in enumerate((f"{array}/0/c/0/2/1", f"{array}/1/c/0/0/0", f"{state}/plan.json")):
+        damage(workspace, key, DAMAGES[number])
+    assert [one.action for one in repair(workspace) if not one.fixed] == []
+    assert content(workspace) == pristine

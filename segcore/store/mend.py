@@ -10,7 +10,7 @@ from typing import Any
 
 from segcore.errors import DamagedError, SegcoreError
 from segcore.store import ngff
-from segcore.store.plan import Ending, PlanState, canonical_json, latest_plan, seal, state_prefix
+from segcore.store.plan import Ending, PlanState, canonical_json, latest_plan, plan_difference, seal, state_prefix
 from segcore.store.pyramid import PyramidSpec
 from segcore.store.staging import Staging, unmark
 from segcore.store.verify import Problem
@@ -117,7 +117,7 @@ def metadata_as_before(workspace: Workspace, image_id: str, name: str, ending: E
         SegcoreError: if it is not complete.
     """
     state = latest_plan(workspace.objects, image_id, name)
-    if state is None or state.finished() is None or state.load() != ending.frozen:
+    if state is None or state.finished() is None or plan_difference(state.load(), ending.frozen):
         raise SegcoreError(f"{image_id}/{name}: expected it to be complete under the plan that it had")
     if state.finished() != ending:
         state.put_finished(ending)

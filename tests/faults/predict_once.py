@@ -11,7 +11,8 @@ from typing import Any
 from segcore.config import PredictConfig
 from segcore.inference import predict
 from segcore.inference.numerics import Network
-from segcore.store import Objects
+from segcore.repair import repair
+from segcore.store import Objects, Workspace
 
 
 def predict_once(settings: dict[str, Any], answer: str, environment: dict[str, str]) -> None:
@@ -39,6 +40,12 @@ def predict_until(
     for method in ("put", "put_new"):
         setattr(Objects, method, _fatal(getattr(Objects, method), log, point))
     predict_once(settings, answer, environment)
+
+
+def repair_until(uri: str, point: tuple[str, str, int]) -> None:
+    """Repair a workspace until a point, as in `predict_until`."""
+    Objects.put = _fatal(Objects.put, os.devnull, point)  # type: ignore[method-assign]
+    repair(Workspace.open(uri))
 
 
 def _fatal(original: Any, log: str, point: tuple[str, str, int] | None) -> Any:
