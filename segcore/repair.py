@@ -4,6 +4,7 @@ Only what is damaged is made again: a shard of level 0 from its source or by its
 coarser one from the finer; metadata, plans and lists from what the others hold of them.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
@@ -30,6 +31,8 @@ from segcore.store import (
     verify_array,
     verify_common,
 )
+
+log = logging.getLogger("segcore.repair")
 
 MADE_BY_INGEST = {"image", *LABELS}
 
@@ -125,8 +128,10 @@ class _Repair:
     def _attempt(self, image_id: str, names: set[str], function: Callable[[str, set[str]], None]) -> None:
         try:
             function(image_id, names)
-        except SegcoreError as error:
-            message = " ".join(str(error).split())
+        except Exception as error:
+            known = isinstance(error, SegcoreError)
+            message = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
+            log.debug("%s: %s not repaired", image_id, ", ".join(sorted(names)), exc_info=error)
             self._progress.note(message)
             self._errors |= {(image_id, name): message for name in names}
 
@@ -147,6 +152,8 @@ class _Repair:
         problems, ending = self._looked_at(image_id, name), self._ending(image_id, name)
         config = None
         if needs_its_stage(ending, problems):
+            if (image_id, "image") in self._errors:
+                raise StoreError(f"mask {name} of image {image_id}: made from the image, which could not be repaired")
             frozen, made = self._state(image_id, name).load(), attributes_of(ending).get("config", {})
             config = config_again(self._workspace, image_id, name, frozen, made)
         self._mend(image_id, name, problems)

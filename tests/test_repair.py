@@ -255,6 +255,15 @@ def test_what_cannot_be_made_again_is_said_in_one_line_and_left_as_it_is(
     assert workspace.is_complete(image_id, name)
 
 
+def test_a_mask_waits_for_its_image(tmp_path: Path, local: Workspace) -> None:
+    workspace, image_id = spoilt(local, tmp_path, "source"), image_id_of(local)
+    for name in ("image", MASK):
+        damage(workspace, key_of(image_id, name, "shard"), "flipped")
+    before = content(workspace)
+    assert "made from the image, which could not be repaired" in failures(repair(workspace))
+    assert content(workspace) == before
+
+
 def spoilt(local: Workspace, folder: Path, lost: str) -> Workspace:
     """A workspace like `local`, whose source, target, model or plan is not what it was."""
     shutil.copytree(local.uri, folder / "w")

@@ -45,6 +45,7 @@ def ingest_again(workspace: Workspace, recipe: Recipe, job: Job, progress: Progr
     """
     config = IngestConfig(workspace=workspace.uri, sources=(recipe.entry.source,), **recipe.config)
     with running(config, workspace, progress, settings=recipe.settings) as run:
+        progress.start("open", 1, "sources")
         try:
             run.probe_all([job])
             run.write_all([job])
