@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("stage", "Write one HTML page of scores and pictures."),
     "export": ("stage", "Write masks in the geometry of their sources."),
     "verify": ("verify", "Look for missing or damaged shards."),
+    "repair": ("repair", "Make what verify finds again, and nothing else."),
     "config": ("config", "Show a stage's settings, merged from all places."),
 }
 """Command -> module under flows/commands, and what `segcore --help` says of it."""

@@ -9,13 +9,14 @@ from segcore.errors import SourceError
 from segcore.ingest.check import described, summed
 from segcore.ingest.foreground import CLASSES, find_tissue
 from segcore.ingest.job import Job
+from segcore.ingest.recipe import Recipe, canonical
 from segcore.nodata import missing
-from segcore.sources import Joined, Opening
-from segcore.sources.stamps import canonical_uri, stamp
+from segcore.sources import Opening
+from segcore.sources.stamps import stamp
 from segcore.store import Workspace
 
 
-def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
+def finish(workspace: Workspace, job: Job, recipe: Recipe) -> str:
     """Complete an image and all that belongs to it; where it is.
 
     Raises:
@@ -43,10 +44,11 @@ def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
         "details": info.details,
         "metadata": dict(job.entry.metadata),
         "has_valid": job.probe.has_valid,
+        "recipe": recipe.json_dict,
     }
     image = job.stagings["image"]
     if image.spec.linked:
-        image.link(_link_of(workspace, job, opening))
+        image.link(_link_of(workspace, job, recipe.settings.opening))
     if "target" in job.stagings:
         counts = summed(job.stagings["target"].notes())
         job.check = described(counts, job.probe.classes, job.probe.target_notes)
@@ -66,7 +68,7 @@ def _link_of(workspace: Workspace, job: Job, opening: Opening) -> dict[str, Any]
     if job.stagings["image"].finished:
         kept = workspace.image(job.entry.image_id).attributes["linked"]
         return {**kept, "stamp": None if kept["in_workspace"] else job.stamp}
-    source = job.copied or _canonical(job.entry.opened_by)
+    source = job.copied or canonical(job.entry.opened_by)
     return {
         "digest": job.digest,
         "source": source if isinstance(source, str) else source.model_dump(mode="json"),
@@ -74,14 +76,6 @@ def _link_of(workspace: Workspace, job: Job, opening: Opening) -> dict[str, Any]
         "stamp": None if job.copied else job.stamp,
         "opening": opening.model_dump(mode="json"),
     }
-
-
-def _canonical(source: str | Joined) -> str | Joined:
-    """The source by a name that holds wherever it is read from."""
-    if isinstance(source, str):
-        return canonical_uri(source)
-    parts = tuple(canonical_uri(part) for part in source.parts)
-    return source.model_copy(update={"uri": canonical_uri(source.uri), "parts": parts})
 
 
 def _put_foreground(job: Job) -> None:

@@ -3,11 +3,10 @@
 entries -> look -> probe (children) -> begin (threads) -> windows (children) -> finish (threads)
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
@@ -21,17 +20,16 @@ from segcore.ingest.finish import finish
 from segcore.ingest.job import Job
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of, windows_of
 from segcore.ingest.look import check_owner, is_folder, look, settle, taken_apart, vanished
+from segcore.ingest.recipe import Recipe
+from segcore.ingest.settings import options_of, settings_of
 from segcore.ingest.splits import in_splits
 from segcore.ingest.tasks import Settings, copy_source, list_members, probe, source_digest, write_windows
 from segcore.isolation import ByName, ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
-from segcore.sources import Limits, Opening
 from segcore.sources.stamps import canonical_uri
-from segcore.spatial import WantedSpacing
 from segcore.store import Staging, Workspace, withdraw_labels
-from segcore.targets import TargetOpening, load_classes
 
 LABELS = {"target", "target_instances", "valid", "foreground"}
 """What ingest makes beside the image."""
@@ -60,66 +58,52 @@ def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | 
         ConfigError: if the sources, the manifest or the class table make no sense.
         StoreError: if the workspace cannot be used.
     """
-    with Peak() as peak, ExitStack() as opened:
+    with Peak() as peak:
         entries = list_entries(config)
         workspace = None if config.dry_run else Workspace.open(config.workspace, create=True)
-        children = pool or opened.enter_context(ChildPool(config.processes or num_cores(), config.memory_mib))
-        threads = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="segcore-ingest"))
-        run = _Run(config, workspace, children, threads, progress)
-        jobs = run.jobs_of(entries)
-        try:
-            run.look_all(jobs)
-            run.probe_all(jobs)
-            run.write_all(jobs)
-        finally:
-            threads.shutdown(cancel_futures=True)  # what is still under way must not outlive its lease
-            for job in jobs:
-                job.close()
-        items = tuple(job.result for job in jobs if job.result is not None)
-        details = run.details(jobs) | summary(items)
+        with running(config, workspace, progress, pool) as run:
+            jobs = run.jobs_of(entries)
+            try:
+                run.look_all(jobs)
+                run.probe_all(jobs)
+                run.write_all(jobs)
+            finally:
+                run.stop(jobs)
+            items = tuple(job.result for job in jobs if job.result is not None)
+            details = run.details(jobs) | summary(items)
     paths = tuple(item.path for item in items if item.path)
     return StageResult(
         stage="ingest", items=items, paths=paths, seconds=peak.seconds, peak_mib=peak.mib, details=details
     )
 
 
-def settings_of(config: IngestConfig) -> Settings:
-    """How the files of a call are opened.
+@contextmanager
+def running(
+    config: IngestConfig,
+    workspace: Workspace | None,
+    progress: Progress,
+    pool: ChildPool | None = None,
+    settings: Settings | None = None,
+) -> Iterator["Run"]:
+    """A run with its threads, and with children of its own where it is given none; arguments as those of `Run`."""
+    with ExitStack() as opened:
+        children = pool or opened.enter_context(ChildPool(config.processes or num_cores(), config.memory_mib))
+        threads = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="segcore-ingest"))
+        yield Run(config, workspace, children, threads, progress, settings)
 
-    Raises:
-        ConfigError: if the class table or a limit is wrong: one error, and not one per source.
+
+class Run:
+    """One call of `ingest`.
+
+    Args:
+        config: what, where to and how.
+        workspace: None = only say what would be done.
+        pool: the children.
+        threads: that begin and finish images.
+        progress: hears shards.
+        settings: how files are opened; those that the config asks for by default. Given, they are those of images that
+            stand already: what is left of them is written, and no plan is replaced.
     """
-    limits = Limits.parse(config.limits)
-    spacing = WantedSpacing.parse(config.spacing) if config.spacing else None
-    return Settings(
-        opening=Opening(limits=limits, spacing=spacing, warp=config.warp, axes=config.array_axes),
-        target=TargetOpening(
-            table=load_classes(config.classes, config.tolerance) if config.classes else None,
-            threshold=config.threshold,
-            tolerance=config.tolerance,
-            buffer=config.buffer,
-            class_property=config.class_property,
-            opening=Opening(limits=limits, indexed=True),
-        ),
-    )
-
-
-def options_of(config: IngestConfig, settings: Settings) -> dict[str, Any]:
-    """What the config asks for of every image: as part of its request, it decides whether there is anything to do."""
-    table, target = settings.target.table, settings.target
-    asked = {
-        # What it says, not when it was saved: a table written anew makes no target again.
-        "classes": hashlib.sha256(table.model_dump_json().encode()).hexdigest() if table else None,
-        "target_options": target.model_dump(mode="json", exclude_defaults=True, exclude={"table", "opening"}),
-        "opening": settings.opening.model_dump(mode="json", exclude_defaults=True, exclude={"limits"}),
-        "kept": "link" if config.link else "copy" if config.copy_source else None,
-        "foreground": config.foreground,
-    }
-    return {key: value for key, value in asked.items() if value}
-
-
-class _Run:
-    """One call of `ingest`."""
 
     def __init__(
         self,
@@ -128,11 +112,13 @@ class _Run:
         pool: ChildPool,
         threads: ThreadPoolExecutor,
         progress: Progress,
+        settings: Settings | None = None,
     ) -> None:
         self.config, self.workspace, self.pool, self.threads, self.progress = config, workspace, pool, threads, progress
         self.large = BoundedSemaphore()
         """Held by the one large image that is being finished."""
-        self.settings = settings_of(config)
+        self.again = settings is not None
+        self.settings = settings or settings_of(config)
         self.options = options_of(config, self.settings)
         self.named_settings = self.settings
         """Of shapes: with the classes that all images agreed on."""
@@ -191,7 +177,7 @@ class _Run:
 
     def _agree_on_classes(self, jobs: Sequence[Job]) -> None:
         """Without a class table, all images have the classes of all; one whose ids mean others has failed."""
-        if self.config.classes is not None:
+        if self.config.classes is not None or self.again:
             return
         agreement = Agreement([job.probe for job in jobs if job.probe is not None])
         target = self.settings.target.model_copy(update={"table": agreement.table})
@@ -204,6 +190,15 @@ class _Run:
         """With the names of all, where it is they that get ids."""
         is_named = job.probe is not None and job.probe.target_kind == "shapes"
         return self.named_settings if is_named else self.settings
+
+    def _recipe(self, job: Job) -> Recipe:
+        return Recipe.of(job.entry, self._settings_of(job), self.config)
+
+    def stop(self, jobs: Iterable[Job]) -> None:
+        """End what is still under way, before the leases are given back: it must not outlive them."""
+        self.threads.shutdown(cancel_futures=True)
+        for job in jobs:
+            job.close()
 
     # Doing it
 
@@ -276,8 +271,8 @@ class _Run:
                 name,
                 plan_of(name, job.probe, job.request, self.config),
                 spec,
-                overwrite=self.config.overwrite or name != "image",
-                supersede=("source",),
+                overwrite=not self.again and (self.config.overwrite or name != "image"),
+                supersede=() if self.again else ("source",),
             )
             if name == "image" and not job.stagings[name].finished:
                 withdraw_labels(self.workspace, job.entry.image_id, LABELS - specs.keys())
@@ -291,7 +286,7 @@ class _Run:
             wait(job.gathered)
             if job.result is not None:
                 return
-            path = self._attempt(job, finish, self.workspace, job, self.settings.opening)
+            path = self._attempt(job, finish, self.workspace, job, self._recipe(job))
         if path is not None:
             job.done(path)
 

@@ -2,33 +2,45 @@
 
 from segcore.store.image import Image, Label, Layer
 from segcore.store.lease import Lease
+from segcore.store.mend import attributes_of, mend, metadata_as_before, needs_its_stage, restore_state
 from segcore.store.objects import Objects
 from segcore.store.places import layer_name
-from segcore.store.plan import seal, unseal
+from segcore.store.plan import Ending, PlanState, plan_difference, seal, unseal
 from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging, withdraw_labels
 from segcore.store.unit import Quarter, UnitWriter
-from segcore.store.verify import Problem, verify
-from segcore.store.workspace import Workspace
+from segcore.store.verify import Problem, verify, verify_array, verify_common
+from segcore.store.workspace import Workspace, rebuild_label_list
 
 __all__ = [
     "UNIT_SHARDS",
+    "Ending",
     "Image",
     "Label",
     "Layer",
     "Lease",
     "Ngff",
     "Objects",
+    "PlanState",
     "Problem",
     "PyramidSpec",
     "Quarter",
     "Staging",
     "UnitWriter",
     "Workspace",
+    "attributes_of",
     "fitting_shard_px",
     "layer_name",
+    "mend",
+    "metadata_as_before",
+    "needs_its_stage",
+    "plan_difference",
+    "rebuild_label_list",
+    "restore_state",
     "seal",
     "unseal",
     "verify",
+    "verify_array",
+    "verify_common",
     "withdraw_labels",
 ]

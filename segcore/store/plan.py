@@ -2,7 +2,7 @@
 
     state/<image_id>/<name>/<n>/plan.json             written once, create-only
                                /shards/<level>/<i.j>  one record per finished shard, written after the shard
-                               /finished.json         digests of the metadata, written last
+                               /finished.json         digests and a copy of the metadata and the plan, before the mark
 
 The orchestrator is never asked: a rerun believes the ledger alone. Each of these objects is sealed: it holds a digest
 of its own content, so that damage is found which leaves it well-formed.
@@ -86,6 +86,19 @@ class ShardRecord(BaseModel):
     note: dict[str, Any] = {}
 
 
+class Ending(BaseModel):
+    """`finished.json`: what stood when all shards were there. It and what it copies can each be made from the other."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metadata: dict[str, str]
+    """Digest of every metadata object, by key."""
+    documents: dict[str, str] = {}
+    """The group's own metadata, whole, by key; empty where an older version wrote it."""
+    frozen: dict[str, Any] = {}
+    """What `plan.json` holds; empty where an older version wrote it."""
+
+
 def _with_objects(record: dict[str, Any], shard: Ints) -> dict[str, Any]:
     """A record as it is now: those of version 0.1 told size and digest of the one object that a shard was."""
     if "objects" in record:
@@ -152,16 +165,16 @@ class PlanState:
             found = threads.map(lambda key: self.record(*key), keys)
             return {key: record for key, record in zip(keys, found, strict=True) if record is not None}
 
-    def finished(self) -> dict[str, str] | None:
-        """Digests of the metadata objects by key, or None while the stage is not finished (damaged: it is not)."""
+    def finished(self) -> Ending | None:
+        """What stood in the end, or None while the stage is not finished (damaged: it is not)."""
         data = self.objects.get(f"{self.prefix}/finished.json")
         try:
-            return None if data is None else dict(unseal(data)["metadata"])
+            return None if data is None else Ending.model_validate(unseal(data))
         except (ValueError, TypeError, KeyError):
             return None
 
-    def put_finished(self, metadata: dict[str, str]) -> None:
-        self.objects.put(f"{self.prefix}/finished.json", canonical_json(seal({"metadata": metadata})))
+    def put_finished(self, ending: Ending) -> None:
+        self.objects.put(f"{self.prefix}/finished.json", canonical_json(seal(ending.model_dump())))
 
 
 def state_prefix(image_id: str, name: str) -> str:

@@ -24,6 +24,7 @@ from segcore.store.lease import Lease
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.places import array_prefix, is_label
 from segcore.store.plan import (
+    Ending,
     PlanState,
     ShardRecord,
     canonical_json,
@@ -220,6 +221,11 @@ class Staging:
             return (level, shard) in self._records
         return self.state.record(level, shard) is not None
 
+    def forget(self, level: int, shard: Ints) -> None:
+        """Withdraw a shard's ledger record: it is damaged, and counts as left."""
+        self._ledger().pop((level, shard), None)
+        self.state.delete_record(level, shard)
+
     def writer(self, window: Window) -> "UnitWriter":
         """A writer for one work unit, or a group of shards in it; it belongs to one thread."""
         return UnitWriter(self, window)
@@ -321,11 +327,27 @@ class Staging:
             IncompleteError: if shards are missing.
         """
         self.build_levels()
-        metadata = self._group_metadata(attributes, classes, channels)
-        digests = {key: digest_of(data) for key, data in {**self._array_metadata(), **metadata}.items()}
-        self.state.put_finished(digests)
-        for key, data in metadata.items():
-            self._objects.put(key, data)
+        self._end(self.ending(self._group_metadata(attributes, classes, channels)))
+
+    def finish_as(self, ending: Ending) -> None:
+        """Build what is left of the levels, and mark it complete with the metadata that it had before.
+
+        Raises:
+            IncompleteError: if shards are missing.
+        """
+        self.build_levels()
+        self._end(ending)
+
+    def ending(self, documents: Mapping[str, bytes]) -> Ending:
+        """What `finished.json` says where these are the group's own metadata."""
+        digests = {key: digest_of(data) for key, data in {**self._array_metadata(), **documents}.items()}
+        texts = {key: data.decode() for key, data in documents.items()}
+        return Ending(metadata=digests, documents=texts, frozen=self.state.load())
+
+    def _end(self, ending: Ending) -> None:
+        self.state.put_finished(ending)
+        for key, text in ending.documents.items():
+            self._objects.put(key, text.encode())
         if is_label(self.name) or (self.name == "image" and self._objects.folders(f"{self.prefix}/labels")):
             rebuild_label_list(self.workspace, self.image_id)
         self.finished = True

@@ -63,15 +63,16 @@ class UnitWriter:
         self._parents: dict[tuple[int, Ints], ParentShard] = {}
         owned = staging.owned(window)
         self._coarser = {key for key in owned if key[0] > 0}
+        self._done = {key for key in owned if staging.is_done(*key)}
+        """What an earlier run wrote: not written again, even where a finer shard has to be."""
         if not gathers:
             self._resume(owned)
 
     def _resume(self, owned: list[tuple[int, Ints]]) -> None:
         """Feed finished shards whose parent is not: what a killed run had in memory."""
-        done = {key for key in owned if self._staging.is_done(*key)}
+        left = self._coarser - self._done
         for level, shard in owned:
-            parent = (level + 1, self._staging.spec.parent(shard))
-            if (level, shard) in done and parent in self._coarser - done:
+            if (level, shard) in self._done and (level + 1, self._staging.spec.parent(shard)) in left:
                 self._feed(level, shard, self._staging.read_shard(level, shard))
 
     def put(self, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
@@ -92,6 +93,8 @@ class UnitWriter:
     def take(self, quarter: Quarter) -> None:
         """Place a quarter in its parent, and write that when it is whole."""
         key = (quarter.level + 1, self._staging.spec.parent(quarter.shard))
+        if key in self._done:
+            return
         if key not in self._coarser:
             if not self._gathers:
                 self.quarters.append(quarter)

@@ -4,10 +4,12 @@ No pixel is decoded, and nothing is changed.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import SegcoreError
+from segcore.geometry import Ints
 from segcore.progress import SILENT, Progress
 from segcore.sources.stamps import content_digest
 from segcore.store.arrays import object_keys
@@ -16,11 +18,16 @@ from segcore.store.ngff import MARKS
 from segcore.store.places import array_prefix
 from segcore.store.plan import PlanState, digest_of, latest_plan, unseal
 from segcore.store.pyramid import PyramidSpec
-from segcore.store.workspace import MARKER, Workspace, labels_to_list, listed_labels
+from segcore.store.workspace import MARKER, Workspace, label_list, labels_to_list, listed_labels
 
-MAKE_AGAIN = "run the command that made it with --overwrite"
-DELETE = "delete it: the next run makes it anew"
+REPAIR = "run `segcore repair`"
 DEAL_AGAIN = "delete it, and give the group's split in a manifest"
+
+Part = Literal[
+    "shard", "ghost", "metadata", "list", "plan", "finished", "unfinished", "derived", "copy", "split", "image"
+]
+"""What a problem concerns, and with it the remedy: a `ghost` is an object that should not be there, `derived` is what
+is made anew when it is missed, `copy` the copied source of a linked image."""
 
 
 class Problem(BaseModel):
@@ -35,6 +42,11 @@ class Problem(BaseModel):
     key: str
     what: str
     """missing, damaged, unfinished..."""
+    part: Part
+    level: int | None = None
+    """Of a shard (its object or its ledger record)."""
+    shard: Ints | None = None
+    """Index of that shard."""
 
 
 def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress = SILENT) -> list[Problem]:
@@ -48,65 +60,91 @@ def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress 
     known = set(workspace.objects.folders("state")) | set(workspace.image_ids())
     ids = list(images) or sorted(known - {"models"})
     progress.start("verify", len(ids), "images")
-    problems = [] if images else list(_workspace_problems(workspace))
+    problems = [] if images else verify_common(workspace)
     for image_id in ids:
         if image_id not in known:
-            problems.append(
-                Problem(image=image_id, name="image", key=array_prefix(image_id, "image"), what="no such image")
-            )
+            key = array_prefix(image_id, "image")
+            problems.append(Problem(image=image_id, name="image", key=key, what="no such image", part="image"))
         else:
             problems += _image_problems(workspace, image_id)
         progress.advance()
     return problems
 
 
-def _workspace_problems(workspace: Workspace) -> Iterator[Problem]:
-    yield from _unsealed(workspace, "", "workspace", MARKER, DELETE)
-    for folder, remedy in (("splits", DEAL_AGAIN), ("state/models", DELETE)):
+def verify_common(workspace: Workspace) -> list[Problem]:
+    """Check what belongs to no image."""
+    problems = list(_unsealed(workspace, "", "workspace", MARKER, "derived"))
+    parts: dict[str, Part] = {"splits": "split", "state/models": "derived"}
+    for folder, part in parts.items():
         for key in sorted(key for key, _ in workspace.objects.list(folder) if key.endswith(".json")):
-            yield from _unsealed(workspace, "", "workspace", key, remedy)
+            problems += _unsealed(workspace, "", "workspace", key, part)
+    return problems
 
 
 def _image_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
-    yield from _unsealed(workspace, image_id, "image", f"state/{image_id}/seen.json", DELETE)
+    yield from _unsealed(workspace, image_id, "image", f"state/{image_id}/seen.json", "derived")
     labels = workspace.label_names(image_id)
     marked = {"image", *labels} if workspace.is_complete(image_id, "image") else set(labels)
     for name in sorted(marked | set(workspace.objects.folders(f"state/{image_id}"))):
-        try:
-            yield from _problems(workspace, image_id, name)
-        except (ValueError, KeyError, TypeError, SegcoreError) as error:  # a plan, record or image that cannot be read
-            what = f"damaged: {' '.join(str(error).split())[:200]}"
-            yield Problem(image=image_id, name=name, key=f"state/{image_id}/{name}", what=what)
+        yield from verify_array(workspace, image_id, name)
+    yield from _list_problems(workspace, image_id)
+
+
+def _list_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
     listed, wanted = listed_labels(workspace, image_id), labels_to_list(workspace, image_id)
+    own = {"image": image_id, "name": "image", "part": "list"}
+    expected = label_list(workspace, image_id, wanted)
+    mark = next(key for key in expected if key.rsplit("/", 1)[-1] in MARKS.values())
     if sorted(listed) != sorted(wanted):
-        key = f"{array_prefix(image_id, 'image')}/labels/{MARKS[workspace.ngff_of(image_id)]}"
         what = f"lists {', '.join(listed) or 'nothing'}; complete are {', '.join(wanted) or 'none'}"
-        yield Problem(image=image_id, name="image", key=key, what=what)
+        yield Problem.model_validate({**own, "key": mark, "what": what})
+        return
+    for key, data in expected.items():
+        found = workspace.objects.get(key)
+        if found != data and (wanted or found is not None):
+            what = (
+                "missing" if found is None else f"damaged: not the list of {', '.join(wanted) or 'no label'}; {REPAIR}"
+            )
+            yield Problem.model_validate({**own, "key": key, "what": what})
+
+
+def verify_array(workspace: Workspace, image_id: str, name: str) -> list[Problem]:
+    """Check one image (`name` = "image") or label."""
+    found: list[Problem] = []
+    try:
+        found.extend(_problems(workspace, image_id, name))
+    except (ValueError, KeyError, TypeError, SegcoreError) as error:  # a plan, record or image that cannot be read
+        what = f"damaged: {' '.join(str(error).split())[:200]}"
+        found.append(Problem(image=image_id, name=name, key=f"state/{image_id}/{name}", what=what, part="plan"))
+    return found
 
 
 def _problems(workspace: Workspace, image_id: str, name: str) -> Iterator[Problem]:
     state = latest_plan(workspace.objects, image_id, name)
     prefix = array_prefix(image_id, name)
     if state is None:
-        yield Problem(image=image_id, name=name, key=prefix, what="no plan: nothing tells what belongs to it")
+        what = "no plan: nothing tells what belongs to it"
+        yield Problem(image=image_id, name=name, key=prefix, what=what, part="plan")
         return
-    yield from _unsealed(workspace, image_id, name, f"state/{image_id}/{name}/score.json", DELETE)
-    damaged_plan = list(_unsealed(workspace, image_id, name, f"{state.prefix}/plan.json", MAKE_AGAIN))
-    damaged_end = list(_unsealed(workspace, image_id, name, f"{state.prefix}/finished.json", MAKE_AGAIN))
+    yield from _unsealed(workspace, image_id, name, f"state/{image_id}/{name}/score.json", "derived")
+    damaged_plan = list(_unsealed(workspace, image_id, name, f"{state.prefix}/plan.json", "plan"))
+    damaged_end = list(_unsealed(workspace, image_id, name, f"{state.prefix}/finished.json", "finished"))
     yield from damaged_plan + damaged_end
     if damaged_plan:  # nothing tells which shards there should be
         return
-    metadata = {} if damaged_end else state.finished()
-    if metadata is None:
-        yield Problem(image=image_id, name=name, key=prefix, what="not complete: run the command that makes it again")
-        return
-    for key, digest in metadata.items():
-        yield from _compared(workspace, image_id, name, key, digest)
+    ending, ended = state.finished(), bool(damaged_end) or workspace.is_complete(image_id, name)
+    if ending is None and not damaged_end:
+        what = f"not complete: run the command that makes it again, or {REPAIR.removeprefix('run ')}"
+        part: Part = "finished" if ended else "unfinished"
+        yield Problem(image=image_id, name=name, key=prefix, what=what, part=part)
+    metadata = {} if ending is None else ending.metadata
+    wrong = [found for key, digest in metadata.items() for found in _compared(workspace, image_id, name, key, digest)]
+    yield from wrong
     spec = PyramidSpec.model_validate(state.load()["storage"])
-    if spec.linked:
+    if not spec.linked:
+        yield from _shard_problems(workspace, image_id, name, state, spec, all_of_them=ended or ending is not None)
+    elif ended and not wrong:
         yield from _copy_problems(workspace, image_id)
-    else:
-        yield from _shard_problems(workspace, image_id, name, state, spec)
 
 
 def _copy_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
@@ -119,47 +157,63 @@ def _copy_problems(workspace: Workspace, image_id: str) -> Iterator[Problem]:
     try:
         digest = content_digest(source_of(located(link, workspace.objects)), lambda: None)
     except SegcoreError as error:
-        yield Problem(image=image_id, name="image", key=key, what=f"missing or unreadable: {error}")
+        yield Problem(image=image_id, name="image", key=key, what=f"missing or unreadable: {error}", part="copy")
         return
     if digest != image.digest:
-        yield Problem(image=image_id, name="image", key=key, what="damaged: the copied source has another digest")
+        what = "damaged: the copied source has another digest"
+        yield Problem(image=image_id, name="image", key=key, what=what, part="copy")
 
 
 def _shard_problems(
-    workspace: Workspace, image_id: str, name: str, state: PlanState, spec: PyramidSpec
+    workspace: Workspace, image_id: str, name: str, state: PlanState, spec: PyramidSpec, all_of_them: bool
 ) -> Iterator[Problem]:
+    """Hold the objects of every shard against its ledger record.
+
+    Args:
+        workspace: where they are.
+        image_id: of the image.
+        name: "image" or the label's.
+        state: its plan.
+        spec: its layout.
+        all_of_them: every shard has to have a record; else it may still have to be written.
+    """
     prefix = array_prefix(image_id, name)
     for level in range(len(spec.levels)):
         for shard in spec.grid(level).indices():
             keys = object_keys(spec, level, shard)
+            place: dict[str, Any] = {"image": image_id, "name": name, "level": level, "shard": shard}
             record = state.record(level, shard)
             if record is None:
                 ledger_key = state.record_key(level, shard)
                 is_there = workspace.objects.size(ledger_key) is not None
                 key = ledger_key if is_there else f"{prefix}/{level}/{keys[0]}"
-                what = f"damaged: no readable ledger record; {MAKE_AGAIN}" if is_there else "no readable ledger record"
-                yield Problem(image=image_id, name=name, key=key, what=what)
+                what = f"damaged: no readable ledger record; {REPAIR}" if is_there else "no readable ledger record"
+                if is_there or all_of_them:
+                    yield Problem(**place, key=key, what=what, part="shard")
                 continue
             for below in keys:
                 key = f"{prefix}/{level}/{below}"
                 if below in record.objects:
-                    yield from _compared(workspace, image_id, name, key, record.objects[below][1])
+                    for problem in _compared(workspace, image_id, name, key, record.objects[below][1]):
+                        yield problem.model_copy(update={**place, "part": "shard"})
                 elif workspace.objects.size(key) is not None:
-                    yield Problem(image=image_id, name=name, key=key, what="there, but the ledger says it is empty")
+                    yield Problem(**place, key=key, what="there, but the ledger says it is empty", part="ghost")
 
 
-def _unsealed(workspace: Workspace, image_id: str, name: str, key: str, remedy: str) -> Iterator[Problem]:
+def _unsealed(workspace: Workspace, image_id: str, name: str, key: str, part: Part) -> Iterator[Problem]:
     """Hold an object of the state against its seal; none is fine."""
     data = workspace.objects.get(key)
     try:
         unseal(b"{}" if data is None else data)
     except ValueError as error:
-        yield Problem(image=image_id, name=name, key=key, what=f"damaged ({error}); {remedy}")
+        what = f"damaged ({error}); {DEAL_AGAIN if part == 'split' else REPAIR}"
+        yield Problem(image=image_id, name=name, key=key, what=what, part=part)
 
 
 def _compared(workspace: Workspace, image_id: str, name: str, key: str, digest: str) -> Iterator[Problem]:
     data = workspace.objects.get(key)
     if data is None:
-        yield Problem(image=image_id, name=name, key=key, what="missing")
+        yield Problem(image=image_id, name=name, key=key, what="missing", part="metadata")
     elif digest_of(data) != digest:
-        yield Problem(image=image_id, name=name, key=key, what=f"damaged: {len(data)} bytes with another digest")
+        what = f"damaged: {len(data)} bytes with another digest"
+        yield Problem(image=image_id, name=name, key=key, what=what, part="metadata")

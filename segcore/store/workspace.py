@@ -182,6 +182,13 @@ def labels_to_list(workspace: Workspace, image_id: str) -> list[str]:
     return [name for name in workspace.label_names(image_id) if workspace.ngff_of(image_id, name) == version]
 
 
+def label_list(workspace: Workspace, image_id: str, names: list[str]) -> dict[str, bytes]:
+    """The objects that say which labels there are, by key."""
+    folder = f"{array_prefix(image_id, 'image')}/labels"
+    objects = ngff.group(workspace.ngff_of(image_id), {"labels": names})
+    return {f"{folder}/{name}": data for name, data in objects.items()}
+
+
 def rebuild_label_list(workspace: Workspace, image_id: str) -> None:
     """Write the list of the labels that are complete; again, if one ended meanwhile."""
     version = workspace.ngff_of(image_id)
@@ -191,8 +198,8 @@ def rebuild_label_list(workspace: Workspace, image_id: str) -> None:
         workspace.objects.delete(f"{folder}/{name}")
     names = labels_to_list(workspace, image_id)
     while True:
-        for name, data in ngff.group(version, {"labels": names}).items():
-            workspace.objects.put(f"{folder}/{name}", data)
+        for key, data in label_list(workspace, image_id, names).items():
+            workspace.objects.put(key, data)
         again = labels_to_list(workspace, image_id)
         if again == names:
             return

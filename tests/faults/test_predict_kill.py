@@ -2,9 +2,13 @@
 
 import json
 import multiprocessing
+import os
 import re
 import signal
 import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,16 @@ import pytest
 
 from segcore.config import PredictConfig
 from segcore.inference import predict
-from segcore.store import Workspace, verify
+from segcore.store import Workspace, verify, verify_array
 from segcore.store.plan import latest_plan
-from tests.faults.predict_once import predict_once
+from segcore.store.workspace import listed_labels
+from tests.faults.predict_once import predict_once, predict_until
 from tests.inference.scenes import every_level, scene, unet_package
 from tests.synthetic import put_image
 
 NUM_SHARDS = 36
+Point = tuple[str, str, int]
+"""Before or after the n-th writing of a key that a pattern matches: see `predict_until`."""
 LEFTOVER = re.compile(r"#\d+$|\.partial$")
 
 
@@ -54,14 +61,27 @@ def server() -> Any:
 
 
 class Predict:
-    """One predict in a process of its own."""
+    """One predict in a process of its own; with `until`, one that logs what it writes, and may be killed at a point."""
 
-    def __init__(self, server: Any, ws: Workspace, model: str, name: str, blend: str, folder: Path) -> None:
-        settings = {"workspace": ws.uri, "model": model, "name": name, "blend": blend}
+    def __init__(
+        self,
+        server: Any,
+        ws: Workspace,
+        model: str,
+        name: str,
+        blend: str,
+        folder: Path,
+        until: tuple[Point | None] | None = None,
+    ) -> None:
+        settings = {"workspace": ws.uri, "model": model, "name": name, "blend": blend, "shard_px": 256}
         self._answer = folder / "answer.json"
         self._answer.unlink(missing_ok=True)
-        arguments = ({**settings, "shard_px": 256, "tile_workers": 2}, str(self._answer))
-        self.process = server.Process(target=predict_once, args=arguments)
+        settings |= {"images": ("a",), "tile_workers": 2}
+        arguments = (settings, str(self._answer), {k: v for k, v in os.environ.items() if k.startswith("AWS_")})
+        if until is None:
+            self.process = server.Process(target=predict_once, args=arguments)
+        else:
+            self.process = server.Process(target=predict_until, args=(*arguments, str(folder / "log"), *until))
         self.process.start()
 
     def details(self) -> dict[str, Any]:
@@ -81,27 +101,18 @@ def ledgered(ws: Workspace, name: str) -> set[tuple[int, ...]]:
 def assert_as_undisturbed(ws: Workspace, name: str, expected: list[np.ndarray]) -> None:
     for level, (ours, theirs) in enumerate(zip(every_level(ws, "a", name), expected, strict=True)):
         np.testing.assert_array_equal(ours, theirs, err_msg=f"level {level}")
-    assert ws.objects.folder is not None
-    left = [path for path in ws.objects.folder.rglob("*") if LEFTOVER.search(path.name)]
-    assert left == []
+    found = [] if ws.objects.folder is None else ws.objects.folder.rglob("*")
+    assert [path for path in found if LEFTOVER.search(path.name)] == []
 
 
-@pytest.mark.parametrize(("blend", "kills"), [("crop", 10), ("gaussian", 3)])
-def test_sigkill_at_random_moments_ends_with_the_same_pixels(
-    server: Any,
-    ws: Workspace,
-    model: str,
-    undisturbed: dict[str, list[np.ndarray]],
-    tmp_path: Path,
-    blend: str,
-    kills: int,
-) -> None:
-    """One mask, killed again and again: after each kill some more shards are there, and none is made twice."""
-    name, rng = f"killed-{blend}", np.random.default_rng(1)
+def killed_at_random(
+    start: Callable[[], Predict], ws: Workspace, name: str, rng: np.random.Generator, kills: int
+) -> int:
+    """Kill one mask's predict again and again; how often it was at work."""
     at_work = 0
     for _ in range(kills):
         before = ledgered(ws, name)
-        run = Predict(server, ws, model, name, blend, tmp_path)
+        run = start()
         goal = len(before) + int(rng.integers(0, 4))  # by its work: a busy machine's clock says little
         deadline = time.monotonic() + 60
         while len(ledgered(ws, name)) < goal and run.process.is_alive() and time.monotonic() < deadline:
@@ -111,13 +122,130 @@ def test_sigkill_at_random_moments_ends_with_the_same_pixels(
         run.process.kill()
         run.process.join()
         assert before <= ledgered(ws, name)
+    return at_work
+
+
+SLOW = pytest.mark.slow
+KILLS = [("crop", 1, 10), ("gaussian", 1, 3)]
+MANY_KILLS = [("crop", 2, 10), ("crop", 3, 10), ("crop", 4, 10), ("gaussian", 2, 10), ("gaussian", 3, 10)]
+"""50 more."""
+
+
+@pytest.mark.parametrize(
+    ("blend", "seed", "kills"), [*KILLS, *(pytest.param(*values, marks=SLOW) for values in MANY_KILLS)]
+)
+def test_sigkill_at_random_moments_ends_with_the_same_pixels(
+    server: Any,
+    ws: Workspace,
+    model: str,
+    undisturbed: dict[str, list[np.ndarray]],
+    tmp_path: Path,
+    blend: str,
+    seed: int,
+    kills: int,
+) -> None:
+    """One mask, killed again and again: after each kill some more shards are there, and none is made twice."""
+    name, rng = f"killed-{blend}-{seed}", np.random.default_rng(seed)
+    at_work = killed_at_random(lambda: Predict(server, ws, model, name, blend, tmp_path), ws, name, rng, kills)
     assert at_work >= kills - 1
     finished = len(ledgered(ws, name))
     details = Predict(server, ws, model, name, blend, tmp_path).details()
     assert details["error"] is None
     assert (details["shards_resumed"], details["shards_written"]) == (finished, NUM_SHARDS - finished)
     assert_as_undisturbed(ws, name, undisturbed[blend])
-    assert verify(ws, ("a",)) == []
+    assert verify_array(ws, "a", name) == []
+
+
+POINTS: dict[str, Point] = {
+    "before the plan": ("before", r"plan\.json$", 1),
+    "after the plan": ("after", r"plan\.json$", 1),
+    "before the arrays' metadata": ("before", r"/0/zarr\.json$", 1),
+    "after the arrays' metadata": ("after", r"/2/zarr\.json$", 1),
+    "before the first shard": ("before", r"/0/c/", 1),
+    "after a shard, before its record": ("before", r"/shards/0/", 5),
+    "after a record": ("after", r"/shards/0/", 5),
+    "before the last shard": ("before", r"/0/c/", NUM_SHARDS),
+    "after the last record": ("after", r"/shards/0/", NUM_SHARDS),
+    "between the shards and a coarser one": ("before", r"/1/c/", 1),
+    "after a coarser shard, before its record": ("before", r"/shards/1/", 3),
+    "after a coarser record": ("after", r"/shards/1/", 3),
+    "mid-pyramid": ("before", r"/2/c/", 1),
+    "mid-pyramid, after the shard": ("after", r"/2/c/", 1),
+    "before finished.json": ("before", r"finished\.json$", 1),
+    "between finished.json and the mark": ("after", r"finished\.json$", 1),
+    "after the mark, before the list of labels": ("after", r"labels/[^/]+/zarr\.json$", 1),
+    "after the list of labels": ("after", r"labels/zarr\.json$", 1),
+}
+
+
+@pytest.mark.parametrize("blend", ["crop", pytest.param("gaussian", marks=SLOW)])
+@pytest.mark.parametrize("point", POINTS)
+def test_sigkill_at_a_named_point_ends_with_the_same_pixels_and_nothing_done_twice(
+    server: Any,
+    ws: Workspace,
+    model: str,
+    undisturbed: dict[str, list[np.ndarray]],
+    tmp_path: Path,
+    point: str,
+    blend: str,
+) -> None:
+    name = f"point-{list(POINTS).index(point)}-{blend}"
+    killed = Predict(server, ws, model, name, blend, tmp_path, (POINTS[point],))
+    killed.process.join(60)
+    assert killed.process.exitcode == -signal.SIGKILL
+    details = Predict(server, ws, model, name, blend, tmp_path, (None,)).details()
+    assert details["error"] is None
+    assert_as_undisturbed(ws, name, undisturbed[blend])
+    assert verify_array(ws, "a", name) == []
+    assert listed_labels(ws, "a") == ws.label_names("a")
+    assert_written_once((tmp_path / "log").read_text().splitlines(), point)
+
+
+def test_sigkill_on_s3_ends_with_the_same_pixels(server: Any, s3_prefix: str, tmp_path: Path) -> None:
+    """One mask killed at one point after the other, and one at random moments."""
+    ws = Workspace.open(f"{s3_prefix}/{uuid.uuid4()}", create=True)
+    put_image(ws, "a", scene(1100, 700))
+    model = unet_package(ws, channels=(8, 16)).model_id
+    assert Predict(server, ws, model, "calm", "crop", tmp_path).details()["shards_written"] == 15
+    expected = every_level(ws, "a", "calm")
+    points: tuple[Point, ...] = (
+        ("after", r"plan\.json$", 1),
+        ("before", r"/shards/0/", 2),
+        ("after", r"/shards/0/", 2),
+        ("before", r"/shards/1/", 1),
+        ("before", r"/2/c/", 1),
+        ("before", r"finished\.json$", 1),
+        ("after", r"finished\.json$", 1),
+        ("after", r"labels/[^/]+/zarr\.json$", 1),
+    )
+    for point in points:
+        killed = Predict(server, ws, model, "points", "crop", tmp_path, (point,))
+        killed.process.join(60)
+        assert killed.process.exitcode == -signal.SIGKILL, point
+    assert Predict(server, ws, model, "points", "crop", tmp_path, (None,)).details()["error"] is None
+    records = [key for key in (tmp_path / "log").read_text().splitlines() if "/shards/" in key]
+    assert len(set(records)) == len(records) == 15 + 6 + 2
+    rng = np.random.default_rng(0)
+    assert killed_at_random(lambda: Predict(server, ws, model, "random", "crop", tmp_path), ws, "random", rng, 3) >= 2
+    assert Predict(server, ws, model, "random", "crop", tmp_path).details()["error"] is None
+    for name in ("points", "random"):
+        assert_as_undisturbed(ws, name, expected)
+    assert verify(ws) == []
+    assert listed_labels(ws, "a") == ["calm", "points", "random"]
+
+
+def assert_written_once(keys: list[str], point: str) -> None:
+    """No record twice; no shard twice, but for the one that was killed before its record."""
+    records = [key for key in keys if "/shards/" in key]
+    assert len(set(records)) == len(records) > NUM_SHARDS
+    shards = Counter(key for key in keys if "/c/" in key)
+    twice = [key for key, count in shards.items() if count > 1]
+    unrecorded = point in (
+        "after a shard, before its record",
+        "after a coarser shard, before its record",
+        "mid-pyramid, after the shard",
+    )
+    assert len(twice) == unrecorded, twice
 
 
 def test_sigterm_lets_the_lease_go(

@@ -176,6 +176,7 @@ JSON_ARGUMENTS: dict[str, list[str]] = {
     "ingest": ["a.tif"],
     "inspect": ["a.tif"],
     "predict": ["--model", "m"],
+    "repair": [],
     "report": ["--model", "m"],
     "score": ["--model", "m"],
     "train": [],

@@ -12,6 +12,7 @@ from segcore.inference.crop import Piece
 from segcore.inference.numerics import Network
 from segcore.models.package import ModelPackage
 from segcore.store import Image, Staging, Workspace, verify
+from segcore.store.plan import latest_plan
 from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package
 from tests.synthetic import put_image, put_label
 
@@ -205,19 +206,25 @@ def test_a_bad_image_fails_alone(ws: Workspace, package: ModelPackage) -> None:
     assert [item.error for item in result.items if item.error] == listener.notes
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])
-def test_not_finite_logits_name_image_and_tile(ws: Workspace, blend: str) -> None:
+def test_not_finite_logits_name_image_and_tile_and_end_in_no_shard(ws: Workspace, blend: str, precision: str) -> None:
     package = conv_package(ws, np.full((2, 3, 1, 1), 2.0), np.zeros(2), tile_px=64, dtype="float32")
     pixels = scene(400, 300).astype(np.float32)
     put_image(ws, "sound", pixels)
     pixels[1, 200, 100] = 3e38  # overflows
     put_image(ws, "spoilt", pixels)
-    result = predict(config(ws, package, images=("spoilt", "sound"), blend=blend))
+    result = predict(config(ws, package, images=("spoilt", "sound"), blend=blend, precision=precision))
     assert [item.state for item in result.items] == ["failed", "done"]
     start = r"\(192, 64\)" if blend == "crop" else r"\(192, (48|96)\)"
-    with pytest.raises(AssertionError, match=rf"image spoilt: tile at {start} \(y, x\) of level 0: expected finite"):
+    line = rf"image spoilt: tile at {start} \(y, x\) of level 0: expected finite logits, got \d+ .* in {precision}"
+    with pytest.raises(AssertionError, match=line):
         raise AssertionError(result.items[0].error)
     assert "spoilt" not in [item.image for item in result.items if item.path]
+    state = latest_plan(ws.objects, "spoilt", package.model_id)
+    assert state is not None
+    assert (0, (0, 0)) not in set(state.recorded())  # the shard of that tile
+    assert not ws.is_complete("spoilt", package.model_id)
 
 
 @pytest.mark.parametrize("place", ["read", "infer", "write", "finish"])

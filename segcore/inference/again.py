@@ -1,0 +1,77 @@
+"""Again: the settings by which what a mask lost is inferred once more, under its own frozen plan."""
+
+import hashlib
+from typing import Any
+
+from segcore.config import PredictConfig
+from segcore.errors import ContractError, PlanMismatchError, StoreError
+from segcore.inference.numerics import repeatable
+from segcore.inference.plan import freeze, tiling_for
+from segcore.inference.stage import resolve
+from segcore.models.package import SUMS, ModelPackage, read_package
+from segcore.store import Workspace, plan_difference
+
+
+def config_again(
+    ws: Workspace, image_id: str, name: str, frozen: dict[str, Any], made: dict[str, Any]
+) -> PredictConfig:
+    """Settings under which `predict` goes on with a mask that stands, and means the very same plan.
+
+    Args:
+        ws: where it is.
+        image_id: of its image.
+        name: the mask's.
+        frozen: what its `plan.json` holds.
+        made: the settings that it was made with, as its attributes tell them; {} if they are not known.
+
+    Raises:
+        SegcoreError: if it was not made by predict, its model is not there, or its plan cannot be kept here.
+    """
+    plan, where = frozen["plan"], f"mask {name} of image {image_id}"
+    if plan.get("stage") != "predict":
+        raise StoreError(f"{where}: not made by predict; make it again with the command that made it")
+    image, package = ws.image(image_id), package_of(ws, plan["model"], where)
+    shard_px = frozen["storage"]["shard_px"]
+    config = PredictConfig.model_validate(
+        {
+            **_tile_of(plan, image.shape()[-2:], shard_px, len(package.contract.axes)),
+            **{key: value for key, value in made.items() if key in PredictConfig.model_fields},
+            **{key: plan[key] for key in ("blend", "batch", "precision", "device")},
+            "workspace": ws.uri, "model": package.model_id, "images": (image_id,), "name": name,
+            "shard_px": shard_px, "overwrite": False, "dry_run": False,
+        }
+    )  # fmt: skip
+    with repeatable():
+        job = resolve(ws, config, package, config.images)
+    difference = plan_difference(plan, freeze(job, image, tiling_for(config, package, image)))
+    if difference:
+        raise PlanMismatchError(
+            f"{where}: its plan cannot be kept ({'; '.join(difference[:4])}); make it anew: `segcore predict` with "
+            "--overwrite"
+        )
+    return config
+
+
+def package_of(ws: Workspace, digest: str, wanted_by: str) -> ModelPackage:
+    """The model package of the workspace that has this digest.
+
+    Raises:
+        ContractError: if there is none.
+    """
+    for model_id in ws.objects.folders("models"):
+        sums = ws.objects.get(f"models/{model_id}/{SUMS}")
+        if sums is not None and hashlib.sha256(sums).hexdigest() == digest:
+            return read_package(ws, model_id)
+    raise ContractError(
+        f"{wanted_by}: expected its model (digest {digest[:8]}...) under {ws.describe('models')}, found none of it; "
+        "copy the package there, or make the mask anew with --overwrite"
+    )
+
+
+def _tile_of(plan: dict[str, Any], shape_yx: tuple[int, ...], shard_px: int, num_axes: int) -> dict[str, Any]:
+    """The tile and halo that were asked for, from those of the plan; an axis that one tile covers tells nothing."""
+    tile, halo = plan["tile_px"], plan["halo_px"]
+    margins = halo[-2:] if plan["blend"] == "gaussian" else (0, 0)
+    cut = [side for side, n, margin in zip(tile[-2:], shape_yx, margins, strict=True) if side - 2 * margin < n]
+    asked = {"tile_px": max(cut, default=shard_px + 2 * max(margins)), "halo_px": halo[-1]}
+    return asked if num_axes < 3 else asked | {"tile_planes": tile[-3], "halo_planes": halo[-3]}
