@@ -64,7 +64,12 @@ def scene_shard(shard: Ints) -> tuple[Pixels, Pixels]:
 
 
 def put_scene(
-    ws: Workspace, side: int, image_id: str = "scene", paint: Paint | None = None, nodata: float | None = None
+    ws: Workspace,
+    side: int,
+    image_id: str = "scene",
+    paint: Paint | None = None,
+    nodata: float | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the scene, sharded, with its pyramid; a shard in memory at a time, whatever the side.
 
@@ -74,6 +79,7 @@ def put_scene(
         image_id: its name.
         paint: changes a shard (3, Y, X) in place that begins at a pixel (y, x).
         nodata: what the image says of itself.
+        attributes: more of what it says of itself.
     """
     fill = 0 if nodata is None else nodata
     spec = PyramidSpec(
@@ -88,8 +94,8 @@ def put_scene(
                 if paint is not None:
                     paint(pixels, window.start[1:])
                 writer.put(shard, pixels)
-        attributes: dict[str, Any] = {"source": "seeded"} | ({} if nodata is None else {"nodata": nodata})
-        staging.finish(attributes, channels=BANDS)
+        own: dict[str, Any] = {"source": "seeded", **(attributes or {})}
+        staging.finish(own if nodata is None else {**own, "nodata": nodata}, channels=BANDS)
 
 
 def put_unet(ws: Workspace) -> ModelPackage:
