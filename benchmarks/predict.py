@@ -99,7 +99,7 @@ class Bench:
 
     def best_ways(self) -> dict[str, Callable[[], float]]:
         """`forward_best`: the image's pixels in each of the two ways that were the fastest in a survey."""
-        found = {}
+        found: dict[str, Callable[[], float]] = {}
         for way in self._forward.best_ways(2 * 1024**2):
             num_tiles = tiles_over(self.side**2, way)
             share = self.side**2 / (num_tiles * way.tile_px**2)
@@ -182,7 +182,6 @@ def measure(bench: Bench, names: list[str], rounds: int, peer: Peer | None) -> d
     for name in names:
         contestants |= bench.best_ways() if name == "forward_best" else {name: getattr(bench, name)}
     if peer is not None:
-        peer.seconds()  # warms up
         contestants["tiatoolbox"] = peer.seconds
     return summary(bench, take_turns(contestants, rounds, seldom=("monai_default", "monai_50", "tiatoolbox")))
 

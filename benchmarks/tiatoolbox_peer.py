@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -84,6 +85,7 @@ class Peer:
         )
         try:
             self._answer()
+            self.seconds()  # warms up
         except PeerError:
             self.__exit__(None, None, None)
             raise
@@ -95,8 +97,9 @@ class Peer:
             PeerError: if the process has ended.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write("turn\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # then there is no answer, which says it
+            self._process.stdin.write("turn\n")
+            self._process.stdin.flush()
         return float(self._answer()["seconds"])
 
     def _answer(self) -> dict[str, Any]:
@@ -116,7 +119,8 @@ class Peer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._log.close()
 
