@@ -190,12 +190,12 @@ def take_turns(contestants: Mapping[str, Callable[[], float]], rounds: int, seld
     Args:
         contestants: each returns the seconds that it took; warmed up already.
         rounds: number of turns of each.
-        seldom: those that have a turn only in every other round.
+        seldom: those that have a single turn, in the middle round.
     """
     times = Times(load=[os.getloadavg()[0]])
     for number in range(rounds):
         for name, act in contestants.items():
-            if number % 2 and name in seldom:
+            if name in seldom and number != rounds // 2:
                 continue
             times.seconds.setdefault(name, []).append(act())
         times.load.append(os.getloadavg()[0])
