@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,20 @@ import torch
 
 import segcore
 from segcore.config import PredictConfig
+from segcore.errors import ConfigError
 from segcore.geometry import Ints
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
 from segcore.measure import num_cores
+from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
 from segcore.store import Image, PyramidSpec
+
+EXACT_TILE_PX = 1024
+"""With a halo that is exact, write windows are at least this wide..."""
+EXACT_WASTE = 1.6
+"""...and so wide that no more pixels than this are inferred per pixel that is written..."""
+EXACT_READ_PX = 8 << 20
+"""...unless a read window had more pixels than this: a bound on memory."""
 
 ENGINE = 2
 """Goes up with every change of this code that can change a pixel."""
@@ -38,6 +48,11 @@ class Job:
         return self.config.name or self.package.model_id
 
     @property
+    def blend(self) -> str:
+        """What `auto` means for this model."""
+        return blend_for(self.config, self.package.contract)
+
+    @property
     def ignore(self) -> int:
         """Id of unusable pixels in the mask."""
         return 255 if self.dtype == "uint8" else 65535
@@ -55,6 +70,28 @@ class Job:
         return num_cores() if self.device.type == "cpu" else 1
 
 
+def check_halo(config: PredictConfig, contract: InputContract) -> None:
+    """Refuse a halo that the model or the blend cannot have.
+
+    Raises:
+        ConfigError: saying what to give instead.
+    """
+    if config.halo == "exact" and contract.global_context:
+        raise ConfigError(
+            "halo exact: expected a model with a bounded receptive field, this one looks at the whole tile; "
+            "leave halo and blend to their defaults, which is blend gaussian"
+        )
+    if config.halo == "exact" and config.blend == "gaussian":
+        raise ConfigError("halo exact: expected blend crop, got gaussian, which averages tiles; give one or the other")
+
+
+def blend_for(config: PredictConfig, contract: InputContract) -> str:
+    """What `auto` means for a model: crop, but where no halo makes tiles agree."""
+    if config.blend == "auto":
+        return "gaussian" if contract.global_context else "crop"
+    return config.blend
+
+
 def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Tiling:
     """The tile grid of an image: what the config asks for, else what the package was made with."""
     contract = package.contract
@@ -65,14 +102,38 @@ def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Ti
     def sides(planes: int, px: int, single: int) -> Ints:
         return (*(single,) * alone, *((planes,) if len(contract.axes) > 2 else ()), px, px)
 
-    tile, stride = sides(tile_planes, tile_px, 1), sides(contract.stride_planes, contract.stride, 1)
-    if config.blend == "gaussian":
-        px = tile_px // 8 if config.halo_px is None else config.halo_px
-        planes = tile_planes // 8 if config.halo_planes is None else config.halo_planes
-        return gaussian_tiling(shape, tile, sides(planes, px, 0), stride)
-    px = contract.halo_px if config.halo_px is None else config.halo_px
-    planes = contract.halo_planes if config.halo_planes is None else config.halo_planes
-    return crop_tiling(shape, tile, sides(planes, px, 0), stride, config.shard_px)
+    stride = sides(contract.stride_planes, contract.stride, 1)
+    if blend_for(config, contract) == "gaussian":
+        px, planes = _halo(config, (tile_px // 8, tile_planes // 8), contract)
+        return gaussian_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride)
+    px, planes = _halo(config, (contract.halo_px, contract.halo_planes), contract)
+    if config.halo == "exact" and config.tile_px is None:
+        tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes)
+    return crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
+
+
+def _halo(config: PredictConfig, fast: Ints, contract: InputContract) -> Ints:
+    """Px and planes of context that the config asks for; `fast` is what that word means here."""
+    px, planes = fast
+    if config.halo == "exact":
+        assert contract.receptive_px is not None, "halo exact needs a package whose receptive field was measured"
+        px, planes = contract.receptive_px, contract.receptive_planes or 0
+    elif config.halo != "fast":
+        px = config.halo
+    return px, planes if config.halo_planes is None else config.halo_planes
+
+
+def exact_tile_px(tile_px: int, halo_px: int, planes: int) -> int:
+    """Wanted side of a write window for `halo: exact`: large, so that its wide halo is worth it.
+
+    Args:
+        tile_px: the package's, of which it is never less.
+        halo_px: context on both sides.
+        planes: of a read window.
+    """
+    worth_it = max(EXACT_TILE_PX, math.ceil(2 * halo_px / (math.sqrt(EXACT_WASTE) - 1)))
+    fitting = math.isqrt(EXACT_READ_PX // planes) - 2 * halo_px
+    return max(tile_px, min(worth_it, fitting))
 
 
 def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
@@ -89,8 +150,8 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
         },
         "model": job.package.digest,
         "level": job.package.contract.level,
-        "blend": job.config.blend,
-        "tile_px": list(tiling.core if job.config.blend == "crop" else tiling.read),
+        "blend": job.blend,
+        "tile_px": list(tiling.core if job.blend == "crop" else tiling.read),
         "halo_px": list(tiling.halo),
         "batch": job.batch,
         "precision": job.precision,
@@ -115,7 +176,8 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
         "device": config.device == "auto",
         "batch": "batch" not in config.model_fields_set,
         "tile_px": config.tile_px is None and config.tile_planes is None,
-        "halo_px": config.halo_px is None and config.halo_planes is None,
+        "halo_px": config.halo == "fast" and config.halo_planes is None,
+        "blend": config.blend == "auto",
     }
     kept = plan | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
     return kept if kept == made else plan

@@ -16,14 +16,25 @@ from segcore.inference.contract import check_contract
 from segcore.inference.crop import columns
 from segcore.inference.estimate import estimate
 from segcore.inference.gaussian import GaussianUnit, planes_together
+from segcore.inference.halo import halo_details
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.numerics import Network, repeatable, resolve_device
 from segcore.inference.pipeline import Load, Pipeline, Threads
-from segcore.inference.plan import STALE_WITH, Job, as_finished, freeze, mask_attributes, mask_spec, tiling_for
+from segcore.inference.plan import (
+    STALE_WITH,
+    Job,
+    as_finished,
+    check_halo,
+    freeze,
+    mask_attributes,
+    mask_spec,
+    tiling_for,
+)
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
 from segcore.inference.run import MaskRun
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
+from segcore.models.receptive import with_field
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
 from segcore.store import UNIT_SHARDS, Image, Staging, Workspace
@@ -47,7 +58,7 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
     """
     with Peak() as peak, ends_on_sigterm(), repeatable():
         ws = Workspace.open(config.workspace)
-        package = read_package(ws, config.model)
+        package = with_field(read_package(ws, config.model))
         image_ids = config.images or tuple(ws.image_ids())
         if not image_ids:
             raise StoreError(f"workspace {ws.uri}: no image in it; fill it with `segcore ingest`")
@@ -55,7 +66,9 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
         if config.dry_run:
             items, details = estimate(ws, job, image_ids)
         else:
+            halo = halo_details(ws, job, image_ids, progress)
             items, details = _Night(ws, job, image_ids, progress).run()
+            details |= halo
     return StageResult(
         stage="predict",
         items=items,
@@ -70,8 +83,9 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
     """Settle what `auto` means, on the first image that the model can take.
 
     Raises:
-        ConfigError: if the device or the precision is not there.
+        ConfigError: if the device or the precision is not there, or the model cannot have the halo.
     """
+    check_halo(config, package.contract)
     device = resolve_device(config.device)
     check_precision(config.precision, device)
     precision: str = "float32" if config.precision == "auto" else config.precision
@@ -105,7 +119,7 @@ class _Night:
         """The items in the order of the images, and details of the whole."""
         job = self._job
         network = Network(job.package, job.device, job.precision, job.batch)
-        readers = 4 if job.device.type != "cpu" and job.config.blend == "crop" else 1
+        readers = 4 if job.device.type != "cpu" and job.blend == "crop" else 1
         threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
         self._progress.start("predict", self._num_shards(), "shards")
         try:
@@ -192,7 +206,7 @@ class _Night:
     def _units(self, run: MaskRun) -> list[Window]:
         """Work units in which a shard is left, over as many planes as are computed together."""
         tiling, depth = run.tiling, 1
-        if self._job.config.blend == "gaussian":
+        if self._job.blend == "gaussian":
             depth = planes_together(tiling, len(self._job.package.classes), UNIT_SHARDS * self._job.config.shard_px)
         elif len(tiling.core) > 2:
             depth = tiling.core[0]
@@ -202,7 +216,7 @@ class _Night:
         pending = run.begin_unit(unit)
         if not pending:
             return
-        if self._job.config.blend == "gaussian":
+        if self._job.blend == "gaussian":
             for strip in GaussianUnit(run, unit, pending).strips():
                 yield Load(run, strip)
             return

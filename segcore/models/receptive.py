@@ -17,7 +17,7 @@ Networks" (Distill, 2019).
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from torch import nn
 from segcore.errors import ConfigError
 from segcore.geometry import Ints
 from segcore.models.info import InputContract
+from segcore.models.package import ModelPackage
 
 MAX_PX, MAX_PLANES = 1024, 128
 """A field that reaches through a probe of this length is global."""
@@ -43,6 +44,14 @@ class ReceptiveField:
     multiple of it. For stride 1 it is the radius of the receptive field. None: global context."""
     stride: Ints
     """Smallest shifts of the image that shift the logits alike; divisors of the model's own stride."""
+
+
+def with_field(package: ModelPackage) -> ModelPackage:
+    """The package as it is, or measured now if it is of a version that did not tell how far the model looks."""
+    if package.contract.is_measured:
+        return package
+    contract = measured(package.contract, package.load_weights())
+    return replace(package, info=package.info.model_copy(update={"contract": contract}))
 
 
 def measured(contract: InputContract, model: nn.Module) -> InputContract:
@@ -160,7 +169,7 @@ class _Probe:
     def _cells(self, axis: int, touched: torch.Tensor) -> torch.Tensor:
         """(N, cells): which cells of the stride hold a touched pixel."""
         along = touched.movedim(axis + 2, -1).flatten(1, -2).any(dim=1)
-        return along.unflatten(1, (-1, self.stride[axis])).any(dim=2)
+        return along.reshape(len(along), -1, self.stride[axis]).any(dim=2)
 
 
 def _primes(number: int) -> list[int]:
