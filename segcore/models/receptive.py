@@ -123,31 +123,29 @@ class _Probe:
             ConfigError: if there is one, but not the model's stride.
         """
         stride = self.stride[axis]
-        length = 2 * reach + 4 * stride
-        image = self._noise(axis, length + 8 * stride)
-        whole = self._logits(image.narrow(axis + 2, 0, length + 2 * stride))
-        if self._moves(axis, image, whole, stride, length, reach):
-            first = self._logits(image.narrow(axis + 2, 0, length))
+        if self._moves(axis, stride, reach):
             for prime in _primes(stride):
-                while stride % prime == 0 and self._moves(axis, image, first, stride // prime, length, reach):
+                while stride % prime == 0 and self._moves(axis, stride // prime, reach):
                     stride //= prime
             return stride
-        whole = self._logits(image)
-        for times in (2, 4, 8):
-            if self._moves(axis, image, whole, times * stride, length, reach):
+        for by in (2 * stride, 4 * stride, 8 * stride):
+            if self._moves(axis, by, reach + by):  # a field measured at a wrong stride may be too small
                 raise ConfigError(
-                    f"the model's stride: expected {times * stride}, by which its logits move with the image, "
-                    f"got {stride}; correct the model's attribute `stride`"
+                    f"the model's stride: expected {by}, by which its logits move with the image, got {stride}; "
+                    "correct the model's attribute `stride`"
                 )
         return None
 
-    def _moves(self, axis: int, image: torch.Tensor, logits: torch.Tensor, by: int, length: int, reach: int) -> bool:
-        """True if a tile that begins `by` px later has the logits that the first one (or the whole) has there."""
-        part = self._logits(image.narrow(axis + 2, by, length))
+    def _moves(self, axis: int, by: int, reach: int) -> bool:
+        """True if a tile that begins `by` px later, in a longer image, has the logits that the image has there."""
+        stride = max(by, self.stride[axis])
+        length = 2 * reach + 4 * stride
+        image = self._noise(axis, length + 2 * stride)
+        whole, part = self._logits(image), self._logits(image.narrow(axis + 2, by, length))
         # Both see all their context from `reach` on.
-        num_px = min(length, logits.shape[axis + 2] - by) - 2 * reach
-        difference = part.narrow(axis + 2, reach, num_px) - logits.narrow(axis + 2, by + reach, num_px)
-        return bool(difference.abs().max() <= TOLERANCE * logits.abs().max())
+        num_px = length - 2 * reach
+        difference = part.narrow(axis + 2, reach, num_px) - whole.narrow(axis + 2, by + reach, num_px)
+        return bool(difference.abs().max() <= TOLERANCE * whole.abs().max())
 
     def _in_plane(self, axis: int) -> bool:
         return axis >= len(self.stride) - 2
