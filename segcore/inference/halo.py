@@ -15,6 +15,7 @@ from segcore.inference.numerics import Network
 from segcore.inference.plan import Job, tiling_for
 from segcore.inference.precision import device_slug, spread_tiles
 from segcore.inference.tiling import Tiling, read_reflected, read_validity, stacked
+from segcore.models.receptive import one_thread
 from segcore.progress import Progress
 from segcore.store import Image, Workspace, seal, unseal
 from segcore.stretch import stretch_of
@@ -92,7 +93,7 @@ def measure_disagreement(job: Job, image: Image) -> Disagreement:
         for tile in spread_tiles(image, wide):
             pixels = stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1)
             inner = (slice(None), slice(None), *(slice(c, n - c) for c, n in zip(cut, wide.read, strict=True)))
-            with torch.inference_mode():
+            with one_thread(), torch.inference_mode():
                 ids = network.ids(pixels, wide.halo, image.nodata)
                 changed = ids != network.ids(pixels[inner], fast.halo, image.nodata)
             inside = changed[(0, *(slice(n) for n in tile.write.shape))]

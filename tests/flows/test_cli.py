@@ -103,6 +103,14 @@ def test_options_of_several_numbers_are_split_at_commas() -> None:
     assert json.loads(done.stdout)["settings"]["channels"] == [8, 16, 32]
 
 
+@pytest.mark.parametrize(("given", "expected"), [("exact", "exact"), ("fast", "fast"), ("64", 64)])
+def test_an_option_of_words_or_a_number(given: str, expected: str | int) -> None:
+    show = ["config", "show", *PREDICT, "--json"]
+    done = RUNNER.invoke(app, [*show, "--halo", given])
+    assert json.loads(done.stdout)["settings"]["halo"] == expected
+    assert "<exact|fast|int>" in RUNNER.invoke(app, ["predict", "--help"]).stdout
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
