@@ -31,8 +31,8 @@ from segcore.store import Workspace
 from segcore.training import train
 
 TILE_PX = 64
-ZOOM, SHOWN_PX = 2, 200
-"""The picture shows this much of the image, from its corner."""
+ZOOM, START_PX, SHOWN_PX = 2, 128, 232
+"""The picture shows this much of the image, from here on in y and x."""
 CUTS: dict[str, dict[str, Any]] = {
     "halo 0": {"halo": 0},
     "halo fast": {"halo": "fast"},
@@ -101,7 +101,8 @@ def picture(pixels: Pixels, masks: dict[str, Pixels], expected: Pixels) -> Image
     drawn = Image.new("RGB", (len(panels) * (side + gap) - gap, side + head), "white")
     pen = ImageDraw.Draw(drawn)
     for i, (name, panel) in enumerate(panels.items()):
-        shown = Image.fromarray(np.ascontiguousarray(panel[:SHOWN_PX, :SHOWN_PX])).resize((side, side), 0)
+        window = slice(START_PX, START_PX + SHOWN_PX)
+        shown = Image.fromarray(np.ascontiguousarray(panel[window, window])).resize((side, side), 0)
         drawn.paste(shown, (i * (side + gap), head))
         pen.text((i * (side + gap) + 2, 4), name, fill="black", font_size=14)
     return drawn.quantize(128, dither=Image.Dither.NONE)
