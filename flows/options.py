@@ -143,6 +143,10 @@ def parameter_type(name: str, field: FieldInfo) -> Any:
         metavar = f"<{'|'.join(words)}>" if words else "<str>" if get_args(plain)[0] is str else "<number>"
         help_text = f"{text} Repeat for more."
         return Annotated[list[str] | None, typer.Option(flag, metavar=metavar, help=help_text, show_default=False)]
+    if words := words_or_number(plain):
+        return Annotated[
+            str | None, typer.Option(flag, metavar=f"<{'|'.join(words)}|int>", help=text, show_default=False)
+        ]
     return Annotated[plain | None, typer.Option(flag, help=text, show_default=False)]
 
 
@@ -156,8 +160,17 @@ def shown_default(field: FieldInfo) -> str:
     return ",".join(str(part) for part in default) if isinstance(default, tuple) else str(default)
 
 
+def words_or_number(annotation: Any) -> tuple[str, ...]:
+    """The words of `Literal[...] | int`, which the config itself tells from a number; () for any other type."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
+    literals = [kind for kind in kinds if get_origin(kind) is Literal]
+    return get_args(literals[0]) if len(kinds) == 2 and len(literals) == 1 and int in kinds else ()
+
+
 def without_none(annotation: Any) -> Any:
     """`X` of `X | None`; anything else as it is."""
+    if words_or_number(annotation):
+        return annotation
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         assert len(kinds) == 1, f"an option needs one type, got {annotation}"

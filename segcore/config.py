@@ -231,16 +231,18 @@ class PredictConfig(StageConfig):
     """Image ids; none = every image in the workspace."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name of the mask under `labels/`; the model id by default."""
-    blend: Literal["crop", "gaussian"] = "crop"
-    """`crop`: each tile writes its centre alone; `gaussian`: overlapping tiles are averaged."""
+    blend: Literal["auto", "crop", "gaussian"] = "auto"
+    """`crop`: each tile writes its centre alone; `gaussian`: overlapping tiles are averaged; `auto` is crop, but for a
+    model that looks at the whole tile."""
     tile_px: int | None = Field(default=None, ge=16)
     """Side of a tile's write window in px (`gaussian`: of the whole tile); the package's by default."""
-    halo_px: int | None = Field(default=None, ge=0)
-    """Context around the write window in px; the package's by default, rounded up to the model's stride."""
+    halo: Literal["exact", "fast"] | int = "fast"
+    """Context around the write window: `exact` = all that the model looks at, so that the mask is that of the whole
+    image; `fast` = the package's, smaller; or a number of px, rounded up to the model's stride."""
     tile_planes: int | None = Field(default=None, ge=1)
     """Planes of z or t in a tile's write window, for a model that sees several; the package's by default."""
     halo_planes: int | None = Field(default=None, ge=0)
-    """Context before and behind them; the package's by default."""
+    """Context before and behind them; by default what `halo` says."""
     thresholds: dict[str, float] = {}
     """By class name: the class is taken where its probability reaches this, and nowhere else."""
     min_confidence: dict[str, float] = {}
@@ -273,6 +275,14 @@ class PredictConfig(StageConfig):
     """Rewrite a mask of the same name that was made under another plan, and make lost shards again."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
+
+    @field_validator("halo", mode="before")
+    @classmethod
+    def _is_a_halo(cls, value: Any) -> Any:
+        is_number = not isinstance(value, bool) and re.fullmatch(r"\d+", str(value))
+        if value not in ("exact", "fast") and not is_number:
+            raise ValueError(f"expected exact, fast or a number of px, got {value!r}")
+        return int(value) if is_number else value
 
     @model_validator(mode="after")
     def _keep_reserved_names(self) -> Self:

@@ -6,10 +6,10 @@ from typing import Any
 from segcore.config import PredictConfig
 from segcore.errors import ContractError, PlanMismatchError, StoreError
 from segcore.inference.numerics import repeatable
-from segcore.inference.plan import freeze, tiling_for
+from segcore.inference.plan import freeze, layer_plan, tiling_for
 from segcore.inference.stage import resolve
 from segcore.models.package import SUMS, ModelPackage, read_package
-from segcore.store import Workspace, plan_difference
+from segcore.store import Workspace, mask_of_layer, plan_difference
 
 
 def config_again(
@@ -37,19 +37,27 @@ def config_again(
             **_tile_of(plan, image.shape()[-2:], shard_px, len(package.contract.axes)),
             **{key: value for key, value in made.items() if key in PredictConfig.model_fields},
             **{key: plan[key] for key in ("blend", "batch", "precision", "device")},
-            "workspace": ws.uri, "model": package.model_id, "images": (image_id,), "name": name,
+            "workspace": ws.uri, "model": package.model_id, "images": (image_id,), "name": _mask_name(plan, name),
             "shard_px": shard_px, "overwrite": False, "dry_run": False,
         }
     )  # fmt: skip
     with repeatable():
         job = resolve(ws, config, package, config.images)
-    difference = plan_difference(plan, freeze(job, image, tiling_for(config, package, image)))
+    expected = freeze(job, image, tiling_for(config, job.package, image))
+    if "layer" in plan:
+        expected = layer_plan(job, expected, plan["layer"])
+    difference = plan_difference(plan, expected)
     if difference:
         raise PlanMismatchError(
             f"{where}: its plan cannot be kept ({'; '.join(difference[:4])}); make it anew: `segcore predict` with "
             "--overwrite"
         )
     return config
+
+
+def _mask_name(plan: dict[str, Any], name: str) -> str:
+    """The mask's name, also of one of its layers."""
+    return mask_of_layer(name, plan["layer"]) if "layer" in plan else name
 
 
 def package_of(ws: Workspace, digest: str, wanted_by: str) -> ModelPackage:
@@ -73,5 +81,5 @@ def _tile_of(plan: dict[str, Any], shape_yx: tuple[int, ...], shard_px: int, num
     tile, halo = plan["tile_px"], plan["halo_px"]
     margins = halo[-2:] if plan["blend"] == "gaussian" else (0, 0)
     cut = [side for side, n, margin in zip(tile[-2:], shape_yx, margins, strict=True) if side - 2 * margin < n]
-    asked = {"tile_px": max(cut, default=shard_px + 2 * max(margins)), "halo_px": halo[-1]}
+    asked = {"tile_px": max(cut, default=shard_px + 2 * max(margins)), "halo": halo[-1]}
     return asked if num_axes < 3 else asked | {"tile_planes": tile[-3], "halo_planes": halo[-3]}

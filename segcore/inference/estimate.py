@@ -73,7 +73,7 @@ def _details(job: Job, image: Image, tiling: Tiling, cost: _Cost, complete: bool
     tile_px = math.prod(tiling.read)
     item_bytes = image.dtype.itemsize * image.shape()[image.axes.index("c")]
     side = job.config.shard_px
-    if job.config.blend == "gaussian":
+    if job.blend == "gaussian":
         depth = min(planes_together(tiling, len(job.package.classes), 4 * side), math.prod(tiling.shape[:-2]))
         width, height = min(4 * side, tiling.shape[-1]), tiling.read[-2]
         sums = depth * height * width * 4 * len(job.package.classes)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,14 +16,23 @@ from segcore.geometry import Ints
 from segcore.inference.contract import check_alike
 from segcore.inference.decision import KINDS, Decision, Kind, ids_of
 from segcore.inference.numerics import Recipe, devices_of
-from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
+from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling, rounded_up
 from segcore.inference.views import views_of
 from segcore.measure import num_cores
+from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage, read_package
+from segcore.models.receptive import with_field
 from segcore.store import Image, PyramidSpec, Workspace
 
 WORKERS_PER_GPU = 3
 """One computes while one uploads and one fetches its mask."""
+
+EXACT_TILE_PX = 1024
+"""With a halo that is exact, write windows are at least this wide..."""
+EXACT_WASTE = 1.6
+"""...and so wide that no more pixels than this are inferred per pixel that is written..."""
+EXACT_READ_PX = 8 << 20
+"""...unless a read window had more pixels than this: a bound on memory."""
 
 ENGINE = 2
 """Goes up with every change of this code that can change a pixel."""
@@ -50,6 +61,11 @@ class Job:
         return f"ensemble-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
 
     @property
+    def blend(self) -> str:
+        """What `auto` means for this model."""
+        return blend_for(self.config, self.package.contract)
+
+    @property
     def ignore(self) -> int:
         """Id of unusable pixels in the mask."""
         return ignore_of(self.package)
@@ -67,6 +83,28 @@ class Job:
         return num_cores() if self.device.type == "cpu" else WORKERS_PER_GPU * len(devices_of(self.device))
 
 
+def check_halo(config: PredictConfig, contract: InputContract) -> None:
+    """Refuse a halo that the model or the blend cannot have.
+
+    Raises:
+        ConfigError: saying what to give instead.
+    """
+    if config.halo == "exact" and contract.global_context:
+        raise ConfigError(
+            "halo exact: expected a model with a bounded receptive field, this one looks at the whole tile; "
+            "leave halo and blend to their defaults, which is blend gaussian"
+        )
+    if config.halo == "exact" and config.blend == "gaussian":
+        raise ConfigError("halo exact: expected blend crop, got gaussian, which averages tiles; give one or the other")
+
+
+def blend_for(config: PredictConfig, contract: InputContract) -> str:
+    """What `auto` means for a model: crop, but where no halo makes tiles agree."""
+    if config.blend == "auto":
+        return "gaussian" if contract.global_context else "crop"
+    return config.blend
+
+
 def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Tiling:
     """The tile grid of an image: what the config asks for, else what the package was made with."""
     contract = package.contract
@@ -77,14 +115,38 @@ def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Ti
     def sides(planes: int, px: int, single: int) -> Ints:
         return (*(single,) * alone, *((planes,) if len(contract.axes) > 2 else ()), px, px)
 
-    tile, stride = sides(tile_planes, tile_px, 1), sides(contract.stride_planes, contract.stride, 1)
-    if config.blend == "gaussian":
-        px = tile_px // 8 if config.halo_px is None else config.halo_px
-        planes = tile_planes // 8 if config.halo_planes is None else config.halo_planes
-        return gaussian_tiling(shape, tile, sides(planes, px, 0), stride)
-    px = contract.halo_px if config.halo_px is None else config.halo_px
-    planes = contract.halo_planes if config.halo_planes is None else config.halo_planes
-    return crop_tiling(shape, tile, sides(planes, px, 0), stride, config.shard_px)
+    stride = sides(contract.stride_planes, contract.stride, 1)
+    if blend_for(config, contract) == "gaussian":
+        px, planes = _halo(config, (tile_px // 8, tile_planes // 8), contract)
+        return gaussian_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride)
+    px, planes = _halo(config, (contract.halo_px, contract.halo_planes), contract)
+    if config.halo == "exact" and config.tile_px is None:
+        tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes)
+    return crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
+
+
+def _halo(config: PredictConfig, fast: Ints, contract: InputContract) -> Ints:
+    """Px and planes of context that the config asks for; `fast` is what that word means here."""
+    px, planes = fast
+    if config.halo == "exact":
+        assert contract.receptive_px is not None, "halo exact needs a package whose receptive field was measured"
+        px, planes = contract.receptive_px, contract.receptive_planes or 0
+    elif config.halo != "fast":
+        px = config.halo
+    return px, planes if config.halo_planes is None else config.halo_planes
+
+
+def exact_tile_px(tile_px: int, halo_px: int, planes: int) -> int:
+    """Wanted side of a write window for `halo: exact`: large, so that its wide halo is worth it.
+
+    Args:
+        tile_px: the package's, of which it is never less.
+        halo_px: context on both sides.
+        planes: of a read window.
+    """
+    worth_it = max(EXACT_TILE_PX, math.ceil(2 * halo_px / (math.sqrt(EXACT_WASTE) - 1)))
+    fitting = math.isqrt(EXACT_READ_PX // planes) - 2 * halo_px
+    return max(tile_px, min(worth_it, fitting))
 
 
 def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
@@ -101,8 +163,8 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
         },
         "model": job.package.digest,
         "level": job.package.contract.level,
-        "blend": job.config.blend,
-        "tile_px": list(tiling.core if job.config.blend == "crop" else tiling.read),
+        "blend": job.blend,
+        "tile_px": list(tiling.core if job.blend == "crop" else tiling.read),
         "halo_px": list(tiling.halo),
         "batch": job.batch,
         "precision": job.precision,
@@ -138,7 +200,7 @@ def recipe_of(ws: Workspace, config: PredictConfig, package: ModelPackage) -> Re
         ConfigError: if it asks for what cannot be.
         ContractError: if a further model is not there, or not made for the same images and classes.
     """
-    ensemble = tuple(read_package(ws, model) for model in config.ensemble)
+    ensemble = tuple(with_field(read_package(ws, model)) for model in config.ensemble)
     for other in ensemble:
         check_alike(package, other)
     views = views_of(config.views, config.view_scales)
@@ -164,6 +226,31 @@ def recipe_of(ws: Workspace, config: PredictConfig, package: ModelPackage) -> Re
     return Recipe(decision, ensemble, views)
 
 
+def jointly(package: ModelPackage, ensemble: Sequence[ModelPackage]) -> ModelPackage:
+    """The package, with a contract by which tiles suit all models of an ensemble: the widest halo, a common stride."""
+    contracts = [each.contract for each in (package, *ensemble)]
+    if len(contracts) == 1:
+        return package
+    stride = math.lcm(*(contract.stride for contract in contracts))
+    stride_planes = math.lcm(*(contract.stride_planes for contract in contracts))
+    fields = [contract.receptive_px for contract in contracts]
+    planes = [contract.receptive_planes for contract in contracts]
+    joint = package.contract.model_copy(
+        update={
+            "stride": stride,
+            "stride_planes": stride_planes,
+            "tile_px": rounded_up(package.contract.tile_px, stride),
+            "halo_px": rounded_up(max(contract.halo_px for contract in contracts), stride),
+            "tile_planes": rounded_up(package.contract.tile_planes, stride_planes),
+            "halo_planes": rounded_up(max(contract.halo_planes for contract in contracts), stride_planes),
+            "receptive_px": None if None in fields else max(px for px in fields if px is not None),
+            "receptive_planes": max((n for n in planes if n is not None), default=None),
+            "global_context": any(contract.global_context for contract in contracts),
+        }
+    )
+    return replace(package, info=package.info.model_copy(update={"contract": joint}))
+
+
 def ignore_of(package: ModelPackage) -> int:
     """Id of unusable pixels in the masks of a model: 255 while it fits."""
     return 255 if len(package.classes) <= 255 else 65535
@@ -186,7 +273,8 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
         "device": config.device == "auto",
         "batch": "batch" not in config.model_fields_set,
         "tile_px": config.tile_px is None and config.tile_planes is None,
-        "halo_px": config.halo_px is None and config.halo_planes is None,
+        "halo_px": config.halo == "fast" and config.halo_planes is None,
+        "blend": config.blend == "auto",
     }
     kept = plan | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
     return kept if kept == made else plan

@@ -131,13 +131,18 @@ def device_slug(device: torch.device) -> str:
 
 
 def calibration_tiles(image: Image, tiling: Tiling, is_stretched: bool, count: int = CALIBRATION_TILES) -> list[Pixels]:
-    """Tiles (1, C, ...) spread over the image, those with usable pixels first, as the model gets them."""
+    """The pixels (1, C, ...) of a few tiles, as the model gets them."""
     stretch = stretch_of(image) if is_stretched else None
+    tiles = spread_tiles(image, tiling, count)
+    return [stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1) for tile in tiles]
+
+
+def spread_tiles(image: Image, tiling: Tiling, count: int = CALIBRATION_TILES) -> list[Tile]:
+    """A few tiles spread over the image, those with usable pixels first."""
     every = list(tiling.tiles(Window.whole(tiling.shape))) if tiling.num_tiles <= 4096 else _diagonal(tiling)
     step = max(1, len(every) // (4 * count))
     spread = every[step // 2 :: step] or every
-    ranked = sorted(spread, key=lambda tile: not image.read_valid(tile.write).any())
-    return [stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1) for tile in ranked[:count]]
+    return sorted(spread, key=lambda tile: not image.read_valid(tile.write).any())[:count]
 
 
 def _diagonal(tiling: Tiling, count: int = 64) -> list[Tile]:

@@ -16,6 +16,7 @@ from segcore.inference.contract import check_contract
 from segcore.inference.crop import columns
 from segcore.inference.estimate import estimate
 from segcore.inference.gaussian import GaussianUnit, planes_together
+from segcore.inference.halo import halo_details
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.layers import Layer, layer_spec
 from segcore.inference.numerics import Network, devices_of, repeatable, resolve_device
@@ -24,7 +25,9 @@ from segcore.inference.plan import (
     STALE_WITH,
     Job,
     as_finished,
+    check_halo,
     freeze,
+    jointly,
     layer_plan,
     mask_attributes,
     mask_spec,
@@ -35,6 +38,7 @@ from segcore.inference.precision import check_precision, fixed_batch, resolve_pr
 from segcore.inference.run import MaskRun
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
+from segcore.models.receptive import with_field
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
 from segcore.store import UNIT_SHARDS, Image, Staging, Workspace, layer_name
@@ -58,7 +62,7 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
     """
     with Peak() as peak, ends_on_sigterm(), repeatable():
         ws = Workspace.open(config.workspace)
-        package = read_package(ws, config.model)
+        package = with_field(read_package(ws, config.model))
         image_ids = config.images or tuple(ws.image_ids())
         if not image_ids:
             raise StoreError(f"workspace {ws.uri}: no image in it; fill it with `segcore ingest`")
@@ -66,7 +70,9 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
         if config.dry_run:
             items, details = estimate(ws, job, image_ids)
         else:
+            halo = halo_details(ws, job, image_ids, progress)
             items, details = _Night(ws, job, image_ids, progress).run()
+            details |= halo
     return StageResult(
         stage="predict",
         items=items,
@@ -81,11 +87,13 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
     """Settle what `auto` means, on the first image that the model can take.
 
     Raises:
-        ConfigError: if the device or the precision is not there.
+        ConfigError: if the device or the precision is not there, or the model cannot have the halo.
     """
+    recipe = recipe_of(ws, config, package)
+    package = jointly(package, recipe.ensemble)
+    check_halo(config, package.contract)
     device = resolve_device(config.device)
     check_precision(config.precision, device)
-    recipe = recipe_of(ws, config, package)
     precision: str = "float32" if config.precision == "auto" else config.precision
     job = Job(config, package, device, recipe, precision, config.batch)
     if config.precision != "auto" and config.batch == 1:
@@ -119,7 +127,7 @@ class _Night:
         job = self._job
         devices = devices_of(job.device)
         networks = [Network(job.package, device, job.precision, job.batch, job.recipe) for device in devices]
-        readers = 4 if job.device.type != "cpu" and job.config.blend == "crop" else 1
+        readers = 4 if job.device.type != "cpu" and job.blend == "crop" else 1
         threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
         self._progress.start("predict", self._num_shards(), "shards")
         try:
@@ -203,7 +211,7 @@ class _Night:
                 )
             spec = layer_spec(image, job.recipe.decision, kind, job.config.layer_level, job.config.shard_px)
             own = layer_plan(job, plan, kind)
-            name = layer_name(f"{job.name}.{kind}")
+            name = layer_name(job.name, kind)
             overwrite = job.config.overwrite
             opened.append(
                 Staging.begin(self._ws, image.image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH)
@@ -226,7 +234,7 @@ class _Night:
     def _units(self, run: MaskRun) -> list[Window]:
         """Work units in which a shard is left, over as many planes as are computed together."""
         tiling, depth = run.tiling, 1
-        if self._job.config.blend == "gaussian":
+        if self._job.blend == "gaussian":
             depth = planes_together(tiling, len(self._job.package.classes), UNIT_SHARDS * self._job.config.shard_px)
         elif len(tiling.core) > 2:
             depth = tiling.core[0]
@@ -235,7 +243,7 @@ class _Night:
 
     def _unit_loads(self, run: MaskRun, unit: Window) -> Iterator[Load]:
         pending = run.pending(unit)
-        if self._job.config.blend == "gaussian":
+        if self._job.blend == "gaussian":
             for strip in GaussianUnit(run, unit, pending).strips():
                 yield Load(run, strip)
             return

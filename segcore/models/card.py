@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from segcore.models.info import PackageInfo
+from segcore.models.info import InputContract, PackageInfo
 
 
 def model_card(info: PackageInfo) -> str:
@@ -37,6 +37,7 @@ def model_card(info: PackageInfo) -> str:
                 ("axes of a tile", ", ".join(contract.axes)),
                 ("tile + halo", f"{contract.tile_px} + {contract.halo_px} px, multiples of {contract.stride}"),
                 *([("planes + halo", planes)] if len(contract.axes) > 2 else []),
+                *([("context", _context(contract))] if contract.is_measured else []),
             ],
         ),
         "",
@@ -56,6 +57,13 @@ def model_card(info: PackageInfo) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _context(contract: InputContract) -> str:
+    if contract.global_context:
+        return "the whole tile: its masks need --blend gaussian"
+    planes = f", {contract.receptive_planes} planes" if len(contract.axes) > 2 else ""
+    return f"{contract.receptive_px} px{planes}, which is --halo exact"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:

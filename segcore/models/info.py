@@ -46,6 +46,18 @@ class InputContract(BaseModel):
     """Context before and behind it; a multiple of their stride."""
     stride_planes: int = Field(default=1, ge=1)
     """Planes of a read window are a multiple of this."""
+    receptive_px: int | None = Field(default=None, ge=0)
+    """Context that a write window needs for the logits of the whole image; measured, a multiple of the stride. None if
+    nobody measured it, or the context is global."""
+    receptive_planes: int | None = Field(default=None, ge=0)
+    """Likewise in planes; 0 for a model of single planes."""
+    global_context: bool = False
+    """A pixel's logits depend on all of the tile, or on its size or place: no halo is enough."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is known how far the model looks; older packages do not tell."""
+        return self.global_context or self.receptive_px is not None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -15,9 +15,14 @@ def array_prefix(image_id: str, name: str) -> str:
     return image if name == "image" else f"{image}/labels/{name}"
 
 
-def layer_name(name: str) -> str:
-    """A layer's name among those of images and labels, none of which begins so."""
-    return f"{_LAYER}{name}"
+def layer_name(mask: str, kind: str) -> str:
+    """The name of a mask's layer among those of images and labels, none of which begins so."""
+    return f"{_LAYER}{mask}.{kind}"
+
+
+def mask_of_layer(name: str, kind: str) -> str:
+    """The mask's name out of that of its layer."""
+    return name.removeprefix(_LAYER).removesuffix(f".{kind}")
 
 
 def is_layer(name: str) -> bool:

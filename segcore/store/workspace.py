@@ -123,16 +123,17 @@ class Workspace:
     def layer_names(self, image_id: str) -> list[str]:
         """Names of an image's complete layers, sorted."""
         names = (name.removesuffix(".ome.zarr") for name in self.objects.folders(f"layers/{image_id}"))
-        return [name for name in names if self.is_complete(image_id, layer_name(name))]
+        return [name for name in names if self.is_complete(image_id, layer_name(*name.rsplit(".", 1)))]
 
-    def layer(self, image_id: str, name: str) -> Layer:
+    def layer(self, image_id: str, mask: str, kind: str) -> Layer:
         """A complete layer of an image.
 
         Raises:
-            StoreError: if there is none of this name.
+            StoreError: if the mask has none of this kind.
             IncompleteError: if the stage that makes it did not end.
         """
-        return Layer(self.objects, image_id, layer_name(name), self._attributes(image_id, layer_name(name)))
+        name = layer_name(mask, kind)
+        return Layer(self.objects, image_id, name, self._attributes(image_id, name))
 
     def _read_attributes(self, image_id: str, name: str) -> dict[str, Any] | None:
         """What its mark says; None where it bears none."""

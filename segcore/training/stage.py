@@ -17,6 +17,7 @@ from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.models import ModelConfig, build_model
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
+from segcore.models.receptive import measured
 from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
 from segcore.sampling import keep_what_fits
@@ -68,6 +69,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         run.agree(resolved)
         with run.lease():
             progress = Log(run, progress)
+            contract = _contract(config, data, model, size)
             keep_what_fits([*data.training, *data.validation], config.cache_mib)
             learner = Learner(model, config, data.mean, data.std, device)
             held_out = HeldOut.of(data.validation, size, config.validation_mpx * 1e6)
@@ -76,7 +78,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
             training.fit()
             scores = _final_scores(data, size, training, run)
             origin = resolved | {"run": run.run_id, "precision": training.state.precision}
-            info = _info(config, data, model, size, scores, origin)
+            info = _info(config, data, model, contract, scores, origin)
             package = _published(workspace, info, run)
             progress.note(f"model {package.model_id}: {package.folder}")
     details |= {"model": package.model_id, "steps": training.state.step, "best_step": training.state.best_step}
@@ -161,14 +163,8 @@ def _final_scores(data: TrainingData, size: TileSize, training: Training, run: R
     return {**summary(counts, data.classes), "images": len(data.validation), "pixels": counts.counted_px}
 
 
-def _info(
-    config: TrainConfig,
-    data: TrainingData,
-    model: ModelConfig,
-    size: TileSize,
-    scores: dict[str, Any],
-    resolved: dict[str, Any],
-) -> PackageInfo:
+def _contract(config: TrainConfig, data: TrainingData, model: ModelConfig, size: TileSize) -> InputContract:
+    """What the model will expect, and how far it looks: measured before the training, on weights of its own."""
     contract = InputContract(
         bands=data.bands,
         dtype=data.dtype,
@@ -181,6 +177,18 @@ def _info(
         halo_px=size.halo_px,
         stride=size.stride,
     )
+    with torch.random.fork_rng(devices=[]):
+        return measured(contract, build_model(model))
+
+
+def _info(
+    config: TrainConfig,
+    data: TrainingData,
+    model: ModelConfig,
+    contract: InputContract,
+    scores: dict[str, Any],
+    resolved: dict[str, Any],
+) -> PackageInfo:
     return PackageInfo(
         name=config.name,
         architecture=model,

@@ -112,6 +112,14 @@ def test_options_of_several_numbers_are_split_at_commas() -> None:
     assert json.loads(done.stdout)["settings"]["channels"] == [8, 16, 32]
 
 
+@pytest.mark.parametrize(("given", "expected"), [("exact", "exact"), ("fast", "fast"), ("64", 64)])
+def test_an_option_of_words_or_a_number(given: str, expected: str | int) -> None:
+    show = ["config", "show", *PREDICT, "--json"]
+    done = RUNNER.invoke(app, [*show, "--halo", given])
+    assert json.loads(done.stdout)["settings"]["halo"] == expected
+    assert "<exact|fast|int>" in RUNNER.invoke(app, ["predict", "--help"]).stdout
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -120,14 +128,15 @@ def test_options_of_several_numbers_are_split_at_commas() -> None:
         (["predict"], "--workspace is missing"),
         ([*PREDICT, "--batch", "0"], "batch: Input should be greater than or equal to 1"),
         ([*PREDICT, "--blend", "mean"], "'crop', 'gaussian'"),
-        ([*PREDICT, "--config", "{file}"], "did you mean 'halo_px'?"),
+        ([*PREDICT, "--config", "{file}"], "did you mean 'shard_px'?"),
+        ([*PREDICT, "--halo", "wide"], "expected exact, fast or a number of px, got 'wide'"),
         ([*PREDICT, "--config", "missing.yaml"], "missing.yaml"),
         (["ingest", "--workspace", "w"], "nothing to ingest"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(args: list[str], message: str, tmp_path: Path) -> None:
     file = tmp_path / "predict.yaml"
-    file.write_text("halopx: 3\n")
+    file.write_text("shardpx: 3\n")
     done = RUNNER.invoke(app, [arg.format(file=file) for arg in args])
     assert done.exit_code == 2
     assert done.stdout == ""

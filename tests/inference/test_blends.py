@@ -51,14 +51,14 @@ def run(ws: Workspace, name: str, **settings: Any) -> np.ndarray:
 
 @pytest.mark.parametrize(("tile_px", "halo_px"), [(128, 16), (64, 32), (256, 16)])
 def test_crop_equals_the_whole_image_run_once(ws: Workspace, package: ModelPackage, tile_px: int, halo_px: int) -> None:
-    mask = run(ws, f"whole{tile_px}", model=package.model_id, tile_px=tile_px, halo_px=halo_px)
+    mask = run(ws, f"whole{tile_px}", model=package.model_id, tile_px=tile_px, halo=halo_px)
     expected = whole_image_mask(package, scene(HEIGHT, WIDTH), halo_px)
     assert np.bincount(expected.ravel()).min() > 10_000, "the test needs all classes"
     np.testing.assert_array_equal(mask, expected)
 
 
 def test_crop_with_too_small_a_halo_shows_seams(ws: Workspace, package: ModelPackage) -> None:
-    mask = run(ws, "seams", model=package.model_id, tile_px=64, halo_px=0)
+    mask = run(ws, "seams", model=package.model_id, tile_px=64, halo=0)
     expected = whole_image_mask(package, scene(HEIGHT, WIDTH), 16)
     assert 0.9 < (mask == expected).mean() < 0.9999
 
@@ -128,7 +128,12 @@ def test_gaussian_equals_the_brute_force(
     ws: Workspace, package: ModelPackage, tile_px: int, halo_px: int | None
 ) -> None:
     mask = run(
-        ws, f"brute-{tile_px}-{halo_px}", model=package.model_id, blend="gaussian", tile_px=tile_px, halo_px=halo_px
+        ws,
+        f"brute-{tile_px}-{halo_px}",
+        model=package.model_id,
+        blend="gaussian",
+        tile_px=tile_px,
+        halo="fast" if halo_px is None else halo_px,
     )
     tiling = gaussian_tiling((HEIGHT, WIDTH), (tile_px,) * 2, (halo_px or tile_px // 8,) * 2, (2, 2))
     mean = brute_force(package, scene(HEIGHT, WIDTH), tiling)
@@ -167,9 +172,7 @@ def test_tiles_on_a_units_rim_are_counted_as_repeated(tmp_path: Path) -> None:
     ws = Workspace.open(str(tmp_path), create=True)
     package = conv_package(ws, np.ones((2, 1, 1, 1)), np.zeros(2), tile_px=80)
     put_image(ws, "a", scene(300, 1300)[:1])
-    config = PredictConfig(
-        workspace=ws.uri, model=package.model_id, blend="gaussian", halo_px=8, shard_px=256, name="rim"
-    )
+    config = PredictConfig(workspace=ws.uri, model=package.model_id, blend="gaussian", halo=8, shard_px=256, name="rim")
     details = predict(config).items[0].details
     columns = range(-(-1300 // 64))
     left = [i for i in columns if i * 64 - 8 < 1024]
@@ -192,7 +195,7 @@ def test_nodata_is_ignored_and_not_inferred(ws: Workspace, package: ModelPackage
     pixels[:, 400:410, 200:] = 0
     put_image(ws, f"holed-{blend}", pixels, nodata=0)
     put_image(ws, f"plain-{blend}", pixels)
-    common = {"model": package.model_id, "blend": blend, "tile_px": 64, "halo_px": 16}
+    common = {"model": package.model_id, "blend": blend, "tile_px": 64, "halo": 16}
     config = {"workspace": ws.uri, "shard_px": 256, "images": (f"holed-{blend}",), **common}
     result = predict(PredictConfig(name="holed", **config))
     mask = mask_of(ws, f"holed-{blend}", "holed")

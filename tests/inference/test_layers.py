@@ -42,7 +42,7 @@ def run(ws: Workspace, package: ModelPackage, **settings: Any) -> StageResult:
 
 
 def layer_of(ws: Workspace, kind: str, level: int = 0, name: str = "m") -> npt.NDArray[Any]:
-    layer = ws.layer("a", f"{name}.{kind}")
+    layer = ws.layer("a", name, kind)
     return layer.read(Window.whole(layer.shape(level)), level)
 
 
@@ -59,7 +59,7 @@ def test_probabilities_are_those_of_the_whole_image(ws: Workspace, package: Mode
     run(ws, package, layers=("probs", "margin"), layer_classes=("class 2", "class 0"))
     expected = plain_probs(package)
     assert ws.layer_names("a") == ["m.margin", "m.probs"]
-    assert ws.layer("a", "m.probs").channels == ("class 2", "class 0")
+    assert ws.layer("a", "m", "probs").channels == ("class 2", "class 0")
     found = layer_of(ws, "probs")
     assert found.dtype == np.uint8
     np.testing.assert_allclose(found / 255, expected[[2, 0]], atol=0.51 / 255)
@@ -77,7 +77,7 @@ def test_a_coarse_layer_is_the_mean_of_the_fine_one(ws: Workspace, package: Mode
     fine = layer_of(ws, "entropy")[0].astype(np.float32)
     run(ws, package, layers=("entropy",), layer_dtype="float16", layer_level=level, name="coarse")
     coarse = layer_of(ws, "entropy", name="coarse")[0]
-    assert ws.layer("a", "coarse.entropy").num_levels + level == ws.image("a").num_levels
+    assert ws.layer("a", "coarse", "entropy").num_levels + level == ws.image("a").num_levels
     for _ in range(level):
         fine = np.pad(fine, [(0, n % 2) for n in fine.shape], mode="edge")
         fine = fine.reshape(fine.shape[0] // 2, 2, fine.shape[1] // 2, 2).mean(axis=(1, 3))
@@ -184,4 +184,4 @@ def test_wishes_that_cannot_be_are_refused(ws: Workspace, package: ModelPackage)
         PredictConfig(workspace=ws.uri, model=package.model_id, layers=("probs",), layer_level=9, name="far")
     )
     assert "layer_level 9: image a has the levels 0 to" in str(result.items[0].error)
-    assert layer_name("x").startswith("_")
+    assert layer_name("x", "probs").startswith("_")

@@ -77,7 +77,8 @@ def test_predict_masks_every_image(ws: Workspace, package: ModelPackage) -> None
     assert label.classes == package.classes
     assert label.attributes["model"] == {"id": package.model_id, "digest": package.digest}
     assert label.attributes["predict"]["tile_px"] == [128, 128]
-    assert label.attributes["config"]["blend"] == "crop"
+    assert label.attributes["config"]["blend"] == "auto"
+    assert label.attributes["predict"]["blend"] == "crop"
     assert "workspace" not in label.attributes["config"]
     assert label.num_levels == ws.image("a").num_levels
     assert ws.label_names("a") == [package.model_id]
@@ -159,7 +160,7 @@ def test_overwrite_makes_lost_shards_again_and_no_other(ws: Workspace, package: 
 def test_overwrite_never_mends_a_mask_with_other_settings_than_it_has(ws: Workspace, package: ModelPackage) -> None:
     put_image(ws, "d", scene(900, 1100))
     predict(config(ws, package, images=("d",), name="whole"))
-    predict(config(ws, package, images=("d",), tile_px=64, halo_px=4))
+    predict(config(ws, package, images=("d",), tile_px=64, halo=4))
     folder = Path(ws.uri, "images", "d.ome.zarr", "labels", package.model_id, "0", "c")
     next(path for path in sorted(folder.rglob("*")) if path.is_file()).unlink()
     item = predict(config(ws, package, images=("d",), overwrite=True)).items[0]

@@ -86,7 +86,7 @@ def test_gaussian_sums_over_planes_too(ws: Workspace, monkeypatch: pytest.Monkey
     pixels = volume(2)
     put_image(ws, "a", pixels, axes=("c", "z", "y", "x"))
     package = volume_package(ws, num_channels=2, kernel_px=1, kernel_planes=1, axes=("z", "y", "x"))
-    settings = {"blend": "gaussian", "tile_px": 64, "halo_px": 8, "tile_planes": 4, "halo_planes": 1}
+    settings = {"blend": "gaussian", "tile_px": 64, "halo": 8, "tile_planes": 4, "halo_planes": 1}
     whole = run(ws, package, "whole", **settings)
     clear, best = clear_and_best(logits_of(package, pixels, (0, 0, 0)))
     np.testing.assert_array_equal(whole[clear], best[clear])

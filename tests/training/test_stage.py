@@ -71,6 +71,7 @@ def test_train_learns_and_ends_in_a_package(uri: str) -> None:
     half = {"bfloat16"} & set(faster_formats(torch.device("cpu")))
     assert package.info.training["precision"] == (half.pop() if half else "float32")
     assert (package.contract.tile_px, package.contract.halo_px, package.contract.stride) == (512, 32, 2)
+    assert (package.contract.receptive_px, package.contract.global_context) == (8, False)
     assert [info.name for info in package.classes] == ["background", "foreground"]
     pixels = np.zeros((1, 2, 32, 32), np.float32)
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (package.contract.mean, package.contract.std))

@@ -1,0 +1,106 @@
+"""Halo: the share of labels that `halo: fast` changes against `exact`; found on a few tiles, kept with the model."""
+
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from segcore.errors import StoreError
+from segcore.geometry import Ints
+from segcore.inference.contract import check_contract
+from segcore.inference.numerics import Network
+from segcore.inference.plan import Job, tiling_for
+from segcore.inference.precision import device_slug, spread_tiles
+from segcore.inference.tiling import Tiling, read_reflected, read_validity, stacked
+from segcore.models.receptive import one_thread
+from segcore.progress import Progress
+from segcore.store import Image, Workspace, seal, unseal
+from segcore.stretch import stretch_of
+
+MAX_DISAGREEMENT = 0.01
+"""A larger share of labels is worth a warning."""
+
+log = logging.getLogger("segcore.inference")
+
+
+class Disagreement(BaseModel):
+    """What was found for one model on one device; `state/models/<model_id>/halo-<device>.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    share: float
+    """Of the usable pixels of a few write windows: those whose class changes with the halo."""
+    fast_px: Ints
+    """Halo, per axis of the image."""
+    exact_px: Ints
+    tile_px: Ints
+    """Sides of a write window: seams are more frequent with smaller ones."""
+
+
+def halo_details(ws: Workspace, job: Job, image_ids: Iterable[str], progress: Progress) -> dict[str, Any]:
+    """For the result's details: `halo_disagreement` of `halo: fast`; noted if it is large."""
+    contract = job.package.contract
+    if job.config.halo != "fast" or job.blend != "crop" or contract.global_context:
+        return {}
+    found = _found(ws, job, image_ids)
+    if found is None:
+        return {}
+    if found.share > MAX_DISAGREEMENT:
+        progress.note(
+            f"halo fast ({found.fast_px[-1]} px): {found.share:.1%} of the labels on a few tiles are others with "
+            f"halo exact ({found.exact_px[-1]} px); give --halo exact, or a number of px between the two"
+        )
+    return {"halo_disagreement": round(found.share, 6)}
+
+
+def _found(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Disagreement | None:
+    """What was kept, else what the first image shows that the model can take; None if there is no such image."""
+    key = f"state/models/{job.package.model_id}/halo-{device_slug(job.device)}.json"
+    try:
+        return Disagreement.model_validate(unseal(ws.objects.get(key) or b""))
+    except ValueError as error:  # none, damaged, or of another version
+        log.debug("%s: measured now", key, exc_info=error)
+    for image_id in image_ids:
+        try:
+            image = ws.image(image_id)
+            check_contract(job.package.contract, image)
+            found = measure_disagreement(job, image)
+        except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
+            log.debug("image %s cannot show what its halo costs", image_id, exc_info=error)
+            continue
+        ws.objects.put(key, json.dumps(seal(found.model_dump(mode="json")), indent=1).encode())
+        return found
+    return None
+
+
+def measure_disagreement(job: Job, image: Image) -> Disagreement:
+    """Infer the same few tiles with either halo, in float32, so that nothing but the halo can change a class.
+
+    Raises:
+        StoreError: if these tiles have no usable pixel.
+    """
+    fast = tiling_for(job.config, job.package, image)
+    exact = tiling_for(job.config.model_copy(update={"halo": "exact", "halo_planes": None}), job.package, image)
+    wide = Tiling(fast.shape, fast.core, tuple(map(max, fast.halo, exact.halo)))
+    cut = tuple(b - a for a, b in zip(fast.halo, wide.halo, strict=True))
+    num_px = num_changed = 0
+    if any(cut):
+        stretch = stretch_of(image) if job.package.contract.stretch else None
+        network = Network(job.package, job.device, "float32", batch=1)
+        for tile in spread_tiles(image, wide):
+            pixels = stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1)
+            inner = (slice(None), slice(None), *(slice(c, n - c) for c, n in zip(cut, wide.read, strict=True)))
+            with one_thread(), torch.inference_mode():
+                ids = network.ids(pixels, wide.halo, image.nodata)
+                changed = ids != network.ids(pixels[inner], fast.halo, image.nodata)
+            inside = changed[(0, *(slice(n) for n in tile.write.shape))]
+            valid = read_validity(image, tile.write)
+            num_px += inside.size if valid is None else int(valid.sum())
+            num_changed += int(inside.sum() if valid is None else inside[valid].sum())
+        if num_px == 0:
+            raise StoreError(f"image {image.image_id}: no usable pixel in the tiles that were tried")
+    share = num_changed / max(1, num_px)
+    return Disagreement(share=share, fast_px=fast.halo, exact_px=exact.halo, tile_px=fast.core)
