@@ -17,8 +17,8 @@ from itertools import groupby
 from segcore.geometry import Ints, Tile, Window
 from segcore.inference.decision import Answers
 from segcore.inference.numerics import Network
-from segcore.inference.run import Answered, MaskRun, blank, empty_answers, is_usable
-from segcore.inference.tiling import bounding, read_reflected, read_validity, stacked
+from segcore.inference.run import Answered, MaskRun, blank, empty_answers
+from segcore.inference.tiling import bounding, is_usable, read_reflected, read_validity, stacked
 
 MIN_PIECE_PX = 512
 """Height of one read, without halo: less would decode the chunks of its halo too often."""
@@ -90,14 +90,14 @@ class Piece:
     def __init__(self, column: Column, tiles: Sequence[Tile]) -> None:
         self.run, self._column = column.run, column
         self._window = bounding([tile.write for tile in tiles]).intersected(column.window)
-        self._valid = read_validity(self.run.image, self._window)
+        self._valid = read_validity(self.run.grid, self._window)
         origin = self._window.start
         self.tiles = [tile for tile in tiles if is_usable(self._valid, tile.write, origin)]
         column.counted(len(tiles), len(tiles) - len(self.tiles))
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._origin = region.start
-            self._pixels = read_reflected(self.run.image, region, self.run.stretch)
+            self._pixels = read_reflected(self.run.grid, region, self.run.stretch)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
         """Answers for the tiles' centres; by many threads at once."""

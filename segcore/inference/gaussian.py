@@ -20,8 +20,8 @@ import torch
 from segcore.geometry import Ints, Tile, Window
 from segcore.inference.decision import MASK, Answers, Decision, on_host
 from segcore.inference.numerics import Network
-from segcore.inference.run import Answered, MaskRun, blank, empty_answers, is_usable
-from segcore.inference.tiling import Tiling, bounding, read_reflected, read_validity, stacked
+from segcore.inference.run import Answered, MaskRun, blank, empty_answers
+from segcore.inference.tiling import Tiling, bounding, is_usable, read_reflected, read_validity, stacked
 
 STRIP_BYTES = 256 << 20
 """Of the sums of one strip, where tiles have several planes; never less than one layer of tiles."""
@@ -160,7 +160,7 @@ class Strip:
         self.run, self._unit, self._stop = unit.run, unit, stop
         reach = bounding([tile.read for tile in row]).intersected(unit.window)
         self._top = reach.start[-2]
-        self._valid = read_validity(self.run.image, reach)
+        self._valid = read_validity(self.run.grid, reach)
         self._origin = reach.start
         wanted = [tile for tile in row if unit.wants(tile.read)]
         inside = [tile.read.intersected(unit.window) for tile in wanted]
@@ -173,7 +173,7 @@ class Strip:
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._pixels_origin = region.start
-            self._pixels = read_reflected(self.run.image, region, self.run.stretch)
+            self._pixels = read_reflected(self.run.grid, region, self.run.stretch)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> torch.Tensor:
         """Weighted logits (N, K, ...), float32, on the device; by many threads at once."""

@@ -13,8 +13,9 @@ from segcore.errors import SegcoreError
 from segcore.geometry import Ints, Tile, Window, z_order
 from segcore.inference.decision import MASK, Answers, Decision
 from segcore.inference.layers import Layer
+from segcore.inference.model_grid import ModelGrid, Valid
 from segcore.inference.numerics import NotFiniteError
-from segcore.inference.tiling import Tiling, Valid
+from segcore.inference.tiling import Tiling
 from segcore.store import Image, Staging, UnitWriter
 from segcore.stretch import Stretch
 
@@ -38,7 +39,7 @@ class Counts:
 class MaskRun:
     """One image and the mask that is made of it. Methods may be called from any thread of the pipeline."""
 
-    image: Image
+    grid: ModelGrid
     staging: Staging
     tiling: Tiling
     dtype: np.dtype[Any]
@@ -59,6 +60,10 @@ class MaskRun:
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _writer: UnitWriter | None = None
+
+    @property
+    def image(self) -> Image:
+        return self.grid.image
 
     @property
     def failed(self) -> bool:
@@ -129,6 +134,7 @@ class MaskRun:
         counts = self.counts
         seconds = self.seconds or time.monotonic() - self.began_s
         return {
+            "level": self.grid.level,
             "tiles": counts.tiles,
             "skipped_share": round(counts.skipped / counts.tiles, 6) if counts.tiles else 0.0,
             "repeated_share": round(counts.repeated / counts.tiles, 6) if counts.tiles else 0.0,
@@ -141,7 +147,7 @@ class MaskRun:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A shard of level 0 that is computed, on its way to the writer."""
+    """A shard of the mask's finest level that is computed, on its way to the writer."""
 
     run: MaskRun
     shard: Ints
@@ -171,19 +177,5 @@ def named(error: BaseException, run: MaskRun, tiles: Sequence[Tile]) -> BaseExce
     if not isinstance(error, NotFiniteError):
         return error
     tile = tiles[min(error.tile, len(tiles) - 1)]
-    axes = ", ".join(axis for axis in run.image.axes if axis != "c")
-    return SegcoreError(f"image {run.image.image_id}: tile at {tile.write.start} ({axes}) of level 0: {error}")
-
-
-def is_usable(valid: Valid | None, window: Window, origin: Ints) -> bool:
-    """True if a window has a usable pixel.
-
-    Args:
-        valid: usable pixels of a region that starts at `origin`; None = all.
-        window: what lies outside the region is left out.
-        origin: over the same axes.
-    """
-    if valid is None:
-        return True
-    inside = window.relative_to(origin).intersected(Window.whole(valid.shape))
-    return bool(valid[inside.slices].any())
+    axes, level = ", ".join(run.grid.axes), run.grid.level
+    return SegcoreError(f"image {run.image.image_id}: tile at {tile.write.start} ({axes}) of level {level}: {error}")
