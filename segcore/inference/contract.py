@@ -11,6 +11,11 @@ from segcore.models.package import ModelPackage
 from segcore.spatial import METERS_PER_UNIT, Spacing
 from segcore.store import Image
 
+SAME = 0.02
+"""A pixel size that differs by no more than this part is the model's."""
+ROUNDING = 1e-9
+"""0.51 is within 2 % of 0.5, whatever the quotient of floats says."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -22,8 +27,13 @@ class Fit:
     """One line each: band names or a spacing that one side does not know."""
 
 
-def check_contract(contract: InputContract, image: Image) -> Fit:
-    """Refuse an image that the model was not made for, and find the level of it that the model reads.
+def check_contract(contract: InputContract, image: Image, tolerance: float | None = None) -> Fit:
+    """Refuse an image that the model was not made for, and find where it has the model's pixel size.
+
+    Args:
+        contract: the model's.
+        image: complete.
+        tolerance: of the pixel size, as a part of it; None = the contract's.
 
     Raises:
         ContractError: naming both sides.
@@ -41,17 +51,16 @@ def check_contract(contract: InputContract, image: Image) -> Fit:
             "use a model trained on such images"
         )
     if contract.spacing is None or image.spacing is None:
-        warnings += check_spacing(contract.spacing, image.spacing, contract.spacing_tolerance, where)
-        level = contract.level
+        warnings += check_spacing(contract.spacing, image.spacing, 0, where)
+        grid = ModelGrid(image, contract.level)
+        if contract.level >= image.num_levels:
+            raise ContractError(
+                f"{where}: the model reads level {contract.level}, the image has the levels 0 to "
+                f"{image.num_levels - 1}; use a model trained at its pixel size"
+            )
     else:
-        level = nearest_level(contract.spacing, image.spacing, image.num_levels, where)
-        _check_level(contract, image, level, where)
-    if level >= image.num_levels:
-        raise ContractError(
-            f"{where}: the model reads level {level}, the image has the levels 0 to {image.num_levels - 1}; "
-            "use a model trained at its pixel size"
-        )
-    return Fit(ModelGrid(image, level), tuple(warnings))
+        grid = sized(image, contract.spacing, contract.spacing_tolerance if tolerance is None else tolerance)
+    return Fit(grid, tuple(warnings))
 
 
 def nearest_level(wanted: Spacing, own: Spacing, num_levels: int, where: str) -> int:
@@ -70,18 +79,28 @@ def nearest_level(wanted: Spacing, own: Spacing, num_levels: int, where: str) ->
     return min(range(num_levels), key=lambda level: max(abs(math.log(ratio * 2**level)) for ratio in finest))
 
 
-def _check_level(contract: InputContract, image: Image, level: int, where: str) -> None:
-    """Refuse an image none of whose levels has the model's pixel size, within the contract's tolerance."""
-    wanted, own = contract.spacing, image.spacing
-    assert wanted is not None, "only known sizes are compared"
-    assert own is not None, "only known sizes are compared"
-    if _is_within(_ratios(wanted, own.at_level(level), where), contract.spacing_tolerance):
-        return
-    sizes = ", ".join(_sides(own.at_level(level)) for level in range(image.num_levels))
-    raise ContractError(
-        f"{where}: the model expects {_words(wanted)} within {contract.spacing_tolerance:.0%}, the image has "
-        f"{_words(own)}, and its levels {sizes}; resample it, or use a model trained at its pixel size"
-    )
+def sized(image: Image, wanted: Spacing, tolerance: float) -> ModelGrid:
+    """The image's nearest level as pixels of a wanted size: as they are, or resampled.
+
+    Raises:
+        ContractError: if no level has such pixels, within the tolerance.
+    """
+    own, where = image.spacing, f"image {image.image_id}"
+    assert own is not None, f"{where} has no pixel size"
+    level = nearest_level(wanted, own, image.num_levels, where)
+    ratios = _ratios(wanted, own.at_level(level), where)
+    if not _is_within(ratios, tolerance):
+        sizes = ", ".join(_sides(own.at_level(each)) for each in range(image.num_levels))
+        off = max(abs(ratio - 1) for ratio in ratios)
+        enough = math.ceil((off - ROUNDING) * 100) / 100
+        raise ContractError(
+            f"{where}: the model expects {_words(wanted)} within {tolerance:.0%}, the image has {_words(own)}, and its "
+            f"levels {sizes}; give spacing_tolerance: {enough:g} to have it resampled, or use a model trained at its "
+            "pixel size"
+        )
+    if _is_within(ratios, SAME):
+        return ModelGrid(image, level)
+    return ModelGrid(image, level, (1 / ratios[0], 1 / ratios[1]))
 
 
 def check_alike(package: ModelPackage, other: ModelPackage) -> None:
@@ -155,7 +174,7 @@ def _ratios(expected: Spacing, got: Spacing, where: str) -> tuple[float, float]:
 
 
 def _is_within(ratios: tuple[float, float], tolerance: float) -> bool:
-    return all(abs(ratio - 1) <= tolerance for ratio in ratios)
+    return all(abs(ratio - 1) <= tolerance + ROUNDING for ratio in ratios)
 
 
 def _ratio(unit: str, other: str) -> float | None:

@@ -31,7 +31,7 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
     for image_id in dict.fromkeys(image_ids):
         try:
             image = ws.image(image_id)
-            grid = check_contract(job.package.contract, image).grid
+            grid = check_contract(job.package.contract, image, job.config.spacing_tolerance).grid
             tiling = tiling_for(job.config, job.package, grid)
             cost = cost or _Cost(job, grid, tiling)
             complete = job.name in ws.label_names(image_id) and not is_stale(image, ws.label(image_id, job.name))
@@ -86,6 +86,7 @@ def _details(job: Job, grid: ModelGrid, tiling: Tiling, cost: _Cost, complete: b
     memory = cost.base_bytes + in_flight + job.tile_workers * job.batch * tile_px * cost.bytes_per_px
     return {
         "level": grid.level,
+        **({"step": list(grid.step)} if grid.is_resampled else {}),
         "tiles": tiles,
         "shards": spec.grid(0).num_cells,
         "read_bytes": tiles * tile_px * item_bytes,

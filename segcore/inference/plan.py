@@ -99,6 +99,7 @@ def freeze(job: Job, grid: ModelGrid, tiling: Tiling) -> dict[str, Any]:
         },
         "model": job.package.digest,
         "level": grid.level,
+        **({"step": list(grid.step)} if grid.is_resampled else {}),
         "blend": job.config.blend,
         "tile_px": list(tiling.core if job.config.blend == "crop" else tiling.read),
         "halo_px": list(tiling.halo),
@@ -194,7 +195,7 @@ def mask_spec(job: Job, grid: ModelGrid) -> PyramidSpec:
     """How the mask of an image is stored: its finest level is the one that the model reads."""
     return PyramidSpec(
         axes=grid.axes,
-        shape=grid.shape,
+        shape=grid.mask_shape,
         dtype=job.dtype,
         kind="mask",
         shard_px=job.config.shard_px,

@@ -139,7 +139,7 @@ def calibration_tiles(
     every = list(tiling.tiles(Window.whole(tiling.shape))) if tiling.num_tiles <= 4096 else _diagonal(tiling)
     step = max(1, len(every) // (4 * count))
     spread = every[step // 2 :: step] or every
-    writes = [tile.write for tile in spread]
+    writes = [grid.mask_window(tile.write) for tile in spread]
     usable = [is_usable(read_validity(grid, write), write, write.start) for write in writes]
     ranked = [tile for wanted in (True, False) for tile, found in zip(spread, usable, strict=True) if found == wanted]
     return [stacked(read_reflected(grid, tile.read, stretch), tile.read.start, [tile], 1) for tile in ranked[:count]]

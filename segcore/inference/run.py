@@ -29,7 +29,7 @@ class Counts:
     skipped: int = 0
     """Tiles without a usable pixel to write: not inferred."""
     repeated: int = 0
-    """Tiles of `gaussian` that a neighbouring work unit infers too."""
+    """Tiles that a neighbour infers too: a work unit in `gaussian`, a shard where the image is resampled."""
     shards_written: int = 0
     shards_resumed: int = 0
     px_written: int = 0
@@ -135,6 +135,7 @@ class MaskRun:
         seconds = self.seconds or time.monotonic() - self.began_s
         return {
             "level": self.grid.level,
+            **({"step": list(self.grid.step)} if self.grid.is_resampled else {}),
             "tiles": counts.tiles,
             "skipped_share": round(counts.skipped / counts.tiles, 6) if counts.tiles else 0.0,
             "repeated_share": round(counts.repeated / counts.tiles, 6) if counts.tiles else 0.0,
@@ -177,5 +178,6 @@ def named(error: BaseException, run: MaskRun, tiles: Sequence[Tile]) -> BaseExce
     if not isinstance(error, NotFiniteError):
         return error
     tile = tiles[min(error.tile, len(tiles) - 1)]
-    axes, level = ", ".join(run.grid.axes), run.grid.level
-    return SegcoreError(f"image {run.image.image_id}: tile at {tile.write.start} ({axes}) of level {level}: {error}")
+    axes, start = ", ".join(run.grid.axes), run.grid.mask_window(tile.write).start
+    where = f"image {run.image.image_id}: tile at {start} ({axes}) of level {run.grid.level}"
+    return SegcoreError(f"{where}: {error}")

@@ -12,7 +12,7 @@ import numpy as np
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError, SegcoreError, StoreError
 from segcore.geometry import Window
-from segcore.inference.contract import check_contract
+from segcore.inference.contract import Fit, check_contract
 from segcore.inference.crop import columns
 from segcore.inference.estimate import estimate
 from segcore.inference.gaussian import GaussianUnit, planes_together
@@ -93,7 +93,7 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
         return job
     for image_id in image_ids:
         try:
-            grid = check_contract(package.contract, ws.image(image_id)).grid
+            grid = check_contract(package.contract, ws.image(image_id), config.spacing_tolerance).grid
             tiling = tiling_for(config, package, grid)
             if config.precision == "auto":
                 precision = resolve_precision(ws, package, device, grid, tiling, keep=not config.dry_run)
@@ -138,11 +138,13 @@ class _Night:
         total = 0
         for image_id in self._image_ids:
             try:
-                fit = check_contract(self._job.package.contract, self._ws.image(image_id))
-                total += mask_spec(self._job, fit.grid).num_shards
+                total += mask_spec(self._job, self._fit(self._ws.image(image_id)).grid).num_shards
             except SegcoreError:
                 continue  # reported when its turn comes
         return total
+
+    def _fit(self, image: Image) -> Fit:
+        return check_contract(self._job.package.contract, image, self._job.config.spacing_tolerance)
 
     def _loads(self) -> Iterator[Load]:
         for image_id in dict.fromkeys(self._image_ids):
@@ -162,7 +164,7 @@ class _Night:
         """Freeze the image's plan and see what is left; None if nothing is."""
         job = self._job
         image = self._ws.image(image_id)
-        fit = check_contract(job.package.contract, image)
+        fit = self._fit(image)
         for warning in fit.warnings:
             self._progress.note(warning)
         tiling = tiling_for(job.config, job.package, fit.grid)

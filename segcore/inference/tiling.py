@@ -128,7 +128,7 @@ def _read_mirrored(grid: ModelGrid, window: Window) -> Pixels:
 
 
 def read_validity(grid: ModelGrid, window: Window) -> Valid | None:
-    """Which pixels of a window inside the image, over its axes without c, are usable; None = all of them."""
+    """Which pixels of a window of the mask's grid are usable; None = all of them."""
     if not grid.image.has_valid and not grid.image.pixels_tell:
         return None
     valid = grid.image.read_valid(window, grid.level)
@@ -147,6 +147,11 @@ def is_usable(valid: Valid | None, window: Window, origin: Ints) -> bool:
         return True
     inside = window.relative_to(origin).intersected(Window.whole(valid.shape))
     return bool(valid[inside.slices].any())
+
+
+def first(window: Window) -> Window:
+    """The window's first pixel."""
+    return Window(window.start, (1,) * window.ndim)
 
 
 def bounding(windows: Sequence[Window]) -> Window:
