@@ -108,6 +108,9 @@ def test_outside_validators_accept_it(ws: Workspace, mask: npt.NDArray[Any]) -> 
     data = json.loads(ws.objects.get("images/fine.ome.zarr/labels/m/zarr.json") or b"")["attributes"]
     assert data["spatial:transform"] == [10.0, 0.0, 600000.0, 0.0, -10.0, 5300000.0]
     assert data["spatial:shape"] == list(mask.shape)
+    assert ws.label("fine", "m").georef == GEOREF  # our own words stay those of the image's level 0
+    layer = json.loads(ws.objects.get("layers/fine/m.entropy.ome.zarr/zarr.json") or b"")["attributes"]
+    assert (layer["spatial:transform"], layer["spatial:shape"]) == (data["spatial:transform"], data["spatial:shape"])
 
 
 def test_it_is_scored_on_its_own_level(ws: Workspace, mask: npt.NDArray[Any]) -> None:

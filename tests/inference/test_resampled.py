@@ -14,7 +14,7 @@ from segcore.inference import predict
 from segcore.inference.model_grid import ModelGrid
 from segcore.results import StageResult
 from segcore.spatial import Spacing
-from segcore.store import Workspace, verify
+from segcore.store import Staging, Workspace, verify
 from tests.inference.scenes import mask_of, scene, unet_package, whole_image_mask
 from tests.synthetic import put_image
 
@@ -124,6 +124,36 @@ def test_what_has_no_value_is_left_out_and_leaks_nowhere(tmp_path: Path, blend: 
         known[known < -1e38] = np.nan
         expected = np.where(hole, 255, nearest(whole_image_mask(package, known, HALO), grid))
         np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_volumes_are_resampled_plane_by_plane(ws: Workspace, blend: str) -> None:
+    """Along y and x alone, whatever the planes' distance."""
+    planes = np.stack([scene(330, 300, seed) for seed in (1, 2, 3)], axis=1)
+    sides = Spacing(values={"z": 4, "y": 0.47, "x": 0.53}, unit="micrometer", origin="file")
+    put_image(ws, "volume", planes, spacing=sides, axes=("c", "z", "y", "x"))
+    run(ws, "volume", blend, blend=blend, tile_px=128)
+    for plane in range(3):
+        put_image(ws, f"plane{plane}", planes[:, plane], spacing=micrometers(0.47, 0.53))
+        run(ws, f"plane{plane}", blend, blend=blend, tile_px=128)
+        np.testing.assert_array_equal(mask_of(ws, "volume", blend)[plane], mask_of(ws, f"plane{plane}", blend))
+
+
+def test_a_killed_run_goes_on(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(ws, "oblong", "reference", tile_px=128)
+    write, written = Staging.write_shard, [0]
+
+    def dies(self: Staging, *args: Any, **kwargs: Any) -> None:
+        written[0] += 1
+        if written[0] == 4:
+            raise KeyboardInterrupt
+        write(self, *args, **kwargs)
+
+    monkeypatch.setattr(Staging, "write_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(ws, "oblong", "killed", tile_px=128)
+    assert run(ws, "oblong", "killed", tile_px=128).items[0].details["shards_resumed"] == 3
+    np.testing.assert_array_equal(mask_of(ws, "oblong", "killed"), mask_of(ws, "oblong", "reference"))
 
 
 def test_within_2_percent_pixels_stay_as_they_are(ws: Workspace) -> None:
