@@ -179,7 +179,7 @@ class TrainConfig(StageConfig):
     batch: int = Field(default=4, ge=1)
     """Tiles per training step."""
     level: int = Field(default=0, ge=0)
-    """Pyramid level to train on."""
+    """Pyramid level to train on; predict reads the level of the same pixel size."""
     minutes: float = Field(default=15.0, gt=0)
     """Time budget; the schedule is fitted to it."""
     max_steps: int | None = Field(default=None, ge=1)
