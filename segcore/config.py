@@ -179,7 +179,7 @@ class TrainConfig(StageConfig):
     batch: int = Field(default=4, ge=1)
     """Tiles per training step."""
     level: int = Field(default=0, ge=0)
-    """Pyramid level to train on."""
+    """Pyramid level to train on; predict reads the level of the same pixel size."""
     minutes: float = Field(default=15.0, gt=0)
     """Time budget; the schedule is fitted to it."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -243,6 +243,9 @@ class PredictConfig(StageConfig):
     """Planes of z or t in a tile's write window, for a model that sees several; the package's by default."""
     halo_planes: int | None = Field(default=None, ge=0)
     """Context before and behind them; by default what `halo` says."""
+    spacing_tolerance: float | None = Field(default=None, ge=0, le=3)
+    """How far an image's pixel size, at its nearest level, may be from the model's, as a part of it (0.1 = 10 %); what
+    is within it, but off by more than 2 %, is resampled. The package's by default."""
     thresholds: dict[str, float] = {}
     """By class name: the class is taken where its probability reaches this, and nowhere else."""
     min_confidence: dict[str, float] = {}

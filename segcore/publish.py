@@ -169,7 +169,7 @@ class _Pictures:
         return tuple(row for image_id in self._shown if (row := self._try(image_id, None)) is not None)
 
     def worst_tiles(self) -> tuple[PictureRow, ...]:
-        """Image, target, mask and errors of the worst tiles, at level 0."""
+        """Image, target, mask and errors of the worst tiles, at the mask's finest level."""
         tiles = self.document["worst_tiles"]
         return tuple(row for tile in tiles if (row := self._try(tile["image"], tile)) is not None)
 
@@ -187,10 +187,9 @@ class _Pictures:
             self._progress.advance()
 
     def _overlay(self, image: Image, mask: Label, target: Label | None) -> PictureRow:
-        level = next(
-            n for n in range(mask.num_levels) if max(mask.shape(n)[-2:]) <= LEVEL_PX or n == mask.num_levels - 1
-        )
-        window = _middle_plane(mask, Window.whole(mask.shape(level)[-2:]), level)
+        levels = range(mask.base_level, image.num_levels)
+        level = next((n for n in levels if max(image.shape(n)[-2:]) <= LEVEL_PX), levels[-1])
+        window = _middle_plane(mask, Window.whole(image.shape(level)[-2:]), level - mask.base_level)
         picture, mask_ids, target_ids = self._read(image, mask, target, window, level)
         tinted = pictures.overlay(picture, mask_ids, self.classes, foreground_rows(self.classes))
         what = f"of {image.image_id}"
@@ -204,7 +203,7 @@ class _Pictures:
     def _tile(self, image: Image, mask: Label, target: Label | None, tile: Mapping[str, Any]) -> PictureRow | None:
         assert target is not None, f"a worst tile of {image.image_id} without a target"
         window = Window(tuple(tile["start"]), tuple(tile["shape"]))
-        picture, mask_ids, target_ids = self._read(image, mask, target, window, 0)
+        picture, mask_ids, target_ids = self._read(image, mask, target, window, mask.base_level)
         assert target_ids is not None
         known = [info.id for info in self.classes]
         counted = np.isin(target_ids, known) & np.isin(mask_ids, known)
@@ -234,7 +233,7 @@ class _Pictures:
         picture = pictures.shrunk(pictures.to_rgb(plane, image.channels, valid), PICTURE_PX)
 
         def ids_of(label: Label) -> Ids:
-            ids = label.read(window, level).reshape(valid.shape)
+            ids = label.read(window, level - label.base_level).reshape(valid.shape)
             return pictures.sampled(np.where(valid, ids, label.ignore), picture.shape[:2])
 
         return picture, ids_of(mask), None if target is None else ids_of(target)
@@ -242,7 +241,7 @@ class _Pictures:
     def _caption(self, image: Image, mask: Label) -> str:
         entry = self.document["per_image"][image.image_id]
         height, width = mask.shape()[-2:]
-        parts = [f"{width} x {height} px"]
+        parts = [f"{width} x {height} px" + (f" at level {mask.base_level}" if mask.base_level else "")]
         if image.split:
             parts.append(image.split)
         if headline_score(entry) is not None:

@@ -43,6 +43,11 @@ class Spacing(BaseModel):
     origin: str
     """Where it came from: "file", "user"..., shown to the user."""
 
+    def at_level(self, level: int) -> "Spacing":
+        """That of a pixel of a pyramid's level, where this is level 0's; only y and x are halved."""
+        values = {axis: size * 2**level if axis in "yx" else size for axis, size in self.values.items()}
+        return self.model_copy(update={"values": values})
+
 
 class WantedSpacing(BaseModel):
     """The spacing that a user asks for: `0.5`, in the source's own unit, or with a unit: `0.5um`, `10m`."""
@@ -89,3 +94,9 @@ class Georef(BaseModel):
     epsg: int | None
     transform: tuple[float, float, float, float, float, float]
     """a, b, c, d, e, f with x = a col + b row + c, y = d col + e row + f; pixel corners, as in rasterio."""
+
+    def at_level(self, level: int) -> "Georef":
+        """That of a pyramid's level: its pixels are larger, the corner of the first one stays where it is."""
+        a, b, c, d, e, f = self.transform
+        factor = 2**level
+        return self.model_copy(update={"transform": (a * factor, b * factor, c, d * factor, e * factor, f)})

@@ -105,10 +105,11 @@ def file_name(image_id: str, suffix: str) -> str:
 def _check_plane(image: Image, mask: Label) -> None:
     if mask.axes != ("y", "x"):
         raise StoreError(f"image {image.image_id}: export writes masks with the axes (y, x), got {mask.axes}")
-    if mask.shape() != image.shape()[-2:]:
+    level = mask.base_level
+    if mask.shape() != image.shape(level)[-2:]:
         raise StoreError(
             f"image {image.image_id}: mask {mask.name} has sides {mask.shape()}, expected the image's "
-            f"{image.shape()[-2:]}"
+            f"{image.shape(level)[-2:]} at level {level}"
         )
 
 

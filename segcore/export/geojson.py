@@ -47,9 +47,14 @@ def write_geojson(image: Image, mask: Label, path: Path, config: ExportConfig) -
     """
     classes = {mask.classes[row].id: mask.classes[row] for row in foreground_rows(mask.classes)}
     skip = {mask.ignore, *(info.id for info in mask.classes if info.id not in classes)}
-    place, densify, head = _coordinates(image, config.coordinates)
+    of_image, densify, head = _coordinates(image, config.coordinates)
+    in_image = _in_image(image, mask)
     head = {KEY: stamp(mask, config), **head}
     num_objects = 0
+
+    def place(points: Points) -> Points:
+        return of_image(in_image(points))
+
     with path.open("w", encoding="utf-8") as sink:
         sink.write('{"type": "FeatureCollection", ' + "".join(f'"{k}": {json.dumps(v)}, ' for k, v in head.items()))
         sink.write('"features": [')
@@ -75,8 +80,14 @@ def _sides(mask: Label) -> tuple[int, int]:
     return height, width
 
 
+def _in_image(image: Image, mask: Label) -> Place:
+    """From the mask's pixels to those of the image's level 0; a last pixel of the mask may reach beyond the image."""
+    factor, corner = 2**mask.base_level, np.array(image.shape()[:-3:-1], np.float64)
+    return lambda points: np.minimum(points * factor, corner)
+
+
 def _coordinates(image: Image, wanted: str) -> tuple[Place, bool, dict[str, Any]]:
-    """How to place pixel coordinates, whether long edges are split first, and members for the file's head."""
+    """How to place pixels of level 0, whether long edges are split first, and members for the file's head."""
     found = georeference(image.georef, f"image {image.image_id}")
     crs: CRS | None = found.get("crs")
     if crs is None:

@@ -26,14 +26,17 @@ CACHE_MIB = 64
 
 
 def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -> dict[str, Any]:
-    """Write a mask with the size, CRS and transform of its source, its colours, and `ignore` as nodata.
+    """Write a mask with the CRS and transform of its source, its colours, and `ignore` as nodata.
 
+    Its size is the source's, or that of the level at which the mask was made, whose transform it then has.
     Class names are tags of the band: `CLASS_<id>`. Without a georeference the resolution comes from the spacing.
 
     Raises:
         StoreError: if the CRS cannot be understood, or the file not be written.
     """
     height, width = mask.shape()
+    spacing = image.spacing and image.spacing.at_level(mask.base_level)
+    georef = image.georef and image.georef.at_level(mask.base_level)
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "dtype": mask.dtype.name,
@@ -46,11 +49,11 @@ def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -
         "blockysize": BLOCK_PX,
         "compress": "deflate",
         "bigtiff": "if_safer",
-        **georeference(image.georef, f"image {image.image_id}"),
+        **georeference(georef, f"image {image.image_id}"),
     }
     try:
         with _quiet(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB), rasterio.open(path, "w", **profile) as sink:
-            sink.update_tags(**_resolution(image.georef, image.spacing), SEGCORE_MASK=mask.name)
+            sink.update_tags(**_resolution(georef, spacing), SEGCORE_MASK=mask.name)
             sink.update_tags(**{KEY: stamp(mask, config)})
             sink.update_tags(1, **{f"CLASS_{info.id}": info.name for info in mask.classes})
             sink.write_colormap(1, {info.id: (*info.color, 255) for info in mask.classes})

@@ -5,6 +5,7 @@ from typing import Any
 
 from segcore.config import PredictConfig
 from segcore.errors import ContractError, PlanMismatchError, StoreError
+from segcore.inference.contract import check_contract
 from segcore.inference.numerics import repeatable
 from segcore.inference.plan import freeze, layer_plan, tiling_for
 from segcore.inference.stage import resolve
@@ -34,7 +35,7 @@ def config_again(
     shard_px = frozen["storage"]["shard_px"]
     config = PredictConfig.model_validate(
         {
-            **_tile_of(plan, image.shape()[-2:], shard_px, len(package.contract.axes)),
+            **_tile_of(plan, tuple(frozen["storage"]["shape"][-2:]), shard_px, len(package.contract.axes)),
             **{key: value for key, value in made.items() if key in PredictConfig.model_fields},
             **{key: plan[key] for key in ("blend", "batch", "precision", "device")},
             "workspace": ws.uri, "model": package.model_id, "images": (image_id,), "name": _mask_name(plan, name),
@@ -43,7 +44,8 @@ def config_again(
     )  # fmt: skip
     with repeatable():
         job = resolve(ws, config, package, config.images)
-    expected = freeze(job, image, tiling_for(config, job.package, image))
+    grid = check_contract(job.package.contract, image, config.spacing_tolerance).grid
+    expected = freeze(job, grid, tiling_for(config, job.package, grid))
     if "layer" in plan:
         expected = layer_plan(job, expected, plan["layer"])
     difference = plan_difference(plan, expected)

@@ -12,13 +12,13 @@ A tile of several planes writes into as many shards that lie behind each other: 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import compress, groupby
 
 from segcore.geometry import Ints, Tile, Window
 from segcore.inference.decision import Answers
 from segcore.inference.numerics import Network
-from segcore.inference.run import Answered, MaskRun, blank, empty_answers, is_usable
-from segcore.inference.tiling import bounding, read_reflected, read_validity, stacked
+from segcore.inference.run import Answered, MaskRun, blank, empty_answers
+from segcore.inference.tiling import bounding, first, is_usable, read_reflected, read_validity, stacked
 
 MIN_PIECE_PX = 512
 """Height of one read, without halo: less would decode the chunks of its halo too often."""
@@ -46,16 +46,16 @@ class Column:
         """Readers of the column's rows of tiles; `rows` at once, or as few as make a read worth its halo."""
         tiling = self.run.tiling
         together = rows or -(-MIN_PIECE_PX // tiling.core[-2])
-        tiles = sorted(tiling.tiles(self.window), key=lambda tile: tile.index[-2])
+        tiles = sorted(tiling.tiles(self.run.grid.model_window(self.window)), key=lambda tile: tile.index[-2])
         pieces = [list(row) for _, row in groupby(tiles, key=lambda tile: tile.index[-2] // together)]
         self._num_pieces = len(pieces)
         return [partial(Piece, self, piece) for piece in pieces]
 
-    def counted(self, num_tiles: int, num_skipped: int) -> None:
+    def counted(self, num_tiles: int, num_skipped: int, num_repeated: int) -> None:
         with self._lock:
             self._num_tiles += num_tiles
             self._num_skipped += num_skipped
-        self.run.count_tiles(num_tiles, num_skipped)
+        self.run.count_tiles(num_tiles, num_skipped, num_repeated)
 
     @property
     def answers(self) -> Answers:
@@ -89,15 +89,19 @@ class Piece:
 
     def __init__(self, column: Column, tiles: Sequence[Tile]) -> None:
         self.run, self._column = column.run, column
-        self._window = bounding([tile.write for tile in tiles]).intersected(column.window)
-        self._valid = read_validity(self.run.image, self._window)
+        writes = [self.run.grid.mask_window(tile.write) for tile in tiles]
+        self._window = bounding(writes).intersected(column.window)
+        self._valid = read_validity(self.run.grid, self._window)
         origin = self._window.start
-        self.tiles = [tile for tile in tiles if is_usable(self._valid, tile.write, origin)]
-        column.counted(len(tiles), len(tiles) - len(self.tiles))
+        usable = [is_usable(self._valid, write, origin) for write in writes]
+        self.tiles = list(compress(tiles, usable))
+        # Tiles of a resampled image lie across the shards of its mask: each is its own where it begins.
+        repeated = sum(not column.window.contains(first(write)) for write in compress(writes, usable))
+        column.counted(len(tiles), len(tiles) - len(self.tiles), repeated)
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._origin = region.start
-            self._pixels = read_reflected(self.run.image, region, self.run.stretch)
+            self._pixels = read_reflected(self.run.grid, region, self.run.stretch)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
         """Answers for the tiles' centres; by many threads at once."""
@@ -106,10 +110,11 @@ class Piece:
 
     def add(self, tiles: Sequence[Tile], answers: Answers) -> None:
         """Put the centres in their places; no two tiles share a pixel."""
+        grid, window = self.run.grid, self._column.window
         for name, whole in self._column.answers.items():
             for tile, centre in zip(tiles, answers[name], strict=False):  # a batch may be filled up
-                target = tile.write.relative_to(self._column.window.start).behind
-                whole[target] = centre[Window.whole(tile.write.shape).behind]
+                inside = grid.mask_window(tile.write).intersected(window)
+                whole[inside.relative_to(window.start).behind] = grid.on_mask(centre, tile.write, inside)
 
     def complete(self, network: Network) -> list[Answered]:
         """The column's shards, if this was its last piece."""

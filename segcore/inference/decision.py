@@ -18,7 +18,7 @@ import torch
 
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError
-from segcore.inference.tiling import Pixels
+from segcore.inference.model_grid import Pixels
 
 MASK = "mask"
 """Key of the mask among the answers; the others are layers."""

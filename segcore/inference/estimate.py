@@ -9,6 +9,7 @@ from segcore.errors import SegcoreError
 from segcore.inference.contract import check_contract
 from segcore.inference.crop import MIN_PIECE_PX
 from segcore.inference.gaussian import planes_together
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import Job, mask_spec, tiling_for
@@ -17,7 +18,7 @@ from segcore.inference.tiling import Tiling
 from segcore.measure import MIB, Peak, tree_bytes
 from segcore.results import ItemResult
 from segcore.selection import is_stale
-from segcore.store import Image, Workspace
+from segcore.store import Workspace
 
 
 def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
@@ -30,14 +31,14 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
     for image_id in dict.fromkeys(image_ids):
         try:
             image = ws.image(image_id)
-            check_contract(job.package.contract, image)
-            tiling = tiling_for(job.config, job.package, image)
-            cost = cost or _Cost(job, image, tiling)
+            grid = check_contract(job.package.contract, image, job.config.spacing_tolerance).grid
+            tiling = tiling_for(job.config, job.package, grid)
+            cost = cost or _Cost(job, grid, tiling)
             complete = job.name in ws.label_names(image_id) and not is_stale(image, ws.label(image_id, job.name))
         except SegcoreError as error:
             items.append(ItemResult(state="failed", image=image_id, error=str(error)))
             continue
-        details = _details(job, image, tiling, cost, complete)
+        details = _details(job, grid, tiling, cost, complete)
         items.append(ItemResult(state="skipped", source=image.source, image=image_id, details=details))
     sums = {
         key: sum(item.details.get(key, 0) for item in items)
@@ -50,12 +51,12 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
 class _Cost:
     """Seconds and memory of one tile, found by running a few of them on one thread."""
 
-    def __init__(self, job: Job, image: Image, tiling: Tiling) -> None:
-        tiles = calibration_tiles(image, tiling, job.package.contract.stretch)
+    def __init__(self, job: Job, grid: ModelGrid, tiling: Tiling) -> None:
+        tiles = calibration_tiles(grid, tiling, job.package.contract.stretch)
         network = Network(job.package, job.device, job.precision, batch=1)
         before = tree_bytes()
         with Peak(interval_s=0.02) as peak:
-            _, seconds = timed_ids(network, tiles, image.nodata)
+            _, seconds = timed_ids(network, tiles, grid.image.nodata)
         num_px = math.prod(tiling.read)
         self.base_bytes = before
         self.s_per_px = seconds / (len(tiles) * num_px)
@@ -65,8 +66,8 @@ class _Cost:
             torch.cuda.synchronize()
 
 
-def _details(job: Job, image: Image, tiling: Tiling, cost: _Cost, complete: bool) -> dict[str, Any]:
-    spec = mask_spec(job, image)
+def _details(job: Job, grid: ModelGrid, tiling: Tiling, cost: _Cost, complete: bool) -> dict[str, Any]:
+    image, spec = grid.image, mask_spec(job, grid)
     if complete:
         return {"complete": True, "tiles": 0, "shards": 0, "read_bytes": 0, "write_bytes": 0, "expected_s": 0.0}
     tiles = tiling.num_tiles
@@ -84,6 +85,8 @@ def _details(job: Job, image: Image, tiling: Tiling, cost: _Cost, complete: bool
     in_flight = (job.tile_workers + 2) * read + sums + (SHARDS_WAITING + 4) * depth * side * side
     memory = cost.base_bytes + in_flight + job.tile_workers * job.batch * tile_px * cost.bytes_per_px
     return {
+        "level": grid.level,
+        **({"step": list(grid.step)} if grid.is_resampled else {}),
         "tiles": tiles,
         "shards": spec.grid(0).num_cells,
         "read_bytes": tiles * tile_px * item_bytes,

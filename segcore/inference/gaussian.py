@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 
 from segcore.geometry import Ints, Tile, Window
-from segcore.inference.decision import MASK, Answers, Decision, on_host
+from segcore.inference.decision import Answers, Decision, on_host
 from segcore.inference.numerics import Network
-from segcore.inference.run import Answered, MaskRun, blank, empty_answers, is_usable
-from segcore.inference.tiling import Tiling, bounding, read_reflected, read_validity, stacked
+from segcore.inference.run import Answered, MaskRun, blank, empty_answers
+from segcore.inference.tiling import Tiling, bounding, first, is_usable, read_reflected, read_validity, stacked
 
 STRIP_BYTES = 256 << 20
 """Of the sums of one strip, where tiles have several planes; never less than one layer of tiles."""
@@ -68,65 +68,69 @@ class GaussianUnit:
 
     def __init__(self, run: MaskRun, unit: Window, pending: Sequence[Ints]) -> None:
         self.run, self.window = run, unit
+        self.model_window = run.grid.model_window(unit)
         self._shards = {shard: run.staging.shard_window(shard) for shard in pending}
+        self._seen = [run.grid.model_window(shard) for shard in self._shards.values()]
         self._answers: dict[Ints, Answers] = {}
         self._sums: torch.Tensor | None = None
         self._weights = torch.from_numpy(reduce(np.multiply.outer, map(tile_weights, run.tiling.read)))
 
     def strips(self) -> Iterator[Callable[[], "Strip"]]:
         """Readers of the unit's strips, from top to bottom."""
-        tiling = self.run.tiling
-        tiles = sorted(tiling.tiles(self.window.expanded(tiling.halo)), key=lambda tile: tile.index[-2])
+        tiling, window = self.run.tiling, self.model_window
+        tiles = sorted(tiling.tiles(window.expanded(tiling.halo)), key=lambda tile: tile.index[-2])
         rows = [list(row) for _, row in groupby(tiles, key=lambda tile: tile.index[-2])]
         # Two tile rows can reach the unit's first row of pixels: then the upper one finishes none.
-        stops = [max(row[0].read.start[-2], self.window.start[-2]) for row in rows[1:]] + [self.window.stop[-2]]
+        stops = [max(row[0].read.start[-2], window.start[-2]) for row in rows[1:]] + [window.stop[-2]]
         for row, stop in zip(rows, stops, strict=True):
             yield partial(Strip, self, row, stop)
 
     def wants(self, window: Window) -> bool:
-        """True if a pending shard has a pixel in the window."""
-        return any(window.intersected(shard).num_px for shard in self._shards.values())
+        """True if a pending shard takes a pixel from the window."""
+        return any(window.intersected(seen).num_px for seen in self._seen)
 
     def weighted(self, logits: torch.Tensor) -> torch.Tensor:
         return logits * self._weights.to(logits.device)
 
     def add(self, tile: Tile, weighted: torch.Tensor, top: int) -> None:
         """Add a tile (K, ...) to the strip whose first row is `top`; in the order of the tiles."""
-        *planes, width = (*self.window.shape[:-2], self.window.shape[-1])
+        *planes, width = (*self.model_window.shape[:-2], self.model_window.shape[-1])
         if self._sums is None:
             shape = (weighted.shape[0], *planes, self.run.tiling.read[-2], width)
             self._sums = torch.zeros(shape, dtype=torch.float32, device=weighted.device)
-        inside = tile.read.intersected(self.window)
+        inside = tile.read.intersected(self.model_window)
         source = (slice(None), *inside.relative_to(tile.read.start).slices)
         target = (slice(None), *inside.relative_to(self._from(top)).slices)
         self._sums[target] += weighted[source].to(self._sums.device)
 
     def _from(self, top: int) -> Ints:
         """Where the strip begins whose first row is `top`."""
-        return (*self.window.start[:-2], top, self.window.start[-1])
+        return (*self.model_window.start[:-2], top, self.model_window.start[-1])
+
+    def band(self, top: int, stop: int) -> Window:
+        """The rows `top .. stop`."""
+        return Window(self._from(top), (*self.model_window.shape[:-2], stop - top, self.model_window.shape[-1]))
 
     def finish_rows(self, top: int, stop: int, decision: Decision) -> Answers | None:
         """Answers for the rows `top .. stop`, and the sums moved up by as many; None if no tile reached them."""
-        count = stop - top
+        count, band = stop - top, self.band(top, stop)
         if self._sums is None or count == 0:
             return None
-        band = Window(self._from(top), (*self.window.shape[:-2], count, self.window.shape[-1]))
         sides = [
             weight_sums(self.run.tiling, axis, a, b)
             for axis, (a, b) in enumerate(zip(band.start, band.stop, strict=True))
         ]
         weights = torch.from_numpy(reduce(np.multiply.outer, sides)).to(self._sums.device)
         answers = on_host(decision((self._sums[..., :count, :] / weights)[None]))
-        if stop == self.window.stop[-2]:
+        if stop == self.model_window.stop[-2]:
             self._sums = None
         else:
             self._sums[..., :-count, :] = self._sums[..., count:, :].clone()
             self._sums[..., -count:, :] = 0
         return {name: values[0] for name, values in answers.items()}
 
-    def place(self, answers: Answers, top: int) -> list[tuple[Ints, Answers]]:
-        """Put finished rows, from `top` on, into the shards; those that are full come out."""
-        band = Window(self._from(top), answers[MASK].shape)
+    def place(self, answers: Answers, band: Window) -> list[tuple[Ints, Answers]]:
+        """Put a finished window of the mask, as wide as the unit, into the shards; those that are full come out."""
         full = []
         for shard, window in self._shards.items():
             inside = window.intersected(band)
@@ -158,22 +162,21 @@ class Strip:
 
     def __init__(self, unit: GaussianUnit, row: Sequence[Tile], stop: int) -> None:
         self.run, self._unit, self._stop = unit.run, unit, stop
-        reach = bounding([tile.read for tile in row]).intersected(unit.window)
+        grid, reach = self.run.grid, bounding([tile.read for tile in row]).intersected(unit.model_window)
         self._top = reach.start[-2]
-        self._valid = read_validity(self.run.image, reach)
-        self._origin = reach.start
+        self._reach = grid.mask_window(reach).intersected(unit.window)
+        self._valid = read_validity(grid, self._reach)
         wanted = [tile for tile in row if unit.wants(tile.read)]
-        inside = [tile.read.intersected(unit.window) for tile in wanted]
-        usable = [is_usable(self._valid, window, reach.start) for window in inside]
+        inside = [grid.mask_window(tile.read.intersected(unit.model_window)) for tile in wanted]
+        usable = [is_usable(self._valid, window, self._reach.start) for window in inside]
         self.tiles = list(compress(wanted, usable))
         # A tile is its own unit's where its write window begins; elsewhere it is inferred once more.
-        firsts = [Window(tile.write.start, (1,) * tile.write.ndim) for tile in self.tiles]
-        repeated = sum(not unit.window.contains(first) for first in firsts)
+        repeated = sum(not unit.window.contains(first(grid.mask_window(tile.write))) for tile in self.tiles)
         self.run.count_tiles(len(wanted), len(wanted) - len(self.tiles), repeated)
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._pixels_origin = region.start
-            self._pixels = read_reflected(self.run.image, region, self.run.stretch)
+            self._pixels = read_reflected(self.run.grid, region, self.run.stretch)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> torch.Tensor:
         """Weighted logits (N, K, ...), float32, on the device; by many threads at once."""
@@ -187,10 +190,14 @@ class Strip:
 
     def complete(self, network: Network) -> list[Answered]:
         """The shards that this strip has finished."""
-        answers = self._unit.finish_rows(self._top, self._stop, network.decision)
-        if answers is None:
-            *planes, width = (*self._unit.window.shape[:-2], self._unit.window.shape[-1])
-            answers = empty_answers(self.run, (*planes, self._stop - self._top, width))
+        unit, grid = self._unit, self.run.grid
+        band = unit.band(self._top, self._stop)
+        finished = grid.mask_window(band).intersected(unit.window)
+        found = unit.finish_rows(self._top, self._stop, network.decision)
+        if found is None:
+            answers = empty_answers(self.run, finished.shape)
+        else:
+            answers = {name: grid.on_mask(values, band, finished) for name, values in found.items()}
         if self._valid is not None:
-            blank(self.run, answers, ~self._valid[..., : self._stop - self._top, :])
-        return [self._unit.shard(shard, own, network.fits) for shard, own in self._unit.place(answers, self._top)]
+            blank(self.run, answers, ~self._valid[finished.relative_to(self._reach.start).slices])
+        return [unit.shard(shard, own, network.fits) for shard, own in unit.place(answers, finished)]

@@ -9,15 +9,16 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import StoreError
-from segcore.geometry import Ints
+from segcore.geometry import Ints, Window
 from segcore.inference.contract import check_contract
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.plan import Job, tiling_for
 from segcore.inference.precision import device_slug, spread_tiles
 from segcore.inference.tiling import Tiling, read_reflected, read_validity, stacked
 from segcore.models.receptive import one_thread
 from segcore.progress import Progress
-from segcore.store import Image, Workspace, seal, unseal
+from segcore.store import Workspace, seal, unseal
 from segcore.stretch import stretch_of
 
 MAX_DISAGREEMENT = 0.01
@@ -65,9 +66,8 @@ def _found(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Disagreement | 
         log.debug("%s: measured now", key, exc_info=error)
     for image_id in image_ids:
         try:
-            image = ws.image(image_id)
-            check_contract(job.package.contract, image)
-            found = measure_disagreement(job, image)
+            grid = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance).grid
+            found = measure_disagreement(job, grid)
         except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
             log.debug("image %s cannot show what its halo costs", image_id, exc_info=error)
             continue
@@ -76,28 +76,30 @@ def _found(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Disagreement | 
     return None
 
 
-def measure_disagreement(job: Job, image: Image) -> Disagreement:
+def measure_disagreement(job: Job, grid: ModelGrid) -> Disagreement:
     """Infer the same few tiles with either halo, in float32, so that nothing but the halo can change a class.
 
     Raises:
         StoreError: if these tiles have no usable pixel.
     """
-    fast = tiling_for(job.config, job.package, image)
-    exact = tiling_for(job.config.model_copy(update={"halo": "exact", "halo_planes": None}), job.package, image)
+    image = grid.image
+    fast = tiling_for(job.config, job.package, grid)
+    exact = tiling_for(job.config.model_copy(update={"halo": "exact", "halo_planes": None}), job.package, grid)
     wide = Tiling(fast.shape, fast.core, tuple(map(max, fast.halo, exact.halo)))
     cut = tuple(b - a for a, b in zip(fast.halo, wide.halo, strict=True))
     num_px = num_changed = 0
     if any(cut):
         stretch = stretch_of(image) if job.package.contract.stretch else None
         network = Network(job.package, job.device, "float32", batch=1)
-        for tile in spread_tiles(image, wide):
-            pixels = stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1)
+        for tile in spread_tiles(grid, wide):
+            pixels = stacked(read_reflected(grid, tile.read, stretch), tile.read.start, [tile], 1)
             inner = (slice(None), slice(None), *(slice(c, n - c) for c, n in zip(cut, wide.read, strict=True)))
             with one_thread(), torch.inference_mode():
                 ids = network.ids(pixels, wide.halo, image.nodata)
                 changed = ids != network.ids(pixels[inner], fast.halo, image.nodata)
-            inside = changed[(0, *(slice(n) for n in tile.write.shape))]
-            valid = read_validity(image, tile.write)
+            write = grid.mask_window(tile.write)
+            inside = grid.on_mask(changed[0], Window(tile.write.start, changed.shape[1:]), write)
+            valid = read_validity(grid, write)
             num_px += inside.size if valid is None else int(valid.sum())
             num_changed += int(inside.sum() if valid is None else inside[valid].sum())
         if num_px == 0:

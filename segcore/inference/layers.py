@@ -1,6 +1,6 @@
 """Layers: probabilities and uncertainty of an image on their way to the store, at their own finest level.
 
-    pieces of level 0 --2x2 mean, `level` times--> pieces of the layer --> whole shards --> store
+    pieces of the mask's level --2x2 mean, a few times--> pieces of the layer --> whole shards --> store
 
 A layer is an image of its own beside the mask; unusable pixels are 0 in 8-bit layers and NaN in float16.
 """
@@ -11,26 +11,27 @@ import numpy as np
 
 from segcore.geometry import Ints, Window
 from segcore.inference.decision import Decision, Kind
-from segcore.inference.tiling import Pixels
-from segcore.store import Image, PyramidSpec, Staging, fitting_shard_px
+from segcore.inference.model_grid import ModelGrid, Pixels
+from segcore.store import PyramidSpec, Staging, fitting_shard_px
 from segcore.store.pyramid import UNIT_SHARDS
 
 
-def layer_spec(image: Image, decision: Decision, kind: Kind, level: int, shard_px: int) -> PyramidSpec:
+def layer_spec(grid: ModelGrid, decision: Decision, kind: Kind, level: int, shard_px: int) -> PyramidSpec:
     """How a layer is stored: the image's axes, its channels in place of the bands.
 
     Args:
-        image: what it lies over.
+        grid: the image, at the level of the mask.
         decision: its classes and dtype.
         kind: which layer.
-        level: of the image, the finest of the layer.
+        level: of the image, the finest of the layer; that of the mask where it is finer.
         shard_px: of the mask; a layer's shard takes no more than a work unit of the mask.
     """
+    image, level = grid.image, max(level, grid.level)
     shape = tuple(
         decision.num_channels(kind) if axis == "c" else n
         for axis, n in zip(image.axes, image.shape(level), strict=True)
     )
-    side_px = min(shard_px, UNIT_SHARDS * shard_px >> level)
+    side_px = min(shard_px, UNIT_SHARDS * shard_px >> (level - grid.level))
     return PyramidSpec(
         axes=image.axes,
         shape=shape,
@@ -46,26 +47,32 @@ def layer_spec(image: Image, decision: Decision, kind: Kind, level: int, shard_p
 
 
 class Layer:
-    """One layer being written; by the writer's thread only."""
+    """One layer being written; by the writer's thread only.
 
-    def __init__(self, kind: Kind, staging: Staging) -> None:
+    Args:
+        kind: which layer.
+        staging: where it goes.
+        mask_level: the finest level of the mask, in whose windows answers come.
+    """
+
+    def __init__(self, kind: Kind, staging: Staging, mask_level: int = 0) -> None:
         self.kind, self.staging = kind, staging
-        self._level = staging.spec.base_level
+        self._halvings = staging.spec.base_level - mask_level
         self._channel = staging.spec.axes.index("c")
         self._writer = staging.gatherer()
         self._begun: dict[Ints, Pixels] = {}
         self._missing_px: dict[Ints, int] = {}
 
     def lacks(self, window: Window) -> bool:
-        """True if a shard is left that takes pixels from a window of level 0, over the axes without c."""
+        """True if a shard is left that takes pixels from a window of the mask's level, over the axes without c."""
         if self.staging.finished:
             return False
         shards = self.staging.spec.grid(0).touching(self._with_channels(self._own(window)))
         return any(not self.staging.is_done(0, shard) for shard in shards)
 
     def put(self, window: Window, values: Pixels) -> None:
-        """Take the values (channels, ...) of a window of level 0 that is a whole shard of the mask."""
-        for _ in range(self._level):
+        """Take the values (channels, ...) of a window of the mask's level that is a whole shard of the mask."""
+        for _ in range(self._halvings):
             values = self.staging.spec.reduced(values)
         own = self._with_channels(self._own(window))
         values = np.moveaxis(values, 0, self._channel)
@@ -89,8 +96,8 @@ class Layer:
         self._writer.put(shard, part)
 
     def _own(self, window: Window) -> Window:
-        """A window of level 0 in pixels of the layer."""
-        scale = (*(1,) * (window.ndim - 2), 2**self._level, 2**self._level)
+        """A window of the mask's level in pixels of the layer."""
+        scale = (*(1,) * (window.ndim - 2), 2**self._halvings, 2**self._halvings)
         start = tuple(a // s for a, s in zip(window.start, scale, strict=True))
         stop = tuple(math.ceil(b / s) for b, s in zip(window.stop, scale, strict=True))
         return Window(start, tuple(b - a for a, b in zip(start, stop, strict=True)))

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from segcore.errors import ConfigError, SegcoreError
 from segcore.geometry import Ints
 from segcore.inference.decision import MASK, Answers, Decision, on_host
-from segcore.inference.tiling import Pixels
+from segcore.inference.model_grid import Pixels
 from segcore.inference.views import View
 from segcore.models.package import ModelPackage
 

@@ -15,6 +15,7 @@ from segcore.errors import ConfigError
 from segcore.geometry import Ints
 from segcore.inference.contract import check_alike
 from segcore.inference.decision import KINDS, Decision, Kind, ids_of
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Recipe, devices_of
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling, rounded_up
 from segcore.inference.views import views_of
@@ -105,11 +106,11 @@ def blend_for(config: PredictConfig, contract: InputContract) -> str:
     return config.blend
 
 
-def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Tiling:
+def tiling_for(config: PredictConfig, package: ModelPackage, grid: ModelGrid) -> Tiling:
     """The tile grid of an image: what the config asks for, else what the package was made with."""
     contract = package.contract
     tile_px, tile_planes = config.tile_px or contract.tile_px, config.tile_planes or contract.tile_planes
-    shape = tuple(n for axis, n in zip(image.axes, image.shape(), strict=True) if axis != "c")
+    shape = grid.shape
     alone = len(shape) - len(contract.axes)  # axes that the model does not see: plane by plane
 
     def sides(planes: int, px: int, single: int) -> Ints:
@@ -149,9 +150,9 @@ def exact_tile_px(tile_px: int, halo_px: int, planes: int) -> int:
     return max(tile_px, min(worth_it, fitting))
 
 
-def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
+def freeze(job: Job, grid: ModelGrid, tiling: Tiling) -> dict[str, Any]:
     """The plan of one image, for `plan.json`."""
-    spacing = image.spacing
+    image, spacing = grid.image, grid.image.spacing
     return {
         "stage": "predict",
         "engine": ENGINE,
@@ -162,7 +163,8 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
             "spacing": None if spacing is None else spacing.model_dump(mode="json"),
         },
         "model": job.package.digest,
-        "level": job.package.contract.level,
+        "level": grid.level,
+        **({"step": list(grid.step)} if grid.is_resampled else {}),
         "blend": job.blend,
         "tile_px": list(tiling.core if job.blend == "crop" else tiling.read),
         "halo_px": list(tiling.halo),
@@ -280,16 +282,17 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
     return kept if kept == made else plan
 
 
-def mask_spec(job: Job, image: Image) -> PyramidSpec:
-    """How the mask of an image is stored."""
-    sides = {axis: n for axis, n in zip(image.axes, image.shape(), strict=True) if axis != "c"}
+def mask_spec(job: Job, grid: ModelGrid) -> PyramidSpec:
+    """How the mask of an image is stored: its finest level is the one that the model reads."""
     return PyramidSpec(
-        axes=tuple(sides),
-        shape=tuple(sides.values()),
+        axes=grid.axes,
+        shape=grid.mask_shape,
         dtype=job.dtype,
         kind="mask",
         shard_px=job.config.shard_px,
-        ngff=image.ngff,
+        ngff=grid.image.ngff,
+        base_level=grid.level,
+        num_levels=grid.image.num_levels if grid.level else 0,
     )
 
 

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import ConfigError
 from segcore.geometry import Tile, Window
+from segcore.inference.model_grid import ModelGrid, Pixels
 from segcore.inference.numerics import Network, NotFiniteError
-from segcore.inference.tiling import Pixels, Tiling, read_reflected, stacked
+from segcore.inference.tiling import Tiling, is_usable, read_reflected, read_validity, stacked
 from segcore.models.package import ModelPackage
-from segcore.store import Image, Workspace, seal, unseal
+from segcore.store import Workspace, seal, unseal
 from segcore.stretch import stretch_of
 
 MIN_AGREEMENT = 0.999
@@ -57,7 +58,7 @@ def check_precision(asked: str, device: torch.device) -> None:
 
 
 def resolve_precision(
-    ws: Workspace, package: ModelPackage, device: torch.device, image: Image, tiling: Tiling, keep: bool = True
+    ws: Workspace, package: ModelPackage, device: torch.device, grid: ModelGrid, tiling: Tiling, keep: bool = True
 ) -> str:
     """What `auto` means here: read from the workspace, else found on tiles of `image` and kept there.
 
@@ -65,7 +66,7 @@ def resolve_precision(
         ws: where it is kept.
         package: the model.
         device: where it will run.
-        image: an image that meets the model's contract.
+        grid: an image that meets the model's contract.
         tiling: its tiles.
         keep: write what was found; False for a dry run.
     """
@@ -78,7 +79,7 @@ def resolve_precision(
         return kept.precision
     try:
         found = calibrate(
-            package, device, candidates, calibration_tiles(image, tiling, package.contract.stretch), image.nodata
+            package, device, candidates, calibration_tiles(grid, tiling, package.contract.stretch), grid.image.nodata
         )
     except NotFiniteError:
         return "float32"  # not kept: whether it is the image or the model shows when the image's turn comes
@@ -130,19 +131,24 @@ def device_slug(device: torch.device) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-").lower()
 
 
-def calibration_tiles(image: Image, tiling: Tiling, is_stretched: bool, count: int = CALIBRATION_TILES) -> list[Pixels]:
+def calibration_tiles(
+    grid: ModelGrid, tiling: Tiling, is_stretched: bool, count: int = CALIBRATION_TILES
+) -> list[Pixels]:
     """The pixels (1, C, ...) of a few tiles, as the model gets them."""
-    stretch = stretch_of(image) if is_stretched else None
-    tiles = spread_tiles(image, tiling, count)
-    return [stacked(read_reflected(image, tile.read, stretch), tile.read.start, [tile], 1) for tile in tiles]
+    stretch = stretch_of(grid.image) if is_stretched else None
+    tiles = spread_tiles(grid, tiling, count)
+    return [stacked(read_reflected(grid, tile.read, stretch), tile.read.start, [tile], 1) for tile in tiles]
 
 
-def spread_tiles(image: Image, tiling: Tiling, count: int = CALIBRATION_TILES) -> list[Tile]:
+def spread_tiles(grid: ModelGrid, tiling: Tiling, count: int = CALIBRATION_TILES) -> list[Tile]:
     """A few tiles spread over the image, those with usable pixels first."""
     every = list(tiling.tiles(Window.whole(tiling.shape))) if tiling.num_tiles <= 4096 else _diagonal(tiling)
     step = max(1, len(every) // (4 * count))
     spread = every[step // 2 :: step] or every
-    return sorted(spread, key=lambda tile: not image.read_valid(tile.write).any())[:count]
+    writes = [grid.mask_window(tile.write) for tile in spread]
+    usable = [is_usable(read_validity(grid, write), write, write.start) for write in writes]
+    ranked = [tile for wanted in (True, False) for tile, found in zip(spread, usable, strict=True) if found == wanted]
+    return ranked[:count]
 
 
 def _diagonal(tiling: Tiling, count: int = 64) -> list[Tile]:

@@ -13,8 +13,9 @@ from segcore.errors import SegcoreError
 from segcore.geometry import Ints, Tile, Window, z_order
 from segcore.inference.decision import MASK, Answers, Decision
 from segcore.inference.layers import Layer
+from segcore.inference.model_grid import ModelGrid, Valid
 from segcore.inference.numerics import NotFiniteError
-from segcore.inference.tiling import Tiling, Valid
+from segcore.inference.tiling import Tiling
 from segcore.store import Image, Staging, UnitWriter
 from segcore.stretch import Stretch
 
@@ -28,7 +29,7 @@ class Counts:
     skipped: int = 0
     """Tiles without a usable pixel to write: not inferred."""
     repeated: int = 0
-    """Tiles of `gaussian` that a neighbouring work unit infers too."""
+    """Tiles that a neighbour infers too: a work unit in `gaussian`, a shard where the image is resampled."""
     shards_written: int = 0
     shards_resumed: int = 0
     px_written: int = 0
@@ -38,7 +39,7 @@ class Counts:
 class MaskRun:
     """One image and the mask that is made of it. Methods may be called from any thread of the pipeline."""
 
-    image: Image
+    grid: ModelGrid
     staging: Staging
     tiling: Tiling
     dtype: np.dtype[Any]
@@ -59,6 +60,10 @@ class MaskRun:
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _writer: UnitWriter | None = None
+
+    @property
+    def image(self) -> Image:
+        return self.grid.image
 
     @property
     def failed(self) -> bool:
@@ -129,6 +134,8 @@ class MaskRun:
         counts = self.counts
         seconds = self.seconds or time.monotonic() - self.began_s
         return {
+            "level": self.grid.level,
+            **({"step": list(self.grid.step)} if self.grid.is_resampled else {}),
             "tiles": counts.tiles,
             "skipped_share": round(counts.skipped / counts.tiles, 6) if counts.tiles else 0.0,
             "repeated_share": round(counts.repeated / counts.tiles, 6) if counts.tiles else 0.0,
@@ -141,7 +148,7 @@ class MaskRun:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A shard of level 0 that is computed, on its way to the writer."""
+    """A shard of the mask's finest level that is computed, on its way to the writer."""
 
     run: MaskRun
     shard: Ints
@@ -171,19 +178,6 @@ def named(error: BaseException, run: MaskRun, tiles: Sequence[Tile]) -> BaseExce
     if not isinstance(error, NotFiniteError):
         return error
     tile = tiles[min(error.tile, len(tiles) - 1)]
-    axes = ", ".join(axis for axis in run.image.axes if axis != "c")
-    return SegcoreError(f"image {run.image.image_id}: tile at {tile.write.start} ({axes}) of level 0: {error}")
-
-
-def is_usable(valid: Valid | None, window: Window, origin: Ints) -> bool:
-    """True if a window has a usable pixel.
-
-    Args:
-        valid: usable pixels of a region that starts at `origin`; None = all.
-        window: what lies outside the region is left out.
-        origin: over the same axes.
-    """
-    if valid is None:
-        return True
-    inside = window.relative_to(origin).intersected(Window.whole(valid.shape))
-    return bool(valid[inside.slices].any())
+    axes, start = ", ".join(run.grid.axes), run.grid.mask_window(tile.write).start
+    where = f"image {run.image.image_id}: tile at {start} ({axes}) of level {run.grid.level}"
+    return SegcoreError(f"{where}: {error}")

@@ -12,13 +12,14 @@ import numpy as np
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError, SegcoreError, StoreError
 from segcore.geometry import Window
-from segcore.inference.contract import check_contract
+from segcore.inference.contract import Fit, check_contract
 from segcore.inference.crop import columns
 from segcore.inference.estimate import estimate
 from segcore.inference.gaussian import GaussianUnit, planes_together
 from segcore.inference.halo import halo_details
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.layers import Layer, layer_spec
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network, devices_of, repeatable, resolve_device
 from segcore.inference.pipeline import Load, Pipeline, Threads
 from segcore.inference.plan import (
@@ -100,11 +101,10 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
         return job
     for image_id in image_ids:
         try:
-            image = ws.image(image_id)
-            check_contract(package.contract, image)
-            tiling = tiling_for(config, package, image)
+            grid = check_contract(package.contract, ws.image(image_id), config.spacing_tolerance).grid
+            tiling = tiling_for(config, package, grid)
             if config.precision == "auto":
-                precision = resolve_precision(ws, package, device, image, tiling, keep=not config.dry_run)
+                precision = resolve_precision(ws, package, device, grid, tiling, keep=not config.dry_run)
         except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
             log.debug("image %s cannot settle the precision", image_id, exc_info=error)
             continue
@@ -144,14 +144,17 @@ class _Night:
         return tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids)), details
 
     def _num_shards(self) -> int:
-        """Shards of all images, finished ones too: arithmetic on their shapes."""
+        """Shards of all images that the model can take, finished ones too: arithmetic on their shapes."""
         total = 0
         for image_id in self._image_ids:
             try:
-                total += mask_spec(self._job, self._ws.image(image_id)).num_shards
+                total += mask_spec(self._job, self._fit(self._ws.image(image_id)).grid).num_shards
             except SegcoreError:
                 continue  # reported when its turn comes
         return total
+
+    def _fit(self, image: Image) -> Fit:
+        return check_contract(self._job.package.contract, image, self._job.config.spacing_tolerance)
 
     def _loads(self) -> Iterator[Load]:
         for image_id in dict.fromkeys(self._image_ids):
@@ -171,10 +174,11 @@ class _Night:
         """Freeze the image's plan and see what is left; None if nothing is."""
         job = self._job
         image = self._ws.image(image_id)
-        for warning in check_contract(job.package.contract, image):
+        fit = self._fit(image)
+        for warning in fit.warnings:
             self._progress.note(warning)
-        tiling = tiling_for(job.config, job.package, image)
-        plan, spec = freeze(job, image, tiling), mask_spec(job, image)
+        tiling = tiling_for(job.config, job.package, fit.grid)
+        plan, spec = freeze(job, fit.grid, tiling), mask_spec(job, fit.grid)
         if not job.config.overwrite and job.name in self._ws.label_names(image_id):
             plan = as_finished(job, plan, self._ws.label(image_id, job.name).attributes.get("predict", {}))
         staging = Staging.begin(
@@ -182,7 +186,7 @@ class _Night:
         )
         opened = [staging]
         try:
-            layers = tuple(self._layers(image, plan, opened))
+            layers = tuple(self._layers(fit.grid, plan, opened))
             num_shards = spec.grid(0).num_cells
             if all(each.finished for each in opened):
                 self._progress.advance(num_shards)
@@ -191,7 +195,7 @@ class _Night:
                 return None
             stretch = stretch_of(image) if job.package.contract.stretch else None
             run = MaskRun(
-                image, staging, tiling, np.dtype(spec.dtype), job.ignore, stretch, job.recipe.decision, layers
+                fit.grid, staging, tiling, np.dtype(spec.dtype), job.ignore, stretch, job.recipe.decision, layers
             )
             return self._resumed(image, plan, run)
         except BaseException:
@@ -200,23 +204,23 @@ class _Night:
                 each.close()
             raise
 
-    def _layers(self, image: Image, plan: dict[str, Any], opened: list[Staging]) -> Iterator[Layer]:
+    def _layers(self, grid: ModelGrid, plan: dict[str, Any], opened: list[Staging]) -> Iterator[Layer]:
         """Begin, or go on with, the layers of an image; each is added to what is opened."""
-        job = self._job
+        job, image = self._job, grid.image
         for kind in job.recipe.decision.layers:
             if job.config.layer_level >= image.num_levels:
                 raise ConfigError(
                     f"layer_level {job.config.layer_level}: image {image.image_id} has the levels 0 to "
                     f"{image.num_levels - 1}"
                 )
-            spec = layer_spec(image, job.recipe.decision, kind, job.config.layer_level, job.config.shard_px)
+            spec = layer_spec(grid, job.recipe.decision, kind, job.config.layer_level, job.config.shard_px)
             own = layer_plan(job, plan, kind)
             name = layer_name(job.name, kind)
             overwrite = job.config.overwrite
             opened.append(
                 Staging.begin(self._ws, image.image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH)
             )
-            yield Layer(kind, opened[-1])
+            yield Layer(kind, opened[-1], grid.level)
 
     def _resumed(self, image: Image, plan: dict[str, Any], run: MaskRun) -> MaskRun | None:
         """Count what an earlier call finished."""

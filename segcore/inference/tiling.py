@@ -8,15 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from segcore.errors import ConfigError
 from segcore.geometry import Grid, Ints, Tile, Window, reflected, tiles_in
-from segcore.store import Image
+from segcore.inference.model_grid import ModelGrid, Pixels, Valid
 from segcore.stretch import Stretch
-
-Pixels = npt.NDArray[np.generic]
-Valid = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,41 +101,57 @@ def _fitted(shape: Ints, core: Ints, stride: Ints) -> Ints:
     return tuple(min(n, rounded_up(side, step)) for n, side, step in zip(core, shape, stride, strict=True))
 
 
-def read_reflected(image: Image, window: Window, stretch: Stretch | None = None, level: int = 0) -> Pixels:
+def read_reflected(grid: ModelGrid, window: Window, stretch: Stretch | None = None) -> Pixels:
     """The pixels of a window that may reach over the border; what lies outside is mirrored.
 
     Args:
-        image: with its channels anywhere among its axes.
-        window: over the axes without c, in pixels of `level`.
+        grid: the image.
+        window: over the axes without c.
         stretch: what is done to the intensities.
-        level: pyramid level.
 
     Returns:
         (C, *window.shape), in the image's own dtype.
     """
-    pixels = _read_mirrored(image, window, level)
+    pixels = _read_mirrored(grid, window)
     return pixels if stretch is None else stretch.apply(pixels)
 
 
-def _read_mirrored(image: Image, window: Window, level: int) -> Pixels:
-    channel, sides = image.axes.index("c"), image.shape(level)
-    shape = sides[:channel] + sides[channel + 1 :]
-    places = [reflected(a, n, size) for a, n, size in zip(window.start, window.shape, shape, strict=True)]
+def _read_mirrored(grid: ModelGrid, window: Window) -> Pixels:
+    places = [reflected(a, n, size) for a, n, size in zip(window.start, window.shape, grid.shape, strict=True)]
     low, high = tuple(int(at.min()) for at in places), tuple(int(at.max()) + 1 for at in places)
     inside = Window(low, tuple(b - a for a, b in zip(low, high, strict=True)))
-    pixels = np.moveaxis(image.read(inside.with_axis(channel, sides[channel]), level), channel, 0)
+    pixels = grid.read(inside)
     for axis, at in enumerate(places):
         if (inside.start[axis], inside.stop[axis]) != (window.start[axis], window.stop[axis]):
             pixels = pixels.take(at - low[axis], axis=axis + 1)
     return pixels
 
 
-def read_validity(image: Image, window: Window, level: int = 0) -> Valid | None:
-    """Which pixels of a window inside the image, over its axes without c, are usable; None = all of them."""
-    if not image.has_valid and not image.pixels_tell:
+def read_validity(grid: ModelGrid, window: Window) -> Valid | None:
+    """Which pixels of a window of the mask's grid are usable; None = all of them."""
+    if not grid.image.has_valid and not grid.image.pixels_tell:
         return None
-    valid = image.read_valid(window, level)
+    valid = grid.image.read_valid(window, grid.level)
     return None if valid.all() else valid
+
+
+def is_usable(valid: Valid | None, window: Window, origin: Ints) -> bool:
+    """True if a window has a usable pixel.
+
+    Args:
+        valid: usable pixels of a region that starts at `origin`; None = all.
+        window: what lies outside the region is left out.
+        origin: over the same axes.
+    """
+    if valid is None:
+        return True
+    inside = window.relative_to(origin).intersected(Window.whole(valid.shape))
+    return bool(valid[inside.slices].any())
+
+
+def first(window: Window) -> Window:
+    """The window's first pixel."""
+    return Window(window.start, (1,) * window.ndim)
 
 
 def bounding(windows: Sequence[Window]) -> Window:

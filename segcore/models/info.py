@@ -25,7 +25,7 @@ class InputContract(BaseModel):
     spacing: Spacing | None
     """Pixel size at `level`, where all training images had the same; None if unknown or mixed."""
     spacing_tolerance: float = Field(default=0.1, ge=0)
-    """Relative difference of spacing that is still accepted."""
+    """Relative difference of spacing that is still accepted; over 2 % the image is resampled."""
     level: int = Field(default=0, ge=0)
     """Pyramid level that the model was trained on."""
     stretch: bool = False

@@ -55,6 +55,8 @@ class ImageScore:
     areas: dict[str, dict[str, float]]
     """Class name -> `{"px": ..., "um2": ...}` of the mask."""
     reused: bool
+    level: int = 0
+    """Of the image: the finest of its mask, in whose pixels all is counted."""
 
 
 def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
@@ -101,7 +103,7 @@ def _score_item(workspace: Workspace, masked: Masked, scored: list[ImageScore]) 
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         return ItemResult(state="failed", image=masked.image_id, error=failure(masked.image_id, error))
     scored.append(result)
-    details = {"areas": result.areas, "reused": result.reused}
+    details = {"areas": result.areas, "reused": result.reused, "level": result.level}
     if not result.has_target:
         return ItemResult(state="skipped", image=image.image_id, details={"reason": "no target", **details})
     overall = overall_scores(result.counts.confusion, foreground_rows(result.classes))
@@ -127,7 +129,8 @@ def score_image(workspace: Workspace, image: Image, mask: Label) -> ImageScore:
     if kept is None:
         record = {"format": FORMAT, "identity": identity, "counts": counts.to_json(), "worst_tiles": worst}
         workspace.objects.put(key, json.dumps(seal(record)).encode())
-    sizes = pixel_size(mask.axes, image.spacing, image.georef)
+    level, spacing, georef = mask.base_level, image.spacing, image.georef
+    sizes = pixel_size(mask.axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
     areas = {
         info.name: {"px": int(px), **{unit: int(px) * size for unit, size in sizes.items()}}
         for info, px in zip(mask.classes, counts.mask_px, strict=True)
@@ -141,6 +144,7 @@ def score_image(workspace: Workspace, image: Image, mask: Label) -> ImageScore:
         worst_tiles=tuple(worst),
         areas=areas,
         reused=kept is not None,
+        level=level,
     )
 
 
@@ -157,18 +161,22 @@ def _target(workspace: Workspace, image_id: str) -> Label | None:
 
 
 def _check_fit(image: Image, mask: Label, target: Label | None) -> None:
-    where = f"image {image.image_id}"
-    sides = tuple(n for n, axis in zip(image.shape(), image.axes, strict=True) if axis != "c")
+    where, level = f"image {image.image_id}", mask.base_level
+    sides = tuple(n for n, axis in zip(image.shape(level), image.axes, strict=True) if axis != "c")
     if mask.shape() != sides:
-        raise StoreError(f"{where}: mask {mask.name} has sides {mask.shape()}, expected the image's {sides}")
+        raise StoreError(
+            f"{where}: mask {mask.name} has sides {mask.shape()}, expected the image's {sides} at level {level}"
+        )
     if not mask.classes:
         raise StoreError(f"{where}: mask {mask.name} has no class table; predict it again with --overwrite")
     if len({info.name for info in mask.classes}) < len(mask.classes):
         raise StoreError(f"{where}: two classes of mask {mask.name} have one name: {_named(mask.classes)}")
     if target is None:
         return
-    if target.shape() != sides:
-        raise StoreError(f"{where}: its target has sides {target.shape()}, expected the image's {sides}")
+    if target.shape(level) != sides:
+        raise StoreError(
+            f"{where}: its target has sides {target.shape(level)}, expected the image's {sides} at level {level}"
+        )
     if _table(target.classes) != _table(mask.classes):
         raise StoreError(
             f"{where}: its target has the classes {_named(target.classes)}, mask {mask.name} has "
@@ -215,7 +223,8 @@ Pieces = tuple[Window, "npt.NDArray[Any] | None", "npt.NDArray[Any]", "npt.NDArr
 
 
 def _count(image: Image, mask: Label, target: Label | None) -> tuple[Counts, list[dict[str, Any]]]:
-    """Stream an image; the next window is read while one is counted."""
+    """Stream an image at the mask's own level; the next window is read while one is counted."""
+    level = mask.base_level
     counter = Counter([info.id for info in mask.classes], mask.ignore)
     shape = mask.shape()
     grid = Grid(shape, (*(1,) * (len(shape) - 2), WINDOW_PX, WINDOW_PX))
@@ -223,8 +232,8 @@ def _count(image: Image, mask: Label, target: Label | None) -> tuple[Counts, lis
     least_px = LEAST_COUNTED * min(TILE_PX, shape[-2]) * min(TILE_PX, shape[-1])
 
     def read(window: Window) -> Pieces:
-        pixels = None if target is None else _same_ignore(target.read(window), target.ignore, mask.ignore)
-        return window, pixels, mask.read(window), image.read_valid(window)
+        pixels = None if target is None else _same_ignore(target.read(window, level), target.ignore, mask.ignore)
+        return window, pixels, mask.read(window), image.read_valid(window, level)
 
     total = Counts.zeros(counter.num_classes)
     ranked: list[tuple[float, tuple[int, ...], dict[str, Any]]] = []
@@ -274,12 +283,13 @@ def document(name: str, scored: Sequence[ImageScore]) -> dict[str, Any]:
 
     Keys: `format`, `mask`, `classes` (id, name, color, in the order of the confusion's rows), `num_images`,
     `num_scored`, `overall`, `per_class`, `confusion` (rows target, columns mask), `excluded_px`, `per_split`
-    (the same for each split), `per_image`, `worst_tiles`. Scores are in 0..1, None where they do not exist.
+    (the same for each split), `per_image`, `worst_tiles`. Scores are in 0..1, None where they do not exist. Pixels are
+    those of an image's `level`, where one is named, else of level 0.
     """
     classes = scored[0].classes if scored else ()
     with_target = [result for result in scored if result.has_target]
     splits = sorted({result.split or NO_SPLIT for result in with_target})
-    worst = [{"image": result.image_id, **tile} for result in with_target for tile in result.worst_tiles]
+    worst = [{"image": result.image_id, **_leveled(result), **t} for result in with_target for t in result.worst_tiles]
     return {
         "format": FORMAT,
         "mask": name,
@@ -296,6 +306,11 @@ def document(name: str, scored: Sequence[ImageScore]) -> dict[str, Any]:
         "per_image": {result.image_id: _image_entry(result) for result in scored},
         "worst_tiles": sorted(worst, key=lambda tile: -tile["wrong_share"])[:WORST_TILES],
     }
+
+
+def _leveled(result: ImageScore) -> dict[str, int]:
+    """Whose pixels are meant, where they are not those of level 0."""
+    return {"level": result.level} if result.level else {}
 
 
 def _summary(classes: Sequence[ClassInfo], results: Sequence[ImageScore]) -> dict[str, Any]:
@@ -320,6 +335,7 @@ def _summary(classes: Sequence[ClassInfo], results: Sequence[ImageScore]) -> dic
 
 def _image_entry(result: ImageScore) -> dict[str, Any]:
     entry: dict[str, Any] = {"split": result.split, "has_target": result.has_target, "areas": result.areas}
+    entry |= _leveled(result)
     if result.has_target:
         entry |= _summary(result.classes, [result])
         del entry["num_scored"]

@@ -15,10 +15,10 @@ import numpy as np
 
 from segcore.errors import SourceError
 from segcore.geometry import Grid, Ints, Window
-from segcore.nodata import fitting_nodata, missing, off_nodata
+from segcore.nodata import fitting_nodata, missing
 from segcore.sources.base import Limits, Pixels, Source, SourceInfo, Valid
-from segcore.sources.taps import Axis, Floats, Taps
 from segcore.spatial import METERS_PER_UNIT, Affine, Georef, Spacing, WantedSpacing
+from segcore.taps import HALF, Axis, Taps
 
 SAME = 0.01
 """A spacing that differs by no more than this part is the wanted one."""
@@ -26,8 +26,6 @@ MAX_STEP = 512
 """Source pixels that may go into one pixel, along an axis: a block of them is held in memory."""
 BLOCK_VALUES = 2**23
 """Source values that are held at once."""
-HALF = 0.5 - 1e-9
-"""The part of a pixel's support that must be usable; half of it is enough, whatever rounding did to it."""
 
 
 def with_spacing(source: Source, wanted: WantedSpacing, limits: Limits = Limits()) -> Source:  # noqa: B008 - frozen
@@ -162,17 +160,11 @@ class ResampledSource(Source):
             if block.start[channel] + plane[channel] in self._classes:
                 out[plane] = self._nearest(pixels[plane], block, support)
                 continue
-            if valid is None and not self._can_miss:
-                out[plane] = self._rounded(taps.total(pixels[plane].astype(np.float64)))
-                continue
-            usable = ~missing(pixels[plane], self._nodata)
+            usable = ~missing(pixels[plane], self._nodata) if self._can_miss else None
             if valid is not None:
-                usable &= valid[self._valid_plane(plane)]
-            share = taps.total(usable.astype(np.float64))
-            total = taps.total(np.where(usable, pixels[plane], 0).astype(np.float64))
-            kept = share >= HALF
-            values = self._rounded(total / np.where(kept, share, 1.0))
-            out[plane] = np.where(kept, off_nodata(values, self._nodata), self._fill)
+                told = valid[self._valid_plane(plane)]
+                usable = told if usable is None else usable & told
+            out[plane] = taps.averaged(pixels[plane], usable, self._nodata)
         return out
 
     def _nearest(self, pixels: Pixels, block: Window, support: Window) -> Pixels:
@@ -199,18 +191,6 @@ class ResampledSource(Source):
     def _can_miss(self) -> bool:
         """True if a pixel's own value can say that it has none."""
         return self._nodata is not None or self._dtype.kind == "f"
-
-    @cached_property
-    def _fill(self) -> Any:
-        """The value of what has none."""
-        missing = np.nan if self._dtype.kind == "f" else 0
-        return self._dtype.type(missing if self._nodata is None else self._nodata)
-
-    def _rounded(self, values: Floats) -> Pixels:
-        if self._dtype.kind == "f":
-            return values.astype(self._dtype)
-        limits = np.iinfo(self._dtype)
-        return np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(self._dtype)
 
     def close(self) -> None:
         self._source.close()

@@ -75,6 +75,11 @@ class _Pyramid:
         return Georef.model_validate(value) if value else None
 
     @property
+    def base_level(self) -> int:
+        """The level of its image that is the finest of this label or layer; 0 for an image itself."""
+        return int(self.attributes.get("base_level", 0))
+
+    @property
     def nodata(self) -> float | None:
         value = self.attributes.get("nodata")
         return None if value is None else float(value)

@@ -319,7 +319,8 @@ class Staging:
         """Build what is left of the levels, write the metadata, and mark it complete.
 
         Args:
-            attributes: JSON for the key `segcore`; `spacing` and `georef` in it also go into NGFF and GeoZarr.
+            attributes: JSON for the key `segcore`; `spacing` and `georef` in it, those of the image's level 0, also go
+                into NGFF and GeoZarr, as they are at the finest level of this array.
             classes: of a label.
             channels: names of an image's channels.
 
@@ -371,6 +372,7 @@ class Staging:
             "kind": self.spec.kind,
             "nodata": _json_number(self.spec.nodata),
             "plan": self.state.number,
+            **({"base_level": self.spec.base_level} if self.spec.base_level else {}),
         }
         if self.spec.linked:
             own["linked"] = {**(self._link or {}), "spec": self.spec.model_dump(mode="json")}
@@ -382,7 +384,7 @@ class Staging:
         else:
             ome["image-label"] = ngff.image_label(classes, self.spec.ngff)
             own["classes"] = [c.model_dump(mode="json") for c in classes]
-        extra = ngff.geozarr(georef, self.spec.shape[-2:]) if georef else {}
+        extra = ngff.geozarr(georef.at_level(self.spec.base_level), self.spec.shape[-2:]) if georef else {}
         objects = ngff.group(self.spec.ngff, ome, {"segcore": own, **extra})
         return {f"{self.prefix}/{name}": data for name, data in objects.items()}
 

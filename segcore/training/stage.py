@@ -53,8 +53,6 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         LeaseHeldError: if another process is training the same run.
     """
     began = time.monotonic()
-    if config.level:
-        raise ConfigError(f"level {config.level}: expected 0, the only level that predict reads; train at level 0")
     with Peak() as peak, _threads(config.threads):
         workspace = Workspace.open(config.workspace)
         data = gather(workspace, config)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segcore.inference import precision as module
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import NotFiniteError
 from segcore.inference.precision import calibrate, calibration_tiles, device_slug, fixed_batch, resolve_precision
 from segcore.inference.tiling import crop_tiling
@@ -35,7 +36,7 @@ def resolved(ws: Workspace, monkeypatch: pytest.MonkeyPatch, px_per_s: dict[str,
     monkeypatch.setattr(module, "faster_formats", lambda device: ["bfloat16"])
     monkeypatch.setattr(module, "timed_ids", answers)
     tiling = crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256)
-    return resolve_precision(ws, unet_package(ws), CPU, ws.image("a"), tiling)
+    return resolve_precision(ws, unet_package(ws), CPU, ModelGrid(ws.image("a")), tiling)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,8 @@ def test_auto_is_found_once_and_kept(ws: Workspace, monkeypatch: pytest.MonkeyPa
 
 
 def test_calibrate_measures_agreement(ws: Workspace) -> None:
-    tiles = calibration_tiles(ws.image("a"), crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256), False, count=2)
+    tiling = crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256)
+    tiles = calibration_tiles(ModelGrid(ws.image("a")), tiling, False, count=2)
     assert [tile.shape for tile in tiles] == [(1, 3, 96, 96)] * 2
     found = calibrate(unet_package(ws), CPU, ["float32", "bfloat16"], tiles)
     assert found.agreement["float32"] == 1.0

@@ -5,6 +5,7 @@ import pytest
 
 from segcore.errors import ConfigError
 from segcore.geometry import Window
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.tiling import (
     bounding,
     crop_tiling,
@@ -71,13 +72,13 @@ def test_read_reflected_is_numpys_reflect_padding(tmp_path: Path, window: Window
     put_image(ws, "a", pixels)
     wide = np.pad(pixels, ((0, 0), (300, 300), (300, 300)), mode="reflect")
     expected = wide[(slice(None), *window.relative_to((-300, -300)).slices)]
-    np.testing.assert_array_equal(read_reflected(ws.image("a"), window), expected)
+    np.testing.assert_array_equal(read_reflected(ModelGrid(ws.image("a")), window), expected)
 
 
 def test_read_reflected_of_one_pixel(tmp_path: Path) -> None:
     ws = Workspace.open(str(tmp_path), create=True)
     put_image(ws, "a", np.full((3, 1, 1), 9, dtype=np.uint8))
-    assert (read_reflected(ws.image("a"), Window((-4, -4), (16, 16))) == 9).all()
+    assert (read_reflected(ModelGrid(ws.image("a")), Window((-4, -4), (16, 16))) == 9).all()
 
 
 def test_read_validity_is_none_where_all_is_usable(tmp_path: Path) -> None:
@@ -86,9 +87,9 @@ def test_read_validity_is_none_where_all_is_usable(tmp_path: Path) -> None:
     put_image(ws, "plain", pixels)
     pixels[:, 40:] = 0
     put_image(ws, "holed", pixels, nodata=0)
-    assert read_validity(ws.image("plain"), Window.whole((64, 64))) is None
-    assert read_validity(ws.image("holed"), Window.whole((40, 64))) is None
-    valid = read_validity(ws.image("holed"), Window.whole((64, 64)))
+    assert read_validity(ModelGrid(ws.image("plain")), Window.whole((64, 64))) is None
+    assert read_validity(ModelGrid(ws.image("holed")), Window.whole((40, 64))) is None
+    valid = read_validity(ModelGrid(ws.image("holed")), Window.whole((64, 64)))
     assert valid is not None
     np.testing.assert_array_equal(valid, (pixels != 0).any(axis=0))
 
@@ -99,8 +100,10 @@ def test_read_validity_of_floats_sees_nan_without_a_tag(tmp_path: Path) -> None:
     pixels[:, 40:] = np.nan
     pixels[0, :9] = np.nan  # in one band only: usable
     put_image(ws, "a", pixels)
-    assert read_validity(ws.image("a"), Window.whole((40, 64))) is None
-    np.testing.assert_array_equal(read_validity(ws.image("a"), Window.whole((64, 64))), ~np.isnan(pixels).all(axis=0))
+    assert read_validity(ModelGrid(ws.image("a")), Window.whole((40, 64))) is None
+    np.testing.assert_array_equal(
+        read_validity(ModelGrid(ws.image("a")), Window.whole((64, 64))), ~np.isnan(pixels).all(axis=0)
+    )
 
 
 def test_stacked_fills_the_batch_with_the_last_tile() -> None:

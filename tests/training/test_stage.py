@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.config import TrainConfig, build_config
+from segcore.config import PredictConfig, TrainConfig, build_config
 from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError
+from segcore.inference import predict
 from segcore.inference.precision import faster_formats
 from segcore.models.package import read_package
 from segcore.progress import Silent
+from segcore.spatial import Spacing
 from segcore.store import Lease, Objects, Workspace
 from segcore.training import clock, learner, loop, stage, train
 from segcore.training.runs import Run
@@ -226,10 +228,31 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(uri: str, monkeypatc
         train(TrainConfig(workspace=uri, **TINY))
 
 
-def test_a_level_that_predict_does_not_read_is_refused_at_once(uri: str) -> None:
-    with pytest.raises(ConfigError, match="level 1: expected 0, the only level that predict reads; train at level 0"):
+def test_a_level_that_images_do_not_have_is_refused_at_once(uri: str) -> None:
+    with pytest.raises(ConfigError, match="image i0: expected a pyramid level below 1, got level 1"):
         train(TrainConfig(workspace=uri, level=1, **TINY))
     assert not Path(uri, "runs").exists()
+
+
+def test_a_model_of_a_level_predicts_on_pixels_of_its_size(tmp_path: Path) -> None:
+    """Half the spacing, one level further up."""
+    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
+    rng = np.random.default_rng(0)
+    for image_id, size in (("a", 0.5), ("b", 0.5), ("finer", 0.25), ("unknown", None)):
+        spacing = Spacing(values={"y": size, "x": size}, unit="micrometer", origin="file") if size else None
+        target = np.broadcast_to(np.arange(520) // 40 % 2, (1200, 520))
+        pixels = (rng.normal(60 + 80 * target, 12, (2, 1200, 520))).clip(0, 255).astype(np.uint8)
+        put_image(workspace, image_id, pixels, spacing=spacing)
+        if image_id in "ab":
+            put_label(workspace, image_id, "target", target.astype(np.uint8))
+    model = train(TrainConfig(workspace=workspace.uri, level=1, **{**TINY, "max_steps": 3})).details["model"]
+    contract = read_package(workspace, model).contract
+    assert contract.level == 1
+    assert contract.spacing is not None
+    assert contract.spacing.values == {"y": 1.0, "x": 1.0}
+    predict(PredictConfig(workspace=workspace.uri, model=model, shard_px=256))
+    levels = [workspace.label(image_id, model).base_level for image_id in ("a", "finer", "unknown")]
+    assert levels == [1, 2, 1]
 
 
 def test_a_run_id_that_leads_out_of_the_workspace_is_refused_in_one_line(uri: str) -> None:

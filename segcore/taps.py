@@ -8,14 +8,20 @@ and are summed in one order: a window has the bits of the same window of the who
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segcore.geometry import Window
+from segcore.nodata import off_nodata
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Pixels = npt.NDArray[Any]
+
+HALF = 0.5 - 1e-9
+"""The part of a pixel's support that must be usable; half of it is enough, whatever rounding did to it."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +84,33 @@ class Taps:
         for tap in range(index_x.shape[1]):
             out += weights_x[:, tap] * rows[:, index_x[:, tap] - index_x.min()]
         return out
+
+    def averaged(self, values: Pixels, usable: npt.NDArray[np.bool_] | None, nodata: float | None) -> Pixels:
+        """A plane of a block (y, x) in the type of the support's `values`; integers are rounded half up.
+
+        Args:
+            values: a plane of the support.
+            usable: same shape; what has no value enters no average. None = all have one.
+            nodata: as `values` have it; of a pixel of whose support less than half is usable (NaN, or 0 in integers,
+                where there is none). Nothing becomes nodata by averaging.
+        """
+        if usable is None:
+            return _rounded(self.total(values.astype(np.float64)), values.dtype)
+        share = self.total(usable.astype(np.float64))
+        total = self.total(np.where(usable, values, 0).astype(np.float64))
+        kept = share >= HALF
+        found = _rounded(total / np.where(kept, share, 1.0), values.dtype)
+        return np.where(kept, off_nodata(found, nodata), _fill(values.dtype, nodata))
+
+
+def _fill(dtype: np.dtype[Any], nodata: float | None) -> Any:
+    """The value of what has none."""
+    absent = np.nan if dtype.kind == "f" else 0
+    return dtype.type(absent if nodata is None else nodata)
+
+
+def _rounded(values: Floats, dtype: np.dtype[Any]) -> Pixels:
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(dtype)
