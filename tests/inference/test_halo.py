@@ -16,6 +16,7 @@ from segcore.config import PredictConfig
 from segcore.errors import ConfigError
 from segcore.inference import halo as module
 from segcore.inference import predict
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.plan import exact_tile_px, tiling_for
 from segcore.inference.precision import device_slug
@@ -226,7 +227,7 @@ def test_exact_tiles_fit_the_shard(ws: Workspace) -> None:
     package = with_field(package_of(ws, "plain"))
     for shard_px, core in ((2048, 1024), (512, 512), (768, 768)):
         config = PredictConfig(workspace=ws.uri, model=package.model_id, halo="exact", shard_px=shard_px)
-        tiling = tiling_for(config, package, ws.image("large"))
+        tiling = tiling_for(config, package, ModelGrid(ws.image("large")))
         assert (tiling.core, tiling.halo) == ((core, core), (4, 4))
 
 
@@ -265,7 +266,7 @@ def test_fast_reports_the_labels_it_changes(ws: Workspace, monkeypatch: pytest.M
 
 def tiling_of(ws: Workspace, package: ModelPackage) -> Any:
     config = PredictConfig(workspace=ws.uri, model=package.model_id, shard_px=256)
-    return tiling_for(config, with_field(package), ws.image("a"))
+    return tiling_for(config, with_field(package), ModelGrid(ws.image("a")))
 
 
 def test_the_disagreement_is_measured_once(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_the_mask_is_that_of_an_image_that_is_the_level(ws: Workspace, package: 
     assert len(masks[0]) == ws.image("fine").num_levels == len(masks[1]) + 1
     for one, other in zip(*masks, strict=False):
         np.testing.assert_array_equal(one, other)
-    layers = [ws.layer(image_id, f"{blend}.probs") for image_id in ("fine", "coarse")]
+    layers = [ws.layer(image_id, blend, "probs") for image_id in ("fine", "coarse")]
     one, other = (layer.read(Window.whole(layer.shape())) for layer in layers)
     np.testing.assert_array_equal(one, other)
     assert layers[0].num_levels == ws.image("fine").num_levels - 1
@@ -84,7 +84,7 @@ def test_the_mask_is_that_of_an_image_that_is_the_level(ws: Workspace, package: 
 def test_a_coarser_layer_is_of_the_images_level(ws: Workspace, package: ModelPackage) -> None:
     run(ws, package, images=("fine",), name="two", layers=("entropy",), layer_level=2)
     run(ws, package, images=("coarse",), name="two", layers=("entropy",), layer_level=1)
-    layers = [ws.layer(image_id, "two.entropy") for image_id in ("fine", "coarse")]
+    layers = [ws.layer(image_id, "two", "entropy") for image_id in ("fine", "coarse")]
     one, other = (layer.read(Window.whole(layer.shape())) for layer in layers)
     assert layers[0].shape()[1:] == ws.image("fine").shape(2)[1:]
     np.testing.assert_array_equal(one, other)

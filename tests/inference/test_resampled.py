@@ -101,7 +101,7 @@ def test_mask_and_layers_are_those_of_the_resampled_image(ws: Workspace, setting
         run(ws, "oblong", name, **common, **cut, overwrite=True)
         np.testing.assert_array_equal(mask_of(ws, "oblong", name), nearest(mask_of(ws, "plain-oblong", name), grid))
         if "layers" in settings:
-            one, other = (ws.layer(image, f"{name}.probs") for image in ("oblong", "plain-oblong"))
+            one, other = (ws.layer(image, name, "probs") for image in ("oblong", "plain-oblong"))
             expected = nearest(other.read(Window.whole(other.shape())), grid)
             np.testing.assert_array_equal(one.read(Window.whole(one.shape())), expected)
 
