@@ -12,12 +12,13 @@ A tile of several planes writes into as many shards that lie behind each other: 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import compress, groupby
 
 from segcore.geometry import Ints, Tile, Window
-from segcore.inference.decision import Answers
+from segcore.inference.decision import MASK, Answers
 from segcore.inference.numerics import Network
 from segcore.inference.run import Answered, MaskRun, blank, empty_answers, is_usable
+from segcore.inference.search import Reason
 from segcore.inference.tiling import bounding, read_reflected, read_validity, stacked
 
 MIN_PIECE_PX = 512
@@ -51,11 +52,15 @@ class Column:
         self._num_pieces = len(pieces)
         return [partial(Piece, self, piece) for piece in pieces]
 
-    def counted(self, num_tiles: int, num_skipped: int) -> None:
+    def counted(self, num_tiles: int, skipped: Sequence[Reason]) -> None:
         with self._lock:
             self._num_tiles += num_tiles
-            self._num_skipped += num_skipped
-        self.run.count_tiles(num_tiles, num_skipped)
+            self._num_skipped += len(skipped)
+        self.run.count_tiles(num_tiles, skipped)
+
+    def fill(self, window: Window, index: int) -> None:
+        """Give all pixels of a tile that is not looked at one id."""
+        self.answers[MASK][window.relative_to(self.window.start).slices] = index
 
     @property
     def answers(self) -> Answers:
@@ -89,15 +94,30 @@ class Piece:
 
     def __init__(self, column: Column, tiles: Sequence[Tile]) -> None:
         self.run, self._column = column.run, column
-        self._window = bounding([tile.write for tile in tiles]).intersected(column.window)
-        self._valid = read_validity(self.run.image, self._window)
-        origin = self._window.start
-        self.tiles = [tile for tile in tiles if is_usable(self._valid, tile.write, origin)]
-        column.counted(len(tiles), len(tiles) - len(self.tiles))
+        image, search = self.run.image, self.run.search
+        reasons = [search.why_not(tile.write) for tile in tiles]
+        looked_at = list(compress(tiles, (reason is None for reason in reasons)))
+        self._filled = [tile for tile, reason in zip(tiles, reasons, strict=True) if self._is_filled(tile, reason)]
+        asked = [*looked_at, *self._filled] if image.has_valid else looked_at
+        self._valid = None
+        if asked:
+            self._window = bounding([tile.write for tile in asked]).intersected(column.window)
+            self._valid = read_validity(image, self._window)
+        self.tiles = [tile for tile in looked_at if is_usable(self._valid, tile.write, self._window.start)]
+        skipped: list[Reason] = [reason for reason in reasons if reason is not None]
+        skipped += ["nodata"] * (len(looked_at) - len(self.tiles))
+        column.counted(len(tiles), skipped)
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._origin = region.start
             self._pixels = read_reflected(self.run.image, region, self.run.stretch)
+
+    def _is_filled(self, tile: Tile, reason: Reason | None) -> bool:
+        """Fill a tile that is skipped for this reason, if it becomes a class."""
+        index = self.run.search.filled_with(reason)
+        if index is not None:
+            self._column.fill(tile.write, index)
+        return index is not None
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
         """Answers for the tiles' centres; by many threads at once."""
@@ -113,7 +133,7 @@ class Piece:
 
     def complete(self, network: Network) -> list[Answered]:
         """The column's shards, if this was its last piece."""
-        if self._valid is not None and self.tiles:
+        if self._valid is not None and (self.tiles or self._filled):
             rows = self._window.relative_to(self._column.window.start).behind
             blank(self.run, {name: whole[rows] for name, whole in self._column.answers.items()}, ~self._valid)
         return self._column.piece_done(network.fits)

@@ -7,11 +7,14 @@
 
 Only one strip of sums is in memory: (K, tile's height, unit's width), with a unit's planes before y where tiles have
 several. Tiles on a work unit's rim are inferred again by its neighbour.
+
+A pixel is looked at if the tile is in whose write window it lies; then every tile that reaches it is inferred, so that
+its sums are whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
-from itertools import compress, groupby
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +90,21 @@ class GaussianUnit:
         """True if a pending shard has a pixel in the window."""
         return any(window.intersected(shard).num_px for shard in self._shards.values())
 
+    def looks_in(self, window: Window) -> bool:
+        """True if a pixel of the window is looked at."""
+        return self.run.search.looks_in(window, self.run.tiling)
+
+    def fill(self, answers: Answers, band: Window) -> None:
+        """Overwrite what is not looked at in a band of finished rows, in place."""
+        for tile in self.run.tiling.tiles(band):
+            reason = self.run.search.why_not(tile.write)
+            if reason is not None:
+                inside = tile.write.intersected(band).relative_to(band.start)
+                index = self.run.search.filled_with(reason)
+                for name, values in answers.items():
+                    empty = self.run.decision.unknown if name != MASK else self.run.ignore if index is None else index
+                    values[inside.behind] = empty
+
     def weighted(self, logits: torch.Tensor) -> torch.Tensor:
         return logits * self._weights.to(logits.device)
 
@@ -101,6 +119,10 @@ class GaussianUnit:
         target = (slice(None), *inside.relative_to(self._from(top)).slices)
         self._sums[target] += weighted[source]
 
+    def band(self, top: int, stop: int) -> Window:
+        """The rows `top .. stop` of the unit."""
+        return Window(self._from(top), (*self.window.shape[:-2], stop - top, self.window.shape[-1]))
+
     def _from(self, top: int) -> Ints:
         """Where the strip begins whose first row is `top`."""
         return (*self.window.start[:-2], top, self.window.start[-1])
@@ -110,7 +132,7 @@ class GaussianUnit:
         count = stop - top
         if self._sums is None or count == 0:
             return None
-        band = Window(self._from(top), (*self.window.shape[:-2], count, self.window.shape[-1]))
+        band = self.band(top, stop)
         sides = [
             weight_sums(self.run.tiling, axis, a, b)
             for axis, (a, b) in enumerate(zip(band.start, band.stop, strict=True))
@@ -160,20 +182,30 @@ class Strip:
         self.run, self._unit, self._stop = unit.run, unit, stop
         reach = bounding([tile.read for tile in row]).intersected(unit.window)
         self._top = reach.start[-2]
-        self._valid = read_validity(self.run.image, reach)
-        self._origin = reach.start
         wanted = [tile for tile in row if unit.wants(tile.read)]
-        inside = [tile.read.intersected(unit.window) for tile in wanted]
-        usable = [is_usable(self._valid, window, reach.start) for window in inside]
-        self.tiles = list(compress(wanted, usable))
+        inside = {tile.index: tile.read.intersected(unit.window) for tile in wanted}
+        needed = [tile for tile in wanted if unit.looks_in(inside[tile.index])]
+        self._read_validity(reach, [inside[tile.index] for tile in needed])
+        self.tiles = [tile for tile in needed if is_usable(self._valid, inside[tile.index], self._window.start)]
         # A tile is its own unit's where its write window begins; elsewhere it is inferred once more.
         firsts = [Window(tile.write.start, (1,) * tile.write.ndim) for tile in self.tiles]
         repeated = sum(not unit.window.contains(first) for first in firsts)
-        self.run.count_tiles(len(wanted), len(wanted) - len(self.tiles), repeated)
+        inferred = {tile.index for tile in self.tiles}
+        skipped = [tile for tile in wanted if tile.index not in inferred]
+        self.run.count_tiles(
+            len(wanted), [self.run.search.why_not(tile.write) or "nodata" for tile in skipped], repeated
+        )
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._pixels_origin = region.start
             self._pixels = read_reflected(self.run.image, region, self.run.stretch)
+
+    def _read_validity(self, reach: Window, inside: Sequence[Window]) -> None:
+        """Read which pixels are usable where that decides anything: of what the needed tiles reach, if of no more."""
+        run = self.run
+        is_whole = run.image.has_valid and (inside or run.search.skipped_id is not None)
+        self._window = reach if is_whole or not inside else bounding(inside)
+        self._valid = read_validity(run.image, self._window) if is_whole or inside else None
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> torch.Tensor:
         """Weighted logits (N, K, ...), float32, on the device; by many threads at once."""
@@ -188,9 +220,13 @@ class Strip:
     def complete(self, network: Network) -> list[Answered]:
         """The shards that this strip has finished."""
         answers = self._unit.finish_rows(self._top, self._stop, network.decision)
+        band = self._unit.band(self._top, self._stop)
         if answers is None:
-            *planes, width = (*self._unit.window.shape[:-2], self._unit.window.shape[-1])
-            answers = empty_answers(self.run, (*planes, self._stop - self._top, width))
+            answers = empty_answers(self.run, band.shape)
+        self._unit.fill(answers, band)
         if self._valid is not None:
-            blank(self.run, answers, ~self._valid[..., : self._stop - self._top, :])
+            known = self._window.intersected(band)
+            unusable = ~self._valid[known.relative_to(self._window.start).slices]
+            inside = known.relative_to(band.start).behind
+            blank(self.run, {name: values[inside] for name, values in answers.items()}, unusable)
         return [self._unit.shard(shard, own, network.fits) for shard, own in self._unit.place(answers, self._top)]

@@ -84,8 +84,8 @@ def tiling_for(config: PredictConfig, package: ModelPackage, image: Image) -> Ti
     return crop_tiling(shape, tile, sides(planes, px, 0), stride, config.shard_px)
 
 
-def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
-    """The plan of one image, for `plan.json`."""
+def freeze(job: Job, image: Image, tiling: Tiling, search: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The plan of one image, for `plan.json`; `search` is what decides where it is looked at."""
     spacing = image.spacing
     return {
         "stage": "predict",
@@ -105,6 +105,7 @@ def freeze(job: Job, image: Image, tiling: Tiling) -> dict[str, Any]:
         "precision": job.precision,
         "device": job.device.type,
         **_made_otherwise(job),
+        **({"search": search} if search else {}),
     }
 
 

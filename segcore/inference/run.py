@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from segcore.geometry import Ints, Tile, Window, z_order
 from segcore.inference.decision import MASK, Answers, Decision
 from segcore.inference.layers import Layer
 from segcore.inference.numerics import NotFiniteError
+from segcore.inference.search import Reason, Search
 from segcore.inference.tiling import Tiling, Valid
 from segcore.store import Image, Staging, UnitWriter
 from segcore.stretch import Stretch
@@ -25,8 +27,8 @@ class Counts:
 
     tiles: int = 0
     """Tiles that the pending shards need, with those that were skipped."""
-    skipped: int = 0
-    """Tiles without a usable pixel to write: not inferred."""
+    skipped: Counter[Reason] = field(default_factory=Counter)
+    """Tiles that were not inferred, by the reason; `nodata` = without a usable pixel to write."""
     repeated: int = 0
     """Tiles of `gaussian` that a neighbouring work unit infers too."""
     shards_written: int = 0
@@ -45,6 +47,8 @@ class MaskRun:
     """Of the mask."""
     ignore: int
     """Id of unusable pixels in the mask."""
+    search: Search = field(default_factory=Search)
+    """Where to look."""
     stretch: Stretch | None = None
     """What is done to the image's intensities before the model sees them."""
     decision: Decision = field(default_factory=lambda: Decision(2, 255))
@@ -73,10 +77,10 @@ class MaskRun:
             self.seconds = time.monotonic() - self.began_s
             self.close()
 
-    def count_tiles(self, tiles: int, skipped: int, repeated: int = 0) -> None:
+    def count_tiles(self, tiles: int, skipped: Iterable[Reason], repeated: int = 0) -> None:
         with self._lock:
             self.counts.tiles += tiles
-            self.counts.skipped += skipped
+            self.counts.skipped.update(skipped)
             self.counts.repeated += repeated
 
     @property
@@ -130,7 +134,7 @@ class MaskRun:
         seconds = self.seconds or time.monotonic() - self.began_s
         return {
             "tiles": counts.tiles,
-            "skipped_share": round(counts.skipped / counts.tiles, 6) if counts.tiles else 0.0,
+            **shares(counts.tiles, counts.skipped),
             "repeated_share": round(counts.repeated / counts.tiles, 6) if counts.tiles else 0.0,
             "shards_written": counts.shards_written,
             "shards_resumed": counts.shards_resumed,
@@ -149,6 +153,15 @@ class Answered:
     """Its pixels, over the axes without c."""
     answers: Answers
     note: dict[str, Any]
+
+
+def shares(tiles: int, skipped: Counter[Reason]) -> dict[str, Any]:
+    """The share of tiles that are skipped, and by which reason, for results."""
+    found = {reason: round(count / tiles, 6) for reason, count in sorted(skipped.items())}
+    return {
+        "skipped_share": round(skipped.total() / tiles, 6) if tiles else 0.0,
+        **({"skipped_by": found} if found else {}),
+    }
 
 
 def empty_answers(run: MaskRun, shape: Ints) -> Answers:

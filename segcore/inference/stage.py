@@ -4,7 +4,7 @@ While one image ends, the next is already being read. An image that fails is rep
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from segcore.inference.plan import (
 )
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
 from segcore.inference.run import MaskRun
+from segcore.inference.search import scope_of, screen_config
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
 from segcore.progress import SILENT, Progress
@@ -66,7 +67,9 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
         if config.dry_run:
             items, details = estimate(ws, job, image_ids)
         else:
-            items, details = _Night(ws, job, image_ids, progress).run()
+            refused, screened = _screened(job, image_ids, progress)
+            items, details = _Night(ws, job, image_ids, progress, refused).run()
+            details |= screened
     return StageResult(
         stage="predict",
         items=items,
@@ -75,6 +78,15 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
         peak_mib=peak.mib,
         details={"model": package.model_id, "name": job.name, **details},
     )
+
+
+def _screened(job: Job, image_ids: tuple[str, ...], progress: Progress) -> tuple[dict[str | None, str], dict[str, Any]]:
+    """Run the first model of a cascade over all images: why which of them failed, and details."""
+    if job.config.screen is None:
+        return {}, {}
+    found = predict(screen_config(job, image_ids), progress)
+    refused = {item.image: f"screen: {item.error}" for item in found.items if item.state == "failed"}
+    return refused, {"screen": {"model": found.details["model"], "seconds": round(found.seconds, 3)}}
 
 
 def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_ids: Iterable[str]) -> Job:
@@ -108,8 +120,16 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
 class _Night:
     """One call of predict: the images of one workspace, in order."""
 
-    def __init__(self, ws: Workspace, job: Job, image_ids: tuple[str, ...], progress: Progress) -> None:
+    def __init__(
+        self,
+        ws: Workspace,
+        job: Job,
+        image_ids: tuple[str, ...],
+        progress: Progress,
+        refused: Mapping[str | None, str],
+    ) -> None:
         self._ws, self._job, self._image_ids, self._progress = ws, job, image_ids, progress
+        self._refused = refused
         self._items: dict[str, ItemResult] = {}
         self._runs: dict[str, MaskRun] = {}
         self._plans: dict[str, dict[str, Any]] = {}
@@ -160,11 +180,14 @@ class _Night:
     def _begin(self, image_id: str) -> MaskRun | None:
         """Freeze the image's plan and see what is left; None if nothing is."""
         job = self._job
+        if image_id in self._refused:
+            raise StoreError(self._refused[image_id])
         image = self._ws.image(image_id)
         for warning in check_contract(job.package.contract, image):
             self._progress.note(warning)
         tiling = tiling_for(job.config, job.package, image)
-        plan, spec = freeze(job, image, tiling), mask_spec(job, image)
+        scope = scope_of(self._ws, job, image)
+        plan, spec = freeze(job, image, tiling, scope.frozen), mask_spec(job, image)
         if not job.config.overwrite and job.name in self._ws.label_names(image_id):
             plan = as_finished(job, plan, self._ws.label(image_id, job.name).attributes.get("predict", {}))
         staging = Staging.begin(
@@ -179,9 +202,16 @@ class _Night:
                 details = {"shards_written": 0, "shards_resumed": num_shards}
                 self._items[image_id] = self._result("skipped", image, details)
                 return None
-            stretch = stretch_of(image) if job.package.contract.stretch else None
             run = MaskRun(
-                image, staging, tiling, np.dtype(spec.dtype), job.ignore, stretch, job.recipe.decision, layers
+                image,
+                staging,
+                tiling,
+                np.dtype(spec.dtype),
+                job.ignore,
+                search=scope.search(),
+                stretch=stretch_of(image) if job.package.contract.stretch else None,
+                decision=job.recipe.decision,
+                layers=layers,
             )
             return self._resumed(image, plan, run)
         except BaseException:

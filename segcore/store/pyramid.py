@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from segcore.geometry import Grid, Ints, Window, halved, level_shapes
-from segcore.nodata import missing
+from segcore.nodata import missing, off_nodata
 
 CHUNK_PX = 256
 CHUNK_PX_V2 = 512
@@ -210,7 +210,7 @@ def _interleaved_mean_2x2(pixels: Pixels) -> Pixels:
 
 
 def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels:
-    """`mean_2x2` of the valid pixels only; nodata where a block has none.
+    """`mean_2x2` of the valid pixels only; nodata where a block has none, and there alone.
 
     Band by band of rows and channel by channel, so that the wide sums stay small.
 
@@ -227,6 +227,9 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
         valid = _valid(band, nodata)
         for values, mean in zip(band, means, strict=True):
             mean[:] = _mean_where(valid, values, nodata)
+        lost = ~_valid(means, nodata) & (_sum_2x2(valid.astype(np.uint8)) > 0)
+        if lost.any():  # a mean that came out as nodata
+            means[0][lost] = off_nodata(means[0][lost], nodata)
     return out
 
 
