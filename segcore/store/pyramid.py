@@ -220,17 +220,25 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
         channel: the axis of the channels; None = every element for itself.
     """
     if all(_valid(band, nodata).all() for band in _bands(pixels, channel, 2 * ROWS_AT_ONCE)):
-        return mean_2x2(pixels)
+        out = mean_2x2(pixels)
+        for means in _bands(out, channel, ROWS_AT_ONCE):
+            _keep_values(means, np.True_, nodata)
+        return out
     out = np.empty_like(pixels[..., ::2, ::2])  # in memory in the same order
     fine, coarse = _bands(pixels, channel, 2 * ROWS_AT_ONCE), _bands(out, channel, ROWS_AT_ONCE)
     for band, means in zip(fine, coarse, strict=True):
         valid = _valid(band, nodata)
         for values, mean in zip(band, means, strict=True):
             mean[:] = _mean_where(valid, values, nodata)
-        lost = ~_valid(means, nodata) & (_sum_2x2(valid.astype(np.uint8)) > 0)
-        if lost.any():  # a mean that came out as nodata
-            means[0][lost] = off_nodata(means[0][lost], nodata)
+        _keep_values(means, _sum_2x2(valid.astype(np.uint8)) > 0, nodata)
     return out
+
+
+def _keep_values(means: Pixels, has_value: npt.NDArray[np.bool_] | np.bool_, nodata: float) -> None:
+    """Move means (C, rows, X) that came out as nodata in every channel off it, in place, where there was a value."""
+    lost = ~_valid(means, nodata) & has_value
+    if lost.any():
+        means[0][lost] = off_nodata(means[0][lost], nodata)
 
 
 def _bands(pixels: Pixels, channel: int | None, num_rows: int) -> Iterator[Pixels]:
