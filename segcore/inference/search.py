@@ -84,7 +84,7 @@ def scope_of(ws: Workspace, job: Job, image: Image) -> Scope:
         area = _map_of_aoi(config.aoi, image)
         frozen["aoi"] = hashlib.sha256(area.marked.tobytes()).hexdigest()
         makers.append(("aoi", lambda: area))
-    label = _foreground_of(ws, config, image)
+    label = _foreground_of(ws, job, image)
     if label is not None:
         frozen["foreground"] = {"label": label.name, "plan": label.attributes.get("plan"), "digest": label.digest}
         makers.append(
@@ -116,12 +116,15 @@ def screen_config(job: Job, image_ids: tuple[str, ...]) -> PredictConfig:
     )
 
 
-def _foreground_of(ws: Workspace, config: PredictConfig, image: Image) -> Label | None:
+def _foreground_of(ws: Workspace, job: Job, image: Image) -> Label | None:
     """The label that says where to look; None = everywhere."""
-    if config.foreground == "off":
+    wanted = job.config.foreground
+    if wanted == "off":
         return None
-    if config.foreground != "auto":
-        return ws.label(image.image_id, config.foreground)
+    if wanted == job.name:
+        raise ConfigError(f"foreground {wanted}: the mask is to have the same name; give the mask another")
+    if wanted != "auto":
+        return ws.label(image.image_id, wanted)
     if not ws.is_complete(image.image_id, "foreground"):
         return None
     plan = latest_plan(ws.objects, image.image_id, "foreground")
