@@ -39,12 +39,12 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
             check_contract(job.package.contract, image)
             tiling = tiling_for(job.config, job.package, image)
             cost = cost or _Cost(job, image, tiling)
-            skipped = _skipped(job, tiling, _search(ws, job, image))
             complete = job.name in ws.label_names(image_id) and not is_stale(image, ws.label(image_id, job.name))
+            skipped = None if complete else _skipped(job, tiling, _search(ws, job, image))
         except SegcoreError as error:
             items.append(ItemResult(state="failed", image=image_id, error=str(error)))
             continue
-        details = _details(job, image, tiling, cost, None if complete else skipped)
+        details = _details(job, image, tiling, cost, skipped)
         items.append(ItemResult(state="skipped", source=image.source, image=image_id, details=details))
     sums = {
         key: sum(item.details.get(key, 0) for item in items)
@@ -82,6 +82,8 @@ def _search(ws: Workspace, job: Job, image: Image) -> Search:
 def _skipped(job: Job, tiling: Tiling, search: Search) -> Counter[Reason]:
     """The number of tiles that will not be inferred, by the reason."""
     found: Counter[Reason] = Counter()
+    if not search.maps:
+        return found
     for tile in tiling.tiles(Window.whole(tiling.shape)):
         reason = search.why_not(tile.write)
         if reason is not None and not (job.config.blend == "gaussian" and search.looks_in(tile.read, tiling)):

@@ -1,5 +1,6 @@
 """Search: tiles that are looked at have the very mask of a run without it; the others are neither read nor inferred."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from segcore.models.package import ModelPackage
 from segcore.results import StageResult
 from segcore.spatial import Georef, Spacing
 from segcore.store import Image, PyramidSpec, Staging, Workspace, verify
-from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package
+from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package, volume_package
 from tests.inference.test_stage import interrupt_soon
 from tests.synthetic import put_image, put_label
 
@@ -242,6 +243,27 @@ def test_no_map_of_nodata_where_a_coarser_level_does_not_tell(ws: Workspace) -> 
     assert map_of_usable(ws.image("a")) is None  # no nodata, and one level
     put_image(ws, "a", scene(600, 600), nodata=0.0, has_valid=True)
     assert map_of_usable(ws.image("a")) is None
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+@pytest.mark.parametrize("shard_px", [256, 512])
+def test_volumes_are_looked_at_where_their_label_says(ws: Workspace, blend: str, shard_px: int) -> None:
+    shape = (9, 300, 280)
+    rng = np.random.default_rng(1)
+    put_image(ws, "a", rng.integers(0, 255, (2, *shape), dtype=np.uint8), axes=("c", "z", "y", "x"))
+    marked = np.zeros(shape, np.uint8)
+    marked[2, 20:30, 100] = marked[8, 299, 279] = 1
+    put_marks(ws, "nodule", marked, ("z", "y", "x"))
+    package = volume_package(ws, num_channels=2, kernel_px=5, kernel_planes=3, axes=("z", "y", "x"))
+    how = {"blend": blend, "tile_px": 64, "halo_px": 8, "tile_planes": 4, "halo_planes": 1, "shard_px": shard_px}
+    plain, mask = masked(ws, package, "plain", **how), masked(ws, package, "m", foreground="nodule", **how)
+    planes, core = (4, 64) if blend == "crop" else (2, 48)
+    looked_at = np.zeros(shape, bool)
+    wide = np.stack([grown(plane == 1, search.MARGIN) for plane in marked])
+    for z, y, x in itertools.product(range(0, 9, planes), range(0, 300, core), range(0, 280, core)):
+        tile = slice(z, z + planes), slice(y, y + core), slice(x, x + core)
+        looked_at[tile] = wide[tile].any()
+    np.testing.assert_array_equal(mask, np.where(looked_at, plain, 255))
 
 
 # A scene and its AOI in other coordinates
