@@ -16,7 +16,7 @@ from segcore.inference.numerics import Network
 from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import Job, mask_spec, tiling_for
 from segcore.inference.precision import calibration_tiles, timed_ids
-from segcore.inference.run import shares
+from segcore.inference.run import share_of_all, shares
 from segcore.inference.search import Reason, Search, scope_of, screen_name
 from segcore.inference.tiling import Tiling
 from segcore.measure import MIB, Peak, tree_bytes
@@ -50,6 +50,7 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
         key: sum(item.details.get(key, 0) for item in items)
         for key in ("tiles", "shards", "read_bytes", "write_bytes", "expected_s")
     }
+    sums |= share_of_all([item.details for item in items])
     memory_mib = max((item.details.get("memory_mib", 0) for item in items), default=0)
     return tuple(items), {"dry_run": True, "precision": job.precision, "memory_mib": memory_mib, **sums}
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,6 +162,13 @@ def shares(tiles: int, skipped: Counter[Reason]) -> dict[str, Any]:
         "skipped_share": round(skipped.total() / tiles, 6) if tiles else 0.0,
         **({"skipped_by": found} if found else {}),
     }
+
+
+def share_of_all(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The share of the tiles of several images that are skipped, by their details; nothing without tiles."""
+    tiles = sum(found.get("tiles", 0) for found in details)
+    skipped = sum(found["tiles"] * found["skipped_share"] for found in details if "skipped_share" in found)
+    return {"skipped_share": round(skipped / tiles, 6)} if tiles else {}
 
 
 def empty_answers(run: MaskRun, shape: Ints) -> Answers:

@@ -32,7 +32,7 @@ from segcore.inference.plan import (
     tiling_for,
 )
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
-from segcore.inference.run import MaskRun
+from segcore.inference.run import MaskRun, share_of_all
 from segcore.inference.search import scope_of, screen_config
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
@@ -151,7 +151,8 @@ class _Night:
         details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
         if network.fits < network.batch:
             details["batch_after_oom"] = network.fits
-        return tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids)), details
+        items = tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids))
+        return items, details | share_of_all([item.details for item in items])
 
     def _num_shards(self) -> int:
         """Shards of all images, finished ones too: arithmetic on their shapes."""

@@ -107,6 +107,9 @@ def touched(beat: Beat, uri: str, image: SourceInfo, factor: int) -> Valid:
     with decoding(uri):
         shapes = read_shapes(uri, Limits())
         beat(0)
+        num_thin = int((shapely.get_dimensions(shapes.geometries) < 2)[~shapely.is_empty(shapes.geometries)].sum())
+        if num_thin:
+            raise SourceError(f"{uri}: {num_thin} features are lines or points; leave them out of the AOI")
         areas = place(shapes, image, buffer=0.0).areas
         height, width = image.shape[-2:]
         inside = shapely.intersection(areas, shapely.box(0, 0, width, height))

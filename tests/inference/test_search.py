@@ -194,8 +194,9 @@ def test_nodata_is_not_read(
     assert ((mask == 255) == (pixels == 0).all(axis=0)).all()
 
 
-def put_marks(ws: Workspace, name: str, ids: npt.NDArray[Any], axes: tuple[str, ...]) -> None:
-    spec = PyramidSpec(axes=axes, shape=ids.shape, dtype="uint8", kind="mask", shard_px=256)
+def put_marks(ws: Workspace, name: str, ids: npt.NDArray[Any], axes: tuple[str, ...], **levels: int) -> None:
+    own = {"axes": axes, "shape": ids.shape, "dtype": "uint8", "kind": "mask", "shard_px": 256}
+    spec = PyramidSpec.model_validate({**own, **levels})
     with Staging.begin(ws, "a", name, {}, spec) as staging:
         staging.put_all(ids)
         staging.finish({}, default_classes(2))
@@ -239,10 +240,30 @@ def test_a_map_grows_by_squares() -> None:
         np.testing.assert_array_equal(CoarseMap(marked, 4).grown(margin).marked, grown(marked, margin))
 
 
-def test_no_map_of_nodata_where_a_coarser_level_does_not_tell(ws: Workspace) -> None:
+def test_no_map_of_nodata_where_a_coarser_level_does_not_tell(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert map_of_usable(ws.image("a")) is None  # no nodata, and one level
     put_image(ws, "a", scene(600, 600), nodata=0.0, has_valid=True)
     assert map_of_usable(ws.image("a")) is None
+    put_image(ws, "a", scene(601, 600), nodata=0.0)
+    assert map_of_usable(ws.image("a")) is not None
+    monkeypatch.setattr(Image, "is_linked", True)  # its coarser levels are the source's
+    assert map_of_usable(ws.image("a")) is None
+
+
+def test_labels_of_a_coarser_level_count_their_own_pixels(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_image(ws, "a", scene(701, 533))
+    marked = np.zeros((351, 267), np.uint8)
+    marked[100, 200], marked[350, 3] = 2, 1
+    put_marks(ws, "m.screen", marked, ("y", "x"), base_level=1, num_levels=2)
+    label, image = ws.label("a", "m.screen"), ws.image("a")
+    found = search._map_of_screen(label, image, [2], margin_px=3)
+    assert found.factor == 2
+    np.testing.assert_array_equal(found.marked, grown(marked == 2, 3))
+    monkeypatch.setattr(coarse, "MAX_MAP_PX", 10_000)
+    found = search._map_of_screen(label, image, [2], margin_px=3)
+    assert found.factor == 8
+    np.testing.assert_array_equal(np.argwhere(found.marked).min(axis=0), [100 // 4 - 1, 200 // 4 - 1])
+    np.testing.assert_array_equal(np.argwhere(found.marked).max(axis=0), [100 // 4 + 1, 200 // 4 + 1])
 
 
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])
@@ -321,6 +342,10 @@ def test_an_aoi_that_does_not_fit_fails_its_image_alone(ws: Workspace, package: 
     assert "no shape touches the image" in str(elsewhere.error)
     tifffile.imwrite(tmp_path / "aoi.tif", np.ones((HEIGHT, WIDTH), np.uint8))
     assert "expected polygons as AOI" in str(run(ws, package, "n", aoi=str(tmp_path / "aoi.tif")).items[0].error)
+    lines = shapely.LineString([(10, 10), (90, 80)])
+    (tmp_path / "lines.geojson").write_text(shapely.to_geojson(lines))
+    where = str(tmp_path / "lines.geojson")
+    assert "1 features are lines or points" in str(run(ws, package, "n", aoi=where).items[0].error)
     assert "none.geojson" in str(run(ws, package, "n", aoi=str(tmp_path / "none.geojson")).items[0].error)
 
 
@@ -391,7 +416,9 @@ def test_the_plan_says_what_decided_where_to_look(ws: Workspace, package: ModelP
 def test_a_dry_run_knows_what_will_be_skipped(ws: Workspace, package: ModelPackage, blend: str) -> None:
     put_label(ws, "a", "tissue", marks())
     (told,) = run(ws, package, "m", foreground="tissue", blend=blend, dry_run=True).items
-    (item,) = run(ws, package, "m", foreground="tissue", blend=blend, shard_px=512).items
+    result = run(ws, package, "m", foreground="tissue", blend=blend, shard_px=512)
+    (item,) = result.items
+    assert result.details["skipped_share"] == item.details["skipped_share"]
     for key in ("tiles", "skipped_share", "skipped_by"):
         assert told.details[key] == item.details[key]
     assert told.details["skipped_share"] > 0.3
