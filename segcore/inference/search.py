@@ -42,10 +42,15 @@ class Search:
     maps: tuple[tuple[Reason, CoarseMap], ...] = ()
     skipped_id: int | None = None
     """In the mask, of tiles outside the foreground and the screen; None = `ignore`, as for the other reasons."""
+    level: int = 0
+    """Of the image, that is tiled."""
 
     def why_not(self, window: Window) -> Reason | None:
-        """Why a window of level 0, over the axes without c, need not be looked at; None = look."""
-        return next((reason for reason, found in self.maps if not found.touches(window)), None)
+        """Why a window of the level, over the axes without c, need not be looked at; None = look."""
+        scale = (*(1,) * (window.ndim - 2), 2**self.level, 2**self.level)
+        start, shape = (tuple(n * s for n, s in zip(side, scale, strict=True)) for side in (window.start, window.shape))
+        fine = Window(start, shape)
+        return next((reason for reason, found in self.maps if not found.touches(fine)), None)
 
     def filled_with(self, reason: Reason | None) -> int | None:
         """The id of a tile that is skipped for a reason, where it is not `ignore`."""
@@ -64,12 +69,13 @@ class Scope:
     """JSON for the plan: what of it decides pixels; empty if nothing does."""
     makers: tuple[tuple[Reason, Callable[[], CoarseMap | None]], ...]
     skipped_id: int | None
+    level: int
 
     def search(self) -> Search:
         """Make the maps."""
         made = ((reason, make()) for reason, make in self.makers)
         maps = tuple((reason, found.grown(MARGIN)) for reason, found in made if found is not None)
-        return Search(maps, self.skipped_id)
+        return Search(maps, self.skipped_id, self.level)
 
 
 def scope_of(ws: Workspace, job: Job, image: Image) -> Scope:
@@ -98,7 +104,7 @@ def scope_of(ws: Workspace, job: Job, image: Image) -> Scope:
     skipped_id = _skipped_id(config, job.package, image)
     if "foreground" in frozen or "screen" in frozen:
         frozen["skipped_as"] = job.ignore if skipped_id is None else skipped_id
-    return Scope(frozen, tuple(makers), skipped_id)
+    return Scope(frozen, tuple(makers), skipped_id, job.package.contract.level)
 
 
 def screen_name(job: Job) -> str:

@@ -234,6 +234,25 @@ def test_maps_lose_nothing_however_thin(ws: Workspace, planes: int | None, monke
         np.testing.assert_array_equal(found.marked, squares > 0)
 
 
+@pytest.mark.parametrize("level", [0, 1, 4])
+def test_a_coarser_level_is_searched_by_the_same_maps(level: int) -> None:
+    marked = np.random.default_rng(0).random((2, 30, 41)) < 0.03
+    found = search.Search((("screen", CoarseMap(marked, 4)),), level=level)
+    fine = marked.repeat(4, axis=1).repeat(4, axis=2)
+    for z, y, x in itertools.product(range(2), range(0, 120 >> level, 5), range(0, 164 >> level, 3)):
+        inside = fine[z, y << level : (y + 5) << level, x << level : (x + 3) << level]
+        assert (found.why_not(Window((z, y, x), (1, 5, 3))) is None) == _in_squares(fine[z], inside, y, x, level)
+
+
+def _in_squares(plane: Bools, inside: Bools, y: int, x: int, level: int) -> bool:
+    """True if a pixel is marked in the squares of 4 px that a window of a level touches."""
+    top, left = (y << level) // 4 * 4, (x << level) // 4 * 4
+    bottom, right = -(-((y + 5) << level) // 4) * 4, -(-((x + 3) << level) // 4) * 4
+    touched = bool(plane[top:bottom, left:right].any())
+    assert touched or not inside.any()
+    return touched
+
+
 def test_a_map_grows_by_squares() -> None:
     marked = np.random.default_rng(0).random((30, 41)) < 0.01
     for margin in (0, 1, 3, 50):
