@@ -264,6 +264,21 @@ class PredictConfig(StageConfig):
     """Scales at which each tile is seen as well, e.g. 1.0 and 1.25."""
     ensemble: tuple[str, ...] = ()
     """Further models, whose probabilities are averaged with the first one's."""
+    foreground: str = "auto"
+    """Look only where a label of the image marks something: `auto` = the foreground that ingest found by colour; a
+    label's name (the mask of a tissue model, say: any class but 0); or `off`."""
+    aoi: str | None = None
+    """Look only where polygons lie: a file (GeoJSON, GeoPackage, shapefile), or a pattern with `{stem}` and `{parent}`
+    of each image's source; tiles beyond become `ignore`."""
+    skipped_as: str = "auto"
+    """Class of tiles outside the foreground or the screen, or `ignore`; `auto` = the class called background, if the
+    model has one. In images with a nodata value they are `ignore`."""
+    screen: str | None = None
+    """A first model, cheap and usually of a coarse level: what its mask `<name>.screen` marks is looked at closely."""
+    screen_classes: tuple[str, ...] = ()
+    """Classes of the screen that ask for a closer look; none = all but class 0."""
+    screen_margin_px: int = Field(default=8, ge=0)
+    """How far around them, in px of the screen's mask."""
     batch: int = Field(default=1, ge=1)
     """Tiles that go through the model at once."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -8,6 +8,7 @@ from segcore.errors import ContractError, PlanMismatchError, StoreError
 from segcore.inference.contract import check_contract
 from segcore.inference.numerics import repeatable
 from segcore.inference.plan import freeze, layer_plan, tiling_for
+from segcore.inference.search import scope_of
 from segcore.inference.stage import resolve
 from segcore.models.package import SUMS, ModelPackage, read_package
 from segcore.store import Workspace, mask_of_layer, plan_difference
@@ -45,7 +46,7 @@ def config_again(
     with repeatable():
         job = resolve(ws, config, package, config.images)
     grid = check_contract(job.package.contract, image, config.spacing_tolerance).grid
-    expected = freeze(job, grid, tiling_for(config, job.package, grid))
+    expected = freeze(job, grid, tiling_for(config, job.package, grid), scope_of(ws, job, grid).frozen)
     if "layer" in plan:
         expected = layer_plan(job, expected, plan["layer"])
     difference = plan_difference(plan, expected)

@@ -15,9 +15,10 @@ from functools import partial
 from itertools import compress, groupby
 
 from segcore.geometry import Ints, Tile, Window
-from segcore.inference.decision import Answers
+from segcore.inference.decision import MASK, Answers
 from segcore.inference.numerics import Network
 from segcore.inference.run import Answered, MaskRun, blank, empty_answers
+from segcore.inference.search import Reason
 from segcore.inference.tiling import bounding, first, is_usable, read_reflected, read_validity, stacked
 
 MIN_PIECE_PX = 512
@@ -51,11 +52,16 @@ class Column:
         self._num_pieces = len(pieces)
         return [partial(Piece, self, piece) for piece in pieces]
 
-    def counted(self, num_tiles: int, num_skipped: int, num_repeated: int) -> None:
+    def counted(self, num_tiles: int, skipped: Sequence[Reason], num_repeated: int) -> None:
         with self._lock:
             self._num_tiles += num_tiles
-            self._num_skipped += num_skipped
-        self.run.count_tiles(num_tiles, num_skipped, num_repeated)
+            self._num_skipped += len(skipped)
+        self.run.count_tiles(num_tiles, skipped, num_repeated)
+
+    def fill(self, window: Window, index: int) -> None:
+        """Give all pixels of a tile that is not looked at one id."""
+        inside = window.intersected(self.window)
+        self.answers[MASK][inside.relative_to(self.window.start).slices] = index
 
     @property
     def answers(self) -> Answers:
@@ -89,19 +95,37 @@ class Piece:
 
     def __init__(self, column: Column, tiles: Sequence[Tile]) -> None:
         self.run, self._column = column.run, column
-        writes = [self.run.grid.mask_window(tile.write) for tile in tiles]
-        self._window = bounding(writes).intersected(column.window)
-        self._valid = read_validity(self.run.grid, self._window)
-        origin = self._window.start
-        usable = [is_usable(self._valid, write, origin) for write in writes]
+        grid, search = self.run.grid, self.run.search
+        reasons = [search.why_not(tile.write) for tile in tiles]
+        writes = [grid.mask_window(tile.write) for tile in tiles]
+        looked_at = [reason is None for reason in reasons]
+        self._filled = [write for write, reason in zip(writes, reasons, strict=True) if self._is_filled(write, reason)]
+        asked = [*compress(writes, looked_at), *(self._filled if grid.image.has_valid else ())]
+        self._valid = None
+        if asked:
+            self._window = bounding(asked).intersected(column.window)
+            self._valid = read_validity(grid, self._window)
+        usable = [
+            look and is_usable(self._valid, write, self._window.start)
+            for look, write in zip(looked_at, writes, strict=True)
+        ]
         self.tiles = list(compress(tiles, usable))
         # Tiles of a resampled image lie across the shards of its mask: each is its own where it begins.
         repeated = sum(not column.window.contains(first(write)) for write in compress(writes, usable))
-        column.counted(len(tiles), len(tiles) - len(self.tiles), repeated)
+        skipped: list[Reason] = [reason for reason in reasons if reason is not None]
+        skipped += ["nodata"] * (sum(looked_at) - len(self.tiles))
+        column.counted(len(tiles), skipped, repeated)
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._origin = region.start
             self._pixels = read_reflected(self.run.grid, region, self.run.stretch)
+
+    def _is_filled(self, write: Window, reason: Reason | None) -> bool:
+        """Fill a tile that is skipped for this reason, if it becomes a class."""
+        index = self.run.search.filled_with(reason)
+        if index is not None:
+            self._column.fill(write, index)
+        return index is not None
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
         """Answers for the tiles' centres; by many threads at once."""
@@ -118,7 +142,7 @@ class Piece:
 
     def complete(self, network: Network) -> list[Answered]:
         """The column's shards, if this was its last piece."""
-        if self._valid is not None and self.tiles:
+        if self._valid is not None and (self.tiles or self._filled):
             rows = self._window.relative_to(self._column.window.start).behind
             blank(self.run, {name: whole[rows] for name, whole in self._column.answers.items()}, ~self._valid)
         return self._column.piece_done(network.fits)

@@ -7,18 +7,21 @@
 
 Only one strip of sums is in memory: (K, tile's height, unit's width), with a unit's planes before y where tiles have
 several. Tiles on a work unit's rim are inferred again by its neighbour.
+
+A pixel is looked at if the tile is in whose write window it lies; then every tile that reaches it is inferred, so that
+its sums are whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
-from itertools import compress, groupby
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from segcore.geometry import Ints, Tile, Window
-from segcore.inference.decision import Answers, Decision, on_host
+from segcore.inference.decision import MASK, Answers, Decision, on_host
 from segcore.inference.numerics import Network
 from segcore.inference.run import Answered, MaskRun, blank, empty_answers
 from segcore.inference.tiling import Tiling, bounding, first, is_usable, read_reflected, read_validity, stacked
@@ -88,6 +91,28 @@ class GaussianUnit:
     def wants(self, window: Window) -> bool:
         """True if a pending shard takes a pixel from the window."""
         return any(window.intersected(seen).num_px for seen in self._seen)
+
+    def looks_in(self, window: Window) -> bool:
+        """True if a pixel of the window is looked at."""
+        return self.run.search.looks_in(window, self.run.tiling)
+
+    def fill(self, answers: Answers, band: Window, finished: Window) -> None:
+        """Overwrite what is not looked at in a band of finished rows, in place.
+
+        Args:
+            answers: of `finished`.
+            band: in model pixels.
+            finished: the pixels of the mask that take their classes from it.
+        """
+        run = self.run
+        for tile in run.tiling.tiles(band):
+            reason = run.search.why_not(tile.write)
+            if reason is not None:
+                inside = run.grid.mask_window(tile.write).intersected(finished).relative_to(finished.start)
+                index = run.search.filled_with(reason)
+                for name, values in answers.items():
+                    empty = run.decision.unknown if name != MASK else run.ignore if index is None else index
+                    values[inside.behind] = empty
 
     def weighted(self, logits: torch.Tensor) -> torch.Tensor:
         return logits * self._weights.to(logits.device)
@@ -164,19 +189,29 @@ class Strip:
         self.run, self._unit, self._stop = unit.run, unit, stop
         grid, reach = self.run.grid, bounding([tile.read for tile in row]).intersected(unit.model_window)
         self._top = reach.start[-2]
-        self._reach = grid.mask_window(reach).intersected(unit.window)
-        self._valid = read_validity(grid, self._reach)
         wanted = [tile for tile in row if unit.wants(tile.read)]
-        inside = [grid.mask_window(tile.read.intersected(unit.model_window)) for tile in wanted]
-        usable = [is_usable(self._valid, window, self._reach.start) for window in inside]
-        self.tiles = list(compress(wanted, usable))
+        reads = {tile.index: tile.read.intersected(unit.model_window) for tile in wanted}
+        inside = {index: grid.mask_window(read) for index, read in reads.items()}
+        needed = [tile for tile in wanted if unit.looks_in(reads[tile.index])]
+        self._read_validity(grid.mask_window(reach).intersected(unit.window), [inside[tile.index] for tile in needed])
+        self.tiles = [tile for tile in needed if is_usable(self._valid, inside[tile.index], self._window.start)]
         # A tile is its own unit's where its write window begins; elsewhere it is inferred once more.
         repeated = sum(not unit.window.contains(first(grid.mask_window(tile.write))) for tile in self.tiles)
-        self.run.count_tiles(len(wanted), len(wanted) - len(self.tiles), repeated)
+        inferred = {tile.index for tile in self.tiles}
+        skipped = [tile for tile in wanted if tile.index not in inferred]
+        reasons = [self.run.search.why_not(tile.write) or "nodata" for tile in skipped]
+        self.run.count_tiles(len(wanted), reasons, repeated)
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._pixels_origin = region.start
             self._pixels = read_reflected(self.run.grid, region, self.run.stretch)
+
+    def _read_validity(self, reach: Window, inside: Sequence[Window]) -> None:
+        """Read which pixels are usable where that decides anything: of what the needed tiles reach, if of no more."""
+        run = self.run
+        is_whole = run.image.has_valid and (inside or run.search.skipped_id is not None)
+        self._window = reach if is_whole or not inside else bounding(inside)
+        self._valid = read_validity(run.grid, self._window) if is_whole or inside else None
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> torch.Tensor:
         """Weighted logits (N, K, ...), float32, on the device; by many threads at once."""
@@ -198,6 +233,10 @@ class Strip:
             answers = empty_answers(self.run, finished.shape)
         else:
             answers = {name: grid.on_mask(values, band, finished) for name, values in found.items()}
+        unit.fill(answers, band, finished)
         if self._valid is not None:
-            blank(self.run, answers, ~self._valid[finished.relative_to(self._reach.start).slices])
+            known = self._window.intersected(finished)
+            unusable = ~self._valid[known.relative_to(self._window.start).slices]
+            inside = known.relative_to(finished.start).behind
+            blank(self.run, {name: values[inside] for name, values in answers.items()}, unusable)
         return [unit.shard(shard, own, network.fits) for shard, own in unit.place(answers, finished)]

@@ -150,8 +150,8 @@ def exact_tile_px(tile_px: int, halo_px: int, planes: int) -> int:
     return max(tile_px, min(worth_it, fitting))
 
 
-def freeze(job: Job, grid: ModelGrid, tiling: Tiling) -> dict[str, Any]:
-    """The plan of one image, for `plan.json`."""
+def freeze(job: Job, grid: ModelGrid, tiling: Tiling, search: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The plan of one image, for `plan.json`; `search` is what decides where it is looked at."""
     image, spacing = grid.image, grid.image.spacing
     return {
         "stage": "predict",
@@ -172,6 +172,7 @@ def freeze(job: Job, grid: ModelGrid, tiling: Tiling) -> dict[str, Any]:
         "precision": job.precision,
         "device": job.device.type,
         **_made_otherwise(job),
+        **({"search": search} if search else {}),
     }
 
 

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from segcore.inference.decision import MASK, Answers, Decision
 from segcore.inference.layers import Layer
 from segcore.inference.model_grid import ModelGrid, Valid
 from segcore.inference.numerics import NotFiniteError
+from segcore.inference.search import Reason, Search
 from segcore.inference.tiling import Tiling
 from segcore.store import Image, Staging, UnitWriter
 from segcore.stretch import Stretch
@@ -26,8 +28,8 @@ class Counts:
 
     tiles: int = 0
     """Tiles that the pending shards need, with those that were skipped."""
-    skipped: int = 0
-    """Tiles without a usable pixel to write: not inferred."""
+    skipped: Counter[Reason] = field(default_factory=Counter)
+    """Tiles that were not inferred, by the reason; `nodata` = without a usable pixel to write."""
     repeated: int = 0
     """Tiles that a neighbour infers too: a work unit in `gaussian`, a shard where the image is resampled."""
     shards_written: int = 0
@@ -46,6 +48,8 @@ class MaskRun:
     """Of the mask."""
     ignore: int
     """Id of unusable pixels in the mask."""
+    search: Search
+    """Where to look."""
     stretch: Stretch | None = None
     """What is done to the image's intensities before the model sees them."""
     decision: Decision = field(default_factory=lambda: Decision(2, 255))
@@ -78,10 +82,10 @@ class MaskRun:
             self.seconds = time.monotonic() - self.began_s
             self.close()
 
-    def count_tiles(self, tiles: int, skipped: int, repeated: int = 0) -> None:
+    def count_tiles(self, tiles: int, skipped: Iterable[Reason], repeated: int = 0) -> None:
         with self._lock:
             self.counts.tiles += tiles
-            self.counts.skipped += skipped
+            self.counts.skipped.update(skipped)
             self.counts.repeated += repeated
 
     @property
@@ -137,7 +141,7 @@ class MaskRun:
             "level": self.grid.level,
             **({"step": list(self.grid.step)} if self.grid.is_resampled else {}),
             "tiles": counts.tiles,
-            "skipped_share": round(counts.skipped / counts.tiles, 6) if counts.tiles else 0.0,
+            **shares(counts.tiles, counts.skipped),
             "repeated_share": round(counts.repeated / counts.tiles, 6) if counts.tiles else 0.0,
             "shards_written": counts.shards_written,
             "shards_resumed": counts.shards_resumed,
@@ -156,6 +160,22 @@ class Answered:
     """Its pixels, over the axes without c."""
     answers: Answers
     note: dict[str, Any]
+
+
+def shares(tiles: int, skipped: Counter[Reason]) -> dict[str, Any]:
+    """The share of tiles that are skipped, and by which reason, for results."""
+    found = {reason: round(count / tiles, 6) for reason, count in sorted(skipped.items())}
+    return {
+        "skipped_share": round(skipped.total() / tiles, 6) if tiles else 0.0,
+        **({"skipped_by": found} if found else {}),
+    }
+
+
+def share_of_all(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The share of the tiles of several images that are skipped, by their details; nothing without tiles."""
+    tiles = sum(found.get("tiles", 0) for found in details)
+    skipped = sum(found["tiles"] * found["skipped_share"] for found in details if "skipped_share" in found)
+    return {"skipped_share": round(skipped / tiles, 6)} if tiles else {}
 
 
 def empty_answers(run: MaskRun, shape: Ints) -> Answers:

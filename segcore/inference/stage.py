@@ -4,7 +4,7 @@ While one image ends, the next is already being read. An image that fails is rep
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ from segcore.inference.plan import (
     tiling_for,
 )
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
-from segcore.inference.run import MaskRun
+from segcore.inference.run import MaskRun, share_of_all
+from segcore.inference.search import scope_of, screen_config
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
 from segcore.models.receptive import with_field
@@ -71,9 +72,10 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
         if config.dry_run:
             items, details = estimate(ws, job, image_ids)
         else:
+            refused, screened = _screened(job, image_ids, progress)
             halo = halo_details(ws, job, image_ids, progress)
-            items, details = _Night(ws, job, image_ids, progress).run()
-            details |= halo
+            items, details = _Night(ws, job, image_ids, progress, refused).run()
+            details |= screened | halo
     return StageResult(
         stage="predict",
         items=items,
@@ -82,6 +84,15 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
         peak_mib=peak.mib,
         details={"model": package.model_id, "name": job.name, **details},
     )
+
+
+def _screened(job: Job, image_ids: tuple[str, ...], progress: Progress) -> tuple[dict[str | None, str], dict[str, Any]]:
+    """Run the first model of a cascade over all images: why which of them failed, and details."""
+    if job.config.screen is None:
+        return {}, {}
+    found = predict(screen_config(job, image_ids), progress)
+    refused = {item.image: f"screen: {item.error}" for item in found.items if item.state == "failed"}
+    return refused, {"screen": {"model": found.details["model"], "seconds": round(found.seconds, 3)}}
 
 
 def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_ids: Iterable[str]) -> Job:
@@ -116,8 +127,16 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
 class _Night:
     """One call of predict: the images of one workspace, in order."""
 
-    def __init__(self, ws: Workspace, job: Job, image_ids: tuple[str, ...], progress: Progress) -> None:
+    def __init__(
+        self,
+        ws: Workspace,
+        job: Job,
+        image_ids: tuple[str, ...],
+        progress: Progress,
+        refused: Mapping[str | None, str],
+    ) -> None:
         self._ws, self._job, self._image_ids, self._progress = ws, job, image_ids, progress
+        self._refused = refused
         self._items: dict[str, ItemResult] = {}
         self._runs: dict[str, MaskRun] = {}
         self._plans: dict[str, dict[str, Any]] = {}
@@ -141,7 +160,8 @@ class _Night:
         fits = min(network.fits for network in networks)
         if fits < job.batch:
             details["batch_after_oom"] = fits
-        return tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids)), details
+        items = tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids))
+        return items, details | share_of_all([item.details for item in items])
 
     def _num_shards(self) -> int:
         """Shards of all images that the model can take, finished ones too: arithmetic on their shapes."""
@@ -173,12 +193,15 @@ class _Night:
     def _begin(self, image_id: str) -> MaskRun | None:
         """Freeze the image's plan and see what is left; None if nothing is."""
         job = self._job
+        if image_id in self._refused:
+            raise StoreError(self._refused[image_id])
         image = self._ws.image(image_id)
         fit = self._fit(image)
         for warning in fit.warnings:
             self._progress.note(warning)
         tiling = tiling_for(job.config, job.package, fit.grid)
-        plan, spec = freeze(job, fit.grid, tiling), mask_spec(job, fit.grid)
+        scope = scope_of(self._ws, job, fit.grid)
+        plan, spec = freeze(job, fit.grid, tiling, scope.frozen), mask_spec(job, fit.grid)
         if not job.config.overwrite and job.name in self._ws.label_names(image_id):
             plan = as_finished(job, plan, self._ws.label(image_id, job.name).attributes.get("predict", {}))
         staging = Staging.begin(
@@ -193,9 +216,16 @@ class _Night:
                 details = {"shards_written": 0, "shards_resumed": num_shards}
                 self._items[image_id] = self._result("skipped", image, details)
                 return None
-            stretch = stretch_of(image) if job.package.contract.stretch else None
             run = MaskRun(
-                fit.grid, staging, tiling, np.dtype(spec.dtype), job.ignore, stretch, job.recipe.decision, layers
+                fit.grid,
+                staging,
+                tiling,
+                np.dtype(spec.dtype),
+                job.ignore,
+                scope.search(),
+                stretch=stretch_of(image) if job.package.contract.stretch else None,
+                decision=job.recipe.decision,
+                layers=layers,
             )
             return self._resumed(image, plan, run)
         except BaseException:

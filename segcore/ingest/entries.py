@@ -216,7 +216,7 @@ def _targets_of(config: IngestConfig, source: str) -> dict[str, Any]:
     if not config.targets:
         return {}
     parts = [(name, part, _matching_targets(part, source)) for name, part in _by_class(config.targets)]
-    return _target_fields(parts) | {"aoi": _matching_aoi(config.aoi, source)}
+    return _target_fields(parts) | {"aoi": matching_aoi(config.aoi, source)}
 
 
 def _target_fields(found: list[tuple[str, str, tuple[str, ...]]]) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def _matching_targets(pattern: str, source: str, option: str = "--targets") -> t
     return tuple(_expand(filled, is_glob))
 
 
-def _matching_aoi(pattern: str | None, source: str) -> str | None:
+def matching_aoi(pattern: str | None, source: str) -> str | None:
     """The AOI of a source.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from segcore.geometry import Grid, Ints, Window, halved, level_shapes
-from segcore.nodata import missing
+from segcore.nodata import missing, off_nodata
 
 CHUNK_PX = 256
 CHUNK_PX_V2 = 512
@@ -210,7 +210,7 @@ def _interleaved_mean_2x2(pixels: Pixels) -> Pixels:
 
 
 def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels:
-    """`mean_2x2` of the valid pixels only; nodata where a block has none.
+    """`mean_2x2` of the valid pixels only; nodata where a block has none, and there alone.
 
     Band by band of rows and channel by channel, so that the wide sums stay small.
 
@@ -220,14 +220,25 @@ def valid_mean_2x2(pixels: Pixels, nodata: float, channel: int | None) -> Pixels
         channel: the axis of the channels; None = every element for itself.
     """
     if all(_valid(band, nodata).all() for band in _bands(pixels, channel, 2 * ROWS_AT_ONCE)):
-        return mean_2x2(pixels)
+        out = mean_2x2(pixels)
+        for means in _bands(out, channel, ROWS_AT_ONCE):
+            _keep_values(means, np.True_, nodata)
+        return out
     out = np.empty_like(pixels[..., ::2, ::2])  # in memory in the same order
     fine, coarse = _bands(pixels, channel, 2 * ROWS_AT_ONCE), _bands(out, channel, ROWS_AT_ONCE)
     for band, means in zip(fine, coarse, strict=True):
         valid = _valid(band, nodata)
         for values, mean in zip(band, means, strict=True):
             mean[:] = _mean_where(valid, values, nodata)
+        _keep_values(means, _sum_2x2(valid.astype(np.uint8)) > 0, nodata)
     return out
+
+
+def _keep_values(means: Pixels, has_value: npt.NDArray[np.bool_] | np.bool_, nodata: float) -> None:
+    """Move means (C, rows, X) that came out as nodata in every channel off it, in place, where there was a value."""
+    lost = ~_valid(means, nodata) & has_value
+    if lost.any():
+        means[0][lost] = off_nodata(means[0][lost], nodata)
 
 
 def _bands(pixels: Pixels, channel: int | None, num_rows: int) -> Iterator[Pixels]:

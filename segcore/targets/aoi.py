@@ -3,13 +3,18 @@
 target -----------+
 AOI (shapes, or   +-> AoiTarget: inside as the target says, outside ignore and no object
 a mask file) -----+
+
+Predict asks `touched`, in a child process, where an AOI lies at all.
 """
 
 import numpy as np
 import numpy.typing as npt
+import rasterio.features
+import shapely
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
+from segcore.isolation import Beat
 from segcore.sources import Opening, SourceInfo
 from segcore.sources.base import Limits, Pixels, Valid, decoding
 from segcore.targets.base import Target, TargetOpening
@@ -83,3 +88,35 @@ def within(target: Target, uri: str, image: SourceInfo, how: TargetOpening) -> T
     except BaseException:
         target.close()
         raise
+
+
+def touched(beat: Beat, uri: str, image: SourceInfo, factor: int) -> Valid:
+    """Which squares of `factor` x `factor` pixels an AOI touches: (Y, X), True = touched.
+
+    Args:
+        beat: called when the file is read.
+        uri: polygons.
+        image: what they lie over.
+        factor: sides of a square.
+
+    Raises:
+        SourceError: if the file cannot be read, holds no polygon, or lies elsewhere than the image.
+    """
+    if not is_shapes(uri):
+        raise SourceError(f"{uri}: expected polygons as AOI (GeoJSON, GeoPackage, shapefile)")
+    with decoding(uri):
+        shapes = read_shapes(uri, Limits())
+        beat(0)
+        num_thin = int((shapely.get_dimensions(shapes.geometries) < 2)[~shapely.is_empty(shapes.geometries)].sum())
+        if num_thin:
+            raise SourceError(f"{uri}: {num_thin} features are lines or points; leave them out of the AOI")
+        areas = place(shapes, image, buffer=0.0).areas
+        height, width = image.shape[-2:]
+        inside = shapely.intersection(areas, shapely.box(0, 0, width, height))
+        inside = inside[~shapely.is_empty(inside)]
+        if not inside.size:
+            raise SourceError(f"{uri}: no polygon of it lies on the image {image.uri}; draw one, or leave the AOI out")
+        squares = shapely.transform(inside, lambda points: points / factor)
+        shape = (-(-height // factor), -(-width // factor))
+        drawn = rasterio.features.rasterize(squares.tolist(), out_shape=shape, all_touched=True, dtype=np.uint8)
+        return np.asarray(drawn, dtype=np.bool_)

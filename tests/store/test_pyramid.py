@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from segcore.nodata import missing
+from segcore.nodata import missing, off_nodata
 from segcore.store.pyramid import PyramidSpec, fitting_shard_px, mean_2x2, valid_mean_2x2
 
 
@@ -83,14 +83,31 @@ def valid_mean_at_once(pixels: np.ndarray, nodata: float, channel: int | None) -
     """`valid_mean_2x2` of the whole array in one go."""
     there = ~missing(pixels, nodata)
     valid = there if channel is None else there.any(axis=channel, keepdims=True)
-    if valid.all():
-        return mean_2x2(pixels)
     integer = np.issubdtype(pixels.dtype, np.integer)
     count = np.broadcast_to(sum_2x2(valid.astype(np.int64)), pixels[..., ::2, ::2].shape)
     total = sum_2x2(np.where(valid, pixels, 0).astype(np.int64 if integer else np.float64))
     most = np.maximum(count, 1)
     mean = (2 * total + most) // (2 * most) if integer else total / most
-    return np.where(count > 0, mean, nodata).astype(pixels.dtype)
+    found = mean_2x2(pixels) if valid.all() else np.where(count > 0, mean, nodata).astype(pixels.dtype)
+    gone = missing(found, nodata)
+    lost = (count > 0) & (gone if channel is None else gone.all(axis=channel, keepdims=True))
+    if channel is not None:  # one channel with a value is enough
+        lost[(slice(None),) * channel + (slice(1, None),)] = False
+    return np.where(lost, off_nodata(found, nodata), found)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_mean_is_nodata_only_where_no_pixel_has_a_value(is_whole: bool) -> None:
+    dim = np.zeros((4, 4, 4), np.uint8)
+    for channel, (y, x) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        dim[channel, y::2, x::2] = 1
+    both = np.tile(np.array([[-5, 5], [5, -5]], np.int16), (1, 2, 2))
+    if not is_whole:
+        dim[:, 2:, 2:] = both[:, 2:, 2:] = 0
+    expected = np.ones((2, 2), bool)
+    expected[1, 1] = is_whole
+    for pixels in (dim, both, both.astype(np.float32)):
+        np.testing.assert_array_equal((valid_mean_2x2(pixels, 0.0, 0) != 0).any(axis=0), expected)
 
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"]
