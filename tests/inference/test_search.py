@@ -3,7 +3,7 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from segcore.config import IngestConfig, PredictConfig
 from segcore.geometry import Window
 from segcore.inference import coarse, predict, search
 from segcore.inference.coarse import CoarseMap, map_of_label, map_of_usable
+from segcore.inference.model_grid import ModelGrid
 from segcore.ingest import ingest
 from segcore.models.package import ModelPackage
 from segcore.results import StageResult
@@ -125,7 +126,7 @@ def test_an_interrupted_run_gives_the_same_mask(
     masked(ws, package, "twice", **how)
     for one, two in zip(every_level(ws, "a", "once"), every_level(ws, "a", "twice"), strict=True):
         np.testing.assert_array_equal(one, two)
-    one, two = (ws.layer("a", f"{name}.probs").read(Window.whole((2, HEIGHT, WIDTH))) for name in ("once", "twice"))
+    one, two = (ws.layer("a", name, "probs").read(Window.whole((2, HEIGHT, WIDTH))) for name in ("once", "twice"))
     np.testing.assert_array_equal(one, two)
     assert verify(ws) == []
 
@@ -237,11 +238,32 @@ def test_maps_lose_nothing_however_thin(ws: Workspace, planes: int | None, monke
 @pytest.mark.parametrize("level", [0, 1, 4])
 def test_a_coarser_level_is_searched_by_the_same_maps(level: int) -> None:
     marked = np.random.default_rng(0).random((2, 30, 41)) < 0.03
-    found = search.Search((("screen", CoarseMap(marked, 4)),), level=level)
+    grid = ModelGrid(cast("Image", None), level)  # as it is read, no pixel of it is asked for
+    found = search.Search(grid, (("screen", CoarseMap(marked, 4)),))
     fine = marked.repeat(4, axis=1).repeat(4, axis=2)
     for z, y, x in itertools.product(range(2), range(0, 120 >> level, 5), range(0, 164 >> level, 3)):
         inside = fine[z, y << level : (y + 5) << level, x << level : (x + 3) << level]
         assert (found.why_not(Window((z, y, x), (1, 5, 3))) is None) == _in_squares(fine[z], inside, y, x, level)
+
+
+@pytest.mark.parametrize("size", [1.0, 1.06])
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_what_is_looked_at_on_another_level_is_as_without_skipping(ws: Workspace, size: float, blend: str) -> None:
+    """The model's pixels are those of level 1, or near them and resampled."""
+    own, wanted = (Spacing(values={"y": um, "x": um}, unit="micrometer", origin="x") for um in (0.5, size))
+    put_image(ws, "a", scene(1100, 900), spacing=own)
+    package = unet_package(ws, num_classes=2, tile_px=32, halo_px=16, spacing=wanted)
+    corner = np.zeros((1100, 900), np.uint8)
+    corner[700:, 500:] = 1
+    put_label(ws, "a", "tissue", corner)
+    plain = masked(ws, package, "plain", blend=blend)
+    (item,) = run(ws, package, "some", blend=blend, foreground="tissue", skipped_as="ignore").items
+    assert item.error is None
+    assert item.details["skipped_share"] > 0.3
+    mask = mask_of(ws, "a", "some")
+    assert mask.shape == (550, 450)
+    assert (mask[350:, 250:] != 255).all()
+    np.testing.assert_array_equal(mask[mask != 255], plain[mask != 255])
 
 
 def _in_squares(plane: Bools, inside: Bools, y: int, x: int, level: int) -> bool:
