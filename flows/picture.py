@@ -25,10 +25,11 @@ def thumbnail(uri: str, mask: str, image_id: str) -> str:
     """
     workspace = Workspace.open(uri)
     image, label = workspace.image(image_id), workspace.label(image_id, mask)
-    levels = [n for n in range(label.num_levels) if max(label.shape(n)[-2:]) >= LONGEST_PX]
-    level = max(levels, default=0)
-    pixels, ids = middle_plane(image, level), middle_plane(label, level)
-    valid = image.read_valid(middle_window(label, level), level).reshape(pixels.shape[-2:])
+    levels = range(label.base_level, image.num_levels)
+    level = max((n for n in levels if max(image.shape(n)[-2:]) >= LONGEST_PX), default=label.base_level)
+    own = level - label.base_level  # of the mask
+    pixels, ids = middle_plane(image, level), middle_plane(label, own)
+    valid = image.read_valid(middle_window(label, own), level).reshape(pixels.shape[-2:])
     rgb = pictures.to_rgb(pixels.reshape(-1, *pixels.shape[-2:]), image.channels, valid)
     tinted = pictures.overlay(rgb, ids.reshape(ids.shape[-2:]), label.classes, foreground_rows(label.classes))
     return pictures.photo_uri(pictures.shrunk(tinted, LONGEST_PX))

@@ -1,5 +1,7 @@
 """A model whose pixels are those of a coarser level: its mask lies on that level, and all that reads it knows."""
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import rasterio
 import rasterio.features
 import yaozarrs
 import zarr
+from PIL import Image as Pillow
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from flows.picture import thumbnail
 from segcore.config import ExportConfig, PredictConfig, ReportConfig, ScoreConfig
 from segcore.export import export
 from segcore.geometry import Window
@@ -129,6 +133,12 @@ def test_it_is_scored_on_its_own_level(ws: Workspace, mask: npt.NDArray[Any]) ->
     assert result.scores["worst_tiles"][0]["level"] == 1
     published = report(ReportConfig(workspace=ws.uri, model="m", run="r"))
     assert [item.error for item in published.items if item.state == "failed"] == []
+
+
+def test_it_is_pictured(ws: Workspace, mask: npt.NDArray[Any]) -> None:
+    picture = base64.b64decode(thumbnail(ws.uri, "m", "fine").partition("base64,")[2])
+    with Pillow.open(io.BytesIO(picture)) as found:
+        assert found.size == (round(400 * WIDTH / HEIGHT), 400)
 
 
 def test_it_is_exported_where_it_lies(ws: Workspace, mask: npt.NDArray[Any], tmp_path: Path) -> None:
