@@ -24,6 +24,7 @@ from segcore.geometry import Ints
 from segcore.measure import num_cores
 from segcore.models import ModelConfig, build_model
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
+from segcore.models.receptive import measured
 from segcore.store import PyramidSpec, Staging, Workspace
 
 CACHE = Path(__file__).parent / ".cache"
@@ -106,6 +107,7 @@ def put_unet(ws: Workspace) -> ModelPackage:
         bands=BANDS, dtype="uint8", spacing=None, mean=MEAN, std=STD,
         tile_px=512, halo_px=32, stride=2 ** (len(CHANNELS) - 1),
     )  # fmt: skip
+    contract = measured(contract, build_model(config).eval())  # as training does
     info = PackageInfo(name="unet16", architecture=config, contract=contract, classes=default_classes(2))
     return write_package(ws.objects, "models", info, trained_weights(config))
 
@@ -118,6 +120,7 @@ def put_conv1(ws: Workspace, num_classes: int = 2) -> ModelPackage:
     contract = InputContract(
         bands=BANDS, dtype="uint8", spacing=None, mean=MEAN, std=STD, tile_px=512, halo_px=1, stride=1
     )
+    contract = measured(contract, build_model(config).eval())
     info = PackageInfo(name="conv1", architecture=config, contract=contract, classes=default_classes(num_classes))
     return write_package(ws.objects, "models", info, build_model(config).state_dict())
 

@@ -39,6 +39,7 @@ from tiatoolbox_peer import Peer, PeerError
 from segcore.config import PredictConfig
 from segcore.geometry import Window
 from segcore.inference import predict
+from segcore.inference.allocator import memory_is_kept
 from segcore.inference.numerics import DTYPES, resolve_device
 from segcore.measure import num_cores
 from segcore.models.package import ModelPackage
@@ -204,6 +205,7 @@ def main() -> None:
     side = options.side or (2048 if options.quick else 4096)
     rounds = options.rounds or (3 if options.quick else 5)
     with ExitStack() as stack:
+        stack.enter_context(memory_is_kept())  # from the start, as in a command of its own; for all alike
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ws = Workspace.open(str(folder / "workspace"), create=True)
         put_scene(ws, side)

@@ -7,7 +7,7 @@ from segcore.config import PredictConfig
 from segcore.errors import ContractError, PlanMismatchError, StoreError
 from segcore.inference.contract import check_contract
 from segcore.inference.numerics import repeatable
-from segcore.inference.plan import freeze, layer_plan, tiling_for
+from segcore.inference.plan import freeze, layer_plan
 from segcore.inference.search import scope_of
 from segcore.inference.stage import resolve
 from segcore.models.package import SUMS, ModelPackage, read_package
@@ -34,10 +34,13 @@ def config_again(
         raise StoreError(f"{where}: not made by predict; make it again with the command that made it")
     image, package = ws.image(image_id), package_of(ws, plan["model"], where)
     shard_px = frozen["storage"]["shard_px"]
+    tile = _tile_of(plan, tuple(frozen["storage"]["shape"][-2:]), shard_px, len(package.contract.axes))
+    is_tuned = plan["blend"] == "crop" and made.get("tile_px") is None and made.get("halo", "fast") == "fast"
     config = PredictConfig.model_validate(
         {
-            **_tile_of(plan, tuple(frozen["storage"]["shape"][-2:]), shard_px, len(package.contract.axes)),
+            **tile,
             **{key: value for key, value in made.items() if key in PredictConfig.model_fields},
+            **({"tile_px": tile["tile_px"]} if is_tuned else {}),
             **{key: plan[key] for key in ("blend", "batch", "precision", "device")},
             "workspace": ws.uri, "model": package.model_id, "images": (image_id,), "name": _mask_name(plan, name),
             "shard_px": shard_px, "overwrite": False, "dry_run": False,
@@ -46,7 +49,7 @@ def config_again(
     with repeatable():
         job = resolve(ws, config, package, config.images)
     grid = check_contract(job.package.contract, image, config.spacing_tolerance).grid
-    expected = freeze(job, grid, tiling_for(config, job.package, grid), scope_of(ws, job, grid).frozen)
+    expected = freeze(job, grid, job.tiling(grid), scope_of(ws, job, grid).frozen)
     if "layer" in plan:
         expected = layer_plan(job, expected, plan["layer"])
     difference = plan_difference(plan, expected)

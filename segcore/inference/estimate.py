@@ -15,7 +15,7 @@ from segcore.inference.gaussian import planes_together
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.pipeline import SHARDS_WAITING
-from segcore.inference.plan import Job, mask_spec, tiling_for
+from segcore.inference.plan import Job, mask_spec
 from segcore.inference.precision import calibration_tiles, timed_ids
 from segcore.inference.run import share_of_all, shares
 from segcore.inference.search import Reason, Search, scope_of, screen_name
@@ -38,7 +38,7 @@ def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple
         try:
             image = ws.image(image_id)
             grid = check_contract(job.package.contract, image, job.config.spacing_tolerance).grid
-            tiling = tiling_for(job.config, job.package, grid)
+            tiling = job.tiling(grid)
             cost = cost or _Cost(job, grid, tiling)
             complete = job.name in ws.label_names(image_id) and not is_stale(image, ws.label(image_id, job.name))
             skipped = None if complete else _skipped(job, tiling, _search(ws, job, grid))

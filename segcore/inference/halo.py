@@ -83,7 +83,7 @@ def measure_disagreement(job: Job, grid: ModelGrid) -> Disagreement:
         StoreError: if these tiles have no usable pixel.
     """
     image = grid.image
-    fast = tiling_for(job.config, job.package, grid)
+    fast = tiling_for(job.config, job.package, grid)  # of the package's own size: larger tiles have fewer seams
     exact = tiling_for(job.config.model_copy(update={"halo": "exact", "halo_planes": None}), job.package, grid)
     wide = Tiling(fast.shape, fast.core, tuple(map(max, fast.halo, exact.halo)))
     cut = tuple(b - a for a, b in zip(fast.halo, wide.halo, strict=True))

@@ -18,6 +18,7 @@ from segcore.inference.decision import KINDS, Decision, Kind, ids_of
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Recipe, devices_of
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling, rounded_up
+from segcore.inference.tuning import Tuning
 from segcore.inference.views import views_of
 from segcore.measure import num_cores
 from segcore.models.info import InputContract
@@ -34,6 +35,9 @@ EXACT_WASTE = 1.6
 """...and so wide that no more pixels than this are inferred per pixel that is written..."""
 EXACT_READ_PX = 8 << 20
 """...unless a read window had more pixels than this: a bound on memory."""
+
+TUNED_FROM_PX = 4096
+"""Side of an image from which the fastest tile is worth its measurement; smaller ones take the package's own."""
 
 ENGINE = 2
 """Goes up with every change of this code that can change a pixel."""
@@ -52,6 +56,11 @@ class Job:
     recipe: Recipe
     precision: str = "float32"
     batch: int = 1
+    tuning: Tuning | None = None
+
+    def tiling(self, grid: ModelGrid) -> Tiling:
+        """The tile grid of an image."""
+        return tiling_for(self.config, self.package, grid, self.tuning)
 
     @property
     def name(self) -> str:
@@ -106,8 +115,14 @@ def blend_for(config: PredictConfig, contract: InputContract) -> str:
     return config.blend
 
 
-def tiling_for(config: PredictConfig, package: ModelPackage, grid: ModelGrid) -> Tiling:
-    """The tile grid of an image: what the config asks for, else what the package was made with."""
+def is_tuned(config: PredictConfig, contract: InputContract, shape: Ints) -> bool:
+    """True if an image of this shape takes the tile that is fastest."""
+    is_open = config.tile_px is None and config.halo == "fast" and blend_for(config, contract) == "crop"
+    return is_open and max(shape[-2:]) >= TUNED_FROM_PX
+
+
+def tiling_for(config: PredictConfig, package: ModelPackage, grid: ModelGrid, tuning: Tuning | None = None) -> Tiling:
+    """The tile grid of an image: what the config asks for, else what is fastest, or the package was made with."""
     contract = package.contract
     tile_px, tile_planes = config.tile_px or contract.tile_px, config.tile_planes or contract.tile_planes
     shape = grid.shape
@@ -123,7 +138,13 @@ def tiling_for(config: PredictConfig, package: ModelPackage, grid: ModelGrid) ->
     px, planes = _halo(config, (contract.halo_px, contract.halo_planes), contract)
     if config.halo == "exact" and config.tile_px is None:
         tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes)
-    return crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
+
+    def cropped(tile_px: int) -> Tiling:
+        return crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
+
+    if tuning is not None and is_tuned(config, contract, shape):
+        tile_px = min(tuning.px_per_s, key=lambda side: tuning.seconds(side, cropped(side)))
+    return cropped(tile_px)
 
 
 def _halo(config: PredictConfig, fast: Ints, contract: InputContract) -> Ints:

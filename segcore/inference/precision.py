@@ -16,10 +16,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import ConfigError
-from segcore.geometry import Tile, Window
+from segcore.geometry import Ints, Tile, Window
 from segcore.inference.model_grid import ModelGrid, Pixels
 from segcore.inference.numerics import Network, NotFiniteError
 from segcore.inference.tiling import Tiling, is_usable, read_reflected, read_validity, stacked
+from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace, seal, unseal
 from segcore.stretch import stretch_of
@@ -214,15 +215,18 @@ def fixed_batch(package: ModelPackage, device: torch.device, precision: str, bat
     if batch == 1:
         return 1
     network = Network(package, device, precision, batch)
-    contract = package.contract
-    noise = np.random.default_rng(0).uniform(0, 1, (len(contract.bands), *tiling.read)) * 2 - 1
-    low, high = _range(contract.dtype)
-    bands = (-1, *(1,) * len(tiling.read))
-    mean, std = (np.reshape(values, bands) for values in (contract.mean, contract.std))
-    tile = np.clip(mean + 2 * std * noise, low, high).astype(contract.dtype)
+    tile = noise_tile(package.contract, tiling.read)
     with torch.inference_mode():
         logits = network.logits(np.stack([tile] * batch))
     return batch if bool((logits == logits[:1]).all()) else 1
+
+
+def noise_tile(contract: InputContract, sides: Ints) -> Pixels:
+    """Seeded noise (C, *sides) in the range that a model expects, in the image's dtype."""
+    noise = np.random.default_rng(0).uniform(-1, 1, (len(contract.bands), *sides))
+    low, high = _range(contract.dtype)
+    mean, std = (np.reshape(values, (-1, *(1,) * len(sides))) for values in (contract.mean, contract.std))
+    return np.clip(mean + 2 * std * noise, low, high).astype(contract.dtype)
 
 
 def _range(dtype: str) -> tuple[float, float]:

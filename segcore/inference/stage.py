@@ -5,6 +5,7 @@ While one image ends, the next is already being read. An image that fails is rep
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError, SegcoreError, StoreError
 from segcore.geometry import Window
+from segcore.inference.allocator import memory_is_kept
 from segcore.inference.contract import Fit, check_contract
 from segcore.inference.crop import columns
 from segcore.inference.estimate import estimate
@@ -28,6 +30,7 @@ from segcore.inference.plan import (
     as_finished,
     check_halo,
     freeze,
+    is_tuned,
     jointly,
     layer_plan,
     mask_attributes,
@@ -38,6 +41,7 @@ from segcore.inference.plan import (
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
 from segcore.inference.run import MaskRun, share_of_all
 from segcore.inference.search import scope_of, screen_config
+from segcore.inference.tuning import tuned
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
 from segcore.models.receptive import with_field
@@ -62,7 +66,7 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
     Raises:
         SegcoreError: where nothing can be done at all: no workspace, model, images or device.
     """
-    with Peak() as peak, ends_on_sigterm(), repeatable():
+    with Peak() as peak, ends_on_sigterm(), repeatable(), memory_is_kept():
         ws = Workspace.open(config.workspace)
         package = with_field(read_package(ws, config.model))
         image_ids = config.images or tuple(ws.image_ids())
@@ -109,7 +113,7 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
     precision: str = "float32" if config.precision == "auto" else config.precision
     job = Job(config, package, device, recipe, precision, config.batch)
     if config.precision != "auto" and config.batch == 1:
-        return job
+        return _tuned(ws, job, image_ids)
     for image_id in image_ids:
         try:
             grid = check_contract(package.contract, ws.image(image_id), config.spacing_tolerance).grid
@@ -120,7 +124,21 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
             log.debug("image %s cannot settle the precision", image_id, exc_info=error)
             continue
         batch = fixed_batch(package, device, precision, config.batch, tiling)
-        return Job(config, package, device, recipe, precision, batch)
+        return _tuned(ws, replace(job, precision=precision, batch=batch), image_ids)
+    return job
+
+
+def _tuned(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Job:
+    """With the speed of tiles, if an image is large enough for that to matter."""
+    contract = job.package.contract
+    for image_id in image_ids:
+        try:
+            is_large = is_tuned(job.config, contract, ws.image(image_id).shape())
+        except SegcoreError:  # reported when its turn comes
+            continue
+        if is_large:
+            network = Network(job.package, job.device, job.precision, batch=1)
+            return replace(job, tuning=tuned(ws, network, contract, job.package.model_id, not job.config.dry_run))
     return job
 
 
@@ -199,7 +217,7 @@ class _Night:
         fit = self._fit(image)
         for warning in fit.warnings:
             self._progress.note(warning)
-        tiling = tiling_for(job.config, job.package, fit.grid)
+        tiling = job.tiling(fit.grid)
         scope = scope_of(self._ws, job, fit.grid)
         plan, spec = freeze(job, fit.grid, tiling, scope.frozen), mask_spec(job, fit.grid)
         if not job.config.overwrite and job.name in self._ws.label_names(image_id):

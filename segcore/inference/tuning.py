@@ -1,0 +1,120 @@
+"""Tuning: which size of tile is fastest for a model on a device; measured once, kept with the model.
+
+A larger tile infers less halo, but may leave the caches; which counts more only a measurement tells. Each large image
+then takes the size by which all of it is done soonest. A tile of several megapixels keeps a GPU as busy as a batch of
+small ones, without their halo, so that no batch is tuned.
+"""
+
+import json
+import logging
+import math
+import statistics
+import time
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from segcore.errors import SegcoreError
+from segcore.inference.numerics import Network
+from segcore.inference.precision import device_slug, noise_tile
+from segcore.inference.tiling import Tiling
+from segcore.models.info import InputContract
+from segcore.store import Workspace, seal, unseal
+
+CPU_TILES_PX, GPU_TILES_PX = (512, 1024), (512, 1024, 2048)
+"""Sides of write windows that are tried beside the package's own."""
+REPEATS = 3
+DEAREST_S = 4.0
+"""A tile that takes longer is not repeated, and no larger one is tried."""
+
+log = logging.getLogger("segcore.inference")
+
+
+class Tuning(BaseModel):
+    """What was measured for one model; `state/models/<model_id>/tile-<precision>-<device>.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    px_per_s: dict[int, float]
+    """Inferred pixels per second of one tile worker, by the side of the write window in px."""
+
+    def seconds(self, tile_px: int, tiling: Tiling) -> float:
+        """Of one tile worker, for all of an image."""
+        return tiling.num_tiles * math.prod(tiling.read) / self.px_per_s[tile_px]
+
+
+def tuned(ws: Workspace, network: Network, contract: InputContract, model_id: str, keep: bool) -> Tuning | None:
+    """Read from the workspace, else measured, and kept there; None where the model cannot be measured.
+
+    Args:
+        ws: where it is kept.
+        network: the model as it will run, one tile at once.
+        contract: of the model.
+        model_id: of the model.
+        keep: write what was found; False for a dry run.
+    """
+    key = f"state/models/{model_id}/tile-{network.precision}-{device_slug(network.device)}.json"
+    kept = _kept(ws, key)
+    if kept is not None:
+        return kept
+    try:
+        found = measure(network, contract)
+    except SegcoreError as error:  # what is wrong with the model shows when an image's turn comes
+        log.debug("%s: not measured", key, exc_info=error)
+        return None
+    data = json.dumps(seal(found.model_dump(mode="json")), indent=1).encode()
+    if keep and not ws.objects.put_new(key, data):
+        theirs = _kept(ws, key)  # another process was faster: all must take the same
+        if theirs is not None:
+            return theirs
+        ws.objects.put(key, data)
+    return found
+
+
+def _kept(ws: Workspace, key: str) -> Tuning | None:
+    """What was found before; None too where it cannot be read (damaged, or of another version)."""
+    data = ws.objects.get(key)
+    try:
+        return None if data is None else Tuning.model_validate(unseal(data))
+    except ValueError:  # pydantic's is one too
+        return None
+
+
+def candidates_px(contract: InputContract, device: torch.device) -> tuple[int, ...]:
+    """Sides of write windows worth trying, the package's own among them, smallest first."""
+    sides = CPU_TILES_PX if device.type == "cpu" else GPU_TILES_PX
+    return tuple(sorted({contract.tile_px, *(px for px in sides if px % contract.stride == 0)}))
+
+
+def measure(network: Network, contract: InputContract) -> Tuning:
+    """Time tiles of noise, one worker alone."""
+    planes = () if len(contract.axes) == 2 else (contract.tile_planes + 2 * contract.halo_planes,)
+    rates: dict[int, float] = {}
+    threads = torch.get_num_threads()
+    try:
+        with network.tile_worker():
+            for side in candidates_px(contract, network.device):
+                read_px = side + 2 * contract.halo_px
+                sides = (*planes, read_px, read_px)
+                seconds = _seconds(network, contract, sides)
+                rates[side] = math.prod(sides) / seconds
+                if seconds > DEAREST_S:
+                    break
+    finally:
+        torch.set_num_threads(threads)
+    return Tuning(device=device_slug(network.device), px_per_s=rates)
+
+
+def _seconds(network: Network, contract: InputContract, sides: tuple[int, ...]) -> float:
+    """Of one tile: the median after a first one, or that, if it is too dear to repeat."""
+    tiles = noise_tile(contract, sides)[np.newaxis]
+    times: list[float] = []
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        network.ids(tiles, (0,) * len(sides))
+        times.append(time.perf_counter() - began)
+        if times[-1] > DEAREST_S:
+            return times[-1]
+    return statistics.median(times[1:])
