@@ -22,7 +22,7 @@ from segcore.ingest.finish import finish
 from segcore.ingest.job import Job
 from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of, windows_of
 from segcore.ingest.look import check_owner, is_folder, look, settle, taken_apart, vanished
-from segcore.ingest.splits import in_splits
+from segcore.ingest.splits import given_splits, in_splits
 from segcore.isolation import ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
@@ -149,6 +149,7 @@ class _Run:
             if outcome.error is None:  # what cannot be listed fails by name, when it is opened
                 parts[entry] = taken_apart(entry, outcome.result, self.config.ids)
         images = [image for entry in entries for image in parts.get(entry, [entry])]
+        given_splits(images)
         if self.config.split is not None:
             images = in_splits(images, self.config.split, self.config.split_seed, self.workspace)
         return [Job(entry) for entry in images]
