@@ -277,8 +277,10 @@ class _Run:
                 overwrite=self.config.overwrite or name != "image",
                 supersede=("source",),
             )
-            if name == "image" and not job.stagings[name].finished:
-                withdraw_labels(self.workspace, job.entry.image_id, LABELS - specs.keys())
+            if name == "image":
+                # Of pixels that stay, what was given for them stays too; only what was found in them can be unwanted.
+                stale = {"foreground"} if job.stagings[name].finished else LABELS
+                withdraw_labels(self.workspace, job.entry.image_id, stale - specs.keys())
         axes, shape = job.probe.info.axes, job.probe.info.shape
         return windows_of(job.stagings, axes, shape[axes.index("c")], side, self.processes)
 
