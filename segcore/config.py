@@ -106,7 +106,8 @@ class IngestConfig(StageConfig):
     group: str | None = None
     """Regular expression; its first parentheses match a source's group in its path (a patient, a scene)."""
     quiet_minutes: float = Field(default=0.0, ge=0)
-    """A file that changed within so many minutes is still being written: it waits for the next run."""
+    """A file that changed within so many minutes is still being written: it waits for the next run. One whose time
+    lies further than that in the future does not wait."""
     limits: tuple[str, ...] = ()
     """What a file may ask for, NAME=NUMBER: max_px, max_channels, max_pages, max_tile_bytes, max_whole_px..."""
     overwrite: bool = False

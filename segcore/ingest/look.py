@@ -82,8 +82,10 @@ def look(job: Job, workspace: Workspace | None, config: IngestConfig, options: d
     changed_ns = job.request["source"].get("mtime_ns")
     if config.quiet_minutes and changed_ns is not None:
         age_s = time.time() - changed_ns / 1e9
-        if age_s < config.quiet_minutes * 60:
-            job.skip(reason=f"changed {age_s:.0f} s ago, may still be written: waits for the next run")
+        # Clocks differ by minutes; a time that lies further ahead was set, and says nothing of who is writing.
+        if abs(age_s) < config.quiet_minutes * 60:
+            when = f"{age_s:.0f} s ago" if age_s >= 0 else f"{-age_s:.0f} s from now, by this clock"
+            job.skip(reason=f"changed {when}, may still be written: waits for the next run")
             return
     if workspace is None or not workspace.is_complete(job.entry.image_id, "image"):
         return
