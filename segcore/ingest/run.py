@@ -50,7 +50,7 @@ def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | 
 
     Args:
         config: what, where to and how.
-        progress: hears shards, and one note per source that fails.
+        progress: hears shards, and of sources that are gone; those that fail are in the result.
         pool: children to work with, for a caller of many calls; one of its own by default.
 
     Returns:
@@ -328,8 +328,7 @@ class _Run:
         if job.result is None:
             known = isinstance(error, SegcoreError)
             message = str(error) if known else f"{job.entry.source}: {type(error).__name__}: {error}"
-            job.fail(" ".join(message.split()))
-            self.progress.note(" ".join(message.split()))
+            job.fail(" ".join(message.split()))  # not noted too: the result names it, whoever shows that
 
     def details(self, jobs: Sequence[Job]) -> dict[str, Any]:
         """What concerns the call as a whole: how many images each split has, and sources that are gone."""
