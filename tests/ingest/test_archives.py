@@ -108,6 +108,15 @@ def test_a_series_is_the_same_image_whatever_else_arrives(tmp_path: Path, kept: 
     assert verify(workspace) == []
 
 
+def test_a_slice_that_is_a_link_out_of_the_folder_is_not_copied(tmp_path: Path) -> None:
+    small_series(tmp_path / "patient", "1.2.3.1", "a")
+    (tmp_path / "patient" / "a1").rename(tmp_path / "elsewhere")
+    (tmp_path / "patient" / "a1").symlink_to(tmp_path / "elsewhere")
+    (item,) = run(tmp_path / "w", sources=(str(tmp_path / "patient"),), copy_source=True).items
+    assert item.error is not None
+    assert f"patient/a1: is a link to {tmp_path}/elsewhere" in item.error
+
+
 def test_a_volume_with_its_labels(data_dir: Path, tmp_path: Path) -> None:
     (image_path,) = (
         path for path in (data_dir / "nifti" / "msd_spleen_ct").rglob("*.nii.gz") if "seg" not in path.name
