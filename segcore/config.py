@@ -71,7 +71,8 @@ class IngestConfig(StageConfig):
     """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours. Or a built-in one:
     cityscapes, cityscapes-train, pascal-voc, camvid."""
     ids: Literal["name", "hash"] = "name"
-    """`hash` keeps the sources' names out of image ids, and so out of what names images; a failed source is named."""
+    """`hash` keeps the sources' names out of image ids, and so out of what names images by them. The workspace's own
+    metadata and `--json` still hold each source's path; a source that fails or is gone is named."""
     stack: bool = False
     """The files of one folder, or of one pattern, are the bands of one image (Sentinel-2: one file per band)."""
     mosaic: bool = False
@@ -106,7 +107,8 @@ class IngestConfig(StageConfig):
     group: str | None = None
     """Regular expression; its first parentheses match a source's group in its path (a patient, a scene)."""
     quiet_minutes: float = Field(default=0.0, ge=0)
-    """A file that changed within so many minutes is still being written: it waits for the next run."""
+    """A file that changed within so many minutes is still being written: it waits for the next run. One whose time
+    lies further than that in the future does not wait."""
     limits: tuple[str, ...] = ()
     """What a file may ask for, NAME=NUMBER: max_px, max_channels, max_pages, max_tile_bytes, max_whole_px..."""
     overwrite: bool = False

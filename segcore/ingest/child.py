@@ -108,7 +108,7 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     )
 
 
-def list_members(beat: Beat, entry: Entry, settings: Settings) -> tuple[str, ...]:
+def list_members(beat: Beat, entry: Entry, settings: Settings) -> tuple[str | Joined, ...]:
     """The images in a folder; itself where it is one."""
     beat(0)
     return members(entry.source, settings.opening)

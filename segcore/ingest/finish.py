@@ -57,6 +57,8 @@ def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
     if "foreground" in job.stagings:
         _put_foreground(job)
         job.stagings["foreground"].finish(shared, classes=CLASSES)
+    if job.request.get("kept") != "copy":
+        workspace.objects.delete_prefix(f"sources/{job.entry.image_id}")  # of an older version, which was linked to it
     image.finish({**shared, **own}, channels=info.channels)
     return workspace.describe(f"images/{job.entry.image_id}.ome.zarr")
 
