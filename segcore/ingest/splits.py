@@ -68,7 +68,8 @@ def in_splits(entries: Sequence[Entry], shares: str, seed: int, workspace: Works
     given = given_splits(entries)
     groups = [_group_of(entry) for entry in entries]
     known = {} if workspace is None else known_splits(workspace, groups)
-    others = {} if workspace is None else _count_others(workspace, groups)
+    is_new = workspace is not None and not known.keys() >= set(groups)
+    others = _count_others(workspace, groups) if workspace is not None and is_new else {}
     found = assign(groups, parse_shares(shares), seed, {**given, **known}, others)
     if workspace is not None:
         _check_given(workspace, given, found)
