@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
 from segcore.geometry import Window
-from segcore.ingest.check import noted
+from segcore.ingest.check import noted, noted_objects
 from segcore.ingest.copying import put_copy
 from segcore.ingest.entries import Entry
 from segcore.isolation import Beat
@@ -25,6 +25,9 @@ from segcore.store import Staging, Workspace
 from segcore.targets import Target, TargetOpening, open_target, open_valid
 
 Pixels = np.typing.NDArray[Any]
+
+NOTES = {"target": noted, "target_instances": noted_objects}
+"""What the ledger records of a shard of a label."""
 
 
 class Settings(BaseModel):
@@ -62,8 +65,9 @@ class _Opened:
             instances = entry.one_per_instance or None
             self.target: Target | None = None
             if entry.targets:
+                how = settings.target.model_copy(update={"values": entry.target_values})
                 self.target = open_target(
-                    entry.targets, image, settings.target, instances=instances, names=entry.class_names, aoi=entry.aoi
+                    entry.targets, image, how, instances=instances, names=entry.class_names, aoi=entry.aoi
                 )
                 opened.callback(self.target.close)
             self._valid = open_valid(entry.valid, image, settings.opening) if entry.valid else None
@@ -178,7 +182,7 @@ def write_windows(
         writer = staging.writer(own)
         for shard in staging.pending(own):
             pixels = _pixels(opened, name, staging.shard_window(shard))
-            writer.put(shard, pixels, note=noted(pixels) if name == "target" else None)
+            writer.put(shard, pixels, note=NOTES[name](pixels) if name in NOTES else None)
             num_written += name == "image"
             beat(1 if name == "image" else 0)
     return num_written
