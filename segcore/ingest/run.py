@@ -276,7 +276,7 @@ class _Run:
                 overwrite=self.config.overwrite or name != "image",
                 supersede=("source",),
             )
-            if name == "image" and not job.stagings[name].finished:
+            if name in ("image", "target") and not job.stagings[name].finished:
                 withdraw_labels(self.workspace, job.entry.image_id, LABELS - specs.keys())
         axes, shape = job.probe.info.axes, job.probe.info.shape
         return windows_of(job.stagings, axes, shape[axes.index("c")], side, self.processes)

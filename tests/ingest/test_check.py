@@ -252,6 +252,19 @@ def test_a_mask_of_object_numbers_that_nobody_called_so_is_refused_and_then_take
     np.testing.assert_array_equal(ids_of(tmp_path), numbers > 0)
 
 
+def test_objects_that_are_classes_after_all_leave_no_object_ids(tmp_path: Path) -> None:
+    source, numbers = numbered(tmp_path)
+    asked = {"sources": (source,), "targets": "{parent}/{stem}_mask.tif"}
+    run(tmp_path, **asked, target_values="objects")
+    tifffile.imwrite(tmp_path / "cells_mask.tif", (numbers > 0).astype(np.uint16))
+    assert run(tmp_path, **asked, target_values="classes").exit_code == 0
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    np.testing.assert_array_equal(ids_of(tmp_path), numbers > 0)
+    assert "target" in workspace.label_names(image_id)
+    assert "target_instances" not in workspace.label_names(image_id)
+
+
 def test_target_values_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("source,target,target_values\na.png,b.png,objekts\n")
     with pytest.raises(ConfigError, match="line 2: target_values must be classes or objects, got 'objekts'"):
