@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
+from segcore.ingest.pairing import not_found
 from segcore.sources import Joined, companions, suffixes
 from segcore.sources.files import MEMBER, is_known_scheme, is_remote, split_member
 from segcore.sources.joined import How
@@ -337,14 +338,14 @@ def _beside(path: str, folder: str) -> str:
 
 
 def check_found(entry: Entry) -> None:
-    """Refuse a pattern that matched nothing, and a folder that holds nothing that is read.
+    """Refuse a target that is not there, a pattern that matched nothing, and a folder that holds nothing that is read.
 
     Raises:
         SourceError: which of the two, and what was looked for.
     """
     for target in entry.targets:
-        if is_pattern(target) and not is_remote(target) and not Path(canonical_uri(target)).exists():
-            raise SourceError(f"{target}: no target matches this pattern; correct --targets, or leave the source out")
+        if not is_remote(target) and MEMBER not in target and not Path(canonical_uri(target)).exists():
+            raise SourceError(not_found(entry.source, target))
     uri = entry.source
     if entry.joined is not None or MEMBER in uri:
         return
