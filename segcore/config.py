@@ -61,7 +61,8 @@ class IngestConfig(StageConfig):
     sources: tuple[Annotated[str, BeforeValidator(escaped)], ...] = ()
     """Files, globs, folders or URLs to ingest."""
     manifest: str | None = None
-    """CSV with the columns source, target, aoi, valid, split, group, and any metadata; paths relative to the file."""
+    """CSV with the columns source, target, target_values, aoi, valid, split, group, and any metadata; paths relative to
+    the file."""
     targets: str | None = None
     """Pattern of each source's target; `{stem}` is the source's name without suffix, `{parent}` its folder. One
     file per class: `axon={parent}/{stem}_axon.png;myelin={parent}/{stem}_myelin.png`."""
@@ -86,6 +87,9 @@ class IngestConfig(StageConfig):
     """Warp files that have ground-control points instead of a transform; else they are refused."""
     array_axes: str | None = Field(default=None, pattern=r"^[tczyx]{2,5}$")
     """Axes of NPY and HDF5 arrays, e.g. zyx or yxc; guessed where not given."""
+    target_values: Literal["classes", "objects"] | None = None
+    """What the pixel values of masks are: class ids, or object numbers (0 is background). Where not given: class ids,
+    unless they look like object numbers; these are refused."""
     threshold: float | None = None
     """Grey targets: values above it are class 1, others class 0."""
     tolerance: int = Field(default=0, ge=0, le=64)
@@ -138,6 +142,8 @@ class IngestConfig(StageConfig):
             raise ValueError("aoi says where targets count: give targets too")
         if sum((self.stack, self.mosaic, self.frames)) > 1:
             raise ValueError("give one of stack, mosaic and frames: files are joined in one way")
+        if self.target_values == "objects" and self.threshold is not None:
+            raise ValueError("threshold makes grey levels one class; object numbers need none: give one of the two")
         if self.link and self.copy_source:
             raise ValueError("give link, or copy_source, which links to a copy")
         return self

@@ -6,7 +6,7 @@ import numpy as np
 
 import segcore
 from segcore.errors import SourceError
-from segcore.ingest.check import described, summed
+from segcore.ingest.check import described, num_objects, summed
 from segcore.ingest.foreground import CLASSES, find_tissue
 from segcore.ingest.job import Job
 from segcore.nodata import missing
@@ -49,7 +49,9 @@ def finish(workspace: Workspace, job: Job, opening: Opening) -> str:
         image.link(_link_of(workspace, job, opening))
     if "target" in job.stagings:
         counts = summed(job.stagings["target"].notes())
-        job.check = described(counts, job.probe.classes, job.probe.target_notes)
+        instances = job.stagings.get("target_instances")
+        objects = num_objects(instances.notes()) if instances is not None else None
+        job.check = described(counts, job.probe.classes, job.probe.target_notes, objects)
         job.stagings["target"].finish({**shared, "pixels": counts}, classes=job.probe.classes)
     for name in ("target_instances", "valid"):
         if name in job.stagings:

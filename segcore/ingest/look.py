@@ -49,6 +49,7 @@ def requests(entry: Entry, options: dict[str, Any]) -> dict[str, Any]:
         "split": entry.split,
         "group": entry.group,
         "metadata": dict(entry.metadata),
+        **({"target_values": entry.target_values} if entry.target_values and entry.targets else {}),
         **({"aoi": [stamp(entry.aoi), *_stamps_beside([entry.aoi])]} if entry.aoi else {}),
         **{key: value for key, value in options.items() if key not in TARGET_OPTIONS or entry.targets},
     }

@@ -280,10 +280,7 @@ class _Run:
                 overwrite=self.config.overwrite or name != "image",
                 supersede=("source",),
             )
-            if name == "image":
-                # Of pixels that stay, what was given for them stays too; only what was found in them can be unwanted.
-                stale = {"foreground"} if job.stagings[name].finished else LABELS
-                withdraw_labels(self.workspace, job.entry.image_id, stale - specs.keys())
+            withdraw_labels(self.workspace, job.entry.image_id, _unwanted(name, job.stagings[name]) - specs.keys())
         axes, shape = job.probe.info.axes, job.probe.info.shape
         return windows_of(job.stagings, axes, shape[axes.index("c")], side, self.processes)
 
@@ -354,6 +351,16 @@ class _Run:
             if gone:
                 found["vanished"] = sorted(gone)
         return found
+
+
+def _unwanted(name: str, staging: Staging) -> set[str]:
+    """Labels that go if an array is made anew, or stays, and they are not asked for.
+
+    Of pixels that stay, what was given for them stays too; only what was found in them can be unwanted.
+    """
+    if name == "image":
+        return {"foreground"} if staging.finished else LABELS
+    return {"target_instances"} if name == "target" and not staging.finished else set()
 
 
 def _read_ahead(
