@@ -12,7 +12,8 @@ from segcore.classes import ClassInfo
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources import SourceInfo
-from segcore.targets import ClassTable, Target, TargetOpening, open_target
+from segcore.targets import ClassTable, Target, TargetOpening
+from segcore.targets.target import open_target
 
 SHAPE = (60, 80)
 
