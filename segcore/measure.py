@@ -11,6 +11,9 @@ import psutil
 INTERVAL_S = 0.3
 """Between two samples; a walk over the process tree costs a few milliseconds."""
 
+WATCH_SHARE = 60
+"""Times as long as a sample took is waited for the next, so that watching takes under two per cent of one core."""
+
 MIB = 1024 * 1024
 
 
@@ -92,8 +95,8 @@ class Peak:
         while not self._stop.wait(pause_s):
             began = time.monotonic()
             self._sample()
-            # On a machine too busy for the pace, watch less often rather than add to the load.
-            pause_s = max(self._interval_s, 10 * (time.monotonic() - began))
+            # The system adds up all pages that a process has: with many of them, watch less often.
+            pause_s = max(self._interval_s, WATCH_SHARE * (time.monotonic() - began))
 
     def _sample(self) -> None:
         self._peak_bytes = max(self._peak_bytes, tree_bytes())
