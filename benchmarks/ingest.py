@@ -126,7 +126,9 @@ def dask_loop(source: Path, target: Path) -> Work:
 
 
 def ngff_zarr(source: Path, target: Path) -> Work:
-    command = [str(Path(sys.executable).with_name("ngff-zarr")), "-q", "-i", str(source), "-o", str(target)]
+    target.mkdir()  # it tells by the name what to write
+    written = str(target / "image.ome.zarr")
+    command = [str(Path(sys.executable).with_name("ngff-zarr")), "-q", "-i", str(source), "-o", written]
     command += ["-c", str(CHUNK_PX), "--chunks-per-shard", str(SHARD_PX // CHUNK_PX)]
 
     def work() -> dict[str, float]:

@@ -61,7 +61,8 @@ class IngestConfig(StageConfig):
     sources: tuple[Annotated[str, BeforeValidator(escaped)], ...] = ()
     """Files, globs, folders or URLs to ingest."""
     manifest: str | None = None
-    """CSV with the columns source, target, aoi, valid, split, group, and any metadata; paths relative to the file."""
+    """CSV with the columns source, target, target_values, aoi, valid, split, group, and any metadata; paths relative to
+    the file."""
     targets: str | None = None
     """Pattern of each source's target; `{stem}` is the source's name without suffix, `{parent}` its folder. One
     file per class: `axon={parent}/{stem}_axon.png;myelin={parent}/{stem}_myelin.png`."""
@@ -71,7 +72,8 @@ class IngestConfig(StageConfig):
     """Class table (CSV, YAML or JSON): id, name, color; RGB-coded targets are read by its colours. Or a built-in one:
     cityscapes, cityscapes-train, pascal-voc, camvid."""
     ids: Literal["name", "hash"] = "name"
-    """`hash` keeps the sources' names out of image ids, and so out of what names images; a failed source is named."""
+    """`hash` keeps the sources' names out of image ids, and so out of what names images by them. The workspace's own
+    metadata and `--json` still hold each source's path; a source that fails or is gone is named."""
     stack: bool = False
     """The files of one folder, or of one pattern, are the bands of one image (Sentinel-2: one file per band)."""
     mosaic: bool = False
@@ -85,6 +87,9 @@ class IngestConfig(StageConfig):
     """Warp files that have ground-control points instead of a transform; else they are refused."""
     array_axes: str | None = Field(default=None, pattern=r"^[tczyx]{2,5}$")
     """Axes of NPY and HDF5 arrays, e.g. zyx or yxc; guessed where not given."""
+    target_values: Literal["classes", "objects"] | None = None
+    """What the pixel values of masks are: class ids, or object numbers (0 is background). Where not given: class ids,
+    unless they look like object numbers; these are refused."""
     threshold: float | None = None
     """Grey targets: values above it are class 1, others class 0."""
     tolerance: int = Field(default=0, ge=0, le=64)
@@ -106,7 +111,8 @@ class IngestConfig(StageConfig):
     group: str | None = None
     """Regular expression; its first parentheses match a source's group in its path (a patient, a scene)."""
     quiet_minutes: float = Field(default=0.0, ge=0)
-    """A file that changed within so many minutes is still being written: it waits for the next run."""
+    """A file that changed within so many minutes is still being written: it waits for the next run. One whose time
+    lies further than that in the future does not wait."""
     limits: tuple[str, ...] = ()
     """What a file may ask for, NAME=NUMBER: max_px, max_channels, max_pages, max_tile_bytes, max_whole_px..."""
     overwrite: bool = False
@@ -136,6 +142,8 @@ class IngestConfig(StageConfig):
             raise ValueError("aoi says where targets count: give targets too")
         if sum((self.stack, self.mosaic, self.frames)) > 1:
             raise ValueError("give one of stack, mosaic and frames: files are joined in one way")
+        if self.target_values == "objects" and self.threshold is not None:
+            raise ValueError("threshold makes grey levels one class; object numbers need none: give one of the two")
         if self.link and self.copy_source:
             raise ValueError("give link, or copy_source, which links to a copy")
         return self

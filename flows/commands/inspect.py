@@ -90,15 +90,15 @@ def describe(beat: Callable[..., None], file: str, asked: dict[str, Any]) -> dic
     from segcore.ingest.sample import compressed_share
     from segcore.ingest.tasks import Probe
     from segcore.measure import num_cores
-    from segcore.sources import Opening, members, open_source
+    from segcore.sources import Opening, members, open_source, uri_of
     from segcore.spatial import WantedSpacing
 
     spacing = WantedSpacing.parse(asked["spacing"]) if asked["spacing"] else None
     opening = Opening(spacing=spacing, warp=asked["warp"], axes=asked["array_axes"])
     found = members(file, opening)
     if len(found) > 1:
-        return {"members": list(found)}
-    with open_source(found[0], opening) as source:
+        return {"members": [uri_of(part) for part in found]}
+    with open_source(file, opening) as source:
         beat()
         probe = Probe(info=source.info, has_valid=source.info.has_valid)
         ingest = estimate(probe, IngestConfig(workspace=".", sources=(file,)), num_cores(), compressed_share(source))

@@ -1,6 +1,7 @@
 """The check: what the targets of a run hold, so that a wrong one is seen before a model learns from it.
 
 shard of target -> pixels per id, in its ledger record -> summed over the image -> over the run
+shard of target_instances -> object ids, in its ledger record -> counted once over the image -> over the run
 """
 
 import re
@@ -42,12 +43,37 @@ def summed(notes: Iterable[Mapping[str, Any]]) -> Counts | None:
     return dict(sorted(total.items()))
 
 
-def described(counts: Counts | None, classes: Sequence[ClassInfo], notes: Sequence[str]) -> dict[str, Any]:
+def noted_objects(numbers: npt.NDArray[np.uint32]) -> dict[str, Any]:
+    """The note of one shard of object ids: those that occur, as [first, last] of each row of them without a gap."""
+    found = np.unique(numbers)
+    found = found[found > 0].astype(np.int64)
+    starts = np.flatnonzero(np.diff(found, prepend=-1) > 1)
+    ends = np.append(starts[1:], len(found)) - 1
+    return {"objects": [[int(found[start]), int(found[end])] for start, end in zip(starts, ends, strict=False)]}
+
+
+def num_objects(notes: Iterable[Mapping[str, Any]]) -> int | None:
+    """How many objects lie in a whole target, each once; None if a shard was written without a note of them."""
+    ranges: list[list[int]] = []
+    for note in notes:
+        if "objects" not in note:
+            return None
+        ranges.extend(note["objects"])
+    total, counted_to = 0, 0
+    for first, last in sorted(ranges):
+        total += max(0, last - max(first - 1, counted_to))
+        counted_to = max(counted_to, last)
+    return total
+
+
+def described(
+    counts: Counts | None, classes: Sequence[ClassInfo], notes: Sequence[str], objects: int | None = None
+) -> dict[str, Any]:
     """What is said of one image's target.
 
     Returns:
-        `target`: `pixels` and `shares` by class name, with `ignored` for what counts as nothing; and `notes`, where
-        there is anything to note.
+        `target`: `pixels` and `shares` by class name, with `ignored` for what counts as nothing, and the number of
+        `objects` where it is known; and `notes`, where there is anything to note.
     """
     names = {found.id: found.name for found in classes}
     said: dict[str, Any] = {}
@@ -57,6 +83,8 @@ def described(counts: Counts | None, classes: Sequence[ClassInfo], notes: Sequen
         for number, count in counts.items():
             pixels[names.get(number, IGNORED)] += count
         said["target"] = {"pixels": pixels, "shares": _shares(pixels)}
+        if objects is not None:
+            said["target"]["objects"] = objects
         if not any(number in names for number in counts if number != BACKGROUND):
             only = f"'{names[BACKGROUND]}'" if BACKGROUND in counts and BACKGROUND in names else "ignored pixels"
             notes.append(f"{EMPTY}: nothing but {only}")
@@ -76,7 +104,10 @@ def summary(items: Sequence[ItemResult]) -> dict[str, Any]:
         pixels = {name: count for name, count in pixels.items() if count or not NAMELESS.fullmatch(name)}
         ordered = {name: pixels[name] for name in sorted(pixels, key=lambda name: name == IGNORED)}
         num_empty = sum(any(note.startswith(EMPTY) for note in item.details.get("notes", ())) for item in found)
-        said["targets"] = {"written": len(found), "empty": num_empty, "shares": _shares(ordered)}
+        said["targets"] = {"written": len(found), "empty": num_empty}
+        counted = [item.details["target"]["objects"] for item in found if "objects" in item.details["target"]]
+        said["targets"] |= {"objects": sum(counted)} if counted else {}
+        said["targets"]["shares"] = _shares(ordered)
     if noted_items:
         shown = {str(item.source): "; ".join(item.details["notes"]) for item in noted_items[:MAX_NOTES]}
         rest = len(noted_items) - MAX_NOTES

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segcore.geometry import Window
-from segcore.ingest.check import noted
+from segcore.ingest.check import noted, noted_objects
 from segcore.ingest.copying import put_copy
 from segcore.ingest.entries import Entry
 from segcore.ingest.tasks import Probe, Settings, Written
@@ -26,6 +26,9 @@ from segcore.targets.target import open_target, open_valid
 
 Pixels = np.typing.NDArray[Any]
 
+NOTES = {"target": noted, "target_instances": noted_objects}
+"""What the ledger records of a shard of a label."""
+
 
 class _Opened:
     """A source with its target and valid mask; what is open is closed together, also where a later one cannot be."""
@@ -37,8 +40,9 @@ class _Opened:
             instances = entry.one_per_instance or None
             self.target: Target | None = None
             if entry.targets:
+                how = settings.target.model_copy(update={"values": entry.target_values})
                 self.target = open_target(
-                    entry.targets, image, settings.target, instances=instances, names=entry.class_names, aoi=entry.aoi
+                    entry.targets, image, how, instances=instances, names=entry.class_names, aoi=entry.aoi
                 )
                 opened.callback(self.target.close)
             self._valid = open_valid(entry.valid, image, settings.opening) if entry.valid else None
@@ -108,7 +112,7 @@ def probe(beat: Beat, entry: Entry, settings: Settings) -> Probe:
     )
 
 
-def list_members(beat: Beat, entry: Entry, settings: Settings) -> tuple[str, ...]:
+def list_members(beat: Beat, entry: Entry, settings: Settings) -> tuple[str | Joined, ...]:
     """The images in a folder; itself where it is one."""
     beat(0)
     return members(entry.source, settings.opening)
@@ -153,7 +157,7 @@ def write_windows(
         writer = staging.writer(own)
         for shard in staging.pending(own):
             pixels = _pixels(opened, name, staging.shard_window(shard))
-            writer.put(shard, pixels, note=noted(pixels) if name == "target" else None)
+            writer.put(shard, pixels, note=NOTES[name](pixels) if name in NOTES else None)
             num_written += name == "image"
             beat(1 if name == "image" else 0)
         if len(windows) == 1:  # of many planes it would be many at once

@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 from pydantic import BaseModel, ConfigDict
 
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
+from segcore.ingest.pairing import not_found
 from segcore.sources import Joined, companions, suffixes
 from segcore.sources.files import MEMBER, is_known_scheme, is_remote, split_member
 from segcore.sources.joined import How
@@ -22,8 +23,9 @@ from segcore.sources.stamps import canonical_uri, is_local_folder, local_path
 ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
 """A folder with one of these is one OME-Zarr image."""
 
-_COLUMNS = ("source", "target", "aoi", "valid", "split", "group")
+_COLUMNS = ("source", "target", "target_values", "aoi", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
+_TARGET_VALUES = ("", "classes", "objects")
 _NAMED = re.compile(r"([^/\\=;{}*?\[\]]*[^/\\=;{}*?\[\]\s])\s*=(.+)")
 """A class and its mask file; a name with a slash is a path."""
 
@@ -43,6 +45,8 @@ class Entry(BaseModel):
     """The class of each of the targets, where every file is one class."""
     one_per_instance: bool = False
     """The targets came from a pattern, so that even a single file is one object."""
+    target_values: Literal["classes", "objects"] | None = None
+    """What the pixel values of the targets are; None = class ids, where they look like them."""
     aoi: str | None = None
     """A file of polygons, or a mask file, non-zero = inside; outside it the target is ignore."""
     valid: str | None = None
@@ -76,6 +80,7 @@ def list_entries(config: IngestConfig) -> list[Entry]:
         row["source"] = escaped(row["source"])
         row["targets"] = tuple(escaped(target) for target in row.get("targets", ()))
         row["aoi"] = escaped(row.get("aoi"))
+        row["target_values"] = row.get("target_values") or config.target_values
         if config.group is not None and not row.get("group"):
             row["group"] = _group_of(row["source"], config.group)
         image_id = image_id_of(row["source"], config.ids)
@@ -306,6 +311,8 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
         raise ConfigError(f"{where}: the source is empty")
     if values.get("split", "") not in _SPLITS:
         raise ConfigError(f"{where}: split must be train, val or test, got '{values['split']}'")
+    if values.get("target_values", "") not in _TARGET_VALUES:
+        raise ConfigError(f"{where}: target_values must be classes or objects, got '{values['target_values']}'")
     target = values.get("target", "")
     located = [(name, _beside(part, folder)) for name, part in _by_class(target, folder)] if target else []
     targets = _target_fields([(name, part, tuple(_expand(part))) for name, part in located]) if located else {}
@@ -315,6 +322,7 @@ def _manifest_row(row: dict[str, Any], folder: str, where: str) -> dict[str, Any
     return {
         "source": _beside(values["source"], folder),
         **targets,
+        "target_values": values.get("target_values") or None,
         "aoi": aoi or None,
         "valid": _beside(values.get("valid", ""), folder) or None,
         "split": values.get("split") or None,
@@ -330,14 +338,14 @@ def _beside(path: str, folder: str) -> str:
 
 
 def check_found(entry: Entry) -> None:
-    """Refuse a pattern that matched nothing, and a folder that holds nothing that is read.
+    """Refuse a target that is not there, a pattern that matched nothing, and a folder that holds nothing that is read.
 
     Raises:
         SourceError: which of the two, and what was looked for.
     """
     for target in entry.targets:
-        if is_pattern(target) and not is_remote(target) and not Path(canonical_uri(target)).exists():
-            raise SourceError(f"{target}: no target matches this pattern; correct --targets, or leave the source out")
+        if not is_remote(target) and MEMBER not in target and not Path(canonical_uri(target)).exists():
+            raise SourceError(not_found(entry.source, target))
     uri = entry.source
     if entry.joined is not None or MEMBER in uri:
         return

@@ -6,7 +6,7 @@ import numpy as np
 
 import segcore
 from segcore.errors import SourceError
-from segcore.ingest.check import described, summed
+from segcore.ingest.check import described, num_objects, summed
 from segcore.ingest.foreground import CLASSES, find_tissue
 from segcore.ingest.job import Job
 from segcore.ingest.recipe import Recipe, canonical
@@ -51,7 +51,9 @@ def finish(workspace: Workspace, job: Job, recipe: Recipe) -> str:
         image.link(_link_of(workspace, job, recipe.settings.opening))
     if "target" in job.stagings:
         counts = summed(job.stagings["target"].notes())
-        job.check = described(counts, job.probe.classes, job.probe.target_notes)
+        instances = job.stagings.get("target_instances")
+        objects = num_objects(instances.notes()) if instances is not None else None
+        job.check = described(counts, job.probe.classes, job.probe.target_notes, objects)
         job.stagings["target"].finish({**shared, "pixels": counts}, classes=job.probe.classes)
     for name in ("target_instances", "valid"):
         if name in job.stagings:
@@ -59,6 +61,8 @@ def finish(workspace: Workspace, job: Job, recipe: Recipe) -> str:
     if "foreground" in job.stagings:
         _put_foreground(job)
         job.stagings["foreground"].finish(shared, classes=CLASSES)
+    if job.request.get("kept") != "copy":
+        workspace.objects.delete_prefix(f"sources/{job.entry.image_id}")  # of an older version, which was linked to it
     image.finish({**shared, **own}, channels=info.channels)
     return workspace.describe(f"images/{job.entry.image_id}.ome.zarr")
 

@@ -19,7 +19,8 @@ from segcore.config import IngestConfig
 from segcore.errors import SegcoreError, SourceError
 from segcore.ingest.entries import Entry, check_found, image_id_of, is_pattern
 from segcore.ingest.job import Job
-from segcore.sources.files import MEMBER, is_remote
+from segcore.sources import Joined, uri_of
+from segcore.sources.files import MEMBER, is_remote, split_member
 from segcore.sources.stamps import canonical_uri, is_local_folder, stamp
 from segcore.store import Workspace, seal, unseal
 from segcore.targets import parts_of
@@ -48,6 +49,7 @@ def requests(entry: Entry, options: dict[str, Any]) -> dict[str, Any]:
         "split": entry.split,
         "group": entry.group,
         "metadata": dict(entry.metadata),
+        **({"target_values": entry.target_values} if entry.target_values and entry.targets else {}),
         **({"aoi": [stamp(entry.aoi), *_stamps_beside([entry.aoi])]} if entry.aoi else {}),
         **{key: value for key, value in options.items() if key not in TARGET_OPTIONS or entry.targets},
     }
@@ -81,8 +83,10 @@ def look(job: Job, workspace: Workspace | None, config: IngestConfig, options: d
     changed_ns = job.request["source"].get("mtime_ns")
     if config.quiet_minutes and changed_ns is not None:
         age_s = time.time() - changed_ns / 1e9
-        if age_s < config.quiet_minutes * 60:
-            job.skip(reason=f"changed {age_s:.0f} s ago, may still be written: waits for the next run")
+        # Clocks differ by minutes; a time that lies further ahead was set, and says nothing of who is writing.
+        if abs(age_s) < config.quiet_minutes * 60:
+            when = f"{age_s:.0f} s ago" if age_s >= 0 else f"{-age_s:.0f} s from now, by this clock"
+            job.skip(reason=f"changed {when}, may still be written: waits for the next run")
             return
     image = None if workspace is None else workspace.complete_image(job.entry.image_id)
     if workspace is None or image is None:
@@ -142,17 +146,24 @@ def check_owner(entry: Entry, owner: str) -> None:
 
 
 def is_folder(entry: Entry) -> bool:
-    """True for a source that may hold several images: a local folder, or a URL that ends as one."""
-    if entry.joined is not None or MEMBER in entry.source:
+    """True for a source that may hold several images, or is one of several: a local folder, a URL that ends as one."""
+    if entry.joined is not None:
         return False
-    return entry.source.endswith("/") if is_remote(entry.source) else is_local_folder(entry.source)
+    place = split_member(entry.source)[0]
+    return place.endswith("/") if is_remote(place) else is_local_folder(place)
 
 
-def taken_apart(entry: Entry, uris: Sequence[str], ids: str) -> list[Entry]:
+def taken_apart(entry: Entry, parts: Sequence[str | Joined], ids: str) -> list[Entry]:
     """One entry per image of a folder; the entry itself where it is one image."""
-    if list(uris) == [entry.source]:
+    if list(parts) == [entry.source]:
         return [entry]
-    return [entry.model_copy(update={"source": uri, "image_id": image_id_of(uri, ids)}) for uri in uris]
+    return [_part_of(entry, part, ids) for part in parts]
+
+
+def _part_of(entry: Entry, part: str | Joined, ids: str) -> Entry:
+    """A folder's entry, for one of its images."""
+    uri, joined = uri_of(part), part if isinstance(part, Joined) else None
+    return entry.model_copy(update={"source": uri, "joined": joined, "image_id": image_id_of(uri, ids)})
 
 
 def vanished(workspace: Workspace, config: IngestConfig, present: Mapping[str, str]) -> Iterator[tuple[str, str]]:

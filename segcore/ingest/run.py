@@ -22,7 +22,7 @@ from segcore.ingest.layout import all_specs, estimate, image_spec, plan_of, wind
 from segcore.ingest.look import check_owner, is_folder, look, settle, taken_apart, vanished
 from segcore.ingest.recipe import Recipe
 from segcore.ingest.settings import options_of, settings_of
-from segcore.ingest.splits import in_splits
+from segcore.ingest.splits import given_splits, in_splits
 from segcore.ingest.tasks import Settings, copy_source, list_members, probe, source_digest, write_windows
 from segcore.isolation import ByName, ChildPool, Outcome, Task
 from segcore.measure import Peak, num_cores
@@ -48,7 +48,7 @@ def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | 
 
     Args:
         config: what, where to and how.
-        progress: hears shards, and one note per source that fails.
+        progress: hears shards, and of sources that are gone; those that fail are in the result.
         pool: children to work with, for a caller of many calls; one of its own by default.
 
     Returns:
@@ -135,6 +135,7 @@ class Run:
             if outcome.error is None:  # what cannot be listed fails by name, when it is opened
                 parts[entry] = taken_apart(entry, outcome.result, self.config.ids)
         images = [image for entry in entries for image in parts.get(entry, [entry])]
+        given_splits(images)
         if self.config.split is not None:
             images = in_splits(images, self.config.split, self.config.split_seed, self.workspace)
         return [Job(entry) for entry in images]
@@ -274,8 +275,7 @@ class Run:
                 overwrite=not self.again and (self.config.overwrite or name != "image"),
                 supersede=() if self.again else ("source",),
             )
-            if name == "image" and not job.stagings[name].finished:
-                withdraw_labels(self.workspace, job.entry.image_id, LABELS - specs.keys())
+            withdraw_labels(self.workspace, job.entry.image_id, _unwanted(name, job.stagings[name]) - specs.keys())
         axes, shape = job.probe.info.axes, job.probe.info.shape
         return windows_of(job.stagings, axes, shape[axes.index("c")], side, self.processes)
 
@@ -326,8 +326,7 @@ class Run:
         if job.result is None:
             known = isinstance(error, SegcoreError)
             message = str(error) if known else f"{job.entry.source}: {type(error).__name__}: {error}"
-            job.fail(" ".join(message.split()))
-            self.progress.note(" ".join(message.split()))
+            job.fail(" ".join(message.split()))  # not noted too: the result names it, whoever shows that
 
     def details(self, jobs: Sequence[Job]) -> dict[str, Any]:
         """What concerns the call as a whole: how many images each split has, and sources that are gone."""
@@ -347,6 +346,16 @@ class Run:
             if gone:
                 found["vanished"] = sorted(gone)
         return found
+
+
+def _unwanted(name: str, staging: Staging) -> set[str]:
+    """Labels that go if an array is made anew, or stays, and they are not asked for.
+
+    Of pixels that stay, what was given for them stays too; only what was found in them can be unwanted.
+    """
+    if name == "image":
+        return {"foreground"} if staging.finished else LABELS
+    return {"target_instances"} if name == "target" and not staging.finished else set()
 
 
 def _read_ahead(

@@ -29,6 +29,7 @@ __all__ = [
     "open_source",
     "readers",
     "suffixes",
+    "uri_of",
 ]
 
 
@@ -63,20 +64,37 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for reader in readers() for suffix in reader.suffixes)
 
 
-def members(uri: str, opening: Opening = DEFAULT_OPENING) -> tuple[str, ...]:
-    """The images in a file or folder, as URIs that `open_source` takes; itself where it is one image.
+def members(uri: str, opening: Opening = DEFAULT_OPENING) -> tuple[str | Joined, ...]:
+    """The images in a file or folder, as `open_source` takes them; itself where it is one image.
+
+    Those that are made of some of a folder's files alone come as these files, joined under the name behind `::`.
 
     Raises:
         SourceError: one line that names it, if it cannot be read.
     """
-    file = SourceFile(uri)
-    if file.member is not None:
+    place, member = split_member(uri)
+    if member is None:
+        return _members_of(place, opening) or (uri,)
+    try:
+        found = _members_of(place, opening)
+    except SourceError:  # of the part alone nothing is known yet: opening it will tell
         return (uri,)
+    return tuple(part for part in found if uri_of(part) == uri) or (uri,)
+
+
+def _members_of(place: str, opening: Opening) -> tuple[str | Joined, ...]:
+    file = SourceFile(place)
     for reader in readers():
         if reader.members is not None and reader.matches(file):
-            with decoding(uri):
-                return tuple(f"{uri}{MEMBER}{name}" for name in reader.members(file, opening)) or (uri,)
-    return (uri,)
+            with decoding(place):
+                found = reader.members(file, opening)
+            return tuple(part if isinstance(part, Joined) else f"{place}{MEMBER}{part}" for part in found)
+    return ()
+
+
+def uri_of(source: str | Joined) -> str:
+    """What a source is called."""
+    return source.uri if isinstance(source, Joined) else source
 
 
 def companions(uri: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from segcore.errors import ConfigError, SegcoreError, SourceError
 from segcore.geometry import Ints, Window
 from segcore.sources.files import SourceFile
 from segcore.spatial import Affine, Georef, Spacing, WantedSpacing
+
+if TYPE_CHECKING:
+    from segcore.sources.joined import Joined
 
 Pixels = npt.NDArray[Any]
 Valid = npt.NDArray[np.bool_]
@@ -216,7 +219,7 @@ class Reader:
     """Does this file or folder look like ours? Judges by content, opens nothing with a format library."""
     open: "Opener"
     members: "Lister | None" = None
-    """Of a file or folder that can hold several images: the names of the parts, which follow `::`; none = it is one."""
+    """Of a file or folder that can hold several images: the parts; none = it is one."""
     formats: tuple["Format", ...] = ()
     """What is read, for the table of formats."""
     companions: "Companions | None" = None
@@ -265,9 +268,9 @@ class Finder(Protocol):
 
 
 class Lister(Protocol):
-    """Signature of `Reader.members`."""
+    """Signature of `Reader.members`: names, which follow `::`; or the files of which each part alone is made."""
 
-    def __call__(self, file: SourceFile, opening: Opening) -> Sequence[str]: ...
+    def __call__(self, file: SourceFile, opening: Opening) -> "Sequence[str | Joined]": ...
 
 
 class Opener(Protocol):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segcore.config import escaped
 from segcore.errors import SourceError
 from segcore.geometry import Window
 from segcore.sources.anatomy import affine_of, sides_of, spacing_of
@@ -27,6 +28,7 @@ from segcore.sources.dicom_files import MAGIC, PREAMBLE_BYTES, DicomFile, is_pla
 from segcore.sources.dicom_pixels import rescaled, result_dtype
 from segcore.sources.dicom_series import Stack, stacked
 from segcore.sources.files import MEMBER, SourceFile
+from segcore.sources.joined import Joined, OpenSource
 
 BARE = (b"\x02\x00\x00\x00UL", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00")
 """Tags near the beginning of a file that lacks its preamble; only believed under a .dcm name."""
@@ -43,15 +45,14 @@ CACHE_BYTES = 2**26
 class DicomSource(Source):
     """An image, a volume or a sequence; each slice is decoded when a window first touches it."""
 
-    def __init__(self, file: SourceFile, opening: Opening) -> None:
-        self.uri = file.uri
-        found, ignored = _picked(file, opening)
+    def __init__(self, uri: str, found: Sequence[DicomFile], opening: Opening, ignored: int = 0) -> None:
+        self.uri = uri
         self._indexed = opening.indexed
-        self._files = {one.name: one for one in found}
+        self._files = {one.file.uri: one for one in found}
         self._cache: OrderedDict[int, Pixels] = OrderedDict()
-        stack = stacked(file.uri, [part for one in found for part in one.slices])
+        stack = stacked(uri, [part for one in found for part in one.slices])
         first = found[0]
-        _check_same_kind(file.uri, found)
+        _check_same_kind(uri, found)
         axis, why = (stack.axis, "") if stack.axis or len(stack.slices) == 1 else first.frame_axis
         channels = default_channels(3 if first.is_colored and not self._is_index(first) else 1)
         plane = (first.rows, first.columns)
@@ -62,14 +63,14 @@ class DicomSource(Source):
             "t": (("t", "c", "y", "x"), (count, len(channels), *plane)),
         }[axis]
         self._dtype = self._find_dtype(stack)
-        check_shape(file.uri, axes, shape, self._dtype, opening.limits)
+        check_shape(uri, axes, shape, self._dtype, opening.limits)
         self._slices = stack.slices
         affine = None if stack.matrix is None else affine_of(stack.matrix)
         sides = sides_of(affine) if affine else (first.slices[0].spacing or ())[::-1]
         self.info = SourceInfo(
-            uri=file.uri,
+            uri=uri,
             reader="dicom",
-            reader_version=f"pydicom {library(file.uri).__version__}",
+            reader_version=f"pydicom {library(uri).__version__}",
             axes=axes,
             shape=shape,
             dtype=self._dtype.name,
@@ -153,9 +154,7 @@ def _series(folder: SourceFile, opening: Opening) -> tuple[dict[str, list[DicomF
     series: dict[str, list[DicomFile]] = {}
     ignored = 0
     names = [name for name in folder.names() if not name.startswith(".")]
-    if len(names) > opening.limits.max_pages:
-        limit = f"max_pages = {opening.limits.max_pages}"
-        raise SourceError(f"{folder.uri}: its {len(names)} files are over the limit {limit}")
+    _check_count(folder.uri, len(names), opening)
     for name in names:
         file = folder.child(name)
         if not _is_dicom(file) or SLIDE_CLASS in file.head:
@@ -168,6 +167,11 @@ def _series(folder: SourceFile, opening: Opening) -> tuple[dict[str, list[DicomF
             continue
         series.setdefault(found.series, []).append(found)
     return series, ignored
+
+
+def _check_count(uri: str, num_files: int, opening: Opening) -> None:
+    if num_files > opening.limits.max_pages:
+        raise SourceError(f"{uri}: its {num_files} files are over the limit max_pages = {opening.limits.max_pages}")
 
 
 def _parsed(file: SourceFile, opening: Opening) -> DicomFile:
@@ -225,18 +229,35 @@ def _matches(file: SourceFile) -> bool:
     return False
 
 
-def _members(file: SourceFile, opening: Opening) -> Sequence[str]:
-    if not file.is_folder:
-        return ()
-    names = sorted(_series(file, opening)[0])
-    return names if len(names) > 1 else ()
+def _members(file: SourceFile, opening: Opening) -> Sequence[Joined]:
+    """The series of a folder, also a single one: what it is called must not depend on what else arrives."""
+    found = sorted(_series(file, opening)[0].items()) if file.is_folder else ()
+    return [
+        Joined(uri=f"{file.uri}{MEMBER}{name}", how="dicom", parts=tuple(escaped(one.file.uri) for one in files))
+        for name, files in found
+    ]
+
+
+def open_joined(joined: Joined, opening: Opening, open_source: OpenSource) -> Source:
+    """Open the files of one series; see `Joined`."""
+    _check_count(joined.uri, len(joined.parts), opening)
+    found = [_parsed(SourceFile(part), opening) for part in joined.parts]
+    for one in found:
+        if not one.is_image or one.series != found[0].series:
+            raise SourceError(f"{one.file.uri}: is no longer a slice of {joined.uri}; ingest its folder again")
+    return DicomSource(joined.uri, found, opening)
+
+
+def _open(file: SourceFile, opening: Opening) -> Source:
+    found, ignored = _picked(file, opening)
+    return DicomSource(file.uri, found, opening, ignored)
 
 
 READER = Reader(
     name="DICOM",
     rank=5,  # before TIFF: the preamble of a DICOM file may look like one
     matches=_matches,
-    open=lambda file, opening: DicomSource(file, opening),
+    open=_open,
     members=_members,
     formats=(
         # No suffixes: in a folder it is the folder that is taken, as its files are slices.

@@ -86,7 +86,7 @@ class DicomFile:
             self.stored = whole(header, "BitsStored", self.allocated)
             self._check(limits)
             size = (self.rows, self.columns, 3 if self.is_colored else 1)
-            self.slices = slices_of(header, self.file.uri, self.name, size)
+            self.slices = slices_of(header, self.file.uri, size)
 
     def _read_header(self, limits: Limits) -> None:
         """The elements of `TAGS`, and where the pixels begin."""

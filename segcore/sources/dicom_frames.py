@@ -21,13 +21,12 @@ SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 """In the patient; at the detector; on the film."""
 
 
-def slices_of(header: Any, uri: str, name: str, size: tuple[int, int, int]) -> tuple[Slice, ...]:
+def slices_of(header: Any, uri: str, size: tuple[int, int, int]) -> tuple[Slice, ...]:
     """One slice per frame.
 
     Args:
         header: of the file.
-        uri: what errors name.
-        name: of the file, in its folder.
+        uri: of the file.
         size: rows, columns, samples per pixel.
 
     Raises:
@@ -39,7 +38,7 @@ def slices_of(header: Any, uri: str, name: str, size: tuple[int, int, int]) -> t
         raise SourceError(f"{uri}: its header says {count} frames and describes {len(groups)}; the file is damaged")
     places = _grid_positions(header, count)
     frames = (_Frame(header, i) for i in range(count))
-    return tuple(_slice(frame, uri, name, size, places[i] if places else None) for i, frame in enumerate(frames))
+    return tuple(_slice(frame, uri, size, places[i] if places else None) for i, frame in enumerate(frames))
 
 
 def num_frames(header: Any) -> int:
@@ -85,12 +84,12 @@ class _Frame:
         return None if value == "" else value
 
 
-def _slice(frame: _Frame, uri: str, name: str, size: tuple[int, int, int], place: tuple[float, ...] | None) -> Slice:
+def _slice(frame: _Frame, uri: str, size: tuple[int, int, int], place: tuple[float, ...] | None) -> Slice:
     # The file's own position is that of one slice: frames that share it are not placed by it.
     position = _numbers(frame.get("PlanePositionSequence", "ImagePositionPatient", of_file=frame.number is None), 3)
     slope, intercept = _scaling(frame, uri)
     return Slice(
-        file=name,
+        file=uri,
         size=size,
         frame=frame.number,
         position=place or position,

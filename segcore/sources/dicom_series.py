@@ -39,7 +39,7 @@ class Slice:
     """One plane: a file, or a frame of one."""
 
     file: str
-    """Name of the file."""
+    """URI of the file."""
     size: tuple[int, int, int]
     """Rows, columns, samples per pixel."""
     frame: int | None = None
@@ -58,7 +58,8 @@ class Slice:
     @property
     def label(self) -> str:
         """What errors call it."""
-        return self.file if self.frame is None else f"{self.file} (frame {self.frame + 1})"
+        name = self.file.rsplit("/", 1)[-1]
+        return name if self.frame is None else f"{name} (frame {self.frame + 1})"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.sources.base import Opening, Source
 
-How = Literal["stack", "mosaic", "frames"]
+How = Literal["stack", "mosaic", "frames", "dicom"]
 """How: also the module that does it, with `open_joined(joined, opening, open_source) -> Source`."""
 
 OpenSource = Callable[[str, Opening], Source]
@@ -21,6 +21,7 @@ class Joined(BaseModel):
     uri: str
     """What the whole is called: the folder or the pattern that names the parts."""
     how: How
-    """`stack`: the channels of one place; `mosaic`: neighbouring places; `frames`: one place over time."""
+    """`stack`: the channels of one place; `mosaic`: neighbouring places; `frames`: one place over time;
+    `dicom`: the slices of one series."""
     parts: tuple[str, ...]
     """The files, in the order of their names."""

@@ -13,7 +13,7 @@ import fsspec
 
 from segcore.errors import SourceError
 from segcore.sources import companions
-from segcore.sources.files import SourceFile, check_scheme, is_remote, split_member
+from segcore.sources.files import MEMBER, SourceFile, check_scheme, is_remote, split_member
 from segcore.sources.joined import Joined
 
 BLOCK_BYTES = 8 << 20
@@ -71,7 +71,10 @@ def _stamp(uri: str) -> dict[str, Any]:
 
 def canonical_uri(uri: str) -> str:
     """One spelling per source: an absolute path, or the URL as it is; with the part behind `::`, where there is one."""
-    return uri if is_remote(uri) else str(local_path(uri.removeprefix("file://")).absolute())
+    if is_remote(uri):
+        return uri
+    place, sign, member = uri.removeprefix("file://").partition(MEMBER)
+    return str(Path(f"{local_path(place).absolute()}{sign if place else f'/{sign}'}{member}"))
 
 
 def local_path(name: str) -> Path:

@@ -13,9 +13,9 @@ from segcore.sources import Opening
 from segcore.sources.base import Pixels
 from segcore.targets.class_table import ClassTable
 
-Kind = Literal["index", "rgb", "binary", "instances", "classes", "segments", "shapes"]
-"""Ids as pixel values; colours of a class table; 0 and 255, or above a threshold; one file per object; one file per
-class; DICOM SEG; polygons, lines and points by class name."""
+Kind = Literal["index", "rgb", "binary", "objects", "instances", "classes", "segments", "shapes"]
+"""Ids as pixel values; colours of a class table; 0 and 255, or above a threshold; object numbers as pixel values; one
+file per object; one file per class; DICOM SEG; polygons, lines and points by class name."""
 
 SCAN_PX = (512, 8192)
 """(y, x); wide, so that the strips of a large mask are decoded once."""
@@ -32,6 +32,8 @@ class TargetOpening(BaseModel):
     """Grey masks: values above it are class 1, others class 0."""
     tolerance: int = 0
     """Colour-coded masks: how far a colour may be from its class's, in each channel (JPEG noise)."""
+    values: Literal["classes", "objects"] | None = None
+    """What the pixel values of a mask are; None = class ids; refused where they look like object numbers."""
     buffer: float = 0.0
     """Shapes: lines and points are widened by this on every side, in the image's spacing unit (px without)."""
     class_property: str | None = None

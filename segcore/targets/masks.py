@@ -7,7 +7,7 @@ from segcore.geometry import Window
 from segcore.sources import Joined, Opening, Source, SourceInfo, open_source
 from segcore.sources.base import Pixels, Valid
 from segcore.targets.base import Target, TargetOpening
-from segcore.targets.meaning import Meaning, by_colors, by_threshold, by_values
+from segcore.targets.meaning import Meaning, by_colors, by_threshold, by_values, refuse_object_numbers
 from segcore.targets.regridded import Regrid, plane_shape, read_planes, read_regridded, regrid_between
 from segcore.targets.scan import Scan, scan
 
@@ -79,6 +79,8 @@ class MaskTarget(Target):
             meaning = by_colors(uri, found.colors, how.table, how.tolerance)
         else:
             palette = info.details.get("first", info.details).get("palette")  # of frames, that of the first
+            if how.table is None and how.values is None and palette is None and len(info.axes) == 3:
+                refuse_object_numbers(uri, found.values, info.dtype)
             meaning = by_values(uri, found.values, how.table, palette, info.nodata, how.tolerance)
         self._note_lost(meaning, found)
         return meaning

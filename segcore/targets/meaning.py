@@ -15,6 +15,9 @@ from segcore.targets.scan import NUM_VALUES, Counts, Values, whole_numbers
 
 MIN_RUN_PX = 2.0
 """Of the values of a mask with ids over MAX_UNNAMED_ID, half or more form runs along x at least so long on average."""
+MAX_UNNAMED_WIDE = 20
+"""More values in a picture of more than 8 bits are rather objects, one by one, than so many classes."""
+OBJECTS_HINT = "if they are object numbers, say so (--target-values objects)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +151,7 @@ def by_values(
             f"{uri}: values that the class table does not name: "
             f"{_listed(zip(shown, (int(counts[v]) for v in sorted(unknown)), strict=True))}; "
             f"its ids are {', '.join(map(str, sorted(table.ids)))}"
+            + (f"; {OBJECTS_HINT}" if len(unknown) > MAX_UNNAMED_WIDE else "")
         )
     return _of_table(uri, "index", table, {number: number for number in table.ids}, nodata)
 
@@ -162,7 +166,8 @@ def _unnamed(uri: str, values: Values, palette: Sequence[Sequence[int]] | None, 
     if highest > MAX_UNNAMED_ID and not _form_regions(values, ids):
         raise SourceError(
             f"{uri}: the mask holds {len(present)} values up to {max(present)}, which do not look like class ids; "
-            "say from where on they are foreground (--threshold 127), or give a class table (--classes)"
+            "say from where on they are foreground (--threshold 127), or give a class table (--classes); "
+            f"{OBJECTS_HINT}"
         )
     classes = default_classes(max(2, highest + 1))
     if palette is not None and white is None and highest < len(palette):
@@ -173,11 +178,30 @@ def _unnamed(uri: str, values: Values, palette: Sequence[Sequence[int]] | None, 
     return _of_table(uri, kind, table, pairs, nodata)
 
 
+def refuse_object_numbers(uri: str, values: Values, dtype: str) -> None:
+    """Refuse a picture without a class table that holds more values than pictures have classes, each in regions.
+
+    Raises:
+        SourceError: with how to say which of the two they are.
+    """
+    ids = values.present - {0}
+    is_many = len(ids) > (MAX_UNNAMED_ID if dtype == "uint8" else MAX_UNNAMED_WIDE)
+    if is_many and _run_px(values, ids) >= MIN_RUN_PX:
+        raise SourceError(
+            f"{uri}: the mask holds {len(ids)} values up to {max(ids)} in {dtype}, which look like object numbers; say "
+            "what they are (--target-values objects, or classes), or give a class table (--classes)"
+        )
+
+
 def _form_regions(values: Values, ids: set[int]) -> bool:
     """True for regions of ids, False for grey levels and for noise at the edges of a mask."""
+    return max(ids) < IGNORE and _run_px(values, ids) >= MIN_RUN_PX
+
+
+def _run_px(values: Values, ids: set[int]) -> float:
+    """How long the runs of the middle one of some values are on average."""
     some = sorted(ids)
-    lengths = values.counts[some] / values.runs[some]
-    return some[-1] < IGNORE and float(np.median(lengths)) >= MIN_RUN_PX
+    return float(np.median(values.counts[some] / values.runs[some]))
 
 
 def _colored(found: ClassInfo, palette: Sequence[Sequence[int]]) -> ClassInfo:
@@ -258,7 +282,9 @@ def two_classes(uri: str, table: ClassTable | None) -> ClassTable:
         return ClassTable(classes=default_classes(2))
     if not {0, 1} <= table.ids:
         ids = ", ".join(map(str, sorted(table.ids)))
-        raise SourceError(f"{uri}: one file per object gives the classes 0 and 1, the class table has {ids}")
+        raise SourceError(
+            f"{uri}: a mask of objects, or above a threshold, gives the classes 0 and 1, the class table has {ids}"
+        )
     return table
 
 

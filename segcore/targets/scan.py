@@ -110,7 +110,8 @@ def whole_numbers(uri: str, values: Pixels, nodata: float | None) -> npt.NDArray
     if wrong.size:
         raise SourceError(
             f"{uri}: class ids are whole numbers from 0 to {IGNORE_16}, the mask holds {wrong[0]}; "
-            "grey levels and probabilities need --threshold, and what is to be ignored is 255"
+            "grey levels and probabilities need --threshold, object numbers --target-values objects, and what is to be "
+            "ignored is 255"
         )
     numbers = np.full(values.shape, IGNORE_16, dtype=np.uint16)
     numbers[usable] = kept.astype(np.uint16)

@@ -1,6 +1,7 @@
 """Target: the files of one image, opened by what they are.
 
-one mask, or one per frame or piece --> MaskTarget; one file per object --> InstanceTarget; one per class --> ClassFiles
+one mask, or one per frame or piece --> MaskTarget, or NumberedTarget where its values are object numbers
+one file per object --> InstanceTarget; one per class --> ClassFiles
 DICOM SEG --> SegTarget; polygons, lines, points --> VectorTarget; and the AOI around any of them
 """
 
@@ -15,6 +16,7 @@ from segcore.targets.dicom_seg import SegTarget, is_dicom_seg
 from segcore.targets.geopackage import parts_of
 from segcore.targets.instances import InstanceTarget
 from segcore.targets.masks import MaskTarget, ValidMask
+from segcore.targets.numbered import NumberedTarget
 from segcore.targets.vector import is_shapes, open_vector
 
 
@@ -52,6 +54,11 @@ def _opened(
     uris: Sequence[str], image: SourceInfo, how: TargetOpening, instances: bool | None, names: Sequence[str]
 ) -> Target:
     """The target by what its files are."""
+    is_numbered = how.values == "objects"
+    if names and is_numbered:
+        raise SourceError(
+            f"{uris[0]}: object numbers come in one file, not in one per class; leave out the class names"
+        )
     if names:
         return ClassFiles(uris, names, image, how)
     if is_shapes(uris[0]):
@@ -59,12 +66,16 @@ def _opened(
             raise SourceError(f"{image.uri}: shapes are drawn on (c, y, x) images, got axes {image.axes}")
         return open_vector(uris, image, how)
     if len(uris) > 1 and (joined := _joined(uris, image, how)) is not None:
-        return MaskTarget(joined, image, how)
-    if len(uris) > 1 if instances is None else instances:
+        if is_numbered and joined.how == "mosaic":
+            raise SourceError(f"{uris[0]}: the numbers of {len(uris)} pieces begin anew in each; give one file for all")
+        return NumberedTarget(joined, image, how) if is_numbered else MaskTarget(joined, image, how)
+    if is_numbered and len(uris) > 1:
+        raise SourceError(f"{uris[0]}: {len(uris)} files for one image; object numbers come in one file")
+    if not is_numbered and (len(uris) > 1 if instances is None else instances):
         return InstanceTarget(uris, image, how)
     if is_dicom_seg(uris[0]):
         return SegTarget(uris[0], image, how)
-    return MaskTarget(uris[0], image, how)
+    return NumberedTarget(uris[0], image, how) if is_numbered else MaskTarget(uris[0], image, how)
 
 
 def _joined(uris: Sequence[str], image: SourceInfo, how: TargetOpening) -> Joined | None:

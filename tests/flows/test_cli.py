@@ -297,6 +297,27 @@ def test_inspect_names_the_bad_file_and_shows_the_good_one(tmp_path: Path) -> No
     assert good["details"]["shape"] == [3, 5, 7]
 
 
+@pytest.mark.parametrize("switch", [[], ["--json"]])
+def test_ingest_names_every_source_that_fails_once(tmp_path: Path, switch: list[str]) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (7, 5), (10, 20, 30)).save(folder / "good.png")
+    content = (folder / "good.png").read_bytes()
+    (folder / "header.png").write_bytes(content[:12])
+    (folder / "pixels.png").write_bytes(content[:45] + bytes(len(content) - 45))
+    done = run_segcore("ingest", str(folder), "--workspace", str(tmp_path / "w"), *switch)
+    assert done.returncode == 3
+    for name in ("header.png", "pixels.png"):
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if f"{folder}/{name}: " in line]
+        assert len(lines) == 1, lines
+    if not switch:
+        failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+        assert [line.split(": ")[1] for line in failed] == [f"{folder}/header.png", f"{folder}/pixels.png"]
+        assert "1 done, 2 failed" in done.stdout.splitlines()[-1]
+
+
 def test_inspect_shows_a_source_at_the_spacing_that_is_asked_for(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import zarr
+from pydicom.data import get_testdata_file
 
 from segcore.config import IngestConfig
 from segcore.geometry import Window
@@ -68,6 +69,52 @@ def test_several_series_in_a_folder_are_several_images(data_dir: Path, tmp_path:
     first, second = (whole(workspace, image_id) for image_id in workspace.image_ids())
     np.testing.assert_array_equal(first, second)
     assert [item.state for item in run(tmp_path / "w", sources=(str(folder),)).items] == ["skipped", "skipped"]
+
+
+def small_series(folder: Path, uid: str, prefix: str, num_slices: int = 3) -> None:
+    """Slices of one picture, a file each."""
+    folder.mkdir(exist_ok=True)
+    for z in range(num_slices):
+        dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        dataset.SeriesInstanceUID, dataset.ImagePositionPatient = uid, [0, 0, 2 * z]
+        dataset.save_as(folder / f"{prefix}{z}")
+
+
+@pytest.mark.parametrize("kept", [{}, {"link": True}, {"copy_source": True}])
+def test_a_series_is_the_same_image_whatever_else_arrives(tmp_path: Path, kept: dict[str, bool]) -> None:
+    folder = tmp_path / "patient"
+    small_series(folder, "1.2.3.1", "a b")
+    asked = {"sources": (f"{folder}/",), **kept}
+    (first,) = run(tmp_path / "w", **asked).items
+    assert (first.state, first.error) == ("done", None)
+    small_series(folder, "1.2.3.2", "b", 4)
+    items = {str(item.source): item for item in run(tmp_path / "w", **asked).items}
+    assert sorted((item.state, item.details.get("reason")) for item in items.values()) == [
+        ("done", None),
+        ("skipped", "unchanged"),
+    ]
+    assert items[str(first.source)].image == first.image
+    named = run(tmp_path / "w", **kept, sources=(str(first.source).replace("/::", "::"),)).items
+    assert [(item.state, item.image) for item in named] == [("skipped", first.image)]
+    (folder / "b3").unlink()
+    states = {item.source: item.state for item in run(tmp_path / "w", **asked).items}
+    assert states.pop(first.source) == "skipped"
+    assert list(states.values()) == ["done"]
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert sorted(workspace.image(image_id).shape()[1] for image_id in workspace.image_ids()) == [3, 3]
+    expected = np.stack([pydicom.dcmread(get_testdata_file("CT_small.dcm")).pixel_array] * 3)
+    for image_id in workspace.image_ids():
+        np.testing.assert_array_equal(whole(workspace, image_id)[0], expected.astype(np.int32) - 1024)
+    assert verify(workspace) == []
+
+
+def test_a_slice_that_is_a_link_out_of_the_folder_is_not_copied(tmp_path: Path) -> None:
+    small_series(tmp_path / "patient", "1.2.3.1", "a")
+    (tmp_path / "patient" / "a1").rename(tmp_path / "elsewhere")
+    (tmp_path / "patient" / "a1").symlink_to(tmp_path / "elsewhere")
+    (item,) = run(tmp_path / "w", sources=(str(tmp_path / "patient"),), copy_source=True).items
+    assert item.error is not None
+    assert f"patient/a1: is a link to {tmp_path}/elsewhere" in item.error
 
 
 def test_a_volume_with_its_labels(data_dir: Path, tmp_path: Path) -> None:

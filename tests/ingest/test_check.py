@@ -13,7 +13,7 @@ from segcore.config import IngestConfig
 from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.ingest import ingest
-from segcore.ingest.check import described, noted, summary, summed
+from segcore.ingest.check import described, noted, noted_objects, num_objects, summary, summed
 from segcore.ingest.entries import list_entries
 from segcore.results import ItemResult, StageResult
 from segcore.store import Staging, Workspace
@@ -200,3 +200,99 @@ def test_black_and_white_beside_ids_is_refused(tmp_path: Path) -> None:
     result = run(tmp_path, sources=sources, targets="{parent}/{stem}_mask.png", classes=str(tmp_path / "classes.csv"))
     assert [item.state for item in result.items] == ["done", "done", "done"]
     assert result.items[1].details["target"]["pixels"] == {"one": 1199, "two": 0, "three": 0, "ignored": 1}
+
+
+def test_objects_are_counted_once_over_shards() -> None:
+    numbers = RNG.choice([0, 1, 2, 3, 9, 10, 70, 2**32 - 1], size=(40, 60)).astype(np.uint32)
+    numbers[:, :3] = 5  # lies in both shards
+    assert noted_objects(numbers[:1, :3]) == {"objects": [[5, 5]]}
+    assert noted_objects(np.zeros((4, 4), np.uint32)) == {"objects": []}
+    assert num_objects([noted_objects(numbers[:20]), noted_objects(numbers[20:])]) == len(np.unique(numbers)) - 1
+    assert num_objects([noted_objects(numbers), {}]) is None
+    assert num_objects([{"objects": [[1, 9]]}, {"objects": [[2, 3], [8, 12]]}]) == 12
+
+
+def numbered(tmp_path: Path) -> tuple[str, Any]:
+    """A source over several shards, with a mask of 30 objects, one of which lies in all of them."""
+    source = picture(tmp_path / "cells.png", RNG.integers(0, 256, (300, 400, 3)))
+    numbers = np.zeros((300, 400), np.uint16)
+    for number in range(2, 31):
+        y, x = divmod(number, 6)
+        numbers[y * 40 : y * 40 + 20, x * 60 : x * 60 + 30] = 1000 * number
+    numbers[250:262, 250:262] = 7
+    tifffile.imwrite(tmp_path / "cells_mask.tif", numbers)
+    return source, numbers
+
+
+@pytest.mark.parametrize("is_manifest", [False, True])
+def test_a_mask_of_object_numbers(tmp_path: Path, is_manifest: bool) -> None:
+    source, numbers = numbered(tmp_path)
+    if is_manifest:
+        (tmp_path / "m.csv").write_text("source,target,target_values\ncells.png,cells_mask.tif,objects\n")
+        asked: dict[str, Any] = {"manifest": str(tmp_path / "m.csv")}
+    else:
+        asked = {"sources": (source,), "targets": "{parent}/{stem}_mask.tif", "target_values": "objects"}
+    result = run(tmp_path, shard_px=256, **asked)
+    assert result.exit_code == 0
+    assert result.details["targets"]["objects"] == 30
+    workspace = Workspace.open(str(tmp_path / "w"))
+    found = workspace.label(workspace.image_ids()[0], "target_instances")
+    np.testing.assert_array_equal(found.read(Window.whole(found.shape())), numbers)
+    np.testing.assert_array_equal(ids_of(tmp_path), numbers > 0)
+    assert [info.name for info in label(tmp_path).classes] == ["background", "object"]
+    assert [item.state for item in run(tmp_path, shard_px=256, **asked).items] == ["skipped"]
+
+
+def test_a_mask_of_object_numbers_that_nobody_called_so_is_refused_and_then_taken(tmp_path: Path) -> None:
+    source, numbers = numbered(tmp_path)
+    asked = {"sources": (source,), "targets": "{parent}/{stem}_mask.tif"}
+    (item,) = run(tmp_path, **asked).items
+    assert "--target-values objects" in str(item.error)
+    assert run(tmp_path, **asked, target_values="objects").exit_code == 0
+    np.testing.assert_array_equal(ids_of(tmp_path), numbers > 0)
+
+
+def test_objects_that_are_classes_after_all_leave_no_object_ids(tmp_path: Path) -> None:
+    source, numbers = numbered(tmp_path)
+    asked = {"sources": (source,), "targets": "{parent}/{stem}_mask.tif"}
+    run(tmp_path, **asked, target_values="objects")
+    tifffile.imwrite(tmp_path / "cells_mask.tif", (numbers > 0).astype(np.uint16))
+    assert run(tmp_path, **asked, target_values="classes").exit_code == 0
+    workspace = Workspace.open(str(tmp_path / "w"))
+    (image_id,) = workspace.image_ids()
+    np.testing.assert_array_equal(ids_of(tmp_path), numbers > 0)
+    assert "target" in workspace.label_names(image_id)
+    assert "target_instances" not in workspace.label_names(image_id)
+
+
+def test_target_values_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("source,target,target_values\na.png,b.png,objekts\n")
+    with pytest.raises(ConfigError, match="line 2: target_values must be classes or objects, got 'objekts'"):
+        run(tmp_path, manifest=str(tmp_path / "m.csv"))
+    with pytest.raises(ValueError, match="object numbers need none"):
+        run(tmp_path, sources=("a.png",), targets="b.png", target_values="objects", threshold=0)
+
+
+def test_numbers_and_one_file_per_object_give_the_same_objects(tmp_path: Path, data_dir: Path) -> None:
+    folder = min((data_dir / "dsb2018").rglob("images"), key=lambda found: str(found)).parent
+    source = next((folder / "images").glob("*.png"))
+    numbers = np.zeros(())
+    for number, file in enumerate(sorted((folder / "masks").glob("*.png")), 1):
+        pixels = np.asarray(Picture.open(file))
+        numbers = np.zeros(pixels.shape, np.uint32) if numbers.ndim == 0 else numbers
+        numbers[(numbers == 0) & (pixels > 0)] = 3 * number
+    tifffile.imwrite(tmp_path / "numbers.tif", numbers)
+    by_file = {"sources": (str(source),), "targets": f"{folder}/masks/*.png"}
+    by_number = by_file | {"targets": str(tmp_path / "numbers.tif"), "target_values": "objects"}
+    labels, counted = [], []
+    for name, asked in (("files", by_file), ("numbers", by_number)):
+        (tmp_path / name).mkdir()
+        counted.append(run(tmp_path / name, **asked).details["targets"]["objects"])
+        workspace = Workspace.open(str(tmp_path / name / "w"))
+        (image_id,) = workspace.image_ids()
+        found = [workspace.label(image_id, label) for label in ("target", "target_instances")]
+        labels.append([label.read(Window.whole(label.shape())) for label in found])
+    (targets, objects), (same_targets, same_objects) = labels
+    np.testing.assert_array_equal(targets, same_targets)
+    np.testing.assert_array_equal(objects * 3, same_objects)
+    assert counted[0] == counted[1] == len(np.unique(numbers)) - 1

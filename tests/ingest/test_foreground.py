@@ -17,6 +17,7 @@ from segcore.geometry import Window
 from segcore.ingest import ingest
 from segcore.ingest.foreground import find_tissue
 from segcore.store import Workspace, verify
+from segcore.store.workspace import listed_labels
 
 
 def test_otsu_tells_stained_tissue_from_glass() -> None:
@@ -104,3 +105,17 @@ def test_a_plain_picture_has_none(tmp_path: Path, wanted: str) -> None:
     tifffile.imwrite(tmp_path / "plain.tif", np.zeros((50, 60, 3), np.uint8), photometric="rgb")
     workspace = run(tmp_path, tmp_path / "plain.tif", foreground=wanted)
     assert workspace.label_names(workspace.image_ids()[0]) == []
+
+
+def test_a_foreground_that_is_no_longer_wanted_is_withdrawn_and_a_target_is_not(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((300, 400, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(tmp_path / "mask.tif", np.ones((300, 400), np.uint8))
+    workspace = run(tmp_path, tmp_path / "a.tif", foreground="nodata", targets=str(tmp_path / "mask.tif"))
+    (image_id,) = workspace.image_ids()
+    assert workspace.label_names(image_id) == ["foreground", "target"]
+    for _ in range(2):
+        run(tmp_path, tmp_path / "a.tif", foreground="off")
+        assert workspace.label_names(image_id) == listed_labels(workspace, image_id) == ["target"]
+    assert verify(workspace) == []
+    run(tmp_path, tmp_path / "a.tif", foreground="nodata")
+    assert workspace.label_names(image_id) == ["foreground", "target"]

@@ -15,7 +15,7 @@ from segcore.config import IngestConfig
 from segcore.errors import StoreError
 from segcore.geometry import Window
 from segcore.ingest import ingest
-from segcore.store import Image, Workspace, verify
+from segcore.store import Image, Staging, Workspace, verify
 
 RNG = np.random.default_rng(5)
 
@@ -116,6 +116,47 @@ def test_pixels_take_the_place_of_a_link_only_when_asked(tmp_path: Path, tiff: P
 def test_a_link_and_a_copy_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="link, or copy_source"):
         IngestConfig(workspace=str(tmp_path), sources=("a",), link=True, copy_source=True)
+
+
+@pytest.mark.parametrize("instead", [{}, {"link": True}])
+def test_the_copy_goes_with_the_image_that_was_linked_to_it(
+    tmp_path: Path, tiff: Path, instead: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = only_image(run(tmp_path / "w", tiff, copy_source=True)).image_id
+    copy = tmp_path / "w" / "sources" / image_id / "scan.tif"
+    given = {"workspace": str(tmp_path / "w"), "sources": (str(tiff),), "processes": 1, "shard_px": 256, **instead}
+    with monkeypatch.context() as patched:
+        patched.setattr(Staging, "finish", lambda *_, **__: (_ for _ in ()).throw(StoreError("killed")))
+        (item,) = ingest(IngestConfig.model_validate({**given, "overwrite": True})).items
+    assert item.error == "killed"
+    workspace = run(tmp_path / "w", tiff, overwrite=True, **instead)
+    assert not copy.parent.exists()
+    whole = Window.whole((3, 1301, 1703))
+    assert (only_image(workspace).read(whole) == tifffile.imread(tiff).transpose(2, 0, 1)).all()
+    assert verify(workspace) == []
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_a_link_that_leads_out_of_a_folder_is_not_copied(tmp_path: Path, where: str) -> None:
+    pixels = RNG.integers(0, 255, (3, 300, 300), dtype=np.uint8)
+    folder = tmp_path / "a.zarr"
+    zarr.create_array(str(folder / "0"), data=pixels, chunks=(3, 300, 300))
+    scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    axes = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    scales = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    zarr.open_group(str(folder), attributes={"ome": {"version": "0.5", "multiscales": [scales]}})
+    (tmp_path / "named.zarr").symlink_to(folder)
+    copied = only_image(run(tmp_path / "w", tmp_path / "named.zarr", copy_source=True))  # named itself: fine
+    assert (copied.read(Window.whole(copied.shape())) == pixels).all()
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "id_rsa").write_text("key")
+    (folder / "0" / "more").symlink_to(secret / "id_rsa" if where == "file" else secret)
+    given = {"workspace": str(tmp_path / "w2"), "sources": (str(folder),), "processes": 1, "copy_source": True}
+    (item,) = ingest(IngestConfig.model_validate(given)).items
+    assert item.error is not None
+    assert f"{folder}/0/more: is a link to {secret}" in item.error
+    assert not [path for path in (tmp_path / "w2" / "sources").rglob("*") if path.is_file()]
 
 
 def test_a_copied_workspace_may_move(tmp_path: Path, tiff: Path) -> None:

@@ -1,6 +1,7 @@
 """Look: what is read again and what is not; what waits; what is gone."""
 
 import os
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -94,6 +95,17 @@ def test_a_file_still_being_written_waits_for_the_next_run(tmp_path: Path) -> No
     os.utime(new, ns=(past, past))
     again = ingested(tmp_path, tmp_path / "in", quiet_minutes=5)
     assert [item.state for item in again.items] == ["done", "skipped"]
+
+
+@pytest.mark.parametrize(("ahead_s", "state"), [(60, "skipped"), (10**6, "done")])
+def test_a_time_in_the_future_is_a_wrong_clock_or_none(tmp_path: Path, ahead_s: int, state: str) -> None:
+    path = picture(tmp_path / "in" / "a.png")
+    future_ns = time.time_ns() + ahead_s * 10**9
+    os.utime(path, ns=(future_ns, future_ns))
+    item = only(ingested(tmp_path, path, quiet_minutes=5))
+    assert item.state == state
+    if state == "skipped":
+        assert re.search(r"changed [56]\d s from now, by this clock, .* waits", item.details["reason"])
 
 
 class Notes:

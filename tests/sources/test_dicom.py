@@ -17,7 +17,7 @@ import pytest
 
 from segcore.errors import SourceError
 from segcore.geometry import Window
-from segcore.sources import Limits, Opening, members, open_source
+from segcore.sources import Joined, Limits, Opening, members, open_source
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
@@ -129,7 +129,10 @@ def test_the_real_series_is_the_volume_of_its_nifti(data_dir: Path, assert_reads
         mask = nibabel.load(data_dir / "dicom" / "ct_series_jp2k_seg_pseudolabel.nii.gz").affine
         turned = np.array(mask) @ [[1, 0, 0, 0], [0, -1, 0, 511], [0, 0, 1, 0], [0, 0, 0, 1]]
         np.testing.assert_allclose(info.affine.matrix, turned, atol=1e-3)
-    assert members(str(folder)) == (str(folder),)
+    (series,) = members(str(folder))
+    assert isinstance(series, Joined)
+    assert series.uri.startswith(f"{folder}::series-")
+    assert set(series.parts) == {str(path) for path in folder.iterdir()}
 
 
 SINGLE = {
@@ -178,9 +181,12 @@ def test_a_folder_of_several_series_is_asked_for_by_name(data_dir: Path) -> None
     with pytest.raises(SourceError, match=r"holds several series; name one behind ::, of series-[0-9a-f]{8} \("):
         open_source(folder)
     found = {}
-    for name in names:
-        with contextlib.suppress(SourceError), open_source(name) as source:
-            found[name] = source.info.details["modality"]
+    for series in names:
+        assert isinstance(series, Joined)
+        assert members(series.uri) == (series,)
+        with contextlib.suppress(SourceError), open_source(series) as source, open_source(series.uri) as same:
+            assert source.info == same.info
+            found[series] = source.info.details["modality"]
     assert sorted(found.values()) == ["CT", "NM", "US", "US"]
     (other,) = set(names) - set(found)
     with pytest.raises(SourceError, match="lie at the same place"):  # one MR image, packed in three ways

@@ -36,7 +36,7 @@ def test_a_frames_own_values_come_first() -> None:
             ),
         ],
     }
-    first, second = slices_of(header, "uri", "file", SIZE)
+    first, second = slices_of(header, "folder/file", SIZE)
     assert (first.slope, first.intercept, second.slope, second.intercept) == (5.0, 0.0, 6.0, -1.0)
     assert (first.position, second.position) == ((0, 0, 1), (0, 0, 2))
     assert (first.spacing, first.thickness, first.orientation) == ((2, 3), 4.0, tuple(AXIAL))
@@ -45,28 +45,28 @@ def test_a_frames_own_values_come_first() -> None:
 
 def test_frames_are_not_placed_by_the_position_of_the_file() -> None:
     header = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": AXIAL}
-    (alone,) = slices_of(header, "uri", "file", SIZE)
+    (alone,) = slices_of(header, "folder/file", SIZE)
     assert (alone.position, alone.label) == ((1, 2, 3), "file")
-    assert [found.position for found in slices_of(header | {"NumberOfFrames": 2}, "uri", "file", SIZE)] == [None, None]
+    assert [found.position for found in slices_of(header | {"NumberOfFrames": 2}, "uri", SIZE)] == [None, None]
 
 
 def test_a_dose_grid_counts_from_its_first_offset() -> None:
     header = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [0, 1, 0, 0, 0, 1], "NumberOfFrames": 3}
-    found = slices_of(header | {"GridFrameOffsetVector": [5, 7, 9], "DoseGridScaling": "0.5"}, "uri", "file", SIZE)
+    found = slices_of(header | {"GridFrameOffsetVector": [5, 7, 9], "DoseGridScaling": "0.5"}, "uri", SIZE)
     assert [one.position for one in found] == [(1, 2, 3), (3, 2, 3), (5, 2, 3)]
     assert {one.slope for one in found} == {0.5}
 
 
 @pytest.mark.parametrize("wrong", [[1, 0, 0], [1, 0, 0, 1, 0, 0], [2, 0, 0, 0, 2, 0], [np.nan] * 6, "1", None])
 def test_directions_that_are_none_are_not_used(wrong: Any) -> None:
-    (found,) = slices_of({"ImageOrientationPatient": wrong}, "uri", "file", SIZE)
+    (found,) = slices_of({"ImageOrientationPatient": wrong}, "uri", SIZE)
     assert found.orientation is None
 
 
 @pytest.mark.parametrize("wrong", [{"RescaleSlope": "0"}, {"RescaleSlope": "nan"}, {"RescaleIntercept": "inf"}])
 def test_a_scaling_that_is_none_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(SourceError, match="uri: expected a finite slope other than 0"):
-        slices_of(wrong, "uri", "file", SIZE)
+        slices_of(wrong, "uri", SIZE)
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_whose_spacing_it_is() -> None:
     assert not is_at_detector({})
     assert not is_at_detector({"PixelSpacing": [1, 1], "ImagerPixelSpacing": [2, 2]})
     assert is_at_detector({"ImagerPixelSpacing": [2, 2]})
-    assert slices_of({"ImagerPixelSpacing": [2, 1]}, "uri", "file", SIZE)[0].spacing == (2, 1)
+    assert slices_of({"ImagerPixelSpacing": [2, 1]}, "uri", SIZE)[0].spacing == (2, 1)
