@@ -269,7 +269,7 @@ class PredictConfig(StageConfig):
     views: Literal["none", "flips", "d4"] = "none"
     """Test-time augmentation: each tile is seen mirrored (4 views), or turned and mirrored (8)."""
     view_scales: tuple[float, ...] = ()
-    """Scales at which each tile is seen as well, e.g. 1.0 and 1.25."""
+    """Further scales at which each tile is seen, beside its own, e.g. 0.8 and 1.25."""
     ensemble: tuple[str, ...] = ()
     """Further models, whose probabilities are averaged with the first one's."""
     foreground: str = "auto"

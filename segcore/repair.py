@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import SegcoreError, StoreError
 from segcore.inference.again import config_again
+from segcore.inference.search import screen_of
 from segcore.inference.stage import predict
 from segcore.ingest.again import ingest_again, job_again
 from segcore.ingest.run import LABELS
@@ -22,6 +23,7 @@ from segcore.store import (
     Problem,
     Workspace,
     attributes_of,
+    mask_of_layer,
     mend,
     metadata_as_before,
     needs_its_stage,
@@ -120,7 +122,7 @@ class _Repair:
                 self._workspace.objects.delete(problem.key)
         names = {problem.name for problem in problems if problem.part not in ("derived", "list", "image")}
         self._attempt(image_id, names & MADE_BY_INGEST, self._repair_ingested)
-        for name in sorted(names - MADE_BY_INGEST):
+        for name in self._in_order(image_id, names - MADE_BY_INGEST):
             self._attempt(image_id, {name}, self._repair_mask)
         if any(problem.part == "list" for problem in problems):
             rebuild_label_list(self._workspace, image_id)
@@ -152,8 +154,9 @@ class _Repair:
         problems, ending = self._looked_at(image_id, name), self._ending(image_id, name)
         config = None
         if needs_its_stage(ending, problems):
-            if (image_id, "image") in self._errors:
-                raise StoreError(f"mask {name} of image {image_id}: made from the image, which could not be repaired")
+            for other in ("image", *sorted(self._looked_up(image_id, name))):
+                if (image_id, other) in self._errors:
+                    raise StoreError(f"mask {name} of image {image_id}: made from {other}, which could not be repaired")
             frozen, made = self._state(image_id, name).load(), attributes_of(ending).get("config", {})
             config = config_again(self._workspace, image_id, name, frozen, made)
         self._mend(image_id, name, problems)
@@ -162,6 +165,31 @@ class _Repair:
             if item.error is not None:
                 raise StoreError(item.error)
             self._as_before(image_id, {name: ending})
+
+    def _looked_up(self, image_id: str, name: str) -> set[str]:
+        """Labels that told a mask, or a layer of it, where to look."""
+        try:
+            plan = self._state(image_id, name).load()["plan"]
+        except SegcoreError:  # its own repair says what is wrong
+            return set()
+        search = plan.get("search", {})
+        label = {search["foreground"]["label"]} if "foreground" in search else set()
+        mask = mask_of_layer(name, plan["layer"]) if "layer" in plan else name
+        return label | ({screen_of(mask)} if "screen" in search else set())
+
+    def _in_order(self, image_id: str, names: set[str]) -> list[str]:
+        """Each mask after those that told it where to look."""
+        ordered: list[str] = []
+
+        def add(name: str) -> None:
+            if name in names and name not in ordered:
+                for other in sorted(self._looked_up(image_id, name) - {name}):
+                    add(other)
+                ordered.append(name)
+
+        for name in sorted(names):
+            add(name)
+        return ordered
 
     def _mend(self, image_id: str, name: str, problems: Sequence[Problem]) -> None:
         if problems:

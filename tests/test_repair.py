@@ -318,6 +318,38 @@ def test_a_copied_source_is_copied_again(tmp_path: Path) -> None:
         assert content(workspace) == pristine
 
 
+def test_what_told_a_mask_where_to_look_is_repaired_before_it(tmp_path: Path) -> None:
+    """Else the mask would be inferred where a damaged screen says, and be called sound."""
+    workspace = Workspace.open(str(tmp_path), create=True)
+    put_image(workspace, "a", scene(600, 560))
+    model, screen = (
+        unet_package(workspace, num_classes=2, tile_px=64),
+        unet_package(workspace, num_classes=3, tile_px=64),
+    )
+    config = PredictConfig(
+        workspace=workspace.uri, model=model.model_id, screen=screen.model_id, name="m", shard_px=256, tile_px=64
+    )
+    assert predict(config).items[0].error is None
+    before = content(workspace)
+    for name in ("m", "m.screen"):
+        workspace.objects.delete(f"images/a.ome.zarr/labels/{name}/0/c/1/1")
+    assert {one.fixed for one in repair(workspace)} == {True}
+    assert content(workspace) == before
+
+
+def test_a_lost_shard_of_a_layer_is_inferred_again(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path), create=True)
+    put_image(workspace, "a", scene(600, 560))
+    model = unet_package(workspace, tile_px=64)
+    common = {"workspace": workspace.uri, "model": model.model_id, "name": "m", "shard_px": 256, "blend": "gaussian"}
+    predict(PredictConfig.model_validate(common))
+    assert predict(PredictConfig.model_validate({**common, "layers": ("probs",)})).items[0].error is None
+    before = content(workspace)
+    workspace.objects.delete("layers/a/m.probs.ome.zarr/0/c/0/1/1")
+    assert {one.fixed for one in repair(workspace)} == {True}
+    assert content(workspace) == before
+
+
 def test_a_mask_that_predict_did_not_make_is_left_to_its_maker(tmp_path: Path) -> None:
     workspace = Workspace.open(str(tmp_path / "w"), create=True)
     put_image(workspace, "a", scene(300, 300))

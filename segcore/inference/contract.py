@@ -169,6 +169,8 @@ def _ratios(expected: Spacing, got: Spacing, where: str) -> tuple[float, float]:
     factor = _ratio(got.unit, expected.unit)
     if factor is None or any(axis not in spacing.values for axis in "yx" for spacing in (expected, got)):
         raise ContractError(f"{where}: the model expects {_words(expected)}, the image has {_words(got)}")
+    if min(spacing.values[axis] for axis in "yx" for spacing in (expected, got)) <= 0:
+        raise ContractError(f"{where}: a pixel has no size: the model expects {_words(expected)}, got {_words(got)}")
     y, x = (got.values[axis] * factor / expected.values[axis] for axis in "yx")
     return y, x
 

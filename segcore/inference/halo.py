@@ -44,7 +44,7 @@ class Disagreement(BaseModel):
 def halo_details(ws: Workspace, job: Job, image_ids: Iterable[str], progress: Progress) -> dict[str, Any]:
     """For the result's details: `halo_disagreement` of `halo: fast`; noted if it is large."""
     contract = job.package.contract
-    if job.config.halo != "fast" or job.blend != "crop" or contract.global_context:
+    if job.recipe.ensemble or job.config.halo != "fast" or job.blend != "crop" or contract.global_context:
         return {}
     found = _found(ws, job, image_ids)
     if found is None:
@@ -67,10 +67,17 @@ def _found(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Disagreement | 
     for image_id in image_ids:
         try:
             grid = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance).grid
-            found = measure_disagreement(job, grid)
         except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
             log.debug("image %s cannot show what its halo costs", image_id, exc_info=error)
             continue
+        try:
+            found = measure_disagreement(job, grid)
+        except StoreError as error:  # nothing usable there
+            log.debug("image %s cannot show what its halo costs", image_id, exc_info=error)
+            continue
+        except Exception as error:  # not of all images in turn: it costs seconds
+            log.debug("what the halo costs is not known", exc_info=error)
+            return None
         ws.objects.put(key, json.dumps(seal(found.model_dump(mode="json")), indent=1).encode())
         return found
     return None

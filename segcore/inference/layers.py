@@ -6,13 +6,14 @@ A layer is an image of its own beside the mask; unusable pixels are 0 in 8-bit l
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from segcore.geometry import Ints, Window
 from segcore.inference.decision import Decision, Kind
 from segcore.inference.model_grid import ModelGrid, Pixels
-from segcore.store import PyramidSpec, Staging, fitting_shard_px
+from segcore.store import PyramidSpec, Staging, UnitWriter, fitting_shard_px
 from segcore.store.pyramid import UNIT_SHARDS
 
 
@@ -53,13 +54,14 @@ class Layer:
         kind: which layer.
         staging: where it goes.
         mask_level: the finest level of the mask, in whose windows answers come.
+        plan: what it is made by.
     """
 
-    def __init__(self, kind: Kind, staging: Staging, mask_level: int = 0) -> None:
-        self.kind, self.staging = kind, staging
+    def __init__(self, kind: Kind, staging: Staging, mask_level: int, plan: dict[str, Any]) -> None:
+        self.kind, self.staging, self.plan = kind, staging, plan
         self._halvings = staging.spec.base_level - mask_level
         self._channel = staging.spec.axes.index("c")
-        self._writer = staging.gatherer()
+        self._writer: UnitWriter | None = None
         self._begun: dict[Ints, Pixels] = {}
         self._missing_px: dict[Ints, int] = {}
 
@@ -72,6 +74,8 @@ class Layer:
 
     def put(self, window: Window, values: Pixels) -> None:
         """Take the values (channels, ...) of a window of the mask's level that is a whole shard of the mask."""
+        if self.staging.finished:
+            return
         for _ in range(self._halvings):
             values = self.staging.spec.reduced(values)
         own = self._with_channels(self._own(window))
@@ -93,6 +97,7 @@ class Layer:
                 return
             part = self._begun.pop(shard)
             del self._missing_px[shard]
+        self._writer = self._writer or self.staging.gatherer()
         self._writer.put(shard, part)
 
     def _own(self, window: Window) -> Window:

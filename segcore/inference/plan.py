@@ -18,16 +18,13 @@ from segcore.inference.decision import KINDS, Decision, Kind, ids_of
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Recipe, devices_of
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling, rounded_up
-from segcore.inference.tuning import Tuning
+from segcore.inference.tuning import WORKERS_PER_GPU, Tuning
 from segcore.inference.views import views_of
 from segcore.measure import num_cores
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage, read_package
 from segcore.models.receptive import with_field
 from segcore.store import Image, PyramidSpec, Workspace
-
-WORKERS_PER_GPU = 3
-"""One computes while one uploads and one fetches its mask."""
 
 EXACT_TILE_PX = 1024
 """With a halo that is exact, write windows are at least this wide..."""
@@ -104,6 +101,8 @@ def check_halo(config: PredictConfig, contract: InputContract) -> None:
             "halo exact: expected a model with a bounded receptive field, this one looks at the whole tile; "
             "leave halo and blend to their defaults, which is blend gaussian"
         )
+    if config.halo == "exact" and config.view_scales:
+        raise ConfigError("halo exact: no halo makes tiles agree that are seen at other scales; leave out view_scales")
     if config.halo == "exact" and config.blend == "gaussian":
         raise ConfigError("halo exact: expected blend crop, got gaussian, which averages tiles; give one or the other")
 
@@ -234,6 +233,8 @@ def recipe_of(ws: Workspace, config: PredictConfig, package: ModelPackage) -> Re
         raise ConfigError(f"layer_classes: the model has the classes {', '.join(names)}, got '{unknown[0]}'")
     if "variance" in config.layers and len(views) * (1 + len(ensemble)) == 1:
         raise ConfigError("layers: variance needs several views (`views`, `view_scales`) or models (`ensemble`)")
+    if set(config.thresholds) >= set(names):
+        raise ConfigError("thresholds: leave out a class: what reaches no threshold takes the best of the rest")
     if config.layers and len(names) < 2:
         raise ConfigError(f"layers: need a model of several classes, got one, {names[0]}")
     if any(not 0.25 <= scale <= 4 for scale in config.view_scales):

@@ -122,7 +122,8 @@ class MaskRun:
             if not layer.staging.finished:
                 names = [classes[k].name for k in self.decision.layer_classes]
                 channels = names if layer.kind == "probs" else [layer.kind]
-                layer.staging.finish({**attributes, "layer": layer.kind}, channels=channels)
+                made = {"layer": layer.kind, "predict": layer.plan}
+                layer.staging.finish({**attributes, **made}, channels=channels)
         if not self.staging.finished:
             self.staging.finish(attributes, classes)
         self.seconds = time.monotonic() - self.began_s

@@ -110,13 +110,21 @@ def scope_of(ws: Workspace, job: Job, grid: ModelGrid) -> Scope:
 
 def screen_name(job: Job) -> str:
     """Name of the screen's mask under `labels/`."""
-    return f"{job.name}.screen"
+    return screen_of(job.name)
+
+
+def screen_of(mask: str) -> str:
+    """The same, by the name of the mask."""
+    return f"{mask}.screen"
 
 
 def screen_config(job: Job, image_ids: tuple[str, ...]) -> PredictConfig:
     """How the screen is run: where the mask itself would look, all else as its model has it."""
     config = job.config
-    same = ("workspace", "foreground", "aoi", "device", "precision", "tile_workers", "shard_px", "overwrite")
+    same = (
+        *("workspace", "foreground", "aoi", "device", "precision", "tile_workers", "shard_px", "overwrite"),
+        "spacing_tolerance",
+    )
     values = {key: getattr(config, key) for key in same}
     return PredictConfig.model_validate(
         {**values, "model": config.screen, "name": screen_name(job), "images": image_ids}
@@ -128,7 +136,7 @@ def _foreground_of(ws: Workspace, job: Job, image: Image) -> Label | None:
     wanted = job.config.foreground
     if wanted == "off":
         return None
-    if wanted == job.name:
+    if wanted != "auto" and wanted == job.name:
         raise ConfigError(f"foreground {wanted}: the mask is to have the same name; give the mask another")
     if wanted != "auto":
         return ws.label(image.image_id, wanted)

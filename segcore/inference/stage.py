@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from segcore.config import PredictConfig
-from segcore.errors import ConfigError, SegcoreError, StoreError
+from segcore.errors import ConfigError, PlanMismatchError, SegcoreError, StoreError
 from segcore.geometry import Window
 from segcore.inference.allocator import memory_is_kept
 from segcore.inference.contract import Fit, check_contract
 from segcore.inference.crop import columns
+from segcore.inference.decision import Kind
 from segcore.inference.estimate import estimate
 from segcore.inference.gaussian import GaussianUnit, planes_together
 from segcore.inference.halo import halo_details
@@ -40,14 +41,15 @@ from segcore.inference.plan import (
 )
 from segcore.inference.precision import check_precision, fixed_batch, resolve_precision
 from segcore.inference.run import MaskRun, share_of_all
-from segcore.inference.search import scope_of, screen_config
+from segcore.inference.search import Scope, scope_of, screen_config
+from segcore.inference.tiling import Tiling
 from segcore.inference.tuning import tuned
 from segcore.measure import Peak
 from segcore.models.package import ModelPackage, read_package
 from segcore.models.receptive import with_field
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
-from segcore.store import UNIT_SHARDS, Image, Staging, Workspace, layer_name
+from segcore.store import UNIT_SHARDS, Image, PyramidSpec, Staging, Workspace, latest_plan, layer_name, plan_difference
 from segcore.stretch import stretch_of
 
 log = logging.getLogger("segcore.inference")
@@ -131,15 +133,32 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
 def _tuned(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Job:
     """With the speed of tiles, if an image is large enough for that to matter."""
     contract = job.package.contract
+    if job.recipe.ensemble:  # what is kept is of the one model
+        return job
     for image_id in image_ids:
         try:
             is_large = is_tuned(job.config, contract, ws.image(image_id).shape())
-        except SegcoreError:  # reported when its turn comes
+        except Exception as error:  # reported when its turn comes
+            log.debug("image %s is not looked at for its size", image_id, exc_info=error)
             continue
         if is_large:
             network = Network(job.package, job.device, job.precision, batch=1)
             return replace(job, tuning=tuned(ws, network, contract, job.package.model_id, not job.config.dry_run))
     return job
+
+
+def _refuse_other_layers(made: dict[str, Any], tonight: dict[str, Any], where: str) -> None:
+    """Layers that are asked for later have to be of the mask that stands.
+
+    Raises:
+        PlanMismatchError: naming what differs.
+    """
+    difference = plan_difference(made, tonight)
+    if difference:
+        raise PlanMismatchError(
+            f"{where} was made otherwise ({'; '.join(difference[:4])}), its layers would not fit it; ask for the same "
+            "again, or give another --name"
+        )
 
 
 class _Night:
@@ -187,8 +206,9 @@ class _Night:
         for image_id in self._image_ids:
             try:
                 total += mask_spec(self._job, self._fit(self._ws.image(image_id)).grid).num_shards
-            except SegcoreError:
-                continue  # reported when its turn comes
+            except Exception as error:  # reported when its turn comes
+                log.debug("shards of image %s are not counted", image_id, exc_info=error)
+                continue
         return total
 
     def _fit(self, image: Image) -> Fit:
@@ -196,6 +216,7 @@ class _Night:
 
     def _loads(self) -> Iterator[Load]:
         for image_id in dict.fromkeys(self._image_ids):
+            self._forget_failed()
             try:
                 run = self._begin(image_id)
             except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
@@ -208,6 +229,13 @@ class _Night:
                 if run.failed:
                     break
 
+    def _forget_failed(self) -> None:
+        """A night of many images keeps nothing of those that failed but their items."""
+        for image_id, run in list(self._runs.items()):
+            if run.failed:
+                self._items[image_id] = self._item(image_id, run)
+                del self._runs[image_id]
+
     def _begin(self, image_id: str) -> MaskRun | None:
         """Freeze the image's plan and see what is left; None if nothing is."""
         job = self._job
@@ -218,16 +246,20 @@ class _Night:
         for warning in fit.warnings:
             self._progress.note(warning)
         tiling = job.tiling(fit.grid)
-        scope = scope_of(self._ws, job, fit.grid)
-        plan, spec = freeze(job, fit.grid, tiling, scope.frozen), mask_spec(job, fit.grid)
+        scope, spec = scope_of(self._ws, job, fit.grid), mask_spec(job, fit.grid)
+        layer_specs = self._layer_specs(fit.grid)  # what cannot be is refused before anything is withdrawn
+        tiling = self._begun_with(image_id, fit.grid, tiling, scope)
+        plan = tonight = freeze(job, fit.grid, tiling, scope.frozen)
         if not job.config.overwrite and job.name in self._ws.label_names(image_id):
             plan = as_finished(job, plan, self._ws.label(image_id, job.name).attributes.get("predict", {}))
+            if any(not self._ws.is_complete(image_id, layer_name(job.name, kind)) for kind in layer_specs):
+                _refuse_other_layers(plan, tonight, f"image {image_id}: mask {job.name}")
         staging = Staging.begin(
             self._ws, image_id, job.name, plan, spec, overwrite=job.config.overwrite, supersede=STALE_WITH
         )
         opened = [staging]
         try:
-            layers = tuple(self._layers(fit.grid, plan, opened))
+            layers = tuple(self._layers(fit.grid, tonight, layer_specs, opened))
             num_shards = spec.grid(0).num_cells
             if all(each.finished for each in opened):
                 self._progress.advance(num_shards)
@@ -252,23 +284,43 @@ class _Night:
                 each.close()
             raise
 
-    def _layers(self, grid: ModelGrid, plan: dict[str, Any], opened: list[Staging]) -> Iterator[Layer]:
-        """Begin, or go on with, the layers of an image; each is added to what is opened."""
+    def _begun_with(self, image_id: str, grid: ModelGrid, tiling: Tiling, scope: Scope) -> Tiling:
+        """The tiling of a mask that was begun with another size of tile, where no size was asked for."""
+        job, state = self._job, latest_plan(self._ws.objects, image_id, self._job.name)
+        if state is None or job.config.overwrite or not is_tuned(job.config, job.package.contract, tiling.shape):
+            return tiling
+        begun = state.load()["plan"]
+        other = replace(tiling, core=tuple(begun.get("tile_px", tiling.core)))
+        return other if freeze(job, grid, other, scope.frozen) == begun else tiling
+
+    def _layer_specs(self, grid: ModelGrid) -> dict[Kind, PyramidSpec]:
+        """How the layers of an image are stored.
+
+        Raises:
+            ConfigError: if the image has no such level.
+        """
         job, image = self._job, grid.image
-        for kind in job.recipe.decision.layers:
-            if job.config.layer_level >= image.num_levels:
-                raise ConfigError(
-                    f"layer_level {job.config.layer_level}: image {image.image_id} has the levels 0 to "
-                    f"{image.num_levels - 1}"
-                )
-            spec = layer_spec(grid, job.recipe.decision, kind, job.config.layer_level, job.config.shard_px)
-            own = layer_plan(job, plan, kind)
-            name = layer_name(job.name, kind)
-            overwrite = job.config.overwrite
-            opened.append(
-                Staging.begin(self._ws, image.image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH)
+        if job.recipe.decision.layers and job.config.layer_level >= image.num_levels:
+            raise ConfigError(
+                f"layer_level {job.config.layer_level}: image {image.image_id} has the levels 0 to "
+                f"{image.num_levels - 1}"
             )
-            yield Layer(kind, opened[-1], grid.level)
+        level, shard_px = job.config.layer_level, job.config.shard_px
+        return {
+            kind: layer_spec(grid, job.recipe.decision, kind, level, shard_px) for kind in job.recipe.decision.layers
+        }
+
+    def _layers(
+        self, grid: ModelGrid, plan: dict[str, Any], specs: Mapping[Kind, PyramidSpec], opened: list[Staging]
+    ) -> Iterator[Layer]:
+        """Begin, or go on with, the layers of an image, by tonight's plan; each is added to what is opened."""
+        job, image_id, overwrite = self._job, grid.image.image_id, self._job.config.overwrite
+        for kind, spec in specs.items():
+            own, name = layer_plan(job, plan, kind), layer_name(job.name, kind)
+            if not overwrite and self._ws.is_complete(image_id, name):
+                own = as_finished(job, own, self._ws.layer(image_id, job.name, kind).attributes.get("predict", {}))
+            opened.append(Staging.begin(self._ws, image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH))
+            yield Layer(kind, opened[-1], grid.level, own)
 
     def _resumed(self, image: Image, plan: dict[str, Any], run: MaskRun) -> MaskRun | None:
         """Count what an earlier call finished."""

@@ -25,6 +25,8 @@ from segcore.store import Workspace, seal, unseal
 CPU_TILES_PX, GPU_TILES_PX = (512, 1024), (512, 1024, 2048)
 """Sides of write windows that are tried beside the package's own."""
 REPEATS = 3
+WORKERS_PER_GPU = 3
+"""One computes while one uploads and one fetches its mask."""
 DEAREST_S = 4.0
 """A tile that takes longer is not repeated, and no larger one is tried."""
 
@@ -98,13 +100,28 @@ def measure(network: Network, contract: InputContract) -> Tuning:
             for side in candidates_px(contract, network.device):
                 read_px = side + 2 * contract.halo_px
                 sides = (*planes, read_px, read_px)
-                seconds = _seconds(network, contract, sides)
+                try:
+                    seconds = _seconds(network, contract, sides)
+                except SegcoreError:
+                    if not rates:
+                        raise
+                    break  # the device has not the memory for this one
+                if not _leaves_room(network.device):
+                    break
                 rates[side] = math.prod(sides) / seconds
                 if seconds > DEAREST_S:
                     break
     finally:
         torch.set_num_threads(threads)
     return Tuning(device=device_slug(network.device), px_per_s=rates)
+
+
+def _leaves_room(device: torch.device) -> bool:
+    """True if as many workers as a GPU has could each run such a tile."""
+    if device.type != "cuda":
+        return True
+    peak, (_, total) = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)
+    return WORKERS_PER_GPU * peak < 0.9 * total
 
 
 def _seconds(network: Network, contract: InputContract, sides: tuple[int, ...]) -> float:

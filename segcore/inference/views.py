@@ -58,4 +58,5 @@ def views_of(turns: Turns, scales: tuple[float, ...]) -> tuple[View, ...]:
         "flips": [(0, False), (0, True), (2, True), (2, False)],
         "d4": [(turn, mirrored) for mirrored in (False, True) for turn in range(4)],
     }
-    return tuple(View(turn, mirrored, scale) for scale in (scales or (1.0,)) for turn, mirrored in kinds[turns])
+    sizes = (1.0, *(scale for scale in scales if scale != 1))
+    return tuple(View(turn, mirrored, scale) for scale in sizes for turn, mirrored in kinds[turns])

@@ -87,7 +87,8 @@ class PyramidSpec(BaseModel):
             return tuple({"y": side_px, "x": side_px}.get(axis, 1) for axis in self.axes)
         num_channels = self.shape[self.axes.index("c")] if "c" in self.axes else 1
         together = num_channels if num_channels <= MAX_INTERLEAVED_CHANNELS else 1
-        return tuple({"c": together, "y": CHUNK_PX, "x": CHUNK_PX}.get(axis, 1) for axis in self.axes)
+        side_px = math.gcd(self.shard_px, CHUNK_PX)  # shards of coarse layers are smaller than a chunk
+        return tuple({"c": together, "y": side_px, "x": side_px}.get(axis, 1) for axis in self.axes)
 
     @property
     def is_interleaved(self) -> bool:

@@ -253,7 +253,8 @@ def test_fast_reports_the_labels_it_changes(ws: Workspace, monkeypatch: pytest.M
         listener,
     )
     expected = whole_image_mask(package, scene(HEIGHT, WIDTH), 7)
-    seen = sorted(tile.write.start for tile in every(ws.image("a"), tiling_of(ws, package), 10_000))
+    grid = ModelGrid(ws.image("a"))
+    seen = sorted(tile.write.start for tile in every(grid, tiling_of(ws, package), 10_000))
     changed = [(mask_of(ws, "a", "fast") != expected)[y : min(y + 32, HEIGHT), x : min(x + 32, WIDTH)] for y, x in seen]
     share = sum(int(part.sum()) for part in changed) / sum(part.size for part in changed)
     assert share > 0.01

@@ -177,6 +177,10 @@ def test_wishes_that_cannot_be_are_refused(ws: Workspace, package: ModelPackage)
         run(ws, package, layers=("variance",))
     with pytest.raises(ConfigError, match=r"layer_classes: .* got 'tree'"):
         run(ws, package, layers=("probs",), layer_classes=("tree",))
+    with pytest.raises(ConfigError, match="thresholds: leave out a class"):
+        run(ws, package, thresholds={f"class {k}": 0.9 for k in range(3)})
+    with pytest.raises(ConfigError, match=r"halo exact: .* other scales"):
+        run(ws, package, halo="exact", view_scales=(1.25,))
     other = unet_package(ws, num_classes=2)
     with pytest.raises(ContractError, match=r"ensemble: .* has the classes class 0, class 1, class 2"):
         run(ws, package, ensemble=(other.model_id,))
@@ -185,3 +189,38 @@ def test_wishes_that_cannot_be_are_refused(ws: Workspace, package: ModelPackage)
     )
     assert "layer_level 9: image a has the levels 0 to" in str(result.items[0].error)
     assert layer_name("x", "probs").startswith("_")
+
+
+def test_layers_that_are_asked_for_later_are_those_of_the_mask(ws: Workspace, package: ModelPackage) -> None:
+    run(ws, package, blend="gaussian")
+    asked = {"workspace": ws.uri, "model": package.model_id, "shard_px": 256, "precision": "float32", "name": "m"}
+    (item,) = predict(PredictConfig.model_validate({**asked, "layers": ("probs",)})).items
+    assert "mask m was made otherwise" in str(item.error)
+    assert "blend: 'gaussian' -> 'crop'" in str(item.error).replace('"', "'")
+    assert ws.layer_names("a") == []
+    run(ws, package, layers=("probs",), blend="gaussian")
+    run(ws, package, name="plain", layers=("probs",), blend="gaussian")
+    np.testing.assert_array_equal(layer_of(ws, "probs"), layer_of(ws, "probs", name="plain"))
+    assert run(ws, package, layers=("probs",)).items[0].state == "skipped"
+
+
+def test_a_layer_that_cannot_be_takes_no_mask_away(ws: Workspace, package: ModelPackage) -> None:
+    run(ws, package)
+    before = mask_of(ws, "a", "m")
+    asked = {"overwrite": True, "tile_px": 64, "layers": ("entropy",), "layer_level": 9}
+    result = predict(
+        PredictConfig.model_validate({"workspace": ws.uri, "model": package.model_id, "name": "m", **asked})
+    )
+    assert "layer_level 9" in str(result.items[0].error)
+    np.testing.assert_array_equal(mask_of(ws, "a", "m"), before)
+
+
+@pytest.mark.parametrize(("shard_px", "level"), [(256, 3), (768, 3)])
+def test_shards_of_very_coarse_layers_are_smaller_than_a_chunk(
+    ws: Workspace, package: ModelPackage, shard_px: int, level: int
+) -> None:
+    put_image(ws, "a", scene(2100, 2050, cell=64))
+    run(ws, package, layers=("margin",), layer_level=level, shard_px=shard_px, tile_px=256)
+    side = 2**level
+    assert layer_of(ws, "margin").shape == (1, -(-2100 // side), -(-2050 // side))
+    assert verify(ws) == []

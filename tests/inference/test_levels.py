@@ -158,3 +158,14 @@ def test_it_is_exported_where_it_lies(ws: Workspace, mask: npt.NDArray[Any], tmp
     np.testing.assert_array_equal(drawn[~background], expected[~background])
     right = max(x for shape, _ in shapes for ring in shape["coordinates"] for x, _ in ring)
     assert right == 600000 + 5 * WIDTH  # the mask's last column is half beyond the image
+
+
+def test_an_image_whose_pixels_have_no_size_fails_alone(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path), create=True)
+    one, none = (Spacing(values={"y": um, "x": um}, unit="micrometer", origin="file") for um in (0.5, 0.0))
+    put_image(ws, "a", scene(100, 90), spacing=none)
+    put_image(ws, "b", scene(100, 90), spacing=one)
+    package = unet_package(ws, tile_px=64, spacing=one)
+    first, second = predict(PredictConfig(workspace=ws.uri, model=package.model_id, precision="float32")).items
+    assert "a pixel has no size" in str(first.error)
+    assert second.state == "done"

@@ -14,7 +14,7 @@ from segcore.inference.numerics import Network
 from segcore.inference.plan import tiling_for
 from segcore.inference.tuning import Tuning
 from segcore.models.package import ModelPackage
-from segcore.store import Workspace, verify
+from segcore.store import Staging, Workspace, verify
 from tests.inference.scenes import mask_of, scene, unet_package
 from tests.synthetic import put_image
 
@@ -103,6 +103,33 @@ def test_what_was_measured_is_kept_and_frozen(
     ws.objects.put(key, b"{}")  # damaged: as good as none
     (item,) = predict(config_of(ws, package, name="three")).items
     assert ws.label("a", "three").attributes["predict"]["tile_px"] == [64, 64]
+
+
+def test_a_mask_that_was_begun_keeps_its_tile(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed on one machine, it goes on where another tile would be faster."""
+    reference = config_of(ws, package, tile_px=128, name="reference")
+    assert predict(reference).items[0].error is None
+    write, written = Staging.write_shard, [0]
+
+    def dies(self: Staging, *args: Any, **kwargs: Any) -> None:
+        written[0] += 1
+        if written[0] == 3:
+            raise KeyboardInterrupt
+        write(self, *args, **kwargs)
+
+    rates = [{64: 1e6, 128: 1e9}, {64: 1e9, 128: 1e6}]
+    monkeypatch.setattr(tuning, "measure", lambda network, contract: Tuning(device="cpu", px_per_s=rates.pop(0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "write_shard", dies)
+        with pytest.raises(KeyboardInterrupt):
+            predict(config_of(ws, package, name="killed"))
+    (key,) = (key for key, _ in ws.objects.list("state/models") if "/tile-" in key)
+    ws.objects.delete(key)
+    (item,) = predict(config_of(ws, package, name="killed")).items
+    assert (item.error, item.details["shards_resumed"] > 0) == (None, True)
+    np.testing.assert_array_equal(mask_of(ws, "a", "killed"), mask_of(ws, "a", "reference"))
 
 
 class FakeLibrary:
