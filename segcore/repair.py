@@ -156,7 +156,8 @@ class _Repair:
         if needs_its_stage(ending, problems):
             for other in ("image", *sorted(self._looked_up(image_id, name))):
                 if (image_id, other) in self._errors:
-                    raise StoreError(f"mask {name} of image {image_id}: made from {other}, which could not be repaired")
+                    what = "the image" if other == "image" else other
+                    raise StoreError(f"mask {name} of image {image_id}: made from {what}, which could not be repaired")
             frozen, made = self._state(image_id, name).load(), attributes_of(ending).get("config", {})
             config = config_again(self._workspace, image_id, name, frozen, made)
         self._mend(image_id, name, problems)
