@@ -1,6 +1,5 @@
 """Halo: the share of labels that `halo: fast` changes against `exact`; found on a few tiles, kept with the model."""
 
-import json
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import StoreError
 from segcore.geometry import Ints, Window
+from segcore.inference.calibration import keep, kept
 from segcore.inference.contract import check_contract
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
@@ -18,7 +18,7 @@ from segcore.inference.precision import device_slug, spread_tiles
 from segcore.inference.tiling import Tiling, read_reflected, read_validity, stacked
 from segcore.models.receptive import one_thread
 from segcore.progress import Progress
-from segcore.store import Workspace, seal, unseal
+from segcore.store import Workspace
 from segcore.stretch import stretch_of
 
 MAX_DISAGREEMENT = 0.01
@@ -60,10 +60,9 @@ def halo_details(ws: Workspace, job: Job, image_ids: Iterable[str], progress: Pr
 def _found(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Disagreement | None:
     """What was kept, else what the first image shows that the model can take; None if there is no such image."""
     key = f"state/models/{job.package.model_id}/halo-{device_slug(job.device)}.json"
-    try:
-        return Disagreement.model_validate(unseal(ws.objects.get(key) or b""))
-    except ValueError as error:  # none, damaged, or of another version
-        log.debug("%s: measured now", key, exc_info=error)
+    known = kept(ws, key, Disagreement)
+    if known is not None:
+        return known
     for image_id in image_ids:
         try:
             grid = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance).grid
@@ -78,8 +77,7 @@ def _found(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Disagreement | 
         except Exception as error:  # not of all images in turn: it costs seconds
             log.debug("what the halo costs is not known", exc_info=error)
             return None
-        ws.objects.put(key, json.dumps(seal(found.model_dump(mode="json")), indent=1).encode())
-        return found
+        return keep(ws, key, found)
     return None
 
 

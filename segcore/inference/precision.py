@@ -3,7 +3,6 @@
 A lower precision is taken if it is faster here, and its mask agrees with float32's on a small set of tiles.
 """
 
-import json
 import math
 import re
 import statistics
@@ -17,12 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import ConfigError
 from segcore.geometry import Ints, Tile, Window
+from segcore.inference.calibration import keep, kept
 from segcore.inference.model_grid import ModelGrid, Pixels
 from segcore.inference.numerics import Network, NotFiniteError
 from segcore.inference.tiling import Tiling, is_usable, read_reflected, read_validity, stacked
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
-from segcore.store import Workspace, seal, unseal
+from segcore.store import Workspace
 from segcore.stretch import stretch_of
 
 MIN_AGREEMENT = 0.999
@@ -59,7 +59,7 @@ def check_precision(asked: str, device: torch.device) -> None:
 
 
 def resolve_precision(
-    ws: Workspace, package: ModelPackage, device: torch.device, grid: ModelGrid, tiling: Tiling, keep: bool = True
+    ws: Workspace, package: ModelPackage, device: torch.device, grid: ModelGrid, tiling: Tiling, dry_run: bool = False
 ) -> str:
     """What `auto` means here: read from the workspace, else found on tiles of `image` and kept there.
 
@@ -69,37 +69,22 @@ def resolve_precision(
         device: where it will run.
         grid: an image that meets the model's contract.
         tiling: its tiles.
-        keep: write what was found; False for a dry run.
+        dry_run: write nothing.
     """
     candidates = ["float32", *faster_formats(device)]
     if len(candidates) == 1:
         return "float32"
     key = f"state/models/{package.model_id}/{device_slug(device)}.json"
-    kept = _kept(ws, key)
-    if kept is not None:
-        return kept.precision
+    known = kept(ws, key, Calibration)
+    if known is not None:
+        return known.precision
     try:
         found = calibrate(
             package, device, candidates, calibration_tiles(grid, tiling, package.contract.stretch), grid.image.nodata
         )
     except NotFiniteError:
         return "float32"  # not kept: whether it is the image or the model shows when the image's turn comes
-    data = json.dumps(seal(found.model_dump(mode="json")), indent=1).encode()
-    if keep and not ws.objects.put_new(key, data):
-        theirs = _kept(ws, key)  # another process was faster: all must take the same
-        if theirs is not None:
-            return theirs.precision
-        ws.objects.put(key, data)
-    return found.precision
-
-
-def _kept(ws: Workspace, key: str) -> Calibration | None:
-    """What was found before; None too where it cannot be read (damaged, or of another version)."""
-    data = ws.objects.get(key)
-    try:
-        return None if data is None else Calibration.model_validate(unseal(data))
-    except ValueError:  # pydantic's is one too
-        return None
+    return (found if dry_run else keep(ws, key, found)).precision
 
 
 def faster_formats(device: torch.device) -> list[str]:

@@ -50,9 +50,10 @@ class MaskRun:
     """Id of unusable pixels in the mask."""
     search: Search
     """Where to look."""
+    decision: Decision
+    """What becomes of the model's answers."""
     stretch: Stretch | None = None
     """What is done to the image's intensities before the model sees them."""
-    decision: Decision = field(default_factory=lambda: Decision(2, 255))
     layers: tuple[Layer, ...] = ()
     remaining: int = 0
     """Shards that are not computed yet, of the mask's grid."""

@@ -121,7 +121,7 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
             grid = check_contract(package.contract, ws.image(image_id), config.spacing_tolerance).grid
             tiling = tiling_for(config, package, grid)
             if config.precision == "auto":
-                precision = resolve_precision(ws, package, device, grid, tiling, keep=not config.dry_run)
+                precision = resolve_precision(ws, package, device, grid, tiling, dry_run=config.dry_run)
         except Exception as error:  # one bad image never stops the others; it is reported when its turn comes
             log.debug("image %s cannot settle the precision", image_id, exc_info=error)
             continue
@@ -143,7 +143,7 @@ def _tuned(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Job:
             continue
         if is_large:
             network = Network(job.package, job.device, job.precision, batch=1)
-            return replace(job, tuning=tuned(ws, network, contract, job.package.model_id, not job.config.dry_run))
+            return replace(job, tuning=tuned(ws, network, contract, job.package.model_id, job.config.dry_run))
     return job
 
 

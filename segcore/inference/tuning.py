@@ -5,7 +5,6 @@ then takes the size by which all of it is done soonest. A tile of several megapi
 small ones, without their halo, so that no batch is tuned.
 """
 
-import json
 import logging
 import math
 import statistics
@@ -16,11 +15,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import SegcoreError
+from segcore.inference.calibration import keep, kept
 from segcore.inference.numerics import Network
 from segcore.inference.precision import device_slug, noise_tile
 from segcore.inference.tiling import Tiling
 from segcore.models.info import InputContract
-from segcore.store import Workspace, seal, unseal
+from segcore.store import Workspace
 
 CPU_TILES_PX, GPU_TILES_PX = (512, 1024), (512, 1024, 2048)
 """Sides of write windows that are tried beside the package's own."""
@@ -47,7 +47,7 @@ class Tuning(BaseModel):
         return tiling.num_tiles * math.prod(tiling.read) / self.px_per_s[tile_px]
 
 
-def tuned(ws: Workspace, network: Network, contract: InputContract, model_id: str, keep: bool) -> Tuning | None:
+def tuned(ws: Workspace, network: Network, contract: InputContract, model_id: str, dry_run: bool) -> Tuning | None:
     """Read from the workspace, else measured, and kept there; None where the model cannot be measured.
 
     Args:
@@ -55,33 +55,18 @@ def tuned(ws: Workspace, network: Network, contract: InputContract, model_id: st
         network: the model as it will run, one tile at once.
         contract: of the model.
         model_id: of the model.
-        keep: write what was found; False for a dry run.
+        dry_run: write nothing.
     """
     key = f"state/models/{model_id}/tile-{network.precision}-{device_slug(network.device)}.json"
-    kept = _kept(ws, key)
-    if kept is not None:
-        return kept
+    known = kept(ws, key, Tuning)
+    if known is not None:
+        return known
     try:
         found = measure(network, contract)
     except SegcoreError as error:  # what is wrong with the model shows when an image's turn comes
         log.debug("%s: not measured", key, exc_info=error)
         return None
-    data = json.dumps(seal(found.model_dump(mode="json")), indent=1).encode()
-    if keep and not ws.objects.put_new(key, data):
-        theirs = _kept(ws, key)  # another process was faster: all must take the same
-        if theirs is not None:
-            return theirs
-        ws.objects.put(key, data)
-    return found
-
-
-def _kept(ws: Workspace, key: str) -> Tuning | None:
-    """What was found before; None too where it cannot be read (damaged, or of another version)."""
-    data = ws.objects.get(key)
-    try:
-        return None if data is None else Tuning.model_validate(unseal(data))
-    except ValueError:  # pydantic's is one too
-        return None
+    return found if dry_run else keep(ws, key, found)
 
 
 def candidates_px(contract: InputContract, device: torch.device) -> tuple[int, ...]:
