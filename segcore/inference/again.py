@@ -9,7 +9,7 @@ from segcore.inference.contract import check_contract
 from segcore.inference.numerics import repeatable
 from segcore.inference.plan import freeze, layer_plan
 from segcore.inference.search import scope_of
-from segcore.inference.stage import resolve
+from segcore.inference.settle import resolve
 from segcore.models.package import SUMS, ModelPackage, read_package
 from segcore.store import Workspace, mask_of_layer, plan_difference
 

@@ -12,10 +12,11 @@ from segcore.geometry import Window
 from segcore.inference.contract import check_contract
 from segcore.inference.crop import MIN_PIECE_PX
 from segcore.inference.gaussian import planes_together
+from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.pipeline import SHARDS_WAITING
-from segcore.inference.plan import Job, mask_spec
+from segcore.inference.plan import mask_spec
 from segcore.inference.precision import calibration_tiles, timed_ids
 from segcore.inference.run import share_of_all, shares
 from segcore.inference.search import Reason, Search, scope_of, screen_name

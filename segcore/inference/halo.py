@@ -11,10 +11,11 @@ from segcore.errors import StoreError
 from segcore.geometry import Ints, Window
 from segcore.inference.calibration import keep, kept
 from segcore.inference.contract import check_contract
+from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
-from segcore.inference.plan import Job, tiling_for
 from segcore.inference.precision import device_slug, spread_tiles
+from segcore.inference.tile_choice import tiling_for
 from segcore.inference.tiling import Tiling, read_reflected, read_validity, stacked
 from segcore.models.receptive import one_thread
 from segcore.progress import Progress

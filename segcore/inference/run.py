@@ -55,6 +55,8 @@ class MaskRun:
     stretch: Stretch | None = None
     """What is done to the image's intensities before the model sees them."""
     layers: tuple[Layer, ...] = ()
+    plan: dict[str, Any] = field(default_factory=dict)
+    """Of the mask, as it is frozen."""
     remaining: int = 0
     """Shards that are not computed yet, of the mask's grid."""
     counts: Counts = field(default_factory=Counts)

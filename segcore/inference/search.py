@@ -17,8 +17,8 @@ from segcore.config import PredictConfig
 from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.inference.coarse import CoarseMap, factor_for, level_of, map_of_label, map_of_usable, plane_shape
+from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid, Valid
-from segcore.inference.plan import Job
 from segcore.inference.tiling import Tiling
 from segcore.ingest.entries import matching_aoi
 from segcore.isolation import ByName, ChildPool, Task

@@ -89,7 +89,7 @@ def test_several_devices_share_the_tiles(
         asked.add(id(self))
         return forward(self, tiles)
 
-    monkeypatch.setattr("segcore.inference.stage.devices_of", lambda device: [device, device])
+    monkeypatch.setattr("segcore.inference.night.devices_of", lambda device: [device, device])
     monkeypatch.setattr(Network, "forward", noted)
     np.testing.assert_array_equal(run(ws, f"two-devices-{blend}", **common), one)
     assert len(asked) == 2

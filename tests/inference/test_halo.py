@@ -18,8 +18,8 @@ from segcore.inference import halo as module
 from segcore.inference import predict
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
-from segcore.inference.plan import exact_tile_px, tiling_for
 from segcore.inference.precision import device_slug
+from segcore.inference.tile_choice import exact_tile_px, tiling_for
 from segcore.models import ARCHITECTURES, Architecture, ModelConfig, build_model
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.models.receptive import measured, with_field

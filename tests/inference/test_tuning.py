@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from segcore.config import PredictConfig
-from segcore.inference import allocator, plan, predict, tuning
+from segcore.inference import allocator, predict, tile_choice, tuning
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
-from segcore.inference.plan import tiling_for
+from segcore.inference.tile_choice import tiling_for
 from segcore.inference.tuning import Tuning
 from segcore.models.package import ModelPackage
 from segcore.store import Staging, Workspace, verify
@@ -35,7 +35,7 @@ def package(ws: Workspace) -> ModelPackage:
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "TUNED_FROM_PX", 512)
+    monkeypatch.setattr(tile_choice, "TUNED_FROM_PX", 512)
     monkeypatch.setattr(tuning, "CPU_TILES_PX", (32, 128))
 
 
@@ -83,7 +83,7 @@ def test_an_image_takes_what_is_done_soonest(
 def test_a_small_image_keeps_the_packages_own(
     ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "TUNED_FROM_PX", 701)
+    monkeypatch.setattr(tile_choice, "TUNED_FROM_PX", 701)
     found = Tuning(device="cpu", px_per_s={64: 1e6, 128: 1e9})
     assert tiling_for(config_of(ws, package), package, ModelGrid(ws.image("a")), found).core == (64, 64)
 

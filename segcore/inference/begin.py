@@ -1,0 +1,111 @@
+"""Begin: the mask and layers of one image, opened to be made or gone on with; job, image -> *run*.
+
+What cannot be is refused here, before a pixel is read and before anything that stands is withdrawn.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from segcore.errors import ConfigError, PlanMismatchError
+from segcore.inference.decision import Kind
+from segcore.inference.job import Job
+from segcore.inference.layers import Layer, layer_spec
+from segcore.inference.model_grid import ModelGrid
+from segcore.inference.plan import STALE_WITH, as_finished, freeze, layer_plan, mask_spec
+from segcore.inference.run import MaskRun
+from segcore.inference.search import Scope, scope_of
+from segcore.inference.tile_choice import is_tuned
+from segcore.inference.tiling import Tiling
+from segcore.store import PyramidSpec, Staging, Workspace, latest_plan, layer_name, plan_difference
+from segcore.stretch import stretch_of
+
+
+def begin(ws: Workspace, job: Job, grid: ModelGrid) -> MaskRun | None:
+    """Freeze the image's plan, and open what is to be written by it; None if all of it is finished.
+
+    Raises:
+        SegcoreError: if what stands is of another plan, or what is asked for cannot be.
+    """
+    image_id, overwrite = grid.image.image_id, job.config.overwrite
+    scope, spec = scope_of(ws, job, grid), mask_spec(job, grid)
+    layer_specs = _layer_specs(job, grid)
+    tiling = _begun_with(ws, job, grid, scope)
+    plan = tonight = freeze(job, grid, tiling, scope.frozen)
+    if not overwrite and job.name in ws.label_names(image_id):
+        plan = as_finished(job, plan, ws.label(image_id, job.name).attributes.get("predict", {}))
+        if any(not ws.is_complete(image_id, layer_name(job.name, kind)) for kind in layer_specs):
+            _refuse_other_layers(plan, tonight, f"image {image_id}: mask {job.name}")
+    staging = Staging.begin(ws, image_id, job.name, plan, spec, overwrite=overwrite, supersede=STALE_WITH)
+    opened = [staging]
+    try:
+        layers = tuple(_layers(ws, job, tonight, layer_specs, opened))
+        if all(each.finished for each in opened):
+            return None
+        return MaskRun(
+            grid,
+            staging,
+            tiling,
+            np.dtype(spec.dtype),
+            job.ignore,
+            scope.search(),
+            stretch=stretch_of(grid.image) if job.package.contract.stretch else None,
+            decision=job.recipe.decision,
+            layers=layers,
+            plan=plan,
+        )
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
+
+
+def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope) -> Tiling:
+    """The image's tiling; that of a mask that was begun with another size of tile, where no size was asked for."""
+    tiling, state = job.tiling(grid), latest_plan(ws.objects, grid.image.image_id, job.name)
+    if state is None or job.config.overwrite or not is_tuned(job.config, job.package.contract, tiling.shape):
+        return tiling
+    begun = state.load()["plan"]
+    other = replace(tiling, core=tuple(begun.get("tile_px", tiling.core)))
+    return other if freeze(job, grid, other, scope.frozen) == begun else tiling
+
+
+def _layer_specs(job: Job, grid: ModelGrid) -> dict[Kind, PyramidSpec]:
+    """How the layers of an image are stored.
+
+    Raises:
+        ConfigError: if the image has no such level.
+    """
+    kinds, level, image = job.recipe.decision.layers, job.config.layer_level, grid.image
+    if kinds and level >= image.num_levels:
+        raise ConfigError(f"layer_level {level}: image {image.image_id} has the levels 0 to {image.num_levels - 1}")
+    return {kind: layer_spec(grid, job.recipe.decision, kind, level, job.config.shard_px) for kind in kinds}
+
+
+def _layers(
+    ws: Workspace, job: Job, plan: dict[str, Any], specs: Mapping[Kind, PyramidSpec], opened: list[Staging]
+) -> Iterator[Layer]:
+    """Begin, or go on with, the layers of an image, by tonight's plan; each is added to what is opened."""
+    mask, overwrite = opened[0], job.config.overwrite
+    for kind, spec in specs.items():
+        own, name = layer_plan(job, plan, kind), layer_name(job.name, kind)
+        if not overwrite and ws.is_complete(mask.image_id, name):
+            own = as_finished(job, own, ws.layer(mask.image_id, job.name, kind).attributes.get("predict", {}))
+        opened.append(Staging.begin(ws, mask.image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH))
+        yield Layer(kind, opened[-1], mask.spec.base_level, own)
+
+
+def _refuse_other_layers(made: dict[str, Any], tonight: dict[str, Any], where: str) -> None:
+    """Layers that are asked for later have to be of the mask that stands.
+
+    Raises:
+        PlanMismatchError: naming what differs.
+    """
+    difference = plan_difference(made, tonight)
+    if difference:
+        raise PlanMismatchError(
+            f"{where} was made otherwise ({'; '.join(difference[:4])}), its layers would not fit it; ask for the same "
+            "again, or give another --name"
+        )

@@ -1,0 +1,67 @@
+"""Job: what one call of predict does to every image, with what `auto` means settled."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from segcore.config import PredictConfig
+from segcore.inference.model_grid import ModelGrid
+from segcore.inference.numerics import Recipe, devices_of
+from segcore.inference.tile_choice import blend_for, tiling_for
+from segcore.inference.tiling import Tiling
+from segcore.inference.tuning import WORKERS_PER_GPU, Tuning
+from segcore.measure import num_cores
+from segcore.models.package import ModelPackage
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call of predict does to every image."""
+
+    config: PredictConfig
+    package: ModelPackage
+    device: torch.device
+    recipe: Recipe
+    precision: str = "float32"
+    batch: int = 1
+    tuning: Tuning | None = None
+
+    def tiling(self, grid: ModelGrid) -> Tiling:
+        """The tile grid of an image."""
+        return tiling_for(self.config, self.package, grid, self.tuning)
+
+    @property
+    def name(self) -> str:
+        """Name of the masks under `labels/`."""
+        if self.config.name or not self.recipe.ensemble:
+            return self.config.name or self.package.model_id
+        digests = "".join(package.digest for package in (self.package, *self.recipe.ensemble))
+        return f"ensemble-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
+
+    @property
+    def blend(self) -> str:
+        """What `auto` means for this model."""
+        return blend_for(self.config, self.package.contract)
+
+    @property
+    def ignore(self) -> int:
+        """Id of unusable pixels in the mask."""
+        return ignore_of(self.package)
+
+    @property
+    def dtype(self) -> str:
+        """Of the mask: uint8 while ids and `ignore` fit."""
+        return "uint8" if len(self.package.classes) <= 255 else "uint16"
+
+    @property
+    def tile_workers(self) -> int:
+        """Threads that run the model: those asked for, else one per core, or a few for each GPU."""
+        if self.config.tile_workers:
+            return self.config.tile_workers
+        return num_cores() if self.device.type == "cpu" else WORKERS_PER_GPU * len(devices_of(self.device))
+
+
+def ignore_of(package: ModelPackage) -> int:
+    """Id of unusable pixels in the masks of a model: 255 while it fits."""
+    return 255 if len(package.classes) <= 255 else 65535

@@ -1,0 +1,190 @@
+"""Night: the images of one call of predict, in order, through one pipeline; while one ends, the next is already read.
+
+An image that fails is reported, and the others go on.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from segcore.errors import SegcoreError, StoreError
+from segcore.geometry import Window
+from segcore.inference.begin import begin
+from segcore.inference.contract import Fit, check_contract
+from segcore.inference.crop import columns
+from segcore.inference.gaussian import GaussianUnit, planes_together
+from segcore.inference.job import Job
+from segcore.inference.numerics import Network, devices_of
+from segcore.inference.pipeline import Load, Pipeline, Threads
+from segcore.inference.plan import mask_attributes, mask_spec
+from segcore.inference.run import MaskRun, share_of_all
+from segcore.progress import Progress
+from segcore.results import ItemResult
+from segcore.store import UNIT_SHARDS, Image, Workspace
+
+log = logging.getLogger("segcore.inference")
+
+
+class Night:
+    """One call of predict: the images of one workspace, in order."""
+
+    def __init__(
+        self,
+        ws: Workspace,
+        job: Job,
+        image_ids: tuple[str, ...],
+        progress: Progress,
+        refused: Mapping[str | None, str],
+    ) -> None:
+        self._ws, self._job, self._image_ids, self._progress = ws, job, image_ids, progress
+        self._refused = refused
+        self._items: dict[str, ItemResult] = {}
+        self._runs: dict[str, MaskRun] = {}
+
+    def run(self) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
+        """The items in the order of the images, and details of the whole."""
+        job = self._job
+        devices = devices_of(job.device)
+        networks = [Network(job.package, device, job.precision, job.batch, job.recipe) for device in devices]
+        readers = 4 if job.device.type != "cpu" and job.blend == "crop" else 1
+        threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
+        self._progress.start("predict", self._num_shards(), "shards")
+        try:
+            Pipeline(networks, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
+        finally:
+            for run in self._runs.values():
+                run.close()
+        for image_id, run in self._runs.items():
+            self._items[image_id] = self._item(image_id, run)
+        details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
+        fits = min(network.fits for network in networks)
+        if fits < job.batch:
+            details["batch_after_oom"] = fits
+        items = tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids))
+        return items, details | share_of_all([item.details for item in items])
+
+    def _num_shards(self) -> int:
+        """Shards of all images that the model can take, finished ones too: arithmetic on their shapes."""
+        total = 0
+        for image_id in self._image_ids:
+            try:
+                total += mask_spec(self._job, self._fit(self._ws.image(image_id)).grid).num_shards
+            except Exception as error:  # reported when its turn comes
+                log.debug("shards of image %s are not counted", image_id, exc_info=error)
+                continue
+        return total
+
+    def _fit(self, image: Image) -> Fit:
+        return check_contract(self._job.package.contract, image, self._job.config.spacing_tolerance)
+
+    def _loads(self) -> Iterator[Load]:
+        for image_id in dict.fromkeys(self._image_ids):
+            self._forget_failed()
+            try:
+                run = self._begin(image_id)
+            except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+                self._failed(image_id, error)
+                continue
+            if run is None:
+                continue
+            for unit in self._units(run):
+                yield from self._unit_loads(run, unit)
+                if run.failed:
+                    break
+
+    def _forget_failed(self) -> None:
+        """A night of many images keeps nothing of those that failed but their items."""
+        for image_id, run in list(self._runs.items()):
+            if run.failed:
+                self._items[image_id] = self._item(image_id, run)
+                del self._runs[image_id]
+
+    def _begin(self, image_id: str) -> MaskRun | None:
+        """Begin an image, or go on with it; None if nothing is left to infer."""
+        if image_id in self._refused:
+            raise StoreError(self._refused[image_id])
+        image = self._ws.image(image_id)
+        fit = self._fit(image)
+        for warning in fit.warnings:
+            self._progress.note(warning)
+        run = begin(self._ws, self._job, fit.grid)
+        if run is None:
+            num_shards = mask_spec(self._job, fit.grid).num_shards
+            self._progress.advance(num_shards)
+            details = {"shards_written": 0, "shards_resumed": num_shards}
+            self._items[image_id] = self._result("skipped", image, details)
+            return None
+        try:
+            return self._resumed(run)
+        except BaseException:
+            self._runs.pop(image_id, None)
+            run.close()
+            raise
+
+    def _resumed(self, run: MaskRun) -> MaskRun | None:
+        """Count what an earlier call finished."""
+        run.remaining = sum(len(run.pending(unit)) for unit in self._units(run))
+        run.counts.shards_resumed = run.staging.spec.num_shards - run.remaining
+        if run.counts.shards_resumed:
+            self._progress.advance(run.counts.shards_resumed)
+        self._runs[run.image.image_id] = run
+        if run.remaining == 0:
+            self._finish(run)
+            return None
+        return run
+
+    def _units(self, run: MaskRun) -> list[Window]:
+        """Work units in which a shard is left, over as many planes as are computed together."""
+        tiling, depth = run.tiling, 1
+        if self._job.blend == "gaussian":
+            depth = planes_together(tiling, len(self._job.package.classes), UNIT_SHARDS * self._job.config.shard_px)
+        elif len(tiling.core) > 2:
+            depth = tiling.core[0]
+        grid = run.staging.spec.groups(UNIT_SHARDS, depth)
+        return [unit for unit in map(grid.window, grid.indices()) if run.pending(unit)]
+
+    def _unit_loads(self, run: MaskRun, unit: Window) -> Iterator[Load]:
+        pending = run.pending(unit)
+        if self._job.blend == "gaussian":
+            for strip in GaussianUnit(run, unit, pending).strips():
+                yield Load(run, strip)
+            return
+        # On a GPU reading is the bottleneck, and a whole shard at once decodes no chunk twice.
+        rows = None if self._job.device.type == "cpu" else self._job.config.shard_px
+        for column in columns(run, unit, pending):
+            for piece in column.pieces(rows):
+                yield Load(run, piece)
+
+    def _finish(self, run: MaskRun) -> None:
+        run.finish(mask_attributes(self._job, run.image, run.plan), self._job.package.classes)
+        self._items[run.image.image_id] = self._item(run.image.image_id, run)
+        del self._runs[run.image.image_id]  # a night of many images keeps none of them
+
+    def _item(self, image_id: str, run: MaskRun) -> ItemResult:
+        if run.finished:
+            return self._result("done", run.image, run.details())
+        error = run.error or StoreError(f"image {image_id}: {run.remaining} shards were not written; run it again")
+        return self._failed(image_id, error, run.image, run.details())
+
+    def _result(self, state: Any, image: Image, details: dict[str, Any]) -> ItemResult:
+        path = self._ws.describe(f"images/{image.image_id}.ome.zarr/labels/{self._job.name}")
+        return ItemResult(state=state, source=image.source, image=image.image_id, path=path, details=details)
+
+    def _failed(
+        self, image_id: str, error: BaseException, image: Image | None = None, details: dict[str, Any] | None = None
+    ) -> ItemResult:
+        """The item of a failed image; noted, and its traceback logged for `--debug`."""
+        known = isinstance(error, SegcoreError)
+        message = str(error) if known else f"image {image_id}: {type(error).__name__}: {error}"
+        message = " ".join(message.split())
+        log.debug("image %s failed", image_id, exc_info=error)
+        self._progress.note(message)
+        item = ItemResult(
+            state="failed",
+            source=image.source if image else None,
+            image=image_id,
+            error=message,
+            details=details or {},
+        )
+        self._items[image_id] = item
+        return item
