@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segcore.errors import ConfigError, PlanMismatchError
+from segcore.inference.batch import Batches
 from segcore.inference.decision import Kind
 from segcore.inference.job import Job
 from segcore.inference.layers import Layer, layer_spec
@@ -23,7 +24,7 @@ from segcore.store import PyramidSpec, Staging, Workspace, latest_plan, layer_na
 from segcore.stretch import stretch_of
 
 
-def begin(ws: Workspace, job: Job, grid: ModelGrid) -> MaskRun | None:
+def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun | None:
     """Freeze the image's plan, and open what is to be written by it; None if all of it is finished.
 
     Raises:
@@ -32,7 +33,8 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid) -> MaskRun | None:
     image_id, overwrite = grid.image.image_id, job.config.overwrite
     scope, spec = scope_of(ws, job, grid), mask_spec(job, grid)
     layer_specs = _layer_specs(job, grid)
-    tiling = _begun_with(ws, job, grid, scope)
+    tiling = _begun_with(ws, job, grid, scope, batches)
+    job = replace(job, batch=batches.of(tiling))
     plan = tonight = freeze(job, grid, tiling, scope.frozen)
     if not overwrite and job.name in ws.label_names(image_id):
         plan = as_finished(job, plan, ws.label(image_id, job.name).attributes.get("predict", {}))
@@ -51,6 +53,7 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid) -> MaskRun | None:
             np.dtype(spec.dtype),
             job.ignore,
             scope.search(),
+            batch=job.batch,
             stretch=stretch_of(grid.image) if job.package.contract.stretch else None,
             decision=job.recipe.decision,
             layers=layers,
@@ -62,14 +65,15 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid) -> MaskRun | None:
         raise
 
 
-def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope) -> Tiling:
+def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope, batches: Batches) -> Tiling:
     """The image's tiling; that of a mask that was begun with another size of tile, where no size was asked for."""
     tiling, state = job.tiling(grid), latest_plan(ws.objects, grid.image.image_id, job.name)
     if state is None or job.config.overwrite or not is_tuned(job.config, job.package.contract, tiling.shape):
         return tiling
     begun = state.load()["plan"]
     other = replace(tiling, core=tuple(begun.get("tile_px", tiling.core)))
-    return other if freeze(job, grid, other, scope.frozen) == begun else tiling
+    tonight = freeze(replace(job, batch=batches.of(other)), grid, other, scope.frozen)
+    return other if tonight == begun else tiling
 
 
 def _layer_specs(job: Job, grid: ModelGrid) -> dict[Kind, PyramidSpec]:

@@ -129,7 +129,7 @@ class Piece:
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
         """Answers for the tiles' centres; by many threads at once."""
-        batch = stacked(self._pixels, self._origin, tiles, network.batch)
+        batch = stacked(self._pixels, self._origin, tiles, self.run.batch)
         return network.answers(batch, self.run.tiling.halo, self.run.image.nodata)
 
     def add(self, tiles: Sequence[Tile], answers: Answers) -> None:
@@ -145,7 +145,7 @@ class Piece:
         if self._valid is not None and (self.tiles or self._filled):
             rows = self._window.relative_to(self._column.window.start).behind
             blank(self.run, {name: whole[rows] for name, whole in self._column.answers.items()}, ~self._valid)
-        return self._column.piece_done(network.fits)
+        return self._column.piece_done(min(network.fits, self.run.batch))
 
 
 def columns(run: MaskRun, unit: Window, pending: Sequence[Ints]) -> Iterator[Column]:

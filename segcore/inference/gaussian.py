@@ -215,7 +215,7 @@ class Strip:
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> torch.Tensor:
         """Weighted logits (N, K, ...), float32, on the device; by many threads at once."""
-        batch = stacked(self._pixels, self._pixels_origin, tiles, network.batch)
+        batch = stacked(self._pixels, self._pixels_origin, tiles, self.run.batch)
         return self._unit.weighted(network.logits(batch, self.run.image.nodata))
 
     def add(self, tiles: Sequence[Tile], weighted: torch.Tensor) -> None:
@@ -239,4 +239,6 @@ class Strip:
             unusable = ~self._valid[known.relative_to(self._window.start).slices]
             inside = known.relative_to(finished.start).behind
             blank(self.run, {name: values[inside] for name, values in answers.items()}, unusable)
-        return [unit.shard(shard, own, network.fits) for shard, own in unit.place(answers, finished)]
+        return [
+            unit.shard(shard, own, min(network.fits, self.run.batch)) for shard, own in unit.place(answers, finished)
+        ]

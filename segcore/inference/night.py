@@ -9,6 +9,7 @@ from typing import Any
 
 from segcore.errors import SegcoreError, StoreError
 from segcore.geometry import Window
+from segcore.inference.batch import Batches
 from segcore.inference.begin import begin
 from segcore.inference.contract import Fit, check_contract
 from segcore.inference.crop import columns
@@ -40,24 +41,25 @@ class Night:
         self._refused = refused
         self._items: dict[str, ItemResult] = {}
         self._runs: dict[str, MaskRun] = {}
+        devices = devices_of(job.device)
+        self._networks = [Network(job.package, device, job.precision, job.batch, job.recipe) for device in devices]
+        self._batches = Batches(self._networks[0], job.package.contract)
 
     def run(self) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
         """The items in the order of the images, and details of the whole."""
         job = self._job
-        devices = devices_of(job.device)
-        networks = [Network(job.package, device, job.precision, job.batch, job.recipe) for device in devices]
         readers = 4 if job.device.type != "cpu" and job.blend == "crop" else 1
         threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
         self._progress.start("predict", self._num_shards(), "shards")
         try:
-            Pipeline(networks, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
+            Pipeline(self._networks, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
         finally:
             for run in self._runs.values():
                 run.close()
         for image_id, run in self._runs.items():
             self._items[image_id] = self._item(image_id, run)
         details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
-        fits = min(network.fits for network in networks)
+        fits = min(network.fits for network in self._networks)
         if fits < job.batch:
             details["batch_after_oom"] = fits
         items = tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids))
@@ -107,7 +109,7 @@ class Night:
         fit = self._fit(image)
         for warning in fit.warnings:
             self._progress.note(warning)
-        run = begin(self._ws, self._job, fit.grid)
+        run = begin(self._ws, self._job, fit.grid, self._batches)
         if run is None:
             num_shards = mask_spec(self._job, fit.grid).num_shards
             self._progress.advance(num_shards)

@@ -120,7 +120,7 @@ class Network:
         package: the model.
         device: where it runs.
         precision: "float32", "bfloat16" or "float16".
-        batch: number of tiles in every call.
+        batch: number of tiles in a call, at most.
         recipe: what else there is to it; by default the best class of this model alone.
     """
 
@@ -167,7 +167,7 @@ class Network:
         """Class ids of the tiles' centres, and layers.
 
         Args:
-            tiles: (N, C, ...) with N = `batch`, in the image's own dtype.
+            tiles: (N, C, ...) with N up to `batch`, in the image's own dtype.
             halo: dropped on both sides of each axis, px.
             nodata: the image's; in float images it, and what is not finite, is taken for average, band by band.
 
@@ -195,7 +195,7 @@ class Network:
         """The logits of all tiles, in calls of `fits` tiles, fewer each time the device runs out of memory."""
         done = 0
         while done < len(tiles):
-            size = self.fits
+            size = min(self.fits, len(tiles))
             part = tiles[done : done + size]
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])

@@ -164,7 +164,7 @@ class Pipeline:
             if work is None:
                 self._slots.give()
                 continue
-            size = self._networks[0].batch
+            size = load.run.batch
             batches = [tuple(work.tiles[i : i + size]) for i in range(0, len(work.tiles), size)] or [()]
             flight = _InFlight(work, len(batches))
             with self._dispatch:

@@ -192,20 +192,6 @@ def timed_ids(network: Network, tiles: list[Pixels], nodata: float | None = None
     return np.stack(ids), statistics.median(times[1:])
 
 
-def fixed_batch(package: ModelPackage, device: torch.device, precision: str, batch: int, tiling: Tiling) -> int:
-    """The batch, or 1 where a tile's answer would depend, in its last bits, on its place in the batch.
-
-    Which place a tile has depends on what was skipped and on what an earlier run finished; the mask must not.
-    """
-    if batch == 1:
-        return 1
-    network = Network(package, device, precision, batch)
-    tile = noise_tile(package.contract, tiling.read)
-    with torch.inference_mode():
-        logits = network.logits(np.stack([tile] * batch))
-    return batch if bool((logits == logits[:1]).all()) else 1
-
-
 def noise_tile(contract: InputContract, sides: Ints) -> Pixels:
     """Seeded noise (C, *sides) in the range that a model expects, in the image's dtype."""
     noise = np.random.default_rng(0).uniform(-1, 1, (len(contract.bands), *sides))

@@ -52,6 +52,8 @@ class MaskRun:
     """Where to look."""
     decision: Decision
     """What becomes of the model's answers."""
+    batch: int = 1
+    """Tiles that are inferred together."""
     stretch: Stretch | None = None
     """What is done to the image's intensities before the model sees them."""
     layers: tuple[Layer, ...] = ()

@@ -9,7 +9,7 @@ import torch
 from segcore.inference import precision as module
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import NotFiniteError
-from segcore.inference.precision import calibrate, calibration_tiles, device_slug, fixed_batch, resolve_precision
+from segcore.inference.precision import calibrate, calibration_tiles, device_slug, resolve_precision
 from segcore.inference.tiling import crop_tiling
 from segcore.store import Workspace
 from tests.inference.scenes import scene, unet_package
@@ -73,20 +73,6 @@ def test_calibrate_measures_agreement(ws: Workspace) -> None:
     found = calibrate(unet_package(ws), CPU, ["float32", "bfloat16"], tiles)
     assert found.agreement["float32"] == 1.0
     assert 0.9 < found.agreement["bfloat16"] <= 1.0
-
-
-def test_fixed_batch_is_1_where_the_place_in_it_matters(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    package, tiling = unet_package(ws), crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256)
-    assert fixed_batch(package, CPU, "float32", 4, tiling) == 4
-    logits = module.Network.logits
-
-    def uneven(self: Any, tiles: Any, nodata: Any = None) -> torch.Tensor:
-        answer = logits(self, tiles, nodata)
-        answer[-1] += 1e-6
-        return answer
-
-    monkeypatch.setattr(module.Network, "logits", uneven)
-    assert fixed_batch(package, CPU, "float32", 4, tiling) == 1
 
 
 @pytest.mark.parametrize("overflows", ["bfloat16", "float32"])
