@@ -34,8 +34,13 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the masks under `labels/`."""
-        if self.config.name or not self.recipe.ensemble:
-            return self.config.name or self.package.model_id
+        return self.config.name or self.model_id
+
+    @property
+    def model_id(self) -> str:
+        """Of the model, or of all models of an ensemble together."""
+        if not self.recipe.ensemble:
+            return self.package.model_id
         digests = "".join(package.digest for package in (self.package, *self.recipe.ensemble))
         return f"ensemble-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
 

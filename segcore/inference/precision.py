@@ -7,6 +7,7 @@ import math
 import re
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import ConfigError
 from segcore.geometry import Ints, Tile, Window
-from segcore.inference.calibration import keep, kept
+from segcore.inference.decision import Decision
 from segcore.inference.model_grid import ModelGrid, Pixels
-from segcore.inference.numerics import Network, NotFiniteError
+from segcore.inference.numerics import Network, NotFiniteError, Recipe
 from segcore.inference.tiling import Tiling, is_usable, read_reflected, read_validity, stacked
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
-from segcore.store import Workspace
 from segcore.stretch import stretch_of
 
 MIN_AGREEMENT = 0.999
@@ -56,35 +56,6 @@ def check_precision(asked: str, device: torch.device) -> None:
         raise ConfigError("precision float16: expected float32 or bfloat16 on a CPU; give one of them, or auto")
     if asked == "bfloat16" and device.type == "mps":
         raise ConfigError("precision bfloat16: expected float32 or float16 on MPS; give one of them, or auto")
-
-
-def resolve_precision(
-    ws: Workspace, package: ModelPackage, device: torch.device, grid: ModelGrid, tiling: Tiling, dry_run: bool = False
-) -> str:
-    """What `auto` means here: read from the workspace, else found on tiles of `image` and kept there.
-
-    Args:
-        ws: where it is kept.
-        package: the model.
-        device: where it will run.
-        grid: an image that meets the model's contract.
-        tiling: its tiles.
-        dry_run: write nothing.
-    """
-    candidates = ["float32", *faster_formats(device)]
-    if len(candidates) == 1:
-        return "float32"
-    key = f"state/models/{package.model_id}/{device_slug(device)}.json"
-    known = kept(ws, key, Calibration)
-    if known is not None:
-        return known.precision
-    try:
-        found = calibrate(
-            package, device, candidates, calibration_tiles(grid, tiling, package.contract.stretch), grid.image.nodata
-        )
-    except NotFiniteError:
-        return "float32"  # not kept: whether it is the image or the model shows when the image's turn comes
-    return (found if dry_run else keep(ws, key, found)).precision
 
 
 def faster_formats(device: torch.device) -> list[str]:
@@ -144,21 +115,23 @@ def _diagonal(tiling: Tiling, count: int = 64) -> list[Tile]:
 
 
 def calibrate(
-    package: ModelPackage,
+    packages: Sequence[ModelPackage],
     device: torch.device,
     candidates: list[str],
     tiles: list[Pixels],
     nodata: float | None = None,
 ) -> Calibration:
-    """The fastest of `candidates` (float32 first) that agrees with float32 on `tiles`.
+    """The fastest of `candidates` (float32 first) that agrees with float32 on `tiles`, for models averaged together.
 
     Raises:
         NotFiniteError: if float32 itself gives NaN or Inf; a lower precision that does is not taken.
     """
     seconds: dict[str, float] = {}
     masks: dict[str, Pixels] = {}
+    package, *others = packages
+    recipe = Recipe(Decision(len(package.classes), ignore=255), tuple(others))
     for precision in candidates:
-        network = Network(package, device, precision, batch=1)
+        network = Network(package, device, precision, batch=1, recipe=recipe)
         try:
             masks[precision], seconds[precision] = timed_ids(network, tiles, nodata)
         except NotFiniteError:

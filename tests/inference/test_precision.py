@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from segcore.config import PredictConfig
+from segcore.inference import numerics, settle
 from segcore.inference import precision as module
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import NotFiniteError
-from segcore.inference.precision import calibrate, calibration_tiles, device_slug, resolve_precision
+from segcore.inference.precision import calibrate, calibration_tiles, device_slug
 from segcore.inference.tiling import crop_tiling
 from segcore.store import Workspace
 from tests.inference.scenes import scene, unet_package
@@ -33,10 +35,11 @@ def resolved(ws: Workspace, monkeypatch: pytest.MonkeyPatch, px_per_s: dict[str,
             raise NotFiniteError("overflow", 0)
         return ids[network.precision], 1 / px_per_s[network.precision]
 
-    monkeypatch.setattr(module, "faster_formats", lambda device: ["bfloat16"])
+    monkeypatch.setattr(settle, "faster_formats", lambda device: ["bfloat16"])
     monkeypatch.setattr(module, "timed_ids", answers)
-    tiling = crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256)
-    return resolve_precision(ws, unet_package(ws), CPU, ModelGrid(ws.image("a")), tiling)
+    package = unet_package(ws)
+    config = PredictConfig(workspace=ws.uri, model=package.model_id, device="cpu")
+    return settle.resolve(ws, config, package, ("a",)).precision
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_calibrate_measures_agreement(ws: Workspace) -> None:
     tiling = crop_tiling((300, 300), (64, 64), (16, 16), (2, 2), 256)
     tiles = calibration_tiles(ModelGrid(ws.image("a")), tiling, False, count=2)
     assert [tile.shape for tile in tiles] == [(1, 3, 96, 96)] * 2
-    found = calibrate(unet_package(ws), CPU, ["float32", "bfloat16"], tiles)
+    found = calibrate([unet_package(ws)], CPU, ["float32", "bfloat16"], tiles)
     assert found.agreement["float32"] == 1.0
     assert 0.9 < found.agreement["bfloat16"] <= 1.0
 
@@ -81,3 +84,27 @@ def test_a_precision_that_overflows_is_not_taken_and_stops_nothing(
 ) -> None:
     ids = {name: np.zeros(10) for name in ("float32", "bfloat16") if name != overflows}
     assert resolved(ws, monkeypatch, {"float32": 1.0, "bfloat16": 2.0}, ids) == "float32"
+
+
+def test_auto_holds_for_every_model_of_an_ensemble(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 is faster and right for the first model, and wrong for the second."""
+    first, second = unet_package(ws), unet_package(ws, channels=(4, 8))
+    prepared = numerics.prepared
+
+    def coarse(package: Any, device: Any, precision: str) -> Any:
+        model = prepared(package, device, "float32")
+        if package.model_id == second.model_id and precision == "bfloat16":
+            model.get_submodule("head").weight.mul_(-1)
+        return model
+
+    def timed(network: Any, tiles: Any, nodata: Any) -> Any:
+        return timed_ids(network, tiles, nodata)[0], 1 + (network.precision == "float32")
+
+    timed_ids = module.timed_ids
+    monkeypatch.setattr(numerics, "prepared", coarse)
+    monkeypatch.setattr(numerics, "DTYPES", {"float32": torch.float32, "bfloat16": torch.float32})
+    monkeypatch.setattr(module, "timed_ids", timed)
+    monkeypatch.setattr(settle, "faster_formats", lambda device: ["bfloat16"])
+    for ensemble, expected in (((), "bfloat16"), ((second.model_id,), "float32"), ((), "bfloat16")):
+        config = PredictConfig(workspace=ws.uri, model=first.model_id, device="cpu", ensemble=ensemble)
+        assert settle.resolve(ws, config, first, ("a",)).precision == expected
