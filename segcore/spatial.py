@@ -78,10 +78,20 @@ class Affine(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     matrix: tuple[tuple[float, float, float, float], ...]
-    """4 x 4: voxel index (x, y, z, 1) of level 0, of voxel centres, -> millimetres, RAS+ (x to the right, y to the
+    """4 x 4: voxel index (x, y, z, 1), of voxel centres, -> millimetres, RAS+ (x to the right, y to the
     front, z to the head), as in NIfTI. DICOM counts in LPS: x and y change their sign."""
     orientation: str
     """The directions in which x, y and z of the array run, as nibabel writes them: "RAS", "LPS", "PSR"..."""
+
+    def scaled(self, x: float, y: float) -> "Affine":
+        """That of a grid whose pixels are so many times as wide and high: index i is (i + 0.5) * factor - 0.5 here."""
+        shifts = (x - 1) / 2, (y - 1) / 2
+        rows = ((a * x, b * y, c, d + a * shifts[0] + b * shifts[1]) for a, b, c, d in self.matrix)
+        return self.model_copy(update={"matrix": tuple(rows)})
+
+    def at_level(self, level: int) -> "Affine":
+        """That of a pyramid's level, where this is level 0's."""
+        return self.scaled(2**level, 2**level)
 
 
 class Georef(BaseModel):

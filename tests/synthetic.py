@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from segcore.classes import ClassInfo, default_classes
 from segcore.geometry import Ints
-from segcore.spatial import Georef, Spacing
+from segcore.spatial import Affine, Georef, Spacing
 from segcore.store import Ngff, PyramidSpec, Staging, Workspace
 
 
@@ -23,6 +23,7 @@ def put_image(
     group: str | None = None,
     ngff: Ngff = "0.5",
     axes: tuple[str, ...] = ("c", "y", "x"),
+    affine: Affine | None = None,
 ) -> None:
     """An image; one of another shape or type replaces it."""
     dtype = str(pixels.dtype)
@@ -31,6 +32,7 @@ def put_image(
         "source": f"/sources/{image_id}.tif",
         "spacing": spacing.model_dump(mode="json") if spacing else None,
         "georef": georef.model_dump(mode="json") if georef else None,
+        "affine": affine.model_dump(mode="json") if affine else None,
         "split": split,
         "nodata": nodata,
         "group": group,

@@ -17,7 +17,7 @@ from segcore.errors import SourceError
 from segcore.geometry import Grid, Ints, Window
 from segcore.nodata import fitting_nodata, missing
 from segcore.sources.base import Limits, Pixels, Source, SourceInfo, Valid
-from segcore.spatial import METERS_PER_UNIT, Affine, Georef, Spacing, WantedSpacing
+from segcore.spatial import METERS_PER_UNIT, Georef, Spacing, WantedSpacing
 from segcore.taps import HALF, Axis, Taps
 
 SAME = 0.01
@@ -251,16 +251,8 @@ def _resampled_info(info: SourceInfo, wanted: float, shape: tuple[int, ...], tol
             "shape": shape,
             "spacing": spacing,
             "georef": georef,
-            "affine": None if info.affine is None else _scaled_affine(info.affine, x, y),
+            "affine": info.affine and info.affine.scaled(x, y),
             "levels": (),
             "details": info.details | {"resampled": told},
         }
     )
-
-
-def _scaled_affine(affine: Affine, x: float, y: float) -> Affine:
-    """The affine of voxel centres of the new grid: their index i is (i + 0.5) * factor - 0.5 on the old one."""
-    scale = np.diag([x, y, 1.0, 1.0])
-    scale[:2, 3] = (x - 1) / 2, (y - 1) / 2
-    rows = (np.asarray(affine.matrix) @ scale).tolist()
-    return Affine(matrix=tuple((a, b, c, d) for a, b, c, d in rows), orientation=affine.orientation)

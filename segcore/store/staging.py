@@ -17,7 +17,7 @@ import numpy as np
 from segcore.classes import ClassInfo
 from segcore.errors import IncompleteError, StoreError
 from segcore.geometry import Ints, Window, z_order
-from segcore.spatial import Georef, Spacing
+from segcore.spatial import Affine, Georef, Spacing
 from segcore.store import ngff
 from segcore.store.arrays import Reader, array_metadata, encode_objects, object_keys, open_array
 from segcore.store.lease import Lease
@@ -319,8 +319,8 @@ class Staging:
         """Build what is left of the levels, write the metadata, and mark it complete.
 
         Args:
-            attributes: JSON for the key `segcore`; `spacing` and `georef` in it, those of the image's level 0, also go
-                into NGFF and GeoZarr, as they are at the finest level of this array.
+            attributes: JSON for the key `segcore`; `spacing`, `georef` and `affine` in it are those of the image's
+                level 0, and are stored as they are at the finest level of this array, in NGFF and GeoZarr too.
             classes: of a label.
             channels: names of an image's channels.
 
@@ -369,6 +369,7 @@ class Staging:
         ome: dict[str, Any] = {"multiscales": ngff.multiscales(self.name, self.spec, spacing)}
         own: dict[str, Any] = {
             **attributes,
+            **_at_level(attributes, self.spec.base_level),
             "kind": self.spec.kind,
             "nodata": _json_number(self.spec.nodata),
             "plan": self.state.number,
@@ -453,6 +454,15 @@ def withdraw_labels(workspace: Workspace, image_id: str, names: Iterable[str]) -
     for name in sorted(set(names) & set(workspace.objects.folders(f"state/{image_id}"))):
         withdraw(workspace, image_id, name)
         workspace.objects.delete_prefix(state_prefix(image_id, name))
+
+
+def _at_level(attributes: Mapping[str, Any], level: int) -> dict[str, Any]:
+    """Where an array whose finest level is this one lies, by the words of its image."""
+    kinds: dict[str, type[Spacing | Georef | Affine]] = {"spacing": Spacing, "georef": Georef, "affine": Affine}
+    if level == 0:
+        return {}
+    told = {key: kind.model_validate(attributes[key]) for key, kind in kinds.items() if attributes.get(key)}
+    return {key: value.at_level(level).model_dump(mode="json") for key, value in told.items()}
 
 
 def _json_number(value: float | None) -> float | str | None:

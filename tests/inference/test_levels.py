@@ -19,6 +19,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from flows.picture import thumbnail
+from segcore import spatial
 from segcore.config import ExportConfig, PredictConfig, ReportConfig, ScoreConfig
 from segcore.export import export
 from segcore.geometry import Window
@@ -43,13 +44,16 @@ def meters(value: float) -> Spacing:
 GEOREF = Georef(crs_wkt=CRS.from_epsg(26914).to_wkt(), epsg=26914, transform=(5.0, 0.0, 600000.0, 0.0, -5.0, 5300000.0))
 
 
+AFFINE = spatial.Affine(matrix=((-3.0, 1, 0, 7), (0, 4, 1, -90), (1, 0, 6, 2), (0, 0, 0, 1)), orientation="LAS")
+
+
 @pytest.fixture(scope="module")
 def ws(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A georeferenced image of 5 m with a hole, and an image that is its level 1."""
     ws = Workspace.open(str(tmp_path_factory.mktemp("levels")), create=True)
     pixels = scene(HEIGHT, WIDTH)
     pixels[:, 700:, :90] = 0
-    put_image(ws, "fine", pixels, spacing=meters(5), georef=GEOREF, nodata=0)
+    put_image(ws, "fine", pixels, spacing=meters(5), georef=GEOREF, nodata=0, affine=AFFINE)
     image = ws.image("fine")
     put_image(ws, "coarse", image.read(Window.whole(image.shape(1)), 1), spacing=meters(10), nodata=0)
     return ws
@@ -112,9 +116,25 @@ def test_outside_validators_accept_it(ws: Workspace, mask: npt.NDArray[Any]) -> 
     data = json.loads(ws.objects.get("images/fine.ome.zarr/labels/m/zarr.json") or b"")["attributes"]
     assert data["spatial:transform"] == [10.0, 0.0, 600000.0, 0.0, -10.0, 5300000.0]
     assert data["spatial:shape"] == list(mask.shape)
-    assert ws.label("fine", "m").georef == GEOREF  # our own words stay those of the image's level 0
     layer = json.loads(ws.objects.get("layers/fine/m.entropy.ome.zarr/zarr.json") or b"")["attributes"]
     assert (layer["spatial:transform"], layer["spatial:shape"]) == (data["spatial:transform"], data["spatial:shape"])
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_our_own_words_are_of_its_finest_level(ws: Workspace, package: ModelPackage, level: int) -> None:
+    run(ws, package, images=("fine",), name=f"of{level}", layers=("entropy",), layer_level=level)
+    found = {1: ws.label("fine", f"of{level}"), 2: ws.layer("fine", f"of{level}", "entropy")}[level]
+    side = 2**level
+    assert found.base_level == level
+    assert found.spacing == meters(5.0 * side)
+    assert found.georef is not None
+    pixel = found.georef.transform
+    assert pixel == (5.0 * side, 0.0, 600000.0, 0.0, -5.0 * side, 5300000.0)
+    matrix = np.array(found.attributes["affine"]["matrix"])
+    block = [(x, y, 9, 1) for x in range(4 * side, 5 * side) for y in range(2 * side, 3 * side)]
+    centre = np.mean([np.array(AFFINE.matrix) @ voxel for voxel in block], axis=0)
+    np.testing.assert_allclose(matrix @ [4, 2, 9, 1], centre, rtol=1e-12)
+    assert found.attributes["affine"]["orientation"] == "LAS"
 
 
 def test_it_is_scored_on_its_own_level(ws: Workspace, mask: npt.NDArray[Any]) -> None:
