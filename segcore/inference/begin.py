@@ -12,6 +12,7 @@ import numpy as np
 from segcore.errors import ConfigError, PlanMismatchError
 from segcore.inference.batch import Batches
 from segcore.inference.decision import Kind
+from segcore.inference.gaussian import planes_together
 from segcore.inference.job import Job
 from segcore.inference.layers import Layer, layer_spec
 from segcore.inference.model_grid import ModelGrid
@@ -20,7 +21,7 @@ from segcore.inference.run import MaskRun
 from segcore.inference.search import Scope, scope_of
 from segcore.inference.tile_choice import is_tuned
 from segcore.inference.tiling import Tiling
-from segcore.store import PyramidSpec, Staging, Workspace, latest_plan, layer_name, plan_difference
+from segcore.store import UNIT_SHARDS, PyramidSpec, Staging, Workspace, latest_plan, layer_name, plan_difference
 from segcore.stretch import stretch_of
 
 
@@ -46,7 +47,7 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun
         layers = tuple(_layers(ws, job, tonight, layer_specs, opened))
         if all(each.finished for each in opened):
             return None
-        return MaskRun(
+        run = MaskRun(
             grid,
             staging,
             tiling,
@@ -59,10 +60,19 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun
             layers=layers,
             plan=plan,
         )
+        run.look_for_work(_planes_together(job, tiling))
+        return run
     except BaseException:
         for each in opened:
             each.close()
         raise
+
+
+def _planes_together(job: Job, tiling: Tiling) -> int:
+    """Planes of z or t that are computed together."""
+    if job.blend == "gaussian":
+        return planes_together(tiling, len(job.package.classes), UNIT_SHARDS * job.config.shard_px)
+    return tiling.core[0] if len(tiling.core) > 2 else 1
 
 
 def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope, batches: Batches) -> Tiling:

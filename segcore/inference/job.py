@@ -8,6 +8,7 @@ import torch
 from segcore.config import PredictConfig
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Recipe, devices_of
+from segcore.inference.survey import Seen
 from segcore.inference.tile_choice import blend_for, tiling_for
 from segcore.inference.tiling import Tiling
 from segcore.inference.tuning import WORKERS_PER_GPU, Tuning
@@ -26,6 +27,8 @@ class Job:
     precision: str = "float32"
     batch: int = 1
     tuning: Tuning | None = None
+    images: tuple[Seen, ...] = ()
+    """Those that the model can take."""
 
     def tiling(self, grid: ModelGrid) -> Tiling:
         """The tile grid of an image."""

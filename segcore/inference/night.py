@@ -4,16 +4,16 @@ An image that fails is reported, and the others go on.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from segcore.errors import SegcoreError, StoreError
-from segcore.geometry import Window
+from segcore.geometry import Ints, Window
 from segcore.inference.batch import Batches
 from segcore.inference.begin import begin
-from segcore.inference.contract import Fit, check_contract
+from segcore.inference.contract import check_contract
 from segcore.inference.crop import columns
-from segcore.inference.gaussian import GaussianUnit, planes_together
+from segcore.inference.gaussian import GaussianUnit
 from segcore.inference.job import Job
 from segcore.inference.numerics import Network, devices_of
 from segcore.inference.pipeline import Load, Pipeline, Threads
@@ -21,7 +21,7 @@ from segcore.inference.plan import mask_attributes, mask_spec
 from segcore.inference.run import MaskRun, share_of_all
 from segcore.progress import Progress
 from segcore.results import ItemResult
-from segcore.store import UNIT_SHARDS, Image, Workspace
+from segcore.store import Image, Workspace
 
 log = logging.getLogger("segcore.inference")
 
@@ -50,7 +50,7 @@ class Night:
         job = self._job
         readers = 4 if job.device.type != "cpu" and job.blend == "crop" else 1
         threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
-        self._progress.start("predict", self._num_shards(), "shards")
+        self._progress.start("predict", sum(image.num_shards(job.config.shard_px) for image in job.images), "shards")
         try:
             Pipeline(self._networks, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
         finally:
@@ -65,20 +65,6 @@ class Night:
         items = tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids))
         return items, details | share_of_all([item.details for item in items])
 
-    def _num_shards(self) -> int:
-        """Shards of all images that the model can take, finished ones too: arithmetic on their shapes."""
-        total = 0
-        for image_id in self._image_ids:
-            try:
-                total += mask_spec(self._job, self._fit(self._ws.image(image_id)).grid).num_shards
-            except Exception as error:  # reported when its turn comes
-                log.debug("shards of image %s are not counted", image_id, exc_info=error)
-                continue
-        return total
-
-    def _fit(self, image: Image) -> Fit:
-        return check_contract(self._job.package.contract, image, self._job.config.spacing_tolerance)
-
     def _loads(self) -> Iterator[Load]:
         for image_id in dict.fromkeys(self._image_ids):
             self._forget_failed()
@@ -89,10 +75,8 @@ class Night:
                 continue
             if run is None:
                 continue
-            for unit in self._units(run):
-                yield from self._unit_loads(run, unit)
-                if run.failed:
-                    break
+            while run.units and not run.failed:
+                yield from self._unit_loads(run, *run.units.popleft())
 
     def _forget_failed(self) -> None:
         """A night of many images keeps nothing of those that failed but their items."""
@@ -106,7 +90,7 @@ class Night:
         if image_id in self._refused:
             raise StoreError(self._refused[image_id])
         image = self._ws.image(image_id)
-        fit = self._fit(image)
+        fit = check_contract(self._job.package.contract, image, self._job.config.spacing_tolerance)
         for warning in fit.warnings:
             self._progress.note(warning)
         run = begin(self._ws, self._job, fit.grid, self._batches)
@@ -125,8 +109,6 @@ class Night:
 
     def _resumed(self, run: MaskRun) -> MaskRun | None:
         """Count what an earlier call finished."""
-        run.remaining = sum(len(run.pending(unit)) for unit in self._units(run))
-        run.counts.shards_resumed = run.staging.spec.num_shards - run.remaining
         if run.counts.shards_resumed:
             self._progress.advance(run.counts.shards_resumed)
         self._runs[run.image.image_id] = run
@@ -135,18 +117,7 @@ class Night:
             return None
         return run
 
-    def _units(self, run: MaskRun) -> list[Window]:
-        """Work units in which a shard is left, over as many planes as are computed together."""
-        tiling, depth = run.tiling, 1
-        if self._job.blend == "gaussian":
-            depth = planes_together(tiling, len(self._job.package.classes), UNIT_SHARDS * self._job.config.shard_px)
-        elif len(tiling.core) > 2:
-            depth = tiling.core[0]
-        grid = run.staging.spec.groups(UNIT_SHARDS, depth)
-        return [unit for unit in map(grid.window, grid.indices()) if run.pending(unit)]
-
-    def _unit_loads(self, run: MaskRun, unit: Window) -> Iterator[Load]:
-        pending = run.pending(unit)
+    def _unit_loads(self, run: MaskRun, unit: Window, pending: Sequence[Ints]) -> Iterator[Load]:
         if self._job.blend == "gaussian":
             for strip in GaussianUnit(run, unit, pending).strips():
                 yield Load(run, strip)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from segcore.inference.model_grid import ModelGrid, Valid
 from segcore.inference.numerics import NotFiniteError
 from segcore.inference.search import Reason, Search
 from segcore.inference.tiling import Tiling
-from segcore.store import Image, Staging, UnitWriter
+from segcore.store import UNIT_SHARDS, Image, Staging, UnitWriter
 from segcore.stretch import Stretch
 
 
@@ -59,8 +59,10 @@ class MaskRun:
     layers: tuple[Layer, ...] = ()
     plan: dict[str, Any] = field(default_factory=dict)
     """Of the mask, as it is frozen."""
+    units: deque[tuple[Window, list[Ints]]] = field(default_factory=deque)
+    """Work units that are not begun yet, each with its shards that are left, of the mask's grid."""
     remaining: int = 0
-    """Shards that are not computed yet, of the mask's grid."""
+    """Shards that are not computed yet."""
     counts: Counts = field(default_factory=Counts)
     error: BaseException | None = None
     """Why the image failed; the first error counts."""
@@ -98,7 +100,16 @@ class MaskRun:
         """Of the layers, and of the mask."""
         return (*(layer.staging for layer in self.layers), self.staging)
 
-    def pending(self, unit: Window) -> list[Ints]:
+    def look_for_work(self, depth: int) -> None:
+        """Find the work units in which a shard is left, of so many planes each, and count what an earlier call did."""
+        spec = self.staging.spec
+        units = spec.groups(UNIT_SHARDS, depth)
+        left = ((unit, self._pending(unit)) for unit in map(units.window, units.indices()))
+        self.units = deque((unit, shards) for unit, shards in left if shards)
+        self.remaining = sum(len(shards) for _, shards in self.units)
+        self.counts.shards_resumed = spec.num_shards - self.remaining
+
+    def _pending(self, unit: Window) -> list[Ints]:
         """The shards of a work unit that are left, of the mask or of a layer, in Z-order."""
         grid, mask = self.staging.spec.grid(0), self.staging
         return z_order(
