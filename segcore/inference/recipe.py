@@ -8,12 +8,12 @@ from segcore.config import PredictConfig
 from segcore.errors import ConfigError
 from segcore.inference.contract import check_alike
 from segcore.inference.decision import KINDS, Decision, ids_of
+from segcore.inference.field import with_kept_field
 from segcore.inference.job import ignore_of
 from segcore.inference.numerics import Recipe
 from segcore.inference.tiling import rounded_up
 from segcore.inference.views import views_of
 from segcore.models.package import ModelPackage, read_package
-from segcore.models.receptive import with_field
 from segcore.store import Workspace
 
 
@@ -24,7 +24,7 @@ def recipe_of(ws: Workspace, config: PredictConfig, package: ModelPackage) -> Re
         ConfigError: if it asks for what cannot be.
         ContractError: if a further model is not there, or not made for the same images and classes.
     """
-    ensemble = tuple(with_field(read_package(ws, model)) for model in config.ensemble)
+    ensemble = tuple(with_kept_field(ws, read_package(ws, model), config.dry_run) for model in config.ensemble)
     for other in ensemble:
         check_alike(package, other)
     views = views_of(config.views, config.view_scales)

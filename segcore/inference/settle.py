@@ -7,6 +7,7 @@ from dataclasses import replace
 from segcore.config import PredictConfig
 from segcore.inference.calibration import keep, kept
 from segcore.inference.contract import check_contract
+from segcore.inference.field import with_kept_field
 from segcore.inference.job import Job
 from segcore.inference.numerics import Network, NotFiniteError, resolve_device
 from segcore.inference.precision import (
@@ -34,7 +35,7 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
         ConfigError: if the device or the precision is not there, or the model cannot have the halo.
     """
     recipe = recipe_of(ws, config, package)
-    package = jointly(package, recipe.ensemble)
+    package = jointly(with_kept_field(ws, package, config.dry_run), recipe.ensemble)
     check_halo(config, package.contract)
     device = resolve_device(config.device)
     check_precision(config.precision, device)

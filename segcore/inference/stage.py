@@ -15,7 +15,6 @@ from segcore.inference.search import screen_config
 from segcore.inference.settle import resolve
 from segcore.measure import Peak
 from segcore.models.package import read_package
-from segcore.models.receptive import with_field
 from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
 from segcore.store import Workspace
@@ -36,7 +35,7 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
     """
     with Peak() as peak, ends_on_sigterm(), repeatable(), memory_is_kept():
         ws = Workspace.open(config.workspace)
-        package = with_field(read_package(ws, config.model))
+        package = read_package(ws, config.model)
         image_ids = config.images or tuple(ws.image_ids())
         if not image_ids:
             raise StoreError(f"workspace {ws.uri}: no image in it; fill it with `segcore ingest`")

@@ -14,8 +14,9 @@ from torch import nn
 from segcore.classes import default_classes
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError
+from segcore.inference import field, predict
 from segcore.inference import halo as module
-from segcore.inference import predict
+from segcore.inference.field import with_kept_field
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.precision import device_slug
@@ -306,3 +307,28 @@ def test_a_finished_mask_satisfies_fast_and_auto(ws: Workspace) -> None:
     result = predict(PredictConfig(workspace=ws.uri, model=package.model_id, name="mask", shard_px=256, halo=0))
     assert result.items[0].state == "failed"
     assert "halo_px" in str(result.items[0].error)
+
+
+def test_a_field_is_measured_once_and_kept(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, other = unet_package(ws, channels=(8, 8, 8)), package_of(ws, "plain")
+    measured_ids: list[str] = []
+
+    def counted(package: ModelPackage) -> ModelPackage:
+        measured_ids.append(package.model_id)
+        return with_field(package)
+
+    monkeypatch.setattr(field, "with_field", counted)
+    for ensemble in ((), (other.model_id,), (other.model_id,)):
+        run(ws, package, f"of{len(ensemble)}", halo="exact", ensemble=ensemble)
+    assert measured_ids == [package.model_id, other.model_id]
+    expected = with_field(package).contract
+    assert with_kept_field(ws, package, dry_run=False).contract == expected
+    assert expected.is_measured
+    key = f"state/models/{package.model_id}/field.json"
+    ws.objects.put(key, b"damaged")
+    assert with_kept_field(ws, package, dry_run=True).contract == expected
+    assert ws.objects.get(key) == b"damaged"
+    assert with_kept_field(ws, package, dry_run=False).contract == expected
+    assert measured_ids == [package.model_id, other.model_id, package.model_id, package.model_id]
+    assert with_kept_field(ws, with_field(package), dry_run=False).contract == expected
+    assert len(measured_ids) == 4
