@@ -7,6 +7,7 @@ Area average where an axis gets coarser, bilinear where it gets finer. The weigh
 and are summed in one order: a window has the bits of the same window of the whole.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,15 @@ class Taps:
         stop = [int(index.max()) + 1 for index, _ in (self.y, self.x)]
         sides = (b - a for a, b in zip(start, stop, strict=True))
         return Window((*block.start[:-2], *start), (*block.shape[:-2], *sides))
+
+    def bands(self, num_rows: int) -> Iterator[tuple["Taps", slice, slice]]:
+        """The block in bands of so many rows: their taps, their rows in the block, and in its support."""
+        index, weights = self.y
+        for top in range(0, len(index), num_rows):
+            rows = slice(top, min(top + num_rows, len(index)))
+            own = index[rows]
+            first = index.min()
+            yield Taps((own, weights[rows]), self.x), rows, slice(own.min() - first, own.max() + 1 - first)
 
     def total(self, values: Floats) -> Floats:
         """Weighted sums (y, x) of a plane of the support, tap by tap: first along y, then along x."""

@@ -6,7 +6,8 @@
             |tile|tile|tile|   one mask, written when its last tile is there
             +----+----+----+
 
-A tile of several planes writes into as many shards that lie behind each other: a column.
+A tile of several planes writes into as many shards that lie behind each other: a column. Tiles of a resampled image lie
+across the columns too: then a row of tiles is as wide as the work unit, and writes into all that it touches.
 """
 
 import threading
@@ -41,27 +42,22 @@ class Column:
         self.window = Window((*unit.start[:-2], *side.start[-2:]), (*unit.shape[:-2], *side.shape[-2:]))
         self._lock = threading.Lock()
         self._answers: Answers | None = None
-        self._num_tiles = self._num_skipped = self._num_pieces = 0
+        self._num_tiles = self._num_skipped = 0
+        self.num_pieces = 0
+        """Rows of tiles that are still to come."""
 
-    def pieces(self, rows: int | None = None) -> list[Callable[[], "Piece"]]:
-        """Readers of the column's rows of tiles; `rows` at once, or as few as make a read worth its halo."""
-        tiling = self.run.tiling
-        together = rows or -(-MIN_PIECE_PX // tiling.core[-2])
-        tiles = sorted(tiling.tiles(self.run.grid.model_window(self.window)), key=lambda tile: tile.index[-2])
-        pieces = [list(row) for _, row in groupby(tiles, key=lambda tile: tile.index[-2] // together)]
-        self._num_pieces = len(pieces)
-        return [partial(Piece, self, piece) for piece in pieces]
+    def touches(self, window: Window) -> bool:
+        return window.intersected(self.window).num_px > 0
 
-    def counted(self, num_tiles: int, skipped: Sequence[Reason], num_repeated: int) -> None:
+    def counted(self, num_tiles: int, num_skipped: int) -> None:
+        """For the ledger's records."""
         with self._lock:
             self._num_tiles += num_tiles
-            self._num_skipped += len(skipped)
-        self.run.count_tiles(num_tiles, skipped, num_repeated)
+            self._num_skipped += num_skipped
 
     def fill(self, window: Window, index: int) -> None:
-        """Give all pixels of a tile that is not looked at one id."""
-        inside = window.intersected(self.window)
-        self.answers[MASK][inside.relative_to(self.window.start).slices] = index
+        """Give all pixels of a window inside the column one id."""
+        self.answers[MASK][window.relative_to(self.window.start).slices] = index
 
     @property
     def answers(self) -> Answers:
@@ -74,8 +70,8 @@ class Column:
     def piece_done(self, batch: int) -> list[Answered]:
         """The shards, after the last piece."""
         with self._lock:
-            self._num_pieces -= 1
-            if self._num_pieces > 0:
+            self.num_pieces -= 1
+            if self.num_pieces > 0:
                 return []
         note = {"tiles": self._num_tiles, "skipped": self._num_skipped, "batch": batch}
         answers, self._answers = self.answers, None
@@ -89,12 +85,18 @@ class Column:
 
 
 class Piece:
-    """Rows of tiles of a column in the pipeline. The constructor reads."""
+    """Rows of tiles in the pipeline. The constructor reads.
+
+    Args:
+        columns: those that the tiles touch.
+        tiles: their write windows cover the columns' part of these rows.
+        home: a tile is its own where it begins in here; elsewhere it is inferred once more.
+    """
 
     in_order = False
 
-    def __init__(self, column: Column, tiles: Sequence[Tile]) -> None:
-        self.run, self._column = column.run, column
+    def __init__(self, columns: Sequence[Column], tiles: Sequence[Tile], home: Window) -> None:
+        self.run, self._columns = columns[0].run, columns
         grid, search = self.run.grid, self.run.search
         reasons = [search.why_not(tile.write) for tile in tiles]
         writes = [grid.mask_window(tile.write) for tile in tiles]
@@ -103,18 +105,20 @@ class Piece:
         asked = [*compress(writes, looked_at), *(self._filled if grid.image.has_valid else ())]
         self._valid = None
         if asked:
-            self._window = bounding(asked).intersected(column.window)
+            self._window = bounding(asked).intersected(bounding([column.window for column in columns]))
             self._valid = read_validity(grid, self._window)
         usable = [
             look and is_usable(self._valid, write, self._window.start)
             for look, write in zip(looked_at, writes, strict=True)
         ]
         self.tiles = list(compress(tiles, usable))
-        # Tiles of a resampled image lie across the shards of its mask: each is its own where it begins.
-        repeated = sum(not column.window.contains(first(write)) for write in compress(writes, usable))
+        repeated = sum(not home.contains(first(write)) for write in compress(writes, usable))
         skipped: list[Reason] = [reason for reason in reasons if reason is not None]
         skipped += ["nodata"] * (sum(looked_at) - len(self.tiles))
-        column.counted(len(tiles), skipped, repeated)
+        self.run.count_tiles(len(tiles), skipped, repeated)
+        for column in columns:
+            own = [is_inferred for is_inferred, write in zip(usable, writes, strict=True) if column.touches(write)]
+            column.counted(len(own), len(own) - sum(own))
         if self.tiles:
             region = bounding([tile.read for tile in self.tiles])
             self._origin = region.start
@@ -124,8 +128,15 @@ class Piece:
         """Fill a tile that is skipped for this reason, if it becomes a class."""
         index = self.run.search.filled_with(reason)
         if index is not None:
-            self._column.fill(write, index)
+            for column, inside in self._parts(write):
+                column.fill(inside, index)
         return index is not None
+
+    def _parts(self, window: Window) -> Iterator[tuple[Column, Window]]:
+        """The columns that a window of the mask touches, each with its part of it."""
+        for column in self._columns:
+            if column.touches(window):
+                yield column, window.intersected(column.window)
 
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
         """Answers for the tiles' centres; by many threads at once."""
@@ -134,24 +145,58 @@ class Piece:
 
     def add(self, tiles: Sequence[Tile], answers: Answers) -> None:
         """Put the centres in their places; no two tiles share a pixel."""
-        grid, window = self.run.grid, self._column.window
-        for name, whole in self._column.answers.items():
-            for tile, centre in zip(tiles, answers[name], strict=False):  # a batch may be filled up
-                inside = grid.mask_window(tile.write).intersected(window)
-                whole[inside.relative_to(window.start).behind] = grid.on_mask(centre, tile.write, inside)
+        grid = self.run.grid
+        for i, tile in enumerate(tiles):
+            for column, inside in self._parts(grid.mask_window(tile.write)):
+                place = inside.relative_to(column.window.start).behind
+                for name, whole in column.answers.items():
+                    whole[place] = grid.on_mask(answers[name][i], tile.write, inside)
 
     def complete(self, network: Network) -> list[Answered]:
-        """The column's shards, if this was its last piece."""
+        """The shards of the columns of which this was the last piece."""
         if self._valid is not None and (self.tiles or self._filled):
-            rows = self._window.relative_to(self._column.window.start).behind
-            blank(self.run, {name: whole[rows] for name, whole in self._column.answers.items()}, ~self._valid)
-        return self._column.piece_done(min(network.fits, self.run.batch))
+            for column, inside in self._parts(self._window):
+                place = inside.relative_to(column.window.start).behind
+                unusable = ~self._valid[inside.relative_to(self._window.start).slices]
+                blank(self.run, {name: whole[place] for name, whole in column.answers.items()}, unusable)
+        batch = min(network.fits, self.run.batch)
+        return [shard for column in self._columns for shard in column.piece_done(batch)]
 
 
-def columns(run: MaskRun, unit: Window, pending: Sequence[Ints]) -> Iterator[Column]:
-    """The columns of a work unit in which a shard is left."""
+def pieces(
+    run: MaskRun, unit: Window, pending: Sequence[Ints], rows: int | None = None
+) -> Iterator[Callable[[], Piece]]:
+    """Readers of a work unit's rows of tiles: column by column, or of all columns at once where tiles lie across them.
+
+    Args:
+        run: the image.
+        unit: the work unit.
+        pending: its shards that are left.
+        rows: of tiles, read at once; None = as few as make a read worth its halo.
+    """
     by_place: dict[Ints, list[Ints]] = {}
     for shard in pending:
         by_place.setdefault(shard[-2:], []).append(shard)
-    for shards in by_place.values():
-        yield Column(run, unit, shards)
+    columns = [Column(run, unit, shards) for shards in by_place.values()]
+    if run.grid.is_resampled:
+        yield from _pieces_of(columns, unit, rows)
+        return
+    for column in columns:
+        yield from _pieces_of([column], column.window, rows)
+
+
+def _pieces_of(columns: Sequence[Column], home: Window, rows: int | None) -> Iterator[Callable[[], Piece]]:
+    run = columns[0].run
+    together = rows or -(-MIN_PIECE_PX // run.tiling.core[-2])
+    area = run.grid.model_window(bounding([column.window for column in columns]))
+    tiles = sorted(run.tiling.tiles(area), key=lambda tile: tile.index[-2])
+    found = []
+    for _, row in groupby(tiles, key=lambda tile: tile.index[-2] // together):
+        placed = [(tile, run.grid.mask_window(tile.write)) for tile in row]
+        wanted = [tile for tile, write in placed if any(column.touches(write) for column in columns)]
+        touched = [column for column in columns if any(column.touches(write) for _, write in placed)]
+        if wanted:
+            found.append(partial(Piece, touched, wanted, home))
+        for column in touched:
+            column.num_pieces += 1
+    return iter(found)

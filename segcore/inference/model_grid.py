@@ -22,6 +22,10 @@ Pixels = npt.NDArray[np.generic]
 Valid = npt.NDArray[np.bool_]
 
 
+FLOATS_PX = 1 << 18
+"""Pixels that are averaged at once: floats are held of no more."""
+
+
 @dataclass(frozen=True)
 class ModelGrid:
     """An image as a model sees it. Windows, of the model grid or of the mask's, are over its axes without c."""
@@ -64,9 +68,11 @@ class ModelGrid:
         fine = self._read_level(taps.support(window))
         can_miss = self.image.nodata is not None or fine.dtype.kind == "f"
         pixels = np.empty((fine.shape[0], *window.shape), dtype=fine.dtype)
-        for plane in np.ndindex(pixels.shape[:-2]):  # floats are held of one plane alone
-            usable = ~self.image.missing(fine[plane]) if can_miss else None
-            pixels[plane] = taps.averaged(fine[plane], usable, self.image.nodata)
+        for band, rows, support in taps.bands(max(1, FLOATS_PX // fine.shape[-1])):
+            for plane in np.ndindex(pixels.shape[:-2]):
+                values = fine[plane][support]
+                usable = ~self.image.missing(values) if can_miss else None
+                pixels[plane][rows] = band.averaged(values, usable, self.image.nodata)
         return pixels
 
     def _read_level(self, window: Window) -> Pixels:

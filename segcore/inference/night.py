@@ -12,7 +12,7 @@ from segcore.geometry import Ints, Window
 from segcore.inference.batch import Batches
 from segcore.inference.begin import begin
 from segcore.inference.contract import check_contract
-from segcore.inference.crop import columns
+from segcore.inference.crop import pieces
 from segcore.inference.gaussian import GaussianUnit
 from segcore.inference.job import Job
 from segcore.inference.numerics import Network, devices_of
@@ -123,10 +123,9 @@ class Night:
                 yield Load(run, strip)
             return
         # On a GPU reading is the bottleneck, and a whole shard at once decodes no chunk twice.
-        rows = None if self._job.device.type == "cpu" else self._job.config.shard_px
-        for column in columns(run, unit, pending):
-            for piece in column.pieces(rows):
-                yield Load(run, piece)
+        is_tall = self._job.device.type != "cpu" and not run.grid.is_resampled  # then rows are wide
+        for piece in pieces(run, unit, pending, self._job.config.shard_px if is_tall else None):
+            yield Load(run, piece)
 
     def _finish(self, run: MaskRun) -> None:
         run.finish(mask_attributes(self._job, run.image, run.plan), self._job.package.classes)

@@ -31,7 +31,7 @@ class Counts:
     skipped: Counter[Reason] = field(default_factory=Counter)
     """Tiles that were not inferred, by the reason; `nodata` = without a usable pixel to write."""
     repeated: int = 0
-    """Tiles that a neighbour infers too: a work unit in `gaussian`, a shard where the image is resampled."""
+    """Tiles that the work unit beside infers too, in `gaussian` or where the image is resampled."""
     shards_written: int = 0
     shards_resumed: int = 0
     px_written: int = 0

@@ -1,5 +1,7 @@
 """Images whose pixels are near the model's size: resampled, tile by tile, as if the whole level had been."""
 
+import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 from segcore.config import PredictConfig
 from segcore.geometry import Window
-from segcore.inference import predict
+from segcore.inference import crop, predict
 from segcore.inference.model_grid import ModelGrid
 from segcore.results import StageResult
 from segcore.spatial import Spacing
@@ -83,7 +85,8 @@ def test_crop_equals_the_whole_image_resampled_and_run_once(ws: Workspace, name:
     label, details = ws.label(name, f"crop{shard_px}"), result.items[0].details
     assert label.base_level == grid.level == details["level"]
     assert details["step"] == label.attributes["predict"]["step"] == pytest.approx(list(grid.step))
-    assert details["repeated_share"] > 0  # tiles of the model grid lie across the mask's shards
+    assert details["repeated_share"] == 0  # all of it is one work unit
+    assert details["tiles"] == math.prod(-(-n // 128) for n in grid.shape)
     assert verify(ws) == []
 
 
@@ -154,6 +157,41 @@ def test_a_killed_run_goes_on(ws: Workspace, monkeypatch: pytest.MonkeyPatch) ->
         run(ws, "oblong", "killed", tile_px=128)
     assert run(ws, "oblong", "killed", tile_px=128).items[0].details["shards_resumed"] == 3
     np.testing.assert_array_equal(mask_of(ws, "oblong", "killed"), mask_of(ws, "oblong", "reference"))
+
+
+def test_only_tiles_on_a_work_units_rim_are_inferred_twice(tmp_path: Path) -> None:
+    """Units of 4 shards of 256 px, 0.47 / 0.5 and 0.53 / 0.5 as many model px; a tile of each crosses the one rim."""
+    ws = Workspace.open(str(tmp_path), create=True)
+    put_image(ws, "a", scene(1100, 1300), spacing=micrometers(0.47, 0.53))
+    unet_package(ws, spacing=micrometers(MODEL_UM, MODEL_UM))
+    details = run(ws, "a", "units", tile_px=128, tile_workers=3).items[0].details
+    assert (1024 * 0.47 / MODEL_UM % 128, 1024 * 0.53 / MODEL_UM % 128) != (0, 0)
+    rows, columns = 9, 11  # tiles of the model grid, 1034 x 1378 px
+    assert details["tiles"] == (rows + 1) * (columns + 1)
+    assert details["repeated_share"] == pytest.approx(1 - rows * columns / details["tiles"], abs=1e-6)
+    assert details["shards_written"] == 5 * 6
+    whole = run(ws, "a", "whole", tile_px=128, shard_px=2048).items[0].details
+    assert (whole["tiles"], whole["repeated_share"]) == (rows * columns, 0)
+    np.testing.assert_array_equal(mask_of(ws, "a", "units"), mask_of(ws, "a", "whole"))
+
+
+def test_memory_holds_few_rows_of_shards(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 9 x 4 shards no more than are 4 rows of tiles high, and what waits for the writer."""
+    most, made = [0], list[Any]()
+    empty = crop.empty_answers
+
+    def counted(*args: Any) -> Any:
+        found = empty(*args)
+        made.extend(map(weakref.ref, found.values()))
+        most[0] = max(most[0], sum(one() is not None for one in made))
+        return found
+
+    monkeypatch.setattr(crop, "empty_answers", counted)
+    monkeypatch.setattr(crop, "MIN_PIECE_PX", 128)
+    put_image(ws, "long", scene(2060, 1000), spacing=micrometers(0.47, 0.53))
+    run(ws, "long", "long", tile_px=128)
+    assert len(made) == 36
+    assert most[0] <= 3 * 4 + 4
 
 
 def test_within_2_percent_pixels_stay_as_they_are(ws: Workspace) -> None:
