@@ -1,14 +1,18 @@
 """Volumes and sequences: models of planes go plane by plane, models of volumes see their neighbours too."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from segcore.config import PredictConfig
-from segcore.geometry import reflected
+from segcore.geometry import Window, reflected
 from segcore.inference import predict
+from segcore.inference.gaussian import tile_weights
+from segcore.inference.tiling import gaussian_tiling
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace, verify
 from tests.inference.scenes import mask_of, unet_package, volume_package, whole_image_mask
@@ -92,6 +96,34 @@ def test_gaussian_sums_over_planes_too(ws: Workspace, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(whole[clear], best[clear])
     monkeypatch.setattr("segcore.inference.gaussian.STRIP_BYTES", 1)  # as few planes at once as there can be
     np.testing.assert_array_equal(run(ws, package, "cut", **settings), whole)
+
+
+@pytest.mark.parametrize("axes", [("c", "z", "y", "x"), ("t", "c", "y", "x")])
+def test_gaussian_equals_the_brute_force(ws: Workspace, axes: tuple[str, ...]) -> None:
+    """Flat tiles of a model that looks beyond them: summed over the whole volume, in float64."""
+    pixels = volume(2)
+    put_image(ws, "a", np.moveaxis(pixels, 0, axes.index("c")), axes=axes)
+    own = tuple(axis for axis in axes if axis != "c")
+    package = volume_package(ws, num_channels=2, kernel_px=5, kernel_planes=3, axes=own)
+    settings = {"tile_px": 96, "halo": 8, "tile_planes": 4, "halo_planes": 1}
+    mask = run(ws, package, "summed", blend="gaussian", **settings)
+    tiling, model = gaussian_tiling(SHAPE, (4, 96, 96), (1, 8, 8), (1, 1, 1)), package.load_weights()
+    sums, total = np.zeros((3, *SHAPE)), np.zeros(SHAPE)
+    weights = reduce(np.multiply.outer, map(tile_weights, tiling.read)).astype(np.float64)
+    for tile in tiling.tiles(Window.whole(SHAPE)):
+        seen = pixels
+        for axis, (start, side, size) in enumerate(zip(tile.read.start, tile.read.shape, SHAPE, strict=True), start=1):
+            seen = seen.take(reflected(start, side, size), axis=axis)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(seen).float()[None])[0].double().numpy()
+        inside = tile.read.intersected(Window.whole(SHAPE))
+        part = inside.relative_to(tile.read.start).slices
+        sums[(slice(None), *inside.slices)] += (logits * weights)[(slice(None), *part)]
+        total[inside.slices] += weights[part]
+    clear, best = clear_and_best(sums / total)
+    assert clear.mean() > 0.99
+    assert min(np.bincount(best.ravel())) > 1000
+    np.testing.assert_array_equal(mask[clear], best[clear])
 
 
 def test_a_killed_volume_goes_on(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
