@@ -288,9 +288,9 @@ class PredictConfig(StageConfig):
     screen_margin_px: int = Field(default=8, ge=0)
     """How far around them, in px of the screen's mask."""
     batch: int = Field(default=1, ge=1)
-    """Tiles that go through the model at once."""
+    """Tiles that go through the model at once; 1 for sizes of tile at which an answer would depend on its place."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the model; `auto` is the fastest that agrees with float32."""
+    """Arithmetic of the model, or all of an ensemble; `auto` is the fastest that agrees with float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; `auto` takes CUDA, else MPS, else the CPU."""
     tile_workers: int = Field(default=0, ge=0)
