@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from segcore.inference.numerics import DTYPES, Network
+from segcore.inference.numerics import Network
+from segcore.inference.prepared import DTYPES
 from segcore.measure import num_cores
 from segcore.models.package import ModelPackage
 

@@ -40,7 +40,8 @@ from segcore.config import PredictConfig
 from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.allocator import memory_is_kept
-from segcore.inference.numerics import DTYPES, resolve_device
+from segcore.inference.numerics import resolve_device
+from segcore.inference.prepared import DTYPES
 from segcore.measure import num_cores
 from segcore.models.package import ModelPackage
 from segcore.results import StageResult

@@ -182,6 +182,8 @@ class TrainConfig(StageConfig):
     """Kind of network."""
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 128), min_length=1, max_length=8)
     """Feature channels of each U-Net stage, finest first; the stride is 2^(stages - 1)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of channels that the coarser half of a U-Net drops in training; what predict's `samples` need."""
     tile_px: int = Field(default=128, ge=32)
     """Side of a training tile in px."""
     batch: int = Field(default=4, ge=1)
@@ -229,6 +231,12 @@ class TrainConfig(StageConfig):
     dry_run: bool = False
     """Say what would be done, and do nothing."""
 
+    @model_validator(mode="after")
+    def _has_stages_to_drop_from(self) -> Self:
+        if self.dropout and self.architecture != "unet":
+            raise ValueError(f"dropout: expected the architecture unet, got {self.architecture}, which has no dropout")
+        return self
+
 
 class PredictConfig(StageConfig):
     """Images and a model package -> masks."""
@@ -259,7 +267,8 @@ class PredictConfig(StageConfig):
     min_confidence: dict[str, float] = {}
     """By class name: a pixel whose class has a smaller probability becomes `ignore`."""
     layers: tuple[Literal["probs", "entropy", "margin", "variance"], ...] = ()
-    """Images beside the mask: probabilities, and how sure the model is (`variance` is over views and models)."""
+    """Images beside the mask: probabilities, and how sure the model is (`variance` is over views, models and
+    samples)."""
     layer_classes: tuple[str, ...] = ()
     """Classes in `probs`; none = all."""
     layer_dtype: Literal["uint8", "float16"] = "uint8"
@@ -272,6 +281,8 @@ class PredictConfig(StageConfig):
     """Further scales at which each tile is seen, beside its own, e.g. 0.8 and 1.25."""
     ensemble: tuple[str, ...] = ()
     """Further models, whose probabilities are averaged with the first one's."""
+    samples: int = Field(default=0, ge=0, le=1000)
+    """Monte-Carlo dropout: so many sub-networks of a model with dropout are averaged; 0 = the model itself."""
     foreground: str = "auto"
     """Look only where a label of the image marks something: `auto` = the foreground that ingest found by colour; a
     label's name (the mask of a tissue model, say: any class but 0); or `off`."""

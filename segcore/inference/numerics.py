@@ -6,24 +6,26 @@ tiles of one plane.
 The device gets the image's own dtype and normalises there; what comes back is ids, one byte per pixel.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segcore.errors import ConfigError, SegcoreError
 from segcore.geometry import Ints
 from segcore.inference.decision import MASK, Answers, Decision, on_host
 from segcore.inference.model_grid import Pixels
+from segcore.inference.prepared import Member, channels_last
 from segcore.inference.views import View
 from segcore.models.package import ModelPackage
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SUM = "sum"
+"""Key of the sum of all logits among the answers on their way to the host."""
 
 
 class NotFiniteError(SegcoreError):
@@ -57,34 +59,6 @@ def devices_of(device: torch.device) -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Fold each batch norm that directly follows a convolution of the same `nn.Sequential` into it, in place.
-
-    Only a Sequential says by itself that nothing else sees what lies between the two. The answers stay the
-    same within rounding; the model must be in evaluation mode.
-    """
-    for parent in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
-        for i in range(len(parent) - 1):
-            conv, norm = parent[i], parent[i + 1]
-            if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-                parent[i] = fuse_conv_bn_eval(conv, norm)
-                parent[i + 1] = nn.Identity()
-    return model
-
-
-def prepared(package: ModelPackage, device: torch.device, precision: str) -> nn.Module:
-    """The package's model, folded, channels last, in `precision` on `device`."""
-    model = fold_batch_norm(package.load_weights("cpu").eval()).requires_grad_(False)
-    model = model.to(device=device, dtype=DTYPES[precision])
-    layout = channels_last(len(package.contract.axes))
-    return cast(nn.Module, model.to(memory_format=layout))  # type: ignore[call-overload]
-
-
-def channels_last(num_axes: int) -> torch.memory_format:
-    """The layout in which the bands of a pixel lie side by side, for tiles of 2 or 3 axes."""
-    return torch.channels_last if num_axes == 2 else torch.channels_last_3d
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How logits are made and what becomes of them; all of it decides pixels."""
@@ -93,24 +67,13 @@ class Recipe:
     ensemble: tuple[ModelPackage, ...] = ()
     """Further models whose probabilities are averaged with the first one's."""
     views: tuple[View, ...] = (View(),)
+    samples: int = 0
+    """Sub-networks of each model that are averaged; 0 = the model itself (`segcore.inference.dropout`)."""
 
-
-class _Member:
-    """One model on the device, with its own normalisation."""
-
-    def __init__(self, package: ModelPackage, device: torch.device, precision: str) -> None:
-        contract = package.contract
-        self.model = prepared(package, device, precision)
-        self.stride = contract.stride
-        self._dtype = DTYPES[precision]
-        bands = (1, len(contract.bands), *(1,) * len(contract.axes))
-        self._mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).reshape(bands)
-        self._std = torch.tensor(contract.std, dtype=torch.float32, device=device).reshape(bands)
-
-    def normalised(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
-        """(pixel - mean) / std of float32 tiles; what is missing is taken for average."""
-        normal = tiles.sub(self._mean).div_(self._std)
-        return (normal if missing is None else normal.masked_fill_(missing, 0.0)).to(self._dtype)
+    @property
+    def num_looks(self) -> int:
+        """How often a tile goes through a model."""
+        return (1 + len(self.ensemble)) * len(self.views) * max(1, self.samples)
 
 
 class Network:
@@ -134,9 +97,9 @@ class Network:
         self.fits = batch
         """Tiles that go through the device at once: less than `batch` after it ran out of memory."""
         self.decision = recipe.decision
-        self._views = recipe.views
+        self._recipe = recipe
         self._num_axes = len(package.contract.axes)
-        self._members = [_Member(member, device, precision) for member in (package, *recipe.ensemble)]
+        self._members = [Member(each, device, precision, recipe.samples) for each in (package, *recipe.ensemble)]
 
     @contextmanager
     def tile_worker(self) -> Iterator[None]:
@@ -147,6 +110,7 @@ class Network:
         with torch.inference_mode():
             if self.device.type == "cuda":
                 stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+                stream.wait_stream(torch.cuda.default_stream(self.device))  # on which the model was made ready
                 with torch.cuda.device(self.device), torch.cuda.stream(stream):
                     yield
                 return
@@ -155,9 +119,9 @@ class Network:
             yield
 
     def wait(self) -> None:
-        """Until all that the calling worker asked for is computed, so that others may go on with it."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+        """Until all that the calling worker asked for is computed, on any GPU, so that others may go on with it."""
+        for device in devices_of(self.device) if self.device.type == "cuda" else ():
+            torch.cuda.current_stream(device).synchronize()
 
     def ids(self, tiles: Pixels, halo: Ints, nodata: float | None = None) -> Pixels:
         """The mask among the `answers`."""
@@ -179,19 +143,25 @@ class Network:
             SegcoreError: if the device has not the memory for one tile.
         """
         parts = []
-        for logits in self._logits(tiles, nodata):
-            sides = zip(halo, logits.shape[2:], strict=True)
+        for call in self._calls(tiles, nodata):
+            sides = zip(halo, call.logits.shape[2:], strict=True)
             centre = (slice(None), slice(None), *(slice(h, n - h) for h, n in sides))
-            parts.append(on_host(self.decision(logits[centre])))
+            found = on_host({**self.decision(call.logits[centre]), _SUM: call.total})
+            self._check(call, float(found.pop(_SUM)))
+            parts.append(found)
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts])[: len(tiles)] for name in parts[0]}
 
     def logits(self, tiles: Pixels, nodata: float | None = None) -> torch.Tensor:
         """Logits (N, K, ...), float32, on the device, with the variance behind them where a layer needs it."""
-        return torch.cat([part.float() for part in self._logits(tiles, nodata)])[: len(tiles)]
+        parts = []
+        for call in self._calls(tiles, nodata):
+            self._check(call, float(call.total))
+            parts.append(call.logits.float())
+        return torch.cat(parts)[: len(tiles)]
 
-    def _logits(self, tiles: Pixels, nodata: float | None) -> Iterator[torch.Tensor]:
+    def _calls(self, tiles: Pixels, nodata: float | None) -> Iterator["_Call"]:
         """The logits of all tiles, in calls of `fits` tiles, fewer each time the device runs out of memory."""
         done = 0
         while done < len(tiles):
@@ -200,46 +170,54 @@ class Network:
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             try:
-                logits = self._seen(*self._uploaded(part, nodata))
+                logits, total = self._seen(self._looks(part, nodata))
             except torch.OutOfMemoryError as error:
                 self._halve(size, error)
                 continue
-            if not bool(torch.isfinite(logits.sum(dtype=torch.float32))):
-                self._refuse_not_finite(logits, done)
-            yield logits.reshape(*logits.shape[:2], *part.shape[2:])
+            yield _Call(
+                logits.reshape(*logits.shape[:2], *part.shape[2:]), total, partial(self._looks, part, nodata), done
+            )
             done += size
 
-    def _seen(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
-        """Logits of uploaded tiles; of several views or models, those of their mean probabilities."""
-        if len(self._members) == 1 and self._views == (View(),):
-            return self.forward(self._members[0].normalised(tiles, missing))
-        total = squares = torch.zeros((), device=self.device)
-        for member in self._members:
-            normal = member.normalised(tiles, missing)
-            for view in self._views:
-                logits = self._logits_of(member, normal, view).float()
-                if not bool(torch.isfinite(logits.sum())):
-                    return logits  # refused, with the tile named
-                probs = logits.softmax(dim=1)
-                total = total + probs
+    def _seen(self, looks: Iterator[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits, of several looks those of their mean probabilities; and the sum of all that went into them."""
+        count = self._recipe.num_looks
+        if count == 1:
+            logits = next(looks)
+            return logits, logits.sum(dtype=torch.float32)
+        total = squares = sums = torch.zeros((), device=self.device)
+        for look in looks:
+            logits = look.float()
+            sums = sums + logits.sum()
+            probs = logits.softmax(dim=1)
+            total = total + probs
+            if self.decision.needs_variance:
                 squares = squares + probs.square()
-        count = len(self._members) * len(self._views)
         mean = total / count
         logits = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
         if not self.decision.needs_variance:
-            return logits
+            return logits, sums
         variance = (squares / count - mean.square()).clamp_min(0).amax(dim=1, keepdim=True)
-        return torch.cat([logits, variance], dim=1)
+        return torch.cat([logits, variance], dim=1), sums
 
-    def _logits_of(self, member: _Member, normal: torch.Tensor, view: View) -> torch.Tensor:
-        if view == View():
-            return cast(torch.Tensor, member.model(normal))
-        seen = view.seen(normal, member.stride).contiguous(memory_format=channels_last(self._num_axes))
-        return view.back(member.model(seen), (normal.shape[-2], normal.shape[-1]))
+    def _looks(self, tiles: Pixels, nodata: float | None) -> Iterator[torch.Tensor]:
+        """Logits of the tiles by each model, in each view, by each sample."""
+        uploaded = self._uploaded(tiles, nodata)
+        if self._recipe.num_looks == 1:
+            yield self.forward(self._members[0].normalised(*uploaded))
+            return
+        for member in self._members:
+            normal = member.normalised(*uploaded)
+            for view in self._recipe.views:
+                seen = normal
+                if view != View():
+                    seen = view.seen(normal, member.stride).contiguous(memory_format=channels_last(self._num_axes))
+                for sample in member.sampled:
+                    yield view.back(sample(seen), (normal.shape[-2], normal.shape[-1]))
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Logits of normalised tiles, by the first model alone, in its own precision."""
-        return cast(torch.Tensor, self._members[0].model(tiles))
+        """Logits of normalised tiles by a single look, in the model's own precision."""
+        return cast(torch.Tensor, self._members[0].sampled[0](tiles))
 
     def _uploaded(self, tiles: Pixels, nodata: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tiles on the device, float32, channels last; and where they have no value, if they are floats."""
@@ -256,7 +234,7 @@ class Network:
         # Fill values such as -3.4e38 or NaN would reach their neighbours through the halo.
         missing = ~moved.isfinite()
         if nodata is not None:
-            missing |= moved == torch.tensor(nodata, dtype=torch.float64).to(raw.dtype).to(moved)
+            missing |= moved == float(torch.tensor(nodata, dtype=torch.float64).to(raw.dtype).to(torch.float32))
         return moved, missing
 
     def _halve(self, size: int, error: Exception) -> None:
@@ -268,8 +246,13 @@ class Network:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _check(self, call: "_Call", total: float) -> None:
+        """Refuse logits whose sum, by now on the host, is not finite; that of finite ones may have overflown."""
+        if not math.isfinite(total):
+            for logits in call.again():
+                self._refuse_not_finite(logits, call.done)
+
     def _refuse_not_finite(self, logits: torch.Tensor, done: int) -> None:
-        """The sum of finite logits can overflow too: look at each before it is called wrong."""
         wrong = (~torch.isfinite(logits)).flatten(1).sum(dim=1)
         if bool(wrong.any()):
             first = int(wrong.nonzero()[0])
@@ -278,6 +261,19 @@ class Network:
                 "look at the pixels there, or try precision: float32"
             )
             raise NotFiniteError(message, done + first)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of the network that may still be under way on the device."""
+
+    logits: torch.Tensor
+    total: torch.Tensor
+    """Sum of all logits of all looks; () float32."""
+    again: Callable[[], Iterator[torch.Tensor]]
+    """The looks once more, to find the wrong one."""
+    done: int
+    """Tiles before these."""
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import segcore
+from segcore.inference import dropout
 from segcore.inference.decision import Kind
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
@@ -53,6 +54,7 @@ def _made_otherwise(job: Job) -> dict[str, Any]:
         "ensemble": [package.digest for package in job.recipe.ensemble],
         "views": config.views if config.views != "none" else None,
         "view_scales": list(config.view_scales),
+        "samples": {"count": config.samples, "seed": dropout.SEED} if config.samples else None,
         "thresholds": [list(pair) for pair in decision.thresholds],
         "min_confidence": [list(pair) for pair in decision.min_confidence],
     }

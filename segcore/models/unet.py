@@ -9,6 +9,9 @@
 After Ronneberger et al., "U-Net" (2015), with batch normalisation and with borders padded by zeros,
 so that the logits have the tile's own shape. Batch norm is frozen in use: unlike instance or group
 norm it gives a pixel the same logits in every tile that holds enough context around it.
+
+Dropout, asked for, is of whole channels (Tompson et al., 2015), after the stages of the coarser half, down and up:
+there it did best in Kendall et al., "Bayesian SegNet" (2015).
 """
 
 from typing import cast
@@ -28,6 +31,8 @@ class UNetArguments(BaseModel):
     num_classes: int = Field(ge=1)
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 128), min_length=1, max_length=8)
     """Feature channels of each stage, finest first; the stride is 2^(stages - 1)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the channels that are dropped in training after each stage of the coarser half."""
 
 
 class UNet(nn.Module):
@@ -44,6 +49,9 @@ class UNet(nn.Module):
         finer = channels[-2::-1]
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in zip(deeper, finer, strict=True))
         self.merge = nn.ModuleList(_double_conv(2 * b, b) for b in finer)
+        coarser = [i >= len(channels) // 2 for i in range(len(channels))]
+        self.drop_down = nn.ModuleList(_dropout(arguments.dropout, is_coarser) for is_coarser in coarser)
+        self.drop_up = nn.ModuleList(_dropout(arguments.dropout, is_coarser) for is_coarser in coarser[-2::-1])
         self.pool = nn.MaxPool2d(2)
         self.head = nn.Conv2d(channels[0], arguments.num_classes, 1)
 
@@ -51,13 +59,13 @@ class UNet(nn.Module):
         """Logits (N, K, Y, X) of normalised tiles (N, C, Y, X); y and x must be multiples of `stride`."""
         y, x = tiles_ncyx.shape[-2:]
         assert y % self.stride == x % self.stride == 0, f"tile {(y, x)} is no multiple of stride {self.stride}"
-        features = self.down[0](tiles_ncyx)
+        features = self.drop_down[0](self.down[0](tiles_ncyx))
         skips = []
-        for stage in self.down[1:]:
+        for stage, drop in zip(self.down[1:], self.drop_down[1:], strict=True):
             skips.append(features)
-            features = stage(self.pool(features))
-        for up, merge in zip(self.up, self.merge, strict=True):
-            features = merge(torch.cat((skips.pop(), up(features)), dim=1))
+            features = drop(stage(self.pool(features)))
+        for up, merge, drop in zip(self.up, self.merge, self.drop_up, strict=True):
+            features = drop(merge(torch.cat((skips.pop(), up(features)), dim=1)))
         return cast(torch.Tensor, self.head(features))
 
 
@@ -67,3 +75,7 @@ def _double_conv(n_in: int, n_out: int) -> nn.Sequential:
     for a, b in ((n_in, n_out), (n_out, n_out)):
         layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+def _dropout(share: float, is_coarser: bool) -> nn.Module:
+    return nn.Dropout2d(share) if share and is_coarser else nn.Identity()

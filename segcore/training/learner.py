@@ -1,7 +1,8 @@
 """Learner: model, moving average, optimizer and loss scaler: all that one step of training changes."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from segcore.config import TrainConfig
+from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
 from segcore.training.losses import segmentation_loss
@@ -48,6 +50,7 @@ class Learner:
         self.device = device
         self.model = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._seed, self._has_dropout = config.seed, has_dropout(built)
         self._weights = (config.ce_weight, config.dice_weight)
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]
         self._std = torch.tensor(std, dtype=torch.float32, device=device)[:, None, None]
@@ -103,7 +106,10 @@ class Learner:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         tiles = tiles.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+        with (
+            self._drawing(number),
+            torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None),
+        ):
             logits = self.model(tiles)
         loss = segmentation_loss(logits, classes, *self._weights)
         self.optimizer.zero_grad(set_to_none=True)
@@ -114,6 +120,16 @@ class Learner:
         self.scaler.update()
         self._follow(min(MAX_DECAY, (1 + number) / (10 + number)))
         return loss.detach()
+
+    @contextmanager
+    def _drawing(self, number: int) -> Iterator[None]:
+        """Dropout draws by seed and step, so that a run that goes on drops what an undisturbed one does."""
+        if not self._has_dropout:
+            yield
+            return
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint64)[0]))
+            yield
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:

@@ -107,6 +107,8 @@ def _model_config(config: TrainConfig, data: TrainingData) -> ModelConfig:
     arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
     if config.architecture == "unet":
         arguments["channels"] = list(config.channels)
+    if config.dropout:
+        arguments["dropout"] = config.dropout
     return ModelConfig(architecture=config.architecture, arguments=arguments)
 
 

@@ -33,12 +33,12 @@ def unet_package(
     halo_px: int = 16,
     dtype: str = "uint8",
     spacing: Spacing | None = None,
+    **arguments: Any,
 ) -> ModelPackage:
     """A U-Net of seeded random weights whose classes all occur: the head takes out each logit's mean."""
     torch.manual_seed(7)
-    config = ModelConfig(
-        architecture="unet", arguments={"in_channels": 3, "num_classes": num_classes, "channels": channels}
-    )
+    arguments |= {"in_channels": 3, "num_classes": num_classes, "channels": channels}
+    config = ModelConfig(architecture="unet", arguments=arguments)
     model = build_model(config).train()
     pixels = torch.from_numpy(scene(256, 256, seed=99)).float()
     tiles = ((pixels - torch.tensor(MEAN).reshape(3, 1, 1)) / torch.tensor(STD).reshape(3, 1, 1))[None]

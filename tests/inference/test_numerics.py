@@ -7,7 +7,8 @@ from torch import nn
 
 from segcore.errors import ConfigError, SegcoreError
 from segcore.inference.decision import best_class
-from segcore.inference.numerics import Network, NotFiniteError, fold_batch_norm, resolve_device
+from segcore.inference.numerics import Network, NotFiniteError, resolve_device
+from segcore.inference.prepared import fold_batch_norm
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace
 from tests.inference.scenes import MEAN, STD, conv_package, scene, unet_package

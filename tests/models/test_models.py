@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.models import ModelConfig, build_model
@@ -65,3 +66,17 @@ def test_build_model_refuses_in_one_line(config: ModelConfig, words: str) -> Non
     with pytest.raises(ConfigError, match=words) as caught:
         build_model(config)
     assert "\n" not in str(caught.value)
+
+
+def test_unet_dropout_adds_no_weight_and_drops_channels_of_the_coarser_half_in_training_alone() -> None:
+    plain = build_model(SMALL)
+    arguments = {**SMALL.arguments, "dropout": 0.5}
+    model = build_model(ModelConfig(architecture="unet", arguments=arguments))
+    assert list(model.state_dict()) == list(plain.state_dict())
+    model.load_state_dict(plain.state_dict())
+    tiles = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model.eval()(tiles), plain.eval()(tiles))
+    dropping = [name for name, layer in model.named_modules() if isinstance(layer, nn.Dropout2d)]
+    assert dropping == ["drop_down.1", "drop_down.2", "drop_up.0"]
+    assert not any(isinstance(layer, nn.Dropout2d) for layer in plain.modules())

@@ -13,9 +13,10 @@ from segcore.training.losses import segmentation_loss
 MODEL = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_classes": 2, "channels": (4, 4)})
 
 
-def learner(seed: int = 0, amp: bool = False) -> Learner:
-    config = TrainConfig(workspace="w", seed=seed, amp=amp)
-    return Learner(MODEL, config, (10.0, 20.0), (2.0, 4.0), torch.device("cpu"))
+def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0) -> Learner:
+    config = TrainConfig(workspace="w", seed=seed, amp=amp, dropout=dropout)
+    model = MODEL.model_copy(update={"arguments": {**MODEL.arguments, "dropout": dropout}})
+    return Learner(model, config, (10.0, 20.0), (2.0, 4.0), torch.device("cpu"))
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,3 +120,21 @@ def test_step_uses_the_rate_that_it_is_given() -> None:
     before = next(still.model.parameters()).clone()
     still.step(*batch(0), rate=0.0, number=0)
     assert torch.equal(next(still.model.parameters()), before)
+
+
+def test_dropout_draws_by_seed_and_step_alone() -> None:
+    whole, again = learner(dropout=0.5), learner(dropout=0.5)
+    for number in range(2):
+        whole.step(*batch(0), rate=0.01, number=number)
+    torch.manual_seed(99)
+    expected = torch.rand(1)
+    torch.manual_seed(99)
+    again.step(*batch(0), rate=0.01, number=0)
+    assert torch.equal(torch.rand(1), expected)
+    again.step(*batch(0), rate=0.01, number=1)
+    for name, value in whole.tensors().items():
+        assert torch.equal(value, again.tensors()[name]), name
+    losses = {float(learner(dropout=0.5).step(*batch(0), rate=0.01, number=number)) for number in range(4)}
+    losses |= {float(learner().step(*batch(0), rate=0.01, number=number)) for number in range(4)}
+    assert len(losses) > 3, "steps draw differently"
+    assert len(losses) < 6, "without dropout the number of a step decides no loss"

@@ -1,0 +1,59 @@
+"""Prepared: a package's model made ready for one device and precision; package -> *modules* -> numerics."""
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from segcore.inference.dropout import sub_network
+from segcore.models.package import ModelPackage
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """Fold each batch norm that directly follows a convolution of the same `nn.Sequential` into it, in place.
+
+    Only a Sequential says by itself that nothing else sees what lies between the two. The answers stay the
+    same within rounding; the model must be in evaluation mode.
+    """
+    for parent in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
+        for i in range(len(parent) - 1):
+            conv, norm = parent[i], parent[i + 1]
+            if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                parent[i] = fuse_conv_bn_eval(conv, norm)
+                parent[i + 1] = nn.Identity()
+    return model
+
+
+def prepared(package: ModelPackage, device: torch.device, precision: str) -> nn.Module:
+    """The package's model, folded, channels last, in `precision` on `device`."""
+    model = fold_batch_norm(package.load_weights("cpu").eval()).requires_grad_(False)
+    model = model.to(device=device, dtype=DTYPES[precision])
+    layout = channels_last(len(package.contract.axes))
+    return cast(nn.Module, model.to(memory_format=layout))  # type: ignore[call-overload]
+
+
+def channels_last(num_axes: int) -> torch.memory_format:
+    """The layout in which the bands of a pixel lie side by side, for tiles of 2 or 3 axes."""
+    return torch.channels_last if num_axes == 2 else torch.channels_last_3d
+
+
+class Member:
+    """One model on the device, or samples of it, with its own normalisation."""
+
+    def __init__(self, package: ModelPackage, device: torch.device, precision: str, samples: int) -> None:
+        contract = package.contract
+        self.model = prepared(package, device, precision)
+        self.sampled = [sub_network(self.model, sample) for sample in range(samples)] or [self.model]
+        self.stride = contract.stride
+        self._dtype = DTYPES[precision]
+        bands = (1, len(contract.bands), *(1,) * len(contract.axes))
+        self._mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).reshape(bands)
+        self._std = torch.tensor(contract.std, dtype=torch.float32, device=device).reshape(bands)
+
+    def normalised(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
+        """(pixel - mean) / std of float32 tiles; what is missing is taken for average."""
+        normal = tiles.sub(self._mean).div_(self._std)
+        return (normal if missing is None else normal.masked_fill_(missing, 0.0)).to(self._dtype)
