@@ -4,8 +4,8 @@
                        -> layers (N, channels, ...)          probs, entropy, margin, variance
 
 Layers are 8-bit (0..255 = 0..1) or float16. Entropy is divided by log K (Shannon), so that 1 is an even draw; margin is
-how far the best probability lies above the second; variance is that of the probabilities over views and models, times
-4, the largest there can be.
+how far the best probability lies above the second; variance is that of the probabilities over views, models and
+samples, times 4, the largest there can be.
 """
 
 import math
@@ -153,5 +153,19 @@ def best_class(logits: torch.Tensor) -> torch.Tensor:
 
 
 def on_host(answers: Mapping[str, torch.Tensor]) -> Answers:
-    """The answers as numpy arrays."""
+    """The answers as numpy arrays; of a GPU in pinned memory, after one wait for all of them."""
+    if any(values.is_cuda for values in answers.values()):
+        answers = _fetched(answers)
     return {name: np.asarray(values.cpu().numpy()) for name, values in answers.items()}
+
+
+def _fetched(answers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of a GPU's tensors, all of one device, on the host."""
+    found = {name: torch.empty(values.shape, dtype=values.dtype, pin_memory=True) for name, values in answers.items()}
+    for name, values in answers.items():
+        found[name].copy_(values, non_blocking=True)
+    # A wait that sleeps: one that spins takes the core from a reader.
+    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(values.device))
+    copied.synchronize()
+    return found

@@ -13,7 +13,7 @@ its sums are whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from itertools import groupby
 
 import numpy as np
@@ -40,6 +40,12 @@ def tile_weights(side: int) -> Floats:
     places = np.arange(side) - (side - 1) / 2
     weights: Floats = np.exp(-0.5 * (places / (SIGMA * side)) ** 2).astype(np.float32)
     return weights
+
+
+@lru_cache(maxsize=4)
+def _weights(sides: Ints, device: torch.device) -> torch.Tensor:
+    """Of all pixels of a tile; on a GPU they stay there, for as large as the tile is."""
+    return torch.from_numpy(reduce(np.multiply.outer, map(tile_weights, sides))).to(device)
 
 
 def weight_sums(tiling: Tiling, axis: int, start: int, stop: int) -> Floats:
@@ -76,7 +82,6 @@ class GaussianUnit:
         self._seen = [run.grid.model_window(shard) for shard in self._shards.values()]
         self._answers: dict[Ints, Answers] = {}
         self._sums: torch.Tensor | None = None
-        self._weights = torch.from_numpy(reduce(np.multiply.outer, map(tile_weights, run.tiling.read)))
 
     def strips(self) -> Iterator[Callable[[], "Strip"]]:
         """Readers of the unit's strips, from top to bottom."""
@@ -115,7 +120,7 @@ class GaussianUnit:
                     values[inside.behind] = empty
 
     def weighted(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits * self._weights.to(logits.device)
+        return logits * _weights(self.run.tiling.read, logits.device)
 
     def add(self, tile: Tile, weighted: torch.Tensor, top: int) -> None:
         """Add a tile (K, ...) to the strip whose first row is `top`; in the order of the tiles."""
