@@ -42,6 +42,7 @@ def config_again(
             **{key: value for key, value in made.items() if key in PredictConfig.model_fields},
             **({"tile_px": tile["tile_px"]} if is_tuned else {}),
             **{key: plan[key] for key in ("blend", "batch", "precision", "device")},
+            "compile": "on" if plan.get("compiled") else "off",
             "workspace": ws.uri, "model": package.model_id, "images": (image_id,), "name": _mask_name(plan, name),
             "shard_px": shard_px, "overwrite": False, "dry_run": False,
         }

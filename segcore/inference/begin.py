@@ -58,6 +58,7 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun
             stretch=stretch_of(grid.image) if job.package.contract.stretch else None,
             decision=job.recipe.decision,
             layers=layers,
+            compiled=job.is_compiled(tiling),
             plan=plan,
         )
         run.look_for_work(_planes_together(job, tiling))

@@ -9,7 +9,7 @@ from segcore.config import PredictConfig
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Recipe, devices_of
 from segcore.inference.survey import Seen
-from segcore.inference.tile_choice import blend_for, tiling_for
+from segcore.inference.tile_choice import blend_for, is_tuned, tiling_for
 from segcore.inference.tiling import Tiling
 from segcore.inference.tuning import WORKERS_PER_GPU, Tuning
 from segcore.measure import num_cores
@@ -33,6 +33,11 @@ class Job:
     def tiling(self, grid: ModelGrid) -> Tiling:
         """The tile grid of an image."""
         return tiling_for(self.config, self.package, grid, self.tuning)
+
+    def is_compiled(self, tiling: Tiling) -> bool:
+        """True if an image's tiles go through compiled code: on request, or where the image takes the fastest tile."""
+        is_wanted = self.config.compile == "on" or is_tuned(self.config, self.package.contract, tiling.shape)
+        return self.recipe.can_compile and is_wanted
 
     @property
     def name(self) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
@@ -69,6 +68,8 @@ class Recipe:
     views: tuple[View, ...] = (View(),)
     samples: int = 0
     """Sub-networks of each model that are averaged; 0 = the model itself (`segcore.inference.dropout`)."""
+    can_compile: bool = False
+    """Whether a call may ask for compiled code (`segcore.inference.compiled`)."""
 
     @property
     def num_looks(self) -> int:
@@ -97,9 +98,12 @@ class Network:
         self.fits = batch
         """Tiles that go through the device at once: less than `batch` after it ran out of memory."""
         self.decision = recipe.decision
+        self.can_compile = recipe.can_compile
         self._recipe = recipe
         self._num_axes = len(package.contract.axes)
-        self._members = [Member(each, device, precision, recipe.samples) for each in (package, *recipe.ensemble)]
+        self._members = [
+            Member(each, device, precision, recipe.samples, recipe.can_compile) for each in (package, *recipe.ensemble)
+        ]
 
     @contextmanager
     def tile_worker(self) -> Iterator[None]:
@@ -123,17 +127,18 @@ class Network:
         for device in devices_of(self.device) if self.device.type == "cuda" else ():
             torch.cuda.current_stream(device).synchronize()
 
-    def ids(self, tiles: Pixels, halo: Ints, nodata: float | None = None) -> Pixels:
+    def ids(self, tiles: Pixels, halo: Ints, nodata: float | None = None, compiled: bool = False) -> Pixels:
         """The mask among the `answers`."""
-        return self.answers(tiles, halo, nodata)[MASK]
+        return self.answers(tiles, halo, nodata, compiled)[MASK]
 
-    def answers(self, tiles: Pixels, halo: Ints, nodata: float | None = None) -> Answers:
+    def answers(self, tiles: Pixels, halo: Ints, nodata: float | None = None, compiled: bool = False) -> Answers:
         """Class ids of the tiles' centres, and layers.
 
         Args:
             tiles: (N, C, ...) with N up to `batch`, in the image's own dtype.
             halo: dropped on both sides of each axis, px.
             nodata: the image's; in float images it, and what is not finite, is taken for average, band by band.
+            compiled: whether to use compiled code; only where the recipe can compile.
 
         Returns:
             The mask (N, ...) without the halo, uint8, or uint16 for more than 255 classes; layers (N, channels, ...).
@@ -143,7 +148,7 @@ class Network:
             SegcoreError: if the device has not the memory for one tile.
         """
         parts = []
-        for call in self._calls(tiles, nodata):
+        for call in self._calls(tiles, nodata, compiled):
             sides = zip(halo, call.logits.shape[2:], strict=True)
             centre = (slice(None), slice(None), *(slice(h, n - h) for h, n in sides))
             found = on_host({**self.decision(call.logits[centre]), _SUM: call.total})
@@ -153,15 +158,15 @@ class Network:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts])[: len(tiles)] for name in parts[0]}
 
-    def logits(self, tiles: Pixels, nodata: float | None = None) -> torch.Tensor:
+    def logits(self, tiles: Pixels, nodata: float | None = None, compiled: bool = False) -> torch.Tensor:
         """Logits (N, K, ...), float32, on the device, with the variance behind them where a layer needs it."""
         parts = []
-        for call in self._calls(tiles, nodata):
+        for call in self._calls(tiles, nodata, compiled):
             self._check(call, float(call.total))
             parts.append(call.logits.float())
         return torch.cat(parts)[: len(tiles)]
 
-    def _calls(self, tiles: Pixels, nodata: float | None) -> Iterator["_Call"]:
+    def _calls(self, tiles: Pixels, nodata: float | None, compiled: bool) -> Iterator["_Call"]:
         """The logits of all tiles, in calls of `fits` tiles, fewer each time the device runs out of memory."""
         done = 0
         while done < len(tiles):
@@ -169,14 +174,13 @@ class Network:
             part = tiles[done : done + size]
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            looks = partial(self._looks, part, nodata, compiled)
             try:
-                logits, total = self._seen(self._looks(part, nodata))
+                logits, total = self._seen(looks())
             except torch.OutOfMemoryError as error:
                 self._halve(size, error)
                 continue
-            yield _Call(
-                logits.reshape(*logits.shape[:2], *part.shape[2:]), total, partial(self._looks, part, nodata), done
-            )
+            yield _Call(logits.reshape(*logits.shape[:2], *part.shape[2:]), total, looks, done)
             done += size
 
     def _seen(self, looks: Iterator[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,10 +204,10 @@ class Network:
         variance = (squares / count - mean.square()).clamp_min(0).amax(dim=1, keepdim=True)
         return torch.cat([logits, variance], dim=1), sums
 
-    def _looks(self, tiles: Pixels, nodata: float | None) -> Iterator[torch.Tensor]:
+    def _looks(self, tiles: Pixels, nodata: float | None, compiled: bool) -> Iterator[torch.Tensor]:
         """Logits of the tiles by each model, in each view, by each sample."""
         uploaded = self._uploaded(tiles, nodata)
-        if self._recipe.num_looks == 1:
+        if self._recipe.num_looks == 1 and not compiled:
             yield self.forward(self._members[0].normalised(*uploaded))
             return
         for member in self._members:
@@ -212,12 +216,12 @@ class Network:
                 seen = normal
                 if view != View():
                     seen = view.seen(normal, member.stride).contiguous(memory_format=channels_last(self._num_axes))
-                for sample in member.sampled:
+                for sample in member.sampled(compiled):
                     yield view.back(sample(seen), (normal.shape[-2], normal.shape[-1]))
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """Logits of normalised tiles by a single look, in the model's own precision."""
-        return cast(torch.Tensor, self._members[0].sampled[0](tiles))
+        return self._members[0].sampled(compiled=False)[0](tiles)
 
     def _uploaded(self, tiles: Pixels, nodata: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tiles on the device, float32, channels last; and where they have no value, if they are floats."""

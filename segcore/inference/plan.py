@@ -42,6 +42,7 @@ def freeze(job: Job, grid: ModelGrid, tiling: Tiling, search: dict[str, Any] | N
         "batch": job.batch,
         "precision": job.precision,
         "device": job.device.type,
+        **({"compiled": True} if job.is_compiled(tiling) else {}),
         **_made_otherwise(job),
         **({"search": search} if search else {}),
     }
@@ -87,8 +88,10 @@ def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[st
         "tile_px": config.tile_px is None and config.tile_planes is None,
         "halo_px": config.halo == "fast" and config.halo_planes is None,
         "blend": config.blend == "auto",
+        "compiled": config.compile == "auto",
     }
-    kept = plan | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
+    asked = {key: value for key, value in plan.items() if not left_open.get(key)}
+    kept = asked | {key: made[key] for key, is_open in left_open.items() if is_open and key in made}
     return kept if kept == made else plan
 
 

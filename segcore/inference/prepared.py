@@ -1,14 +1,17 @@
 """Prepared: a package's model made ready for one device and precision; package -> *modules* -> numerics."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from segcore.inference.compiled import Compiled
 from segcore.inference.dropout import sub_network
 from segcore.models.package import ModelPackage
 
+Answering = Callable[[torch.Tensor], torch.Tensor]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,17 +44,33 @@ def channels_last(num_axes: int) -> torch.memory_format:
 
 
 class Member:
-    """One model on the device, or samples of it, with its own normalisation."""
+    """One model on the device, or samples of it, with its own normalisation.
 
-    def __init__(self, package: ModelPackage, device: torch.device, precision: str, samples: int) -> None:
+    Args:
+        package: the model.
+        device: where it runs.
+        precision: "float32", "bfloat16" or "float16".
+        samples: number of sub-networks that take the model's place; 0 = itself.
+        can_compile: whether compiled code may be asked for.
+    """
+
+    def __init__(
+        self, package: ModelPackage, device: torch.device, precision: str, samples: int, can_compile: bool
+    ) -> None:
         contract = package.contract
-        self.model = prepared(package, device, precision)
-        self.sampled = [sub_network(self.model, sample) for sample in range(samples)] or [self.model]
+        model = prepared(package, device, precision)
+        modules = [sub_network(model, sample) for sample in range(samples)] or [model]
+        self._eager: list[Answering] = [*modules]
+        self._compiled: list[Answering] = [Compiled(module, device) for module in modules if can_compile]
         self.stride = contract.stride
         self._dtype = DTYPES[precision]
         bands = (1, len(contract.bands), *(1,) * len(contract.axes))
         self._mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).reshape(bands)
         self._std = torch.tensor(contract.std, dtype=torch.float32, device=device).reshape(bands)
+
+    def sampled(self, compiled: bool) -> list[Answering]:
+        """The model, or its samples: normalised tiles -> logits."""
+        return self._compiled if compiled else self._eager
 
     def normalised(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
         """(pixel - mean) / std of float32 tiles; what is missing is taken for average."""

@@ -57,6 +57,8 @@ class MaskRun:
     stretch: Stretch | None = None
     """What is done to the image's intensities before the model sees them."""
     layers: tuple[Layer, ...] = ()
+    compiled: bool = False
+    """Whether its tiles go through compiled code."""
     plan: dict[str, Any] = field(default_factory=dict)
     """Of the mask, as it is frozen."""
     units: deque[tuple[Window, list[Ints]]] = field(default_factory=deque)

@@ -1,15 +1,20 @@
-"""Settle: what `auto` means tonight (device, precision, tile), once for all images; config -> *job*."""
+"""Settle: what `auto` means tonight (device, precision, tile, compiled), once for all images; config -> *job*."""
 
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
+
 from segcore.config import PredictConfig
+from segcore.errors import ConfigError
 from segcore.inference.calibration import keep, kept
+from segcore.inference.compiled import lacking
 from segcore.inference.contract import check_contract
+from segcore.inference.decision import Decision
 from segcore.inference.field import with_kept_field
 from segcore.inference.job import Job
-from segcore.inference.numerics import Network, NotFiniteError, resolve_device
+from segcore.inference.numerics import Network, NotFiniteError, Recipe, resolve_device
 from segcore.inference.precision import (
     Calibration,
     calibrate,
@@ -39,11 +44,11 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
     check_halo(config, package.contract)
     device = resolve_device(config.device)
     check_precision(config.precision, device)
+    check_compile(config.compile, device)
     images = survey(ws, package.contract, config.spacing_tolerance, dict.fromkeys(image_ids))
     job = Job(config, package, device, recipe, batch=config.batch, images=images)
     precision = resolve_precision(ws, job) if config.precision == "auto" else config.precision
-    job = replace(job, precision=precision)
-    return replace(job, tuning=_tuning(ws, job))
+    return _tuned(ws, replace(job, precision=precision))
 
 
 def resolve_precision(ws: Workspace, job: Job) -> str:
@@ -72,11 +77,35 @@ def resolve_precision(ws: Workspace, job: Job) -> str:
     return "float32"
 
 
-def _tuning(ws: Workspace, job: Job) -> Tuning | None:
-    """The speed of tiles, if an image is large enough for that to matter."""
+def check_compile(asked: str, device: torch.device) -> None:
+    """Refuse to compile where that cannot be.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    missing = lacking(device) if asked == "on" else None
+    if missing is not None:
+        raise ConfigError(f"compile on: expected {missing}, found none; install it, or give compile: auto")
+
+
+def _tuned(ws: Workspace, job: Job) -> Job:
+    """With the speed of tiles, and compiled where that is measured to pay, if an image is large enough for it."""
     contract = job.package.contract
     # What is kept is of the one model.
     if job.recipe.ensemble or not any(is_tuned(job.config, contract, image.shape) for image in job.images):
-        return None
-    network = Network(job.package, job.device, job.precision, batch=1)
-    return tuned(ws, network, contract, job.package.model_id, job.config.dry_run)
+        return job
+
+    def measured(compiled: bool) -> Tuning | None:
+        recipe = Recipe(Decision(len(job.package.classes), job.ignore), can_compile=compiled)
+        network = Network(job.package, job.device, job.precision, 1, recipe)
+        return tuned(ws, network, job.package.contract, job.package.model_id, job.config.dry_run)
+
+    if job.config.compile == "on":
+        return replace(job, tuning=measured(True))
+    eager = measured(False)
+    # What is measured is one model with one tile at once, and says nothing of others.
+    is_open = job.config.compile == "auto" and job.device.type == "cuda" and job.batch == 1 and not job.recipe.samples
+    compiled = measured(True) if is_open and eager is not None and lacking(job.device) is None else None
+    if eager is None or compiled is None or not eager.is_worth_compiling(compiled):
+        return replace(job, tuning=eager)
+    return replace(job, tuning=compiled, recipe=replace(job.recipe, can_compile=True))

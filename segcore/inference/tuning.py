@@ -27,6 +27,8 @@ CPU_TILES_PX, GPU_TILES_PX = (512, 1024), (512, 1024, 2048)
 REPEATS = 3
 WORKERS_PER_GPU = 3
 """One computes while one uploads and one fetches its mask."""
+COMPILED_GAIN = 1.05
+"""Compiled code that is no faster than this is not worth the seconds that each tile size costs."""
 DEAREST_S = 4.0
 """A tile that takes longer is not repeated, and no larger one is tried."""
 
@@ -34,7 +36,7 @@ log = logging.getLogger("segcore.inference")
 
 
 class Tuning(BaseModel):
-    """What was measured for one model; `state/models/<model_id>/tile-<precision>-<device>.json`."""
+    """What was measured for one model; `state/models/<model_id>/tile-<precision>-<device>.json`, or `compiled-...`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,6 +47,10 @@ class Tuning(BaseModel):
     def seconds(self, tile_px: int, tiling: Tiling) -> float:
         """Of one tile worker, for all of an image."""
         return tiling.num_tiles * math.prod(tiling.read) / self.px_per_s[tile_px]
+
+    def is_worth_compiling(self, compiled: "Tuning") -> bool:
+        """True if the compiled model, at its best tile, is faster by enough."""
+        return max(compiled.px_per_s.values()) >= COMPILED_GAIN * max(self.px_per_s.values())
 
 
 def tuned(ws: Workspace, network: Network, contract: InputContract, model_id: str, dry_run: bool) -> Tuning | None:
@@ -57,7 +63,8 @@ def tuned(ws: Workspace, network: Network, contract: InputContract, model_id: st
         model_id: of the model.
         dry_run: write nothing.
     """
-    key = f"state/models/{model_id}/tile-{network.precision}-{device_slug(network.device)}.json"
+    kind = "compiled" if network.can_compile else "tile"
+    key = f"state/models/{model_id}/{kind}-{network.precision}-{device_slug(network.device)}.json"
     known = kept(ws, key, Tuning)
     if known is not None:
         return known
@@ -85,6 +92,8 @@ def measure(network: Network, contract: InputContract) -> Tuning:
             for side in candidates_px(contract, network.device):
                 read_px = side + 2 * contract.halo_px
                 sides = (*planes, read_px, read_px)
+                if network.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(network.device)
                 try:
                     seconds = _seconds(network, contract, sides)
                 except SegcoreError:
@@ -112,10 +121,13 @@ def _leaves_room(device: torch.device) -> bool:
 def _seconds(network: Network, contract: InputContract, sides: tuple[int, ...]) -> float:
     """Of one tile: the median after a first one, or that, if it is too dear to repeat."""
     tiles = noise_tile(contract, sides)[np.newaxis]
+    halo, compiled = (0,) * len(sides), network.can_compile
+    if compiled:
+        network.ids(tiles, halo, compiled=True)  # this call takes a compiler's time
     times: list[float] = []
     for _ in range(REPEATS + 1):
         began = time.perf_counter()
-        network.ids(tiles, (0,) * len(sides))
+        network.ids(tiles, halo, compiled=compiled)
         times.append(time.perf_counter() - began)
         if times[-1] > DEAREST_S:
             return times[-1]
