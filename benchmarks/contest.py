@@ -187,18 +187,26 @@ class Times:
         }
 
 
-def take_turns(contestants: Mapping[str, Callable[[], float]], rounds: int, seldom: Sequence[str] = ()) -> Times:
+def take_turns(
+    contestants: Mapping[str, Callable[[], float]],
+    rounds: int,
+    seldom: Sequence[str] = (),
+    until_s: float | None = None,
+) -> Times:
     """Let every contestant have its turn in each round, so that a busy machine is busy for all.
 
     Args:
         contestants: each returns the seconds that it took; warmed up already.
         rounds: number of turns of each.
-        seldom: those that have a single turn, in the middle round.
+        seldom: those that have a single turn, in the first round.
+        until_s: no further round begins after this many seconds, counted from the first; None = all do.
     """
-    times = Times(load=[os.getloadavg()[0]])
+    times, began = Times(load=[os.getloadavg()[0]]), time.perf_counter()
     for number in range(rounds):
+        if number and until_s is not None and time.perf_counter() - began > until_s:
+            break
         for name, act in contestants.items():
-            if name in seldom and number != rounds // 2:
+            if name in seldom and number:
                 continue
             times.seconds.setdefault(name, []).append(act())
         times.load.append(os.getloadavg()[0])

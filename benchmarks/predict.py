@@ -1,7 +1,8 @@
 """Predict, from store to store, beside the bare forward pass, MONAI's sliding window and TIAToolbox.
 
 All contestants have the same trained weights and the same image in a sharded store, and take turns, so that a busy
-machine is busy for all; compare the ratios, which are of medians. MONAI writes its mask through our store.
+machine is busy for all; compare the ratios, which are of medians. Peers run in processes of their own, as their users
+run them; MONAI reads and writes through our store.
 
     ours                     segcore.inference.predict at its defaults; `--precision` fixes the precision
     ours_gaussian            the same, blend: gaussian, tiles of 512 px that overlap by a quarter
@@ -29,25 +30,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from contest import MEAN, STD, Times, clocked, put_scene, put_unet, take_turns
+from contest import Times, put_scene, put_unet, take_turns
 from forward import Forward, Way, tiles_over
 from gpu import Busy
-from monai.inferers import sliding_window_inference
-from tiatoolbox_peer import Peer, PeerError
+from tiatoolbox_peer import tiatoolbox
+from turns import Peer, PeerError
 
 from segcore.config import PredictConfig
-from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.allocator import memory_is_kept
 from segcore.inference.numerics import resolve_device
-from segcore.inference.prepared import DTYPES
-from segcore.measure import num_cores
 from segcore.models.package import ModelPackage
 from segcore.results import StageResult
-from segcore.store import PyramidSpec, Staging, Workspace
+from segcore.store import Workspace
 
-WINDOW_PX = 512
+QUICK_S = 45.0
+"""No further round begins after this many seconds, with `--quick`."""
 
 
 class Bench:
@@ -111,48 +109,6 @@ class Bench:
     def _best(self, way: Way, num_tiles: int, share: float) -> float:
         return self._forward.seconds(way, num_tiles) * share
 
-    def monai_default(self, overlap: float = 0.25) -> float:
-        model = self.package.load_weights(self.device)
-        return self._monai(model, torch.float32, {"sw_batch_size": 4, "overlap": overlap})
-
-    def monai_50(self) -> float:
-        return self.monai_default(0.5)
-
-    def monai_same_precision(self) -> float:
-        options = {"sw_batch_size": 1, "overlap": 0.25, "buffer_steps": 1}
-        return self._monai(self._forward.network.forward, DTYPES[self.precision], options)
-
-    def _monai(self, model: Callable[..., Any], dtype: torch.dtype, options: dict[str, Any]) -> float:
-        """Store -> whole image -> sliding window -> argmax -> store."""
-        self._count += 1
-
-        def act() -> None:
-            pixels = torch.from_numpy(self.image.read(Window.whole(self.image.shape()))[None])
-            pixels = pixels.to(self._stitched_on(), torch.float32)
-            normal = pixels.sub_(MEAN[0]).div_(STD[0]).to(dtype)
-            if options["sw_batch_size"] == 1:
-                normal = normal.to(memory_format=torch.channels_last)
-            logits = sliding_window_inference(
-                normal, (WINDOW_PX, WINDOW_PX), predictor=model, mode="gaussian", sw_device=self.device, **options
-            )
-            assert isinstance(logits, torch.Tensor)
-            mask = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-            spec = PyramidSpec(axes=("y", "x"), shape=mask.shape, dtype="uint8", kind="mask")
-            with Staging.begin(self.ws, "scene", f"peer{self._count}", {"peer": "monai"}, spec) as staging:
-                staging.put_all(mask)
-                staging.finish({}, classes=self.package.classes)
-
-        torch.set_num_threads(num_cores())
-        with torch.inference_mode():
-            return clocked(act)
-
-    def _stitched_on(self) -> torch.device:
-        """Where MONAI keeps image and sums: the GPU where they fit twice, else the host."""
-        if self.device.type != "cuda":
-            return self.device
-        free_bytes, _ = torch.cuda.mem_get_info()
-        return self.device if 2 * 40 * self.side**2 < free_bytes else torch.device("cpu")
-
 
 def summary(bench: Bench, times: Times) -> dict[str, Any]:
     """Ratios of medians; those of contestants that took no part are left out."""
@@ -175,17 +131,29 @@ def summary(bench: Bench, times: Times) -> dict[str, Any]:
     return {**found, "peak_mib": bench.peak_mib, **times.as_json()}
 
 
-NAMES = ("ours", "forward", "forward_best", "ours_gaussian", "monai_default", "monai_50", "monai_same_precision")
+OURS = ("ours", "forward", "forward_best", "ours_gaussian")
+MONAI = {"monai_default": "default", "monai_50": "half", "monai_same_precision": "same_precision"}
+NAMES = (*OURS, *MONAI, "tiatoolbox")
 
 
-def measure(bench: Bench, names: list[str], rounds: int, seldom: list[str], peer: Peer | None) -> dict[str, Any]:
-    """Take turns, and compare."""
-    contestants: dict[str, Callable[[], float]] = {}
-    for name in names:
-        contestants |= bench.best_ways() if name == "forward_best" else {name: getattr(bench, name)}
-    if peer is not None:
-        contestants["tiatoolbox"] = peer.seconds
-    return summary(bench, take_turns(contestants, rounds, seldom))
+def contestants(bench: Bench, wanted: set[str], folder: Path, peers: ExitStack) -> dict[str, Callable[[], float]]:
+    """What takes part, by name; the processes of peers end with `peers`."""
+    found: dict[str, Callable[[], float]] = {}
+    for name in OURS:
+        if name in wanted:
+            found |= bench.best_ways() if name == "forward_best" else {name: getattr(bench, name)}
+    if wanted & {*MONAI}:
+        script = str(Path(__file__).with_name("monai_peer.py"))
+        command = [sys.executable, script, bench.ws.uri, bench.package.model_id, bench.device.type, bench.precision]
+        monai = peers.enter_context(Peer(command, folder / "monai.log"))
+        found |= {name: partial(monai.seconds, asked) for name, asked in MONAI.items() if name in wanted}
+    if "tiatoolbox" in wanted:
+        try:
+            peer = tiatoolbox(folder, bench.image, bench.package, bench.device.type)
+            found["tiatoolbox"] = peers.enter_context(peer).seconds
+        except PeerError as error:
+            sys.stderr.write(f"tiatoolbox is left out: {error}\n")
+    return found
 
 
 def main() -> None:
@@ -197,29 +165,23 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--side", type=int, help="of the image, px")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--only", help=f"some of {','.join(NAMES)},tiatoolbox; `ours` always takes part")
+    parser.add_argument("--only", help=f"some of {','.join(NAMES)}; `ours` always takes part")
     options = parser.parse_args()
     left_out = {"monai_50", "tiatoolbox"} if options.quick else set()
-    wanted = set(options.only.split(",")) | {"ours"} if options.only else {*NAMES, "tiatoolbox"} - left_out
-    if unknown := wanted - {*NAMES, "tiatoolbox"}:
-        parser.error(f"--only: expected some of {', '.join(NAMES)}, tiatoolbox, got {', '.join(sorted(unknown))}")
+    wanted = set(options.only.split(",")) | {"ours"} if options.only else {*NAMES} - left_out
+    if unknown := wanted - {*NAMES}:
+        parser.error(f"--only: expected some of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
     side = options.side or (2048 if options.quick else 4096)
     rounds = options.rounds or (3 if options.quick else 5)
     with ExitStack() as stack:
-        stack.enter_context(memory_is_kept())  # from the start, as in a command of its own; for all alike
+        stack.enter_context(memory_is_kept())  # from the start, as in a command of its own
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ws = Workspace.open(str(folder / "workspace"), create=True)
         put_scene(ws, side)
-        package = put_unet(ws)
-        bench = Bench(ws, package, options.device, options.precision)
-        peer = None
-        if "tiatoolbox" in wanted:
-            try:
-                peer = stack.enter_context(Peer(folder, bench.image, package, bench.device.type))
-            except PeerError as error:
-                sys.stderr.write(f"tiatoolbox is left out: {error}\n")
+        bench = Bench(ws, put_unet(ws), options.device, options.precision)
         seldom = ["monai_default"] if options.quick else []
-        found = measure(bench, [name for name in NAMES if name in wanted], rounds, seldom, peer)
+        until_s = QUICK_S if options.quick and not options.rounds else None
+        found = summary(bench, take_turns(contestants(bench, wanted, folder, stack), rounds, seldom, until_s))
     found = {"side_px": side, "device": bench.device.type, "precision": bench.precision, **found}
     lines = [json.dumps(found)] if options.json else [f"{key:28} {value}" for key, value in found.items()]
     sys.stdout.write("\n".join(lines) + "\n")
