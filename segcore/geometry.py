@@ -149,21 +149,30 @@ class Grid:
         )
 
 
-def tiles_in(window: Window, image_shape: Ints, core: Ints, halo: Ints) -> Iterator[Tile]:
+def rounded_up(px: int, step: int) -> int:
+    """The smallest multiple of `step` that is at least `px`."""
+    return -(-px // step) * step
+
+
+def tiles_in(window: Window, image_shape: Ints, core: Ints, halo: Ints, step: Ints | None = None) -> Iterator[Tile]:
     """Tiles whose write windows lie on the grid of `core` anchored at the image origin and touch `window`.
 
-    The read window is always `core + 2 * halo`, also at the border, so that the model sees one shape.
+        image   |-------------------------------------|
+        write   |----------------|----------------|---|
+        read  ~~|----------------|~~         ~~|---.|~~      ~ halo, . up to a multiple of `step`
 
     Args:
         window: the pixels that have to be written, same axes as the rest.
         image_shape: of the level that is tiled.
         core: sides of a write window in px.
         halo: context in px per axis, on both sides.
+        step: the border's write windows are read up to a multiple of this; None = up to `core`, so that all tiles
+            have one shape.
     """
-    grid = Grid(image_shape, core)
+    grid, step = Grid(image_shape, core), step or core
     for index in grid.touching(window):
-        start = tuple(i * c for i, c in zip(index, core, strict=True))
-        yield Tile(index, grid.window(index), Window(start, core).expanded(halo))
+        write = grid.window(index)
+        yield Tile(index, write, Window(write.start, tuple(map(rounded_up, write.shape, step))).expanded(halo))
 
 
 def reflected(start: int, length: int, size: int) -> npt.NDArray[np.intp]:

@@ -36,6 +36,15 @@ def test_tiles_in_write_each_pixel_once_and_read_one_shape(
     assert times.max() == 1
 
 
+@given(shape=st.tuples(sides, sides), core=st.tuples(sides, sides), halo=st.integers(0, 9), step=st.integers(1, 7))
+def test_tiles_in_end_at_the_first_step_behind_the_border(
+    shape: tuple[int, int], core: tuple[int, int], halo: int, step: int
+) -> None:
+    for tile in tiles_in(Window.whole(shape), shape, core, (halo, halo), (step, step)):
+        for write_stop, read_stop in zip(tile.write.stop, tile.read.stop, strict=True):
+            assert 0 <= read_stop - halo - write_stop < step
+
+
 @given(shape=st.tuples(sides, sides), cell=st.tuples(sides, sides), data=st.data())
 def test_touching_is_what_brute_force_finds(shape: tuple[int, int], cell: tuple[int, int], data: st.DataObject) -> None:
     grid = Grid(shape, cell)

@@ -36,6 +36,7 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun
     layer_specs = _layer_specs(job, grid)
     tiling = _begun_with(ws, job, grid, scope, batches)
     job = replace(job, batch=batches.of(tiling))
+    tiling = job.shaped(tiling)
     plan = tonight = freeze(job, grid, tiling, scope.frozen)
     if not overwrite and job.name in ws.label_names(image_id):
         plan = as_finished(job, plan, ws.label(image_id, job.name).attributes.get("predict", {}))

@@ -120,7 +120,8 @@ class GaussianUnit:
                     values[inside.behind] = empty
 
     def weighted(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits * _weights(self.run.tiling.read, logits.device)
+        weights = _weights(self.run.tiling.read, logits.device)
+        return logits * weights[tuple(slice(n) for n in logits.shape[2:])]  # a tile at the border may be cut
 
     def add(self, tile: Tile, weighted: torch.Tensor, top: int) -> None:
         """Add a tile (K, ...) to the strip whose first row is `top`; in the order of the tiles."""

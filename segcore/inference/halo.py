@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.precision import device_slug, spread_tiles
 from segcore.inference.tile_choice import tiling_for
-from segcore.inference.tiling import Tiling, read_reflected, read_validity, stacked
+from segcore.inference.tiling import read_reflected, read_validity, stacked
 from segcore.models.receptive import one_thread
 from segcore.progress import Progress
 from segcore.store import Workspace
@@ -91,7 +92,7 @@ def measure_disagreement(job: Job, grid: ModelGrid) -> Disagreement:
     image = grid.image
     fast = tiling_for(job.config, job.package, grid)  # of the package's own size: larger tiles have fewer seams
     exact = tiling_for(job.config.model_copy(update={"halo": "exact", "halo_planes": None}), job.package, grid)
-    wide = Tiling(fast.shape, fast.core, tuple(map(max, fast.halo, exact.halo)))
+    wide = replace(fast, halo=tuple(map(max, fast.halo, exact.halo)))
     cut = tuple(b - a for a, b in zip(fast.halo, wide.halo, strict=True))
     num_px = num_changed = 0
     if any(cut):
@@ -99,7 +100,7 @@ def measure_disagreement(job: Job, grid: ModelGrid) -> Disagreement:
         network = Network(job.package, job.device, "float32", batch=1)
         for tile in spread_tiles(grid, wide):
             pixels = stacked(read_reflected(grid, tile.read, stretch), tile.read.start, [tile], 1)
-            inner = (slice(None), slice(None), *(slice(c, n - c) for c, n in zip(cut, wide.read, strict=True)))
+            inner = (slice(None), slice(None), *(slice(c, n - c) for c, n in zip(cut, tile.read.shape, strict=True)))
             with one_thread(), torch.inference_mode():
                 ids = network.ids(pixels, wide.halo, image.nodata)
                 changed = ids != network.ids(pixels[inner], fast.halo, image.nodata)

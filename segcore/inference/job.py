@@ -1,7 +1,7 @@
 """Job: what one call of predict does to every image, with what `auto` means settled."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,7 +32,13 @@ class Job:
 
     def tiling(self, grid: ModelGrid) -> Tiling:
         """The tile grid of an image."""
-        return tiling_for(self.config, self.package, grid, self.tuning)
+        return self.shaped(tiling_for(self.config, self.package, grid, self.tuning))
+
+    def shaped(self, tiling: Tiling) -> Tiling:
+        """The grid, its tiles cut at the far borders where they may: those of a batch have one shape, and a model that
+        looks at the whole tile sees as much everywhere.
+        """
+        return replace(tiling, is_cut=self.batch == 1 and not self.package.contract.global_context)
 
     def is_compiled(self, tiling: Tiling) -> bool:
         """True if an image's tiles go through compiled code: on request, or where the image takes the fastest tile."""

@@ -164,8 +164,7 @@ class Pipeline:
             if work is None:
                 self._slots.give()
                 continue
-            size = load.run.batch
-            batches = [tuple(work.tiles[i : i + size]) for i in range(0, len(work.tiles), size)] or [()]
+            batches = list(_batches(work.tiles, load.run.batch)) or [()]
             flight = _InFlight(work, len(batches))
             with self._dispatch:
                 numbered = [_Batch(self._numbers + i, flight, tiles) for i, tiles in enumerate(batches)]
@@ -222,6 +221,13 @@ class Pipeline:
             log.debug("image %s failed", run.image.image_id, exc_info=True)
             run.fail(named(error, run, tiles))
             return None
+
+
+def _batches(tiles: Sequence[Tile], size: int) -> Iterator[tuple[Tile, ...]]:
+    """Neighbours of one shape, in their order, at most `size` at once."""
+    for _, run in itertools.groupby(tiles, key=lambda tile: tile.read.shape):
+        alike = tuple(run)
+        yield from (alike[i : i + size] for i in range(0, len(alike), size))
 
 
 class _Shared:

@@ -8,6 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def calibration_tiles(
 ) -> list[Pixels]:
     """The pixels (1, C, ...) of a few tiles, as the model gets them."""
     stretch = stretch_of(grid.image) if is_stretched else None
-    tiles = spread_tiles(grid, tiling, count)
+    tiles = spread_tiles(grid, replace(tiling, is_cut=False), count)
     return [stacked(read_reflected(grid, tile.read, stretch), tile.read.start, [tile], 1) for tile in tiles]
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError
+from segcore.geometry import rounded_up
 from segcore.inference.contract import check_alike
 from segcore.inference.decision import KINDS, Decision, ids_of
 from segcore.inference.dropout import has_dropout
 from segcore.inference.field import with_kept_field
 from segcore.inference.job import ignore_of
 from segcore.inference.numerics import Recipe
-from segcore.inference.tiling import rounded_up
 from segcore.inference.views import views_of
 from segcore.models.package import ModelPackage, read_package
 from segcore.store import Workspace

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segcore.errors import ConfigError
-from segcore.geometry import Grid, Ints, Tile, Window, reflected, tiles_in
+from segcore.geometry import Grid, Ints, Tile, Window, reflected, rounded_up, tiles_in
 from segcore.inference.model_grid import ModelGrid, Pixels, Valid
 from segcore.stretch import Stretch
 
@@ -25,24 +25,36 @@ class Tiling:
     """Sides of a write window; multiples of the model's stride."""
     halo: Ints
     """Context on both sides of each axis; multiples of the model's stride."""
+    stride: Ints
+    """Of the model."""
+    is_cut: bool = True
+    """True if tiles at the far borders end at the first multiple of the stride; else all have one shape."""
 
     @property
     def read(self) -> Ints:
-        """Sides of a read window: what the model is given, always the same."""
+        """Sides of a read window; at the far borders it may be less."""
         return tuple(n + 2 * h for n, h in zip(self.core, self.halo, strict=True))
+
+    @property
+    def _step(self) -> Ints:
+        return self.stride if self.is_cut else self.core
 
     @property
     def num_tiles(self) -> int:
         return Grid(self.shape, self.core).num_cells
 
+    @property
+    def num_read_px(self) -> int:
+        """Of all tiles, halo and all."""
+        total = 1
+        for n, core, halo, step in zip(self.shape, self.core, self.halo, self._step, strict=True):
+            whole = (n - 1) // core
+            total *= whole * core + rounded_up(n - whole * core, step) + 2 * (whole + 1) * halo
+        return total
+
     def tiles(self, window: Window) -> Iterator[Tile]:
         """Tiles whose write windows share a pixel with `window`, in raster order."""
-        return tiles_in(window, self.shape, self.core, self.halo)
-
-
-def rounded_up(px: int, stride: int) -> int:
-    """The smallest multiple of `stride` that is at least `px`."""
-    return -(-px // stride) * stride
+        return tiles_in(window, self.shape, self.core, self.halo, self._step)
 
 
 def crop_tiling(shape: Ints, tile: Ints, halo: Ints, stride: Ints, shard_px: int) -> Tiling:
@@ -63,7 +75,7 @@ def crop_tiling(shape: Ints, tile: Ints, halo: Ints, stride: Ints, shard_px: int
     """
     planes = tuple(map(rounded_up, tile[:-2], stride[:-2]))
     sides = tuple(_dividing(shard_px, wanted, step) for wanted, step in zip(tile[-2:], stride[-2:], strict=True))
-    return Tiling(shape, _fitted(shape, (*planes, *sides), stride), tuple(map(rounded_up, halo, stride)))
+    return Tiling(shape, _fitted(shape, (*planes, *sides), stride), tuple(map(rounded_up, halo, stride)), stride)
 
 
 def _dividing(shard_px: int, wanted_px: int, stride: int) -> int:
@@ -93,7 +105,7 @@ def gaussian_tiling(shape: Ints, tile: Ints, halo: Ints, stride: Ints) -> Tiling
         if 2 * margin >= side:
             raise ConfigError(f"halo {margin} px: expected less than half of the tile of {side} px; give a larger tile")
     core = tuple(side - 2 * margin for side, margin in zip(sides, halo, strict=True))
-    return Tiling(shape, _fitted(shape, core, stride), halo)
+    return Tiling(shape, _fitted(shape, core, stride), halo, stride)
 
 
 def _fitted(shape: Ints, core: Ints, stride: Ints) -> Ints:
@@ -169,7 +181,7 @@ def stacked(pixels: Pixels, origin: Ints, tiles: Sequence[Tile], batch: int) -> 
     Args:
         pixels: a region (C, ...).
         origin: of the region in the image.
-        tiles: 1..batch tiles that lie in the region.
+        tiles: 1..batch tiles of one shape that lie in the region.
         batch: number of tiles in the result.
 
     Returns:

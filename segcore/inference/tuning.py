@@ -46,7 +46,7 @@ class Tuning(BaseModel):
 
     def seconds(self, tile_px: int, tiling: Tiling) -> float:
         """Of one tile worker, for all of an image."""
-        return tiling.num_tiles * math.prod(tiling.read) / self.px_per_s[tile_px]
+        return tiling.num_read_px / self.px_per_s[tile_px]
 
     def is_worth_compiling(self, compiled: "Tuning") -> bool:
         """True if the compiled model, at its best tile, is faster by enough."""

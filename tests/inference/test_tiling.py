@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,19 @@ def test_crop_tiling_fits_a_small_image() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (17, 300), (513, 255), (256, 256)])
-def test_every_pixel_lies_in_one_write_window(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_every_pixel_lies_in_one_write_window(shape: tuple[int, int], is_cut: bool) -> None:
     tiling = crop_tiling(shape, (64, 64), (16, 16), (16, 16), 256)
+    tiling = replace(tiling, is_cut=is_cut)
     hits = np.zeros(shape, dtype=int)
+    num_read_px = 0
     for tile in tiling.tiles(Window.whole(shape)):
         hits[tile.write.slices] += 1
-        assert tile.read.shape == tiling.read
+        num_read_px += tile.read.num_px
+        cut = tuple(-(-n // 16) * 16 + 32 for n in tile.write.shape)
+        assert tile.read.shape == (cut if is_cut else tiling.read)
     assert (hits == 1).all()
+    assert tiling.num_read_px == num_read_px
 
 
 def test_gaussian_tiling_overlaps_by_a_quarter() -> None:
