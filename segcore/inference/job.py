@@ -35,10 +35,11 @@ class Job:
         return self.shaped(tiling_for(self.config, self.package, grid, self.tuning))
 
     def shaped(self, tiling: Tiling) -> Tiling:
-        """The grid, its tiles cut at the far borders where they may: those of a batch have one shape, and a model that
-        looks at the whole tile sees as much everywhere.
+        """The grid, its tiles cut at the far borders where they may: those of a batch have one shape, a model that
+        looks at the whole tile sees as much everywhere, and each further shape would have to be compiled.
         """
-        return replace(tiling, is_cut=self.batch == 1 and not self.package.contract.global_context)
+        has_one_shape = self.batch > 1 or self.package.contract.global_context or self.is_compiled(tiling)
+        return replace(tiling, is_cut=not has_one_shape)
 
     def is_compiled(self, tiling: Tiling) -> bool:
         """True if an image's tiles go through compiled code: on request, or where the image takes the fastest tile."""

@@ -89,11 +89,15 @@ def check_compile(asked: str, device: torch.device) -> None:
 
 
 def _tuned(ws: Workspace, job: Job) -> Job:
-    """With the speed of tiles, and compiled where that is measured to pay, if an image is large enough for it."""
+    """With the fastest way to run tiles, if an image is large enough for that to matter."""
     contract = job.package.contract
+    is_large = any(is_tuned(job.config, contract, image.shape) for image in job.images)
     # What is kept is of the one model.
-    if job.recipe.ensemble or not any(is_tuned(job.config, contract, image.shape) for image in job.images):
-        return job
+    return _fastest(ws, job) if is_large and not job.recipe.ensemble else job
+
+
+def _fastest(ws: Workspace, job: Job) -> Job:
+    """With the speed of tiles, and compiled where that is measured to pay."""
 
     def measured(compiled: bool) -> Tuning | None:
         recipe = Recipe(Decision(len(job.package.classes), job.ignore), can_compile=compiled)

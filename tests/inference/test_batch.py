@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from segcore.config import PredictConfig
-from segcore.inference import numerics, predict
+from segcore.inference import predict
+from segcore.inference import prepared as module
 from segcore.inference.batch import Batches
 from segcore.inference.numerics import Network
 from segcore.inference.tiling import crop_tiling
@@ -42,13 +43,13 @@ def ws(tmp_path: Path) -> Workspace:
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, model_id: str, width: int | None = None) -> None:
     """Of one model."""
-    prepared = numerics.prepared
+    prepared = module.prepared
 
     def wrapped(package: Any, *args: Any) -> nn.Module:
         model = prepared(package, *args)
         return Uneven(model, width) if package.model_id == model_id else model
 
-    monkeypatch.setattr(numerics, "prepared", wrapped)
+    monkeypatch.setattr(module, "prepared", wrapped)
 
 
 def run(ws: Workspace, model_id: str, name: str, **settings: Any) -> dict[str, int]:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from segcore.config import PredictConfig
-from segcore.inference import numerics, settle
 from segcore.inference import precision as module
+from segcore.inference import prepared as making
+from segcore.inference import settle
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import NotFiniteError
 from segcore.inference.precision import calibrate, calibration_tiles, device_slug
@@ -89,7 +90,7 @@ def test_a_precision_that_overflows_is_not_taken_and_stops_nothing(
 def test_auto_holds_for_every_model_of_an_ensemble(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 is faster and right for the first model, and wrong for the second."""
     first, second = unet_package(ws), unet_package(ws, channels=(4, 8))
-    prepared = numerics.prepared
+    prepared = making.prepared
 
     def coarse(package: Any, device: Any, precision: str) -> Any:
         model = prepared(package, device, "float32")
@@ -101,8 +102,8 @@ def test_auto_holds_for_every_model_of_an_ensemble(ws: Workspace, monkeypatch: p
         return timed_ids(network, tiles, nodata)[0], 1 + (network.precision == "float32")
 
     timed_ids = module.timed_ids
-    monkeypatch.setattr(numerics, "prepared", coarse)
-    monkeypatch.setattr(numerics, "DTYPES", {"float32": torch.float32, "bfloat16": torch.float32})
+    monkeypatch.setattr(making, "prepared", coarse)
+    monkeypatch.setattr(making, "DTYPES", {"float32": torch.float32, "bfloat16": torch.float32})
     monkeypatch.setattr(module, "timed_ids", timed)
     monkeypatch.setattr(settle, "faster_formats", lambda device: ["bfloat16"])
     for ensemble, expected in (((), "bfloat16"), ((second.model_id,), "float32"), ((), "bfloat16")):
