@@ -32,8 +32,9 @@ demo: setup ## Run the main job on sample images, as a Prefect flow: scores, rep
 ui: setup ## Open Prefect's pages on the runs of `make demo`, at http://127.0.0.1:4200
 	PREFECT_HOME=$(CURDIR)/demo/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 $(BIN)/prefect server start
 
+# Two at a time: most tests are one thread. The slow ones measure memory and kill, and have the machine to themselves.
 test: setup ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: setup ## Run the tests that take minutes (kills, large images, training)
 	$(BIN)/python -m pytest -m slow

@@ -1,14 +1,18 @@
 """What all tests share: a private Prefect home, an S3 server, and a line that says how much was skipped for no data."""
 
 import os
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from segcore.isolation import ChildPool
 
 # Before anything imports prefect: no test touches the user's own runs, or calls home.
 _HOME = tempfile.TemporaryDirectory(prefix="segcore-prefect-")
@@ -20,6 +24,12 @@ os.environ.pop("PREFECT_API_URL", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NO_DATA = "SEGCORE_DATA"
+S3_ENVIRON = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_ALLOW_HTTP": "true",
+}
 
 
 @pytest.fixture(scope="session")
@@ -65,28 +75,70 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """A new bucket; reached through the environment, as any S3 is."""
+@contextmanager
+def new_bucket(server: str) -> Iterator[Bucket]:
     import boto3
     import fsspec
 
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    for key, value in settings.items():
-        monkeypatch.setenv(key, value)
-    client = boto3.client("s3", region_name="us-east-1")
-    name = f"segcore-{uuid.uuid4()}"
-    client.create_bucket(Bucket=name, ACL="public-read")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it keeps servers of tests before
-    yield Bucket(name, f"{s3_server}/{name}", client)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    client.close()
+    filesystem = fsspec.get_filesystem_class("s3")
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in S3_ENVIRON.items():
+            patch.setenv(key, value)
+        patch.setenv("AWS_ENDPOINT_URL", server)
+        client = boto3.client("s3", region_name="us-east-1")
+        name = f"segcore-{uuid.uuid4()}"
+        client.create_bucket(Bucket=name, ACL="public-read")
+        filesystem.clear_instance_cache()  # it keeps servers of tests before
+        yield Bucket(name, f"{server}/{name}", client)
+        filesystem.clear_instance_cache()
+        client.close()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> Iterator[Bucket]:
+    """A new bucket; reached through the environment, as any S3 is."""
+    with new_bucket(s3_server) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_bucket(s3_server: str) -> Iterator[Bucket]:
+    """One that all tests of a module share."""
+    with new_bucket(s3_server) as made:
+        yield made
+
+
+class KeptPool(ChildPool):
+    """Its children stay when it is left, but for those that are at work."""
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._busy.values():
+            child.kill()
+        self._busy.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_kept() -> Iterator[None]:
+    """The children of one ingest serve the next: a second of imports for each of some hundred runs.
+
+    How a pool starts and ends its children is shown in test_isolation.py.
+    """
+    from segcore.ingest import run
+
+    pools: dict[Any, KeptPool] = {}
+
+    def kept(processes: int, memory_mib: int = 1024) -> KeptPool:
+        environ = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+        what = (processes, memory_mib, Path.cwd(), tuple(sys.path), tuple(sorted(environ.items())))
+        if what not in pools:
+            pools[what] = KeptPool(processes, memory_mib)
+        return pools[what]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "ChildPool", kept)
+        yield
+    for pool in pools.values():
+        pool.close()
 
 
 @pytest.fixture(scope="session")
@@ -101,34 +153,6 @@ def prefect_server() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
-
-
-@pytest.fixture(scope="session")
-def s3_prefix() -> Iterator[str]:
-    """A bucket on moto's S3 server, reached through the environment as any S3 is."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="segcore-tests")
-    yield "s3://segcore-tests"
-    server.stop()
-    for key, value in before.items():
-        if value is None:
-            del os.environ[key]
-        else:
-            os.environ[key] = value
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from segcore.ingest import ingest
 from segcore.repair import Repaired, repair
 from segcore.store import Workspace, seal, unseal, verify
 from segcore.store.plan import digest_of
+from tests.conftest import Bucket
 from tests.inference.scenes import scene, unet_package
 from tests.synthetic import put_image, put_label
 
@@ -107,8 +107,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def on_s3(tmp_path_factory: pytest.TempPathFactory, s3_prefix: str) -> Workspace:
-    return make(tmp_path_factory.mktemp("s3"), f"{s3_prefix}/{uuid.uuid4()}")
+def on_s3(tmp_path_factory: pytest.TempPathFactory, module_bucket: Bucket) -> Workspace:
+    return make(tmp_path_factory.mktemp("s3"), f"{module_bucket.uri}/w")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Seeded images and models for the tests of inference, and the plain way to the same answers."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,20 @@ def unet_package(
     **arguments: Any,
 ) -> ModelPackage:
     """A U-Net of seeded random weights whose classes all occur: the head takes out each logit's mean."""
+    config, state = _seeded_unet(num_classes, channels, **arguments)
+    return _package(ws, config, state, num_classes, 2 ** (len(channels) - 1), tile_px, halo_px, dtype, spacing)
+
+
+@functools.cache
+def _seeded_unet(
+    num_classes: int, channels: tuple[int, ...], **arguments: Any
+) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    """Made once: it would take each test half a second."""
+    config = ModelConfig(
+        architecture="unet",
+        arguments={"in_channels": 3, "num_classes": num_classes, "channels": channels, **arguments},
+    )
     torch.manual_seed(7)
-    arguments |= {"in_channels": 3, "num_classes": num_classes, "channels": channels}
-    config = ModelConfig(architecture="unet", arguments=arguments)
     model = build_model(config).train()
     pixels = torch.from_numpy(scene(256, 256, seed=99)).float()
     tiles = ((pixels - torch.tensor(MEAN).reshape(3, 1, 1)) / torch.tensor(STD).reshape(3, 1, 1))[None]
@@ -48,9 +60,7 @@ def unet_package(
         head: Any = model.eval().get_submodule("head")
         head.weight.mul_(10)
         head.bias.sub_(model(tiles).mean(dim=(0, 2, 3)))
-    return _package(
-        ws, config, model.state_dict(), num_classes, 2 ** (len(channels) - 1), tile_px, halo_px, dtype, spacing
-    )
+    return config, model.state_dict()
 
 
 def conv_package(
