@@ -22,6 +22,9 @@ LINE_EVERY_S = 10.0
 SHOWN_SCORES = ("iou", "miou", "dice", "mean_dice", "precision", "recall", "pixel_accuracy")
 """Of a class, or of all; the report has the rest."""
 
+STATED = ("tiles", "shards", "read_bytes", "write_bytes", "disk_bytes", "expected_cpu_s", "expected_s")
+"""Of a dry run of predict: told in its own lines."""
+
 SHOWN_PATHS = 10
 """Of what was written; more would scroll the numbers away."""
 
@@ -156,7 +159,10 @@ def result_lines(result: StageResult) -> Iterator[str]:
     for item in result.items:
         if item.state == "failed":
             yield f"failed: {named_error(item)}"
-    yield from mapping_lines(result.details)
+    if result.stage == "predict" and result.details.get("dry_run"):
+        yield from planned_lines(result.details)
+    else:
+        yield from mapping_lines(result.details)
     if result.scores:
         yield from score_lines(result.scores)
     for path in result.paths[:SHOWN_PATHS]:
@@ -164,6 +170,42 @@ def result_lines(result: StageResult) -> Iterator[str]:
     if len(result.paths) > SHOWN_PATHS:
         yield f"-> and {len(result.paths) - SHOWN_PATHS} more (all of them: --json)"
     yield one_line(result)
+
+
+def planned_lines(details: Mapping[str, Any]) -> Iterator[str]:
+    """What `predict --dry-run` found, and what else was settled."""
+    tiles, skipped = details["tiles"], details.get("skipped_share", 0.0)
+    yield "nothing was written; this is what would be done:"
+    yield f"  tiles: {round(tiles * (1 - skipped))} of {tiles} to infer, {skipped:.1%} skipped"
+    yield (
+        f"  disk: about {size(details['disk_bytes'])} in {count(details['shards'], 'shard')} "
+        f"({size(details['write_bytes'])} before compression)"
+    )
+    yield f"  memory: at most {details['memory_mib']} MiB"
+    yield f"  time: about {duration(details['expected_s'])} ({duration(details['expected_cpu_s'])} of CPU time)"
+    told = {"dry_run", "memory_mib", "skipped_share", *STATED}
+    yield from mapping_lines({key: value for key, value in details.items() if key not in told})
+
+
+def count(number: int, noun: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for a person: `3.2 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: `12 s`, `5 min`, `3.2 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def near(path: str) -> str:

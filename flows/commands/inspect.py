@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import STATES, named_error, shown, stdout_kept_clean
+from flows.console import STATES, count, duration, named_error, shown, size, stdout_kept_clean
 from flows.options import DEBUG, JSON
 from segcore.measure import Peak
 from segcore.results import ItemResult, exit_code
@@ -167,27 +167,6 @@ def ingest_text(estimate: dict[str, Any]) -> str:
         f"{size(estimate['bytes_compressed'])} on disk, {size(estimate['memory_bytes'])} of memory for pixels, about "
         f"{duration(estimate['seconds'])}"
     )
-
-
-def count(number: int, noun: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes for a person: `3.2 MB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: `12 s`, `5 min`, `3.2 h`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def short(value: Any) -> str:

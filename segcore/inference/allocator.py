@@ -26,8 +26,14 @@ def memory_is_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if libc is not None:
-            libc.malloc_trim(0)
+        give_back()
+
+
+def give_back() -> None:
+    """Give what is kept and free back to the system."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -3,7 +3,7 @@
 What cannot be is refused here, before a pixel is read and before anything that stands is withdrawn.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from segcore.errors import ConfigError, PlanMismatchError
 from segcore.inference.batch import Batches
 from segcore.inference.decision import Kind
-from segcore.inference.gaussian import planes_together
+from segcore.inference.gaussian import summed_together
 from segcore.inference.job import Job
 from segcore.inference.layers import Layer, layer_spec
 from segcore.inference.model_grid import ModelGrid
@@ -25,8 +25,17 @@ from segcore.store import UNIT_SHARDS, PyramidSpec, Staging, Workspace, latest_p
 from segcore.stretch import stretch_of
 
 
-def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun | None:
+def begin(
+    ws: Workspace, job: Job, grid: ModelGrid, batches: Batches, opened_by: Callable[..., Staging] = Staging.begin
+) -> MaskRun | None:
     """Freeze the image's plan, and open what is to be written by it; None if all of it is finished.
+
+    Args:
+        ws: where its image, mask and layers are.
+        job: what is done to it.
+        grid: the image.
+        batches: of the job.
+        opened_by: `Staging.peek` to look ahead, and write nothing.
 
     Raises:
         SegcoreError: if what stands is of another plan, or what is asked for cannot be.
@@ -42,10 +51,10 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun
         plan = as_finished(job, plan, ws.label(image_id, job.name).attributes.get("predict", {}))
         if any(not ws.is_complete(image_id, layer_name(job.name, kind)) for kind in layer_specs):
             _refuse_other_layers(plan, tonight, f"image {image_id}: mask {job.name}")
-    staging = Staging.begin(ws, image_id, job.name, plan, spec, overwrite=overwrite, supersede=STALE_WITH)
+    staging = opened_by(ws, image_id, job.name, plan, spec, overwrite=overwrite, supersede=STALE_WITH)
     opened = [staging]
     try:
-        layers = tuple(_layers(ws, job, tonight, layer_specs, opened))
+        layers = tuple(_layers(job, tonight, layer_specs, opened, opened_by))
         if all(each.finished for each in opened):
             return None
         run = MaskRun(
@@ -62,7 +71,7 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun
             compiled=job.is_compiled(tiling),
             plan=plan,
         )
-        run.look_for_work(_planes_together(job, tiling))
+        run.look_for_work(*_together(job, tiling))
         return run
     except BaseException:
         for each in opened:
@@ -70,11 +79,11 @@ def begin(ws: Workspace, job: Job, grid: ModelGrid, batches: Batches) -> MaskRun
         raise
 
 
-def _planes_together(job: Job, tiling: Tiling) -> int:
-    """Planes of z or t that are computed together."""
+def _together(job: Job, tiling: Tiling) -> tuple[int, int]:
+    """Planes of z or t, and shards side by side, that are computed together."""
     if job.blend == "gaussian":
-        return planes_together(tiling, len(job.package.classes), UNIT_SHARDS * job.config.shard_px)
-    return tiling.core[0] if len(tiling.core) > 2 else 1
+        return summed_together(tiling, len(job.package.classes), job.config.shard_px)
+    return tiling.core[0] if len(tiling.core) > 2 else 1, UNIT_SHARDS
 
 
 def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope, batches: Batches) -> Tiling:
@@ -101,15 +110,20 @@ def _layer_specs(job: Job, grid: ModelGrid) -> dict[Kind, PyramidSpec]:
 
 
 def _layers(
-    ws: Workspace, job: Job, plan: dict[str, Any], specs: Mapping[Kind, PyramidSpec], opened: list[Staging]
+    job: Job,
+    plan: dict[str, Any],
+    specs: Mapping[Kind, PyramidSpec],
+    opened: list[Staging],
+    opened_by: Callable[..., Staging],
 ) -> Iterator[Layer]:
     """Begin, or go on with, the layers of an image, by tonight's plan; each is added to what is opened."""
     mask, overwrite = opened[0], job.config.overwrite
+    ws = mask.workspace
     for kind, spec in specs.items():
         own, name = layer_plan(job, plan, kind), layer_name(job.name, kind)
         if not overwrite and ws.is_complete(mask.image_id, name):
             own = as_finished(job, own, ws.layer(mask.image_id, job.name, kind).attributes.get("predict", {}))
-        opened.append(Staging.begin(ws, mask.image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH))
+        opened.append(opened_by(ws, mask.image_id, name, own, spec, overwrite=overwrite, supersede=STALE_WITH))
         yield Layer(kind, opened[-1], mask.spec.base_level, own)
 
 

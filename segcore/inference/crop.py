@@ -163,10 +163,19 @@ class Piece:
         return [shard for column in self._columns for shard in column.piece_done(batch)]
 
 
+Row = tuple[Sequence[Column], Sequence[Tile], Window]
+"""What makes a piece: the columns that it touches, its tiles, and their home."""
+
+
 def pieces(
     run: MaskRun, unit: Window, pending: Sequence[Ints], rows: int | None = None
 ) -> Iterator[Callable[[], Piece]]:
-    """Readers of a work unit's rows of tiles: column by column, or of all columns at once where tiles lie across them.
+    """Readers of a work unit's rows of tiles, as they are laid out."""
+    return (partial(Piece, *row) for row in laid_out(run, unit, pending, rows))
+
+
+def laid_out(run: MaskRun, unit: Window, pending: Sequence[Ints], rows: int | None = None) -> Iterator[Row]:
+    """A work unit's rows of tiles: column by column, or of all columns at once where tiles lie across them.
 
     Args:
         run: the image.
@@ -179,24 +188,24 @@ def pieces(
         by_place.setdefault(shard[-2:], []).append(shard)
     columns = [Column(run, unit, shards) for shards in by_place.values()]
     if run.grid.is_resampled:
-        yield from _pieces_of(columns, unit, rows)
+        yield from _rows_of(columns, unit, rows)
         return
     for column in columns:
-        yield from _pieces_of([column], column.window, rows)
+        yield from _rows_of([column], column.window, rows)
 
 
-def _pieces_of(columns: Sequence[Column], home: Window, rows: int | None) -> Iterator[Callable[[], Piece]]:
+def _rows_of(columns: Sequence[Column], home: Window, rows: int | None) -> list[Row]:
     run = columns[0].run
     together = rows or -(-MIN_PIECE_PX // run.tiling.core[-2])
     area = run.grid.model_window(bounding([column.window for column in columns]))
     tiles = sorted(run.tiling.tiles(area), key=lambda tile: tile.index[-2])
-    found = []
+    found: list[Row] = []
     for _, row in groupby(tiles, key=lambda tile: tile.index[-2] // together):
         placed = [(tile, run.grid.mask_window(tile.write)) for tile in row]
         wanted = [tile for tile, write in placed if any(column.touches(write) for column in columns)]
         touched = [column for column in columns if any(column.touches(write) for _, write in placed)]
         if wanted:
-            found.append(partial(Piece, touched, wanted, home))
+            found.append((touched, wanted, home))
         for column in touched:
             column.num_pieces += 1
-    return iter(found)
+    return found

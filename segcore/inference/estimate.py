@@ -1,127 +1,192 @@
-"""Estimate: what predict would do, in tiles, shards, bytes, memory and time; nothing is written."""
+"""Estimate: what predict would do, in tiles, shards, bytes, memory and time; nothing is written.
 
-import math
+image --begin, without writing--> run --count--> tiles and bytes that are left --times the cost of each--> time
+"""
+
+import time
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
+import numpy as np
 
-from segcore.errors import SegcoreError
-from segcore.geometry import Window
+from segcore.errors import SegcoreError, StoreError
+from segcore.geometry import Ints, Tile, Window
+from segcore.inference.batch import Batches
+from segcore.inference.begin import begin
 from segcore.inference.contract import check_contract
-from segcore.inference.crop import MIN_PIECE_PX
-from segcore.inference.gaussian import planes_together
+from segcore.inference.crop import laid_out
+from segcore.inference.footprint import memory_bytes
+from segcore.inference.gaussian import GaussianUnit
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
-from segcore.inference.numerics import Network
-from segcore.inference.pipeline import SHARDS_WAITING
-from segcore.inference.plan import mask_spec
-from segcore.inference.precision import calibration_tiles, timed_ids
-from segcore.inference.run import share_of_all, shares
-from segcore.inference.search import Reason, Search, scope_of, screen_name
+from segcore.inference.night import networks_of
+from segcore.inference.rehearsal import Cost, rehearse
+from segcore.inference.run import MaskRun, share_of_all, shares
+from segcore.inference.search import Reason, screen_name
 from segcore.inference.tiling import Tiling
-from segcore.measure import MIB, Peak, tree_bytes
+from segcore.measure import MIB, num_cores, tree_bytes
 from segcore.results import ItemResult
-from segcore.selection import is_stale
-from segcore.store import Workspace
+from segcore.store import Staging, Workspace
+
+STATED = ("tiles", "shards", "read_bytes", "write_bytes", "disk_bytes", "expected_cpu_s", "expected_s")
+"""What is summed over images."""
 
 
-def estimate(ws: Workspace, job: Job, image_ids: tuple[str, ...]) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
-    """The items that predict would return, with what each would cost, and the sums.
+@dataclass
+class _Left:
+    """What is left to do of one image."""
 
-    The time is that of a few tiles of the first image. What is skipped is what coarse maps tell; a `valid` label, and a
-    screen that has not run yet, may add to it.
+    grid: ModelGrid
+    tiling: Tiling
+    cpu_s: float = 0.0
+    """CPU time of finding out, which predict spends too."""
+    shards: int = 0
+    tiles: int = 0
+    skipped: Counter[Reason] = field(default_factory=Counter)
+    inferred_px: int = 0
+    """Of the read windows of all tiles that are not skipped."""
+    write_bytes: int = 0
+    """Of mask and layers, all levels, before compression."""
+
+
+def estimate(
+    ws: Workspace, job: Job, image_ids: tuple[str, ...], refused: Mapping[str | None, str], settled_s: float
+) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
+    """The items that predict would return, with what is left of each and what it costs, and the sums.
+
+    Costs are those of a few tiles and a shard of the image with most to do. What is skipped is what coarse maps tell: a
+    `valid` label, and a screen that has not run yet, may add to it.
+
+    Args:
+        ws: where the images are.
+        job: what would be done to them.
+        image_ids: which ones.
+        refused: by id, why an image cannot be done.
+        settled_s: CPU time of settling the job, which predict spends too.
     """
-    cost: _Cost | None = None
-    items = []
+    networks = networks_of(job)
+    batches = Batches(networks[0], job.package.contract)
+    settled_bytes = tree_bytes()  # what is freed is kept (`allocator`): the most that it took
+    found: dict[str, _Left | SegcoreError] = {}
     for image_id in dict.fromkeys(image_ids):
         try:
-            image = ws.image(image_id)
-            grid = check_contract(job.package.contract, image, job.config.spacing_tolerance).grid
-            tiling = job.tiling(grid)
-            cost = cost or _Cost(job, grid, tiling)
-            complete = job.name in ws.label_names(image_id) and not is_stale(image, ws.label(image_id, job.name))
-            skipped = None if complete else _skipped(job, tiling, _search(ws, job, grid))
+            if image_id in refused:
+                raise StoreError(refused[image_id])
+            found[image_id] = _left(ws, job, image_id, batches)
         except SegcoreError as error:
-            items.append(ItemResult(state="failed", image=image_id, error=str(error)))
-            continue
-        details = _details(job, grid, tiling, cost, skipped)
-        items.append(ItemResult(state="skipped", source=image.source, image=image_id, details=details))
-    sums = {
-        key: sum(item.details.get(key, 0) for item in items)
-        for key in ("tiles", "shards", "read_bytes", "write_bytes", "expected_s")
-    }
-    sums |= share_of_all([item.details for item in items])
-    memory_mib = max((item.details.get("memory_mib", 0) for item in items), default=0)
-    return tuple(items), {"dry_run": True, "precision": job.precision, "memory_mib": memory_mib, **sums}
+            found[image_id] = error
+    cost = _cost(found, lambda grid: rehearse(job, grid, networks, batches))
+    items = tuple(_item(job, cost, image_id, left) for image_id, left in found.items())
+    details = [item.details for item in items]
+    sums = {key: sum(each.get(key, 0) for each in details) for key in STATED}
+    sums |= {key: round(sums[key] + settled_s, 2) for key in ("expected_cpu_s", "expected_s")}
+    sums["memory_mib"] = max(round(settled_bytes / MIB), *(each.get("memory_mib", 0) for each in details))
+    return items, {"dry_run": True, "precision": job.precision, **sums, **share_of_all(details)}
 
 
-class _Cost:
-    """Seconds and memory of one tile, found by running a few of them on one thread."""
+def _left(ws: Workspace, job: Job, image_id: str, batches: Batches) -> _Left:
+    """What is left of an image.
 
-    def __init__(self, job: Job, grid: ModelGrid, tiling: Tiling) -> None:
-        tiles = calibration_tiles(grid, tiling, job.package.contract.stretch)
-        network = Network(job.package, job.device, job.precision, batch=1)
-        before = tree_bytes()
-        with Peak(interval_s=0.02) as peak:
-            _, seconds = timed_ids(network, tiles, grid.image.nodata)
-        num_px = math.prod(tiling.read)
-        self.base_bytes = before
-        self.s_per_px = seconds / (len(tiles) * num_px)
-        on_host = peak.mib * MIB - before if job.device.type == "cpu" else 0
-        self.bytes_per_px = max(0.0, on_host / num_px)
-        if job.device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-def _search(ws: Workspace, job: Job, grid: ModelGrid) -> Search:
-    """Where predict will look, as far as that is known: not by a screen that has not run."""
-    if job.config.screen is not None and not ws.is_complete(grid.image.image_id, screen_name(job)):
-        job = replace(job, config=job.config.model_copy(update={"screen": None}))
-    return scope_of(ws, job, grid).search()
-
-
-def _skipped(job: Job, tiling: Tiling, search: Search) -> Counter[Reason]:
-    """The number of tiles that will not be inferred, by the reason."""
-    found: Counter[Reason] = Counter()
-    if not search.maps:
-        return found
-    for tile in tiling.tiles(Window.whole(tiling.shape)):
-        reason = search.why_not(tile.write)
-        if reason is not None and not (job.blend == "gaussian" and search.looks_in(tile.read, tiling)):
-            found[reason] += 1
-    return found
+    Raises:
+        SegcoreError: if predict would refuse it.
+    """
+    began_s = time.process_time()
+    grid = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance).grid
+    if job.config.screen is not None and not ws.is_complete(image_id, screen_name(job)):
+        # Where it marks something is not known yet; and what stands was not made with it.
+        job = replace(job, config=job.config.model_copy(update={"screen": None, "overwrite": True}))
+    run = begin(ws, job, grid, batches, opened_by=Staging.peek)
+    left = _Left(grid, job.tiling(grid) if run is None else run.tiling)
+    if run is not None:
+        left.write_bytes = sum(map(_left_bytes, run.stagings))
+        for unit, pending in run.units:
+            left.shards += len(pending)
+            for tile, reason in (_in_strips if job.blend == "gaussian" else _in_rows)(run, unit, pending):
+                left.tiles += 1
+                if reason is None:
+                    left.inferred_px += tile.read.num_px
+                else:
+                    left.skipped[reason] += 1
+    left.cpu_s = time.process_time() - began_s
+    return left
 
 
-def _details(job: Job, grid: ModelGrid, tiling: Tiling, cost: _Cost, skipped: Counter[Reason] | None) -> dict[str, Any]:
-    """What an image would cost; `skipped` is None where its mask is complete."""
-    image, spec = grid.image, mask_spec(job, grid)
-    if skipped is None:
-        return {"complete": True, "tiles": 0, "shards": 0, "read_bytes": 0, "write_bytes": 0, "expected_s": 0.0}
-    tiles = tiling.num_tiles
-    inferred = tiles - skipped.total()
-    tile_px = math.prod(tiling.read)
-    item_bytes = image.dtype.itemsize * image.shape()[image.axes.index("c")]
-    side = job.config.shard_px
-    if job.blend == "gaussian":
-        depth = min(planes_together(tiling, len(job.package.classes), 4 * side), math.prod(tiling.shape[:-2]))
-        width, height = min(4 * side, tiling.shape[-1]), tiling.read[-2]
-        sums = depth * height * width * 4 * len(job.package.classes)
+def _in_rows(run: MaskRun, unit: Window, pending: list[Ints]) -> Iterator[tuple[Tile, Reason | None]]:
+    """`crop`: each tile of a work unit, and why it is not looked at."""
+    for _, tiles, _ in laid_out(run, unit, pending):
+        for tile in tiles:
+            yield tile, run.search.why_not(tile.write)
+
+
+def _in_strips(run: MaskRun, unit: Window, pending: list[Ints]) -> Iterator[tuple[Tile, Reason | None]]:
+    """`gaussian`: the same; tiles of several units come in each of them."""
+    strips = GaussianUnit(run, unit, pending)
+    for tile in run.tiling.tiles(strips.model_window.expanded(run.tiling.halo)):
+        if strips.wants(tile.read):
+            is_needed = strips.looks_in(tile.read.intersected(strips.model_window))
+            yield tile, None if is_needed else run.search.why_not(tile.write) or "nodata"
+
+
+def _left_bytes(staging: Staging) -> int:
+    """Bytes, before compression, of the shards of all levels that are not written yet."""
+    spec = staging.spec
+    if staging.finished:
+        return 0
+    px = (
+        spec.grid(level).window(shard).num_px
+        for level in range(len(spec.levels))
+        for shard in spec.grid(level).indices()
+        if not staging.is_done(level, shard)
+    )
+    return sum(px) * np.dtype(spec.dtype).itemsize
+
+
+def _cost(found: dict[str, _Left | SegcoreError], rehearsed: Callable[[ModelGrid], Cost]) -> Cost | None:
+    """By the image with most to do; where that cannot be inferred it has failed, and the next one tells."""
+    open_ones = {image_id: left for image_id, left in found.items() if isinstance(left, _Left) and left.shards}
+    for image_id in sorted(open_ones, key=lambda image_id: open_ones[image_id].inferred_px, reverse=True):
+        try:
+            return rehearsed(open_ones[image_id].grid)
+        except SegcoreError as error:
+            found[image_id] = error
+    return None
+
+
+def _item(job: Job, cost: Cost | None, image_id: str, left: _Left | SegcoreError) -> ItemResult:
+    """What predict would return for an image, and what it would cost."""
+    if isinstance(left, SegcoreError):
+        return ItemResult(state="failed", image=image_id, error=str(left))
+    image, grid = left.grid.image, left.grid
+    counted = {"tiles": left.tiles, "shards": left.shards, "write_bytes": left.write_bytes}
+    if left.shards == 0:
+        details: dict[str, Any] = {"complete": True, **counted}
     else:
-        depth, width, sums = math.prod(tiling.core[:-2]), min(side, tiling.shape[-1]), 0
-        height = max(tiling.core[-2], min(MIN_PIECE_PX, tiling.shape[-2])) + 2 * tiling.halo[-2]
-    read = (depth + 2 * sum(tiling.halo[:-2])) * height * (width + 2 * tiling.halo[-1]) * item_bytes
-    in_flight = (job.tile_workers + 2) * read + sums + (SHARDS_WAITING + 4) * depth * side * side
-    memory = cost.base_bytes + in_flight + job.tile_workers * job.batch * tile_px * cost.bytes_per_px
+        assert cost is not None, f"image {image_id} has shards left, but none was rehearsed"
+        details = {
+            "level": grid.level,
+            **({"step": list(grid.step)} if grid.is_resampled else {}),
+            **counted,
+            **shares(left.tiles, left.skipped),
+            "read_bytes": left.inferred_px * image.dtype.itemsize * image.shape()[image.axes.index("c")],
+            **_costs(job, cost, left),
+            "memory_mib": round(memory_bytes(job, cost, grid, left.tiling) / MIB),
+        }
+    return ItemResult(state="skipped", source=image.source, image=image_id, details=details)
+
+
+def _costs(job: Job, cost: Cost, left: _Left) -> dict[str, Any]:
+    """Time and disk."""
+    skipped = left.skipped.total() / max(1, left.tiles)
+    tiles_s = left.inferred_px * cost.tile_cpu_s
+    write_s = left.write_bytes * ((1 - skipped) * cost.write_cpu_s + skipped * cost.empty_cpu_s)
+    cpu_s = left.cpu_s + tiles_s + write_s
+    # On a CPU the tile workers keep the cores busy; elsewhere the device decides.
+    cores = min(job.tile_workers, num_cores())
+    wall_s = cpu_s / cores if job.device.type == "cpu" else left.cpu_s + max(left.inferred_px * cost.tile_s, write_s)
     return {
-        "level": grid.level,
-        **({"step": list(grid.step)} if grid.is_resampled else {}),
-        "tiles": tiles,
-        **shares(tiles, skipped),
-        "shards": spec.grid(0).num_cells,
-        "read_bytes": inferred * tile_px * item_bytes,
-        "write_bytes": sum(math.prod(shape) for shape in spec.levels) * (1 if job.dtype == "uint8" else 2),
-        "memory_mib": round(memory / MIB),
-        "expected_s": round(inferred * tile_px * cost.s_per_px / job.tile_workers, 1),
+        "disk_bytes": round((1 - skipped) * left.write_bytes * cost.stored_share),
+        "expected_cpu_s": round(cpu_s, 2),
+        "expected_s": round(wall_s, 2),
     }

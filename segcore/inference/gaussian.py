@@ -12,9 +12,11 @@ A pixel is looked at if the tile is in whose write window it lies; then every ti
 its sums are whole.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial, reduce
 from itertools import groupby
+from mmap import mmap
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +27,13 @@ from segcore.inference.decision import MASK, Answers, Decision, on_host
 from segcore.inference.numerics import Network
 from segcore.inference.run import Answered, MaskRun, blank, empty_answers
 from segcore.inference.tiling import Tiling, bounding, first, is_usable, read_reflected, read_validity, stacked
+from segcore.store import UNIT_SHARDS
 
-STRIP_BYTES = 256 << 20
-"""Of the sums of one strip, where tiles have several planes; never less than one layer of tiles."""
+STRIP_BYTES = 128 << 20
+"""Of the sums of one strip. Where they would be more, a work unit is done half by half, or shard by shard."""
+
+BAND_PX = 512
+"""Columns of pixels that are decided at once: what that takes beside the sums."""
 
 SIGMA = 0.125
 """Standard deviation of the weights, in sides of a tile: the choice of nnU-Net and MONAI."""
@@ -64,12 +70,28 @@ def weight_sums(tiling: Tiling, axis: int, start: int, stop: int) -> Floats:
     return sums.astype(np.float32)
 
 
-def planes_together(tiling: Tiling, num_classes: int, unit_px: int) -> int:
-    """Planes that are summed together: as many as memory allows, since tiles across their rim are inferred twice."""
-    if tiling.read[:-2] in ((), (1,)):
-        return 1
-    plane_bytes = 4 * num_classes * tiling.read[-2] * min(unit_px, tiling.shape[-1])
-    return max(tiling.core[0], STRIP_BYTES // plane_bytes)
+def summed_together(tiling: Tiling, num_classes: int, shard_px: int) -> tuple[int, int]:
+    """Planes, and shards side by side, that are summed together; tiles across their rim are inferred twice.
+
+    As many as STRIP_BYTES allows; never less than a shard, and one layer of tiles.
+    """
+    column_bytes = 4 * num_classes * tiling.read[-2]
+    planes, shards = tiling.core[0] if len(tiling.core) > 2 else 1, UNIT_SHARDS
+
+    def bytes_of(shards: int) -> int:
+        return column_bytes * min(shards * shard_px, tiling.shape[-1])
+
+    while shards > 1 and planes * bytes_of(shards) > STRIP_BYTES:
+        shards //= 2
+    has_planes = tiling.read[:-2] not in ((), (1,))
+    return max(planes, STRIP_BYTES // bytes_of(shards)) if has_planes else 1, shards
+
+
+def _zeros(shape: Ints, device: torch.device) -> torch.Tensor:
+    """Sums of nothing yet; on the host in memory of their own, since on the heap they would leave holes."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=torch.float32, device=device)
+    return torch.frombuffer(mmap(-1, 4 * math.prod(shape)), dtype=torch.float32).reshape(shape)
 
 
 class GaussianUnit:
@@ -120,15 +142,16 @@ class GaussianUnit:
                     values[inside.behind] = empty
 
     def weighted(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits times the weights, in place: of many classes a copy would be large."""
         weights = _weights(self.run.tiling.read, logits.device)
-        return logits * weights[tuple(slice(n) for n in logits.shape[2:])]  # a tile at the border may be cut
+        return logits.mul_(weights[tuple(slice(n) for n in logits.shape[2:])])  # a tile at the border may be cut
 
     def add(self, tile: Tile, weighted: torch.Tensor, top: int) -> None:
         """Add a tile (K, ...) to the strip whose first row is `top`; in the order of the tiles."""
         *planes, width = (*self.model_window.shape[:-2], self.model_window.shape[-1])
         if self._sums is None:
             shape = (weighted.shape[0], *planes, self.run.tiling.read[-2], width)
-            self._sums = torch.zeros(shape, dtype=torch.float32, device=weighted.device)
+            self._sums = _zeros(shape, weighted.device)
         inside = tile.read.intersected(self.model_window)
         source = (slice(None), *inside.relative_to(tile.read.start).slices)
         target = (slice(None), *inside.relative_to(self._from(top)).slices)
@@ -152,13 +175,15 @@ class GaussianUnit:
             for axis, (a, b) in enumerate(zip(band.start, band.stop, strict=True))
         ]
         weights = torch.from_numpy(reduce(np.multiply.outer, sides)).to(self._sums.device)
-        answers = on_host(decision((self._sums[..., :count, :] / weights)[None]))
+        places = [slice(left, left + BAND_PX) for left in range(0, band.shape[-1], BAND_PX)]
+        parts = [on_host(decision((self._sums[..., :count, at] / weights[..., at])[None])) for at in places]
         if stop == self.model_window.stop[-2]:
             self._sums = None
         else:
-            self._sums[..., :-count, :] = self._sums[..., count:, :].clone()
+            for sums in self._sums:  # one by one: a copy of all classes would be half as large as they are
+                sums[..., :-count, :] = sums[..., count:, :].clone()
             self._sums[..., -count:, :] = 0
-        return {name: values[0] for name, values in answers.items()}
+        return {name: np.concatenate([part[name][0] for part in parts], axis=-1) for name in parts[0]}
 
     def place(self, answers: Answers, band: Window) -> list[tuple[Ints, Answers]]:
         """Put a finished window of the mask, as wide as the unit, into the shards; those that are full come out."""

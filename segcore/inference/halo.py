@@ -79,7 +79,7 @@ def _found(ws: Workspace, job: Job, image_ids: Iterable[str]) -> Disagreement | 
         except Exception as error:  # not of all images in turn: it costs seconds
             log.debug("what the halo costs is not known", exc_info=error)
             return None
-        return keep(ws, key, found)
+        return found if job.config.dry_run else keep(ws, key, found)
     return None
 
 

@@ -15,6 +15,7 @@ from segcore.inference.contract import check_contract
 from segcore.inference.crop import pieces
 from segcore.inference.gaussian import GaussianUnit
 from segcore.inference.job import Job
+from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network, devices_of
 from segcore.inference.pipeline import Load, Pipeline, Threads
 from segcore.inference.plan import mask_attributes, mask_spec
@@ -41,15 +42,13 @@ class Night:
         self._refused = refused
         self._items: dict[str, ItemResult] = {}
         self._runs: dict[str, MaskRun] = {}
-        devices = devices_of(job.device)
-        self._networks = [Network(job.package, device, job.precision, job.batch, job.recipe) for device in devices]
+        self._networks = networks_of(job)
         self._batches = Batches(self._networks[0], job.package.contract)
 
     def run(self) -> tuple[tuple[ItemResult, ...], dict[str, Any]]:
         """The items in the order of the images, and details of the whole."""
         job = self._job
-        readers = 4 if job.device.type != "cpu" and job.blend == "crop" else 1
-        threads = Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
+        threads = threads_of(job)
         self._progress.start("predict", sum(image.num_shards(job.config.shard_px) for image in job.images), "shards")
         try:
             Pipeline(self._networks, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
@@ -122,9 +121,7 @@ class Night:
             for strip in GaussianUnit(run, unit, pending).strips():
                 yield Load(run, strip)
             return
-        # On a GPU reading is the bottleneck, and a whole shard at once decodes no chunk twice.
-        is_tall = self._job.device.type != "cpu" and not run.grid.is_resampled  # then rows are wide
-        for piece in pieces(run, unit, pending, self._job.config.shard_px if is_tall else None):
+        for piece in pieces(run, unit, pending, rows_of(self._job, run.grid)):
             yield Load(run, piece)
 
     def _finish(self, run: MaskRun) -> None:
@@ -160,3 +157,23 @@ class Night:
         )
         self._items[image_id] = item
         return item
+
+
+def networks_of(job: Job) -> list[Network]:
+    """The model, once per device."""
+    return [Network(job.package, device, job.precision, job.batch, job.recipe) for device in devices_of(job.device)]
+
+
+def threads_of(job: Job) -> Threads:
+    """How many threads do what."""
+    readers = 4 if job.device.type != "cpu" and job.blend == "crop" else 1
+    return Threads(job.tile_workers, readers, slots=job.tile_workers + readers + 1)
+
+
+def rows_of(job: Job, grid: ModelGrid) -> int | None:
+    """Rows of tiles that `crop` reads at once; None = few.
+
+    On a GPU reading is the bottleneck, and a whole shard at once decodes no chunk twice; of a resampled image rows are
+    wide.
+    """
+    return job.config.shard_px if job.device.type != "cpu" and not grid.is_resampled else None

@@ -164,7 +164,7 @@ class Network:
         for call in self._calls(tiles, nodata, compiled):
             self._check(call, float(call.total))
             parts.append(call.logits.float())
-        return torch.cat(parts)[: len(tiles)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[: len(tiles)]
 
     def _calls(self, tiles: Pixels, nodata: float | None, compiled: bool) -> Iterator["_Call"]:
         """The logits of all tiles, in calls of `fits` tiles, fewer each time the device runs out of memory."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from segcore.classes import ClassInfo
 from segcore.errors import SegcoreError
-from segcore.geometry import Ints, Tile, Window, z_order
+from segcore.geometry import Grid, Ints, Tile, Window, z_order
 from segcore.inference.decision import MASK, Answers, Decision
 from segcore.inference.layers import Layer
 from segcore.inference.model_grid import ModelGrid, Valid
@@ -102,10 +102,16 @@ class MaskRun:
         """Of the layers, and of the mask."""
         return (*(layer.staging for layer in self.layers), self.staging)
 
-    def look_for_work(self, depth: int) -> None:
-        """Find the work units in which a shard is left, of so many planes each, and count what an earlier call did."""
+    def look_for_work(self, depth: int, width: int = UNIT_SHARDS) -> None:
+        """Find the work units in which a shard is left, and count what an earlier call did.
+
+        Args:
+            depth: planes of a unit.
+            width: shards side by side, of all that a unit has: fewer where their sums would take too much memory.
+        """
         spec = self.staging.spec
-        units = spec.groups(UNIT_SHARDS, depth)
+        sides = (*(depth,) * (len(spec.shape) - 2), UNIT_SHARDS * spec.shard_px, width * spec.shard_px)
+        units = Grid(spec.shape, sides)
         left = ((unit, self._pending(unit)) for unit in map(units.window, units.indices()))
         self.units = deque((unit, shards) for unit, shards in left if shards)
         self.remaining = sum(len(shards) for _, shards in self.units)

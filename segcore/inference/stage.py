@@ -1,11 +1,12 @@
 """Predict: images and a model package -> masks; the job is settled once, then the images run through one pipeline."""
 
+import time
 from typing import Any
 
 from segcore.config import PredictConfig
 from segcore.errors import StoreError
 from segcore.inference.allocator import memory_is_kept
-from segcore.inference.estimate import estimate
+from segcore.inference.estimate import STATED, estimate
 from segcore.inference.halo import halo_details
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.job import Job
@@ -34,19 +35,23 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
         SegcoreError: where nothing can be done at all: no workspace, model, images or device.
     """
     with Peak() as peak, ends_on_sigterm(), repeatable(), memory_is_kept():
+        began_s = time.process_time()
         ws = Workspace.open(config.workspace)
         package = read_package(ws, config.model)
         image_ids = config.images or tuple(ws.image_ids())
         if not image_ids:
             raise StoreError(f"workspace {ws.uri}: no image in it; fill it with `segcore ingest`")
         job = resolve(ws, config, package, image_ids)
+        halo = halo_details(ws, job, image_ids, progress)
+        settled_s = time.process_time() - began_s
+        refused, screened = _screened(job, image_ids, progress)
         if config.dry_run:
-            items, details = estimate(ws, job, image_ids)
+            items, details = estimate(ws, job, image_ids, refused, settled_s)
+            for key in ("expected_cpu_s", "expected_s"):  # the whole of what the call takes
+                details[key] = round(details[key] + screened.get("screen", {}).get(key, 0), 2)
         else:
-            refused, screened = _screened(job, image_ids, progress)
-            halo = halo_details(ws, job, image_ids, progress)
             items, details = Night(ws, job, image_ids, progress, refused).run()
-            details |= screened | halo
+        details |= screened | halo
     return StageResult(
         stage="predict",
         items=items,
@@ -63,4 +68,5 @@ def _screened(job: Job, image_ids: tuple[str, ...], progress: Progress) -> tuple
         return {}, {}
     found = predict(screen_config(job, image_ids), progress)
     refused = {item.image: f"screen: {item.error}" for item in found.items if item.state == "failed"}
-    return refused, {"screen": {"model": found.details["model"], "seconds": round(found.seconds, 3)}}
+    stated = {key: found.details[key] for key in STATED if key in found.details}
+    return refused, {"screen": {"model": found.details["model"], "seconds": round(found.seconds, 3), **stated}}

@@ -16,7 +16,9 @@ EXACT_TILE_PX = 1024
 EXACT_WASTE = 1.6
 """...and so wide that no more pixels than this are inferred per pixel that is written..."""
 EXACT_READ_PX = 8 << 20
-"""...unless a read window had more pixels than this: a bound on memory."""
+"""...unless a read window had more pixels than this..."""
+EXACT_LOGITS_BYTES = 256 << 20
+"""...or more logits, of many classes, than this: bounds on memory."""
 
 TUNED_FROM_PX = 4096
 """Side of an image from which the fastest tile is worth its measurement; smaller ones take the package's own."""
@@ -68,7 +70,7 @@ def tiling_for(config: PredictConfig, package: ModelPackage, grid: ModelGrid, tu
         return gaussian_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride)
     px, planes = _halo(config, (contract.halo_px, contract.halo_planes), contract)
     if config.halo == "exact" and config.tile_px is None:
-        tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes)
+        tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes, len(package.classes))
 
     def cropped(tile_px: int) -> Tiling:
         return crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
@@ -89,14 +91,15 @@ def _halo(config: PredictConfig, fast: Ints, contract: InputContract) -> Ints:
     return px, planes if config.halo_planes is None else config.halo_planes
 
 
-def exact_tile_px(tile_px: int, halo_px: int, planes: int) -> int:
+def exact_tile_px(tile_px: int, halo_px: int, planes: int, num_classes: int) -> int:
     """Wanted side of a write window for `halo: exact`: large, so that its wide halo is worth it.
 
     Args:
         tile_px: the package's, of which it is never less.
         halo_px: context on both sides.
         planes: of a read window.
+        num_classes: of the model.
     """
     worth_it = max(EXACT_TILE_PX, math.ceil(2 * halo_px / (math.sqrt(EXACT_WASTE) - 1)))
-    fitting = math.isqrt(EXACT_READ_PX // planes) - 2 * halo_px
+    fitting = math.isqrt(min(EXACT_READ_PX, EXACT_LOGITS_BYTES // (4 * num_classes)) // planes) - 2 * halo_px
     return max(tile_px, min(worth_it, fitting))

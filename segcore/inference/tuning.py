@@ -24,6 +24,8 @@ from segcore.store import Workspace
 
 CPU_TILES_PX, GPU_TILES_PX = (512, 1024), (512, 1024, 2048)
 """Sides of write windows that are tried beside the package's own."""
+LOGITS_BYTES = 64 << 20
+"""Of one tile's logits: larger tiles that have more, of many classes, are not tried."""
 REPEATS = 3
 WORKERS_PER_GPU = 3
 """One computes while one uploads and one fetches its mask."""
@@ -76,22 +78,27 @@ def tuned(ws: Workspace, network: Network, contract: InputContract, model_id: st
     return found if dry_run else keep(ws, key, found)
 
 
-def candidates_px(contract: InputContract, device: torch.device) -> tuple[int, ...]:
+def candidates_px(contract: InputContract, device: torch.device, num_classes: int) -> tuple[int, ...]:
     """Sides of write windows worth trying, the package's own among them, smallest first."""
     sides = CPU_TILES_PX if device.type == "cpu" else GPU_TILES_PX
-    return tuple(sorted({contract.tile_px, *(px for px in sides if px % contract.stride == 0)}))
+    fitting = (px for px in sides if 4 * num_classes * math.prod(_read(contract, px)) <= LOGITS_BYTES)
+    return tuple(sorted({contract.tile_px, *(px for px in fitting if px % contract.stride == 0)}))
+
+
+def _read(contract: InputContract, side: int) -> tuple[int, ...]:
+    """Sides of the read window of a write window."""
+    planes = () if len(contract.axes) == 2 else (contract.tile_planes + 2 * contract.halo_planes,)
+    return (*planes, side + 2 * contract.halo_px, side + 2 * contract.halo_px)
 
 
 def measure(network: Network, contract: InputContract) -> Tuning:
     """Time tiles of noise, one worker alone."""
-    planes = () if len(contract.axes) == 2 else (contract.tile_planes + 2 * contract.halo_planes,)
     rates: dict[int, float] = {}
     threads = torch.get_num_threads()
     try:
         with network.tile_worker():
-            for side in candidates_px(contract, network.device):
-                read_px = side + 2 * contract.halo_px
-                sides = (*planes, read_px, read_px)
+            for side in candidates_px(contract, network.device, network.decision.num_classes):
+                sides = _read(contract, side)
                 if network.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(network.device)
                 try:

@@ -108,12 +108,44 @@ class Staging:
             raise
         return staging
 
+    @classmethod
+    def peek(
+        cls,
+        workspace: Workspace,
+        image_id: str,
+        name: str,
+        plan: dict[str, Any],
+        spec: PyramidSpec,
+        overwrite: bool = False,
+        supersede: Sequence[str] = (),
+    ) -> "Staging":
+        """What `begin` would find, for a look ahead: takes the same, writes nothing, and is not to be written to.
+
+        Raises:
+            PlanMismatchError, DamagedError: as `begin` does.
+        """
+        objects, frozen = workspace.objects, {"plan": plan, "storage": spec.frozen}
+        state = latest_plan(objects, image_id, name)
+        old = None if state is None else state.load(or_empty=overwrite)
+        if state is not None and not plan_difference(old, frozen):
+            found = cls(workspace, image_id, name, state, spec, None)
+            found._records, _ = found._sound_and_lost()
+            is_complete = state.finished() is not None and workspace.is_complete(image_id, name)
+            found.finished = is_complete and not (overwrite and found._lacks_shards())
+            return found
+        if old is not None and not overwrite and not _is_stale(old, frozen, supersede):
+            refuse_other_plan(old, frozen, f"{image_id}/{name}")
+        number = 0 if state is None else state.number + 1
+        new = cls(workspace, image_id, name, PlanState(objects, state_prefix(image_id, name), number), spec, None)
+        new._records = {}
+        return new
+
     def _lacks_shards(self) -> bool:
         """True if an object or a record of any level is gone; a look at the store's listing, nothing is read."""
         if self.spec.linked:
             is_copy = self.state.load()["plan"].get("kept") == "copy"
             return is_copy and next(self._objects.list(f"sources/{self.image_id}"), None) is None
-        records, self._records = self._ledger(), None
+        records, _ = self._sound_and_lost()
         shards = ((level, at) for level in range(len(self.spec.levels)) for at in self.spec.grid(level).indices())
         return any(shard not in records for shard in shards)
 
@@ -421,14 +453,20 @@ class Staging:
 
     def _load_ledger(self) -> None:
         """Read all records; one whose object is missing or has another size is withdrawn."""
+        self._records, lost = self._sound_and_lost()
+        for level, shard in lost:
+            self.state.delete_record(level, shard)
+
+    def _sound_and_lost(self) -> tuple[dict[tuple[int, Ints], ShardRecord], list[tuple[int, Ints]]]:
+        """All records whose objects are there, and the places of the others."""
         records = self.state.records()
         sizes = {} if not records else dict(self._objects.list(self.prefix))
-        for (level, shard), record in list(records.items()):
-            objects = record.objects.items()
-            if any(sizes.get(f"{self.prefix}/{level}/{key}") != size for key, (size, _) in objects):
-                self.state.delete_record(level, shard)
-                del records[level, shard]
-        self._records = records
+        lost = [
+            (level, shard)
+            for (level, shard), record in records.items()
+            if any(sizes.get(f"{self.prefix}/{level}/{key}") != size for key, (size, _) in record.objects.items())
+        ]
+        return {key: record for key, record in records.items() if key not in set(lost)}, lost
 
 
 def unmark(workspace: Workspace, image_id: str, name: str) -> None:

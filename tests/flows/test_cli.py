@@ -348,3 +348,23 @@ def test_version_is_the_packages_own() -> None:
     from segcore import __version__
 
     assert RUNNER.invoke(app, ["--version"]).stdout == f"segcore {__version__}\n"
+
+
+def test_a_dry_run_of_predict_is_told_in_words() -> None:
+    details = {
+        "model": "m-1", "name": "m-1", "dry_run": True, "precision": "float32", "tiles": 200, "shards": 1,
+        "read_bytes": 7, "write_bytes": 5_500_000, "disk_bytes": 68_400, "expected_cpu_s": 620.0, "expected_s": 310.0,
+        "memory_mib": 640, "skipped_share": 0.25,
+    }  # fmt: skip
+    lines = list(console.result_lines(StageResult(stage="predict", details=details)))
+    assert lines[:9] == [
+        "nothing was written; this is what would be done:",
+        "  tiles: 150 of 200 to infer, 25.0% skipped",
+        "  disk: about 68.4 kB in 1 shard (5.5 MB before compression)",
+        "  memory: at most 640 MiB",
+        "  time: about 5 min (10 min of CPU time)",
+        "model: m-1",
+        "name: m-1",
+        "precision: float32",
+        lines[8],
+    ]

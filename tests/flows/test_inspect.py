@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.inspect import duration, lines, size, spacing_text
+from flows.commands.inspect import lines, spacing_text
+from flows.console import duration, size
 from segcore.config import IngestConfig
 from segcore.ingest import ingest
 

@@ -10,7 +10,7 @@ import torch
 from segcore.config import PredictConfig
 from segcore.geometry import Window
 from segcore.inference import predict
-from segcore.inference.gaussian import tile_weights, weight_sums
+from segcore.inference.gaussian import summed_together, tile_weights, weight_sums
 from segcore.inference.numerics import Network
 from segcore.inference.tiling import Tiling, gaussian_tiling
 from segcore.models.package import ModelPackage
@@ -74,6 +74,27 @@ def test_mask_does_not_depend_on_how_the_work_is_cut(
     assert len(np.unique(reference)) == 3
     np.testing.assert_array_equal(run(ws, f"{name}-4", tile_workers=4, **common), reference)
     np.testing.assert_array_equal(run(ws, f"{name}-512", shard_px=512, tile_workers=2, **common), reference)
+
+
+def test_narrower_strips_give_the_same_mask(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the sums of many classes need them: shard by shard, and decided a few columns at once."""
+    common = {"model": package.model_id, "blend": "gaussian", "tile_px": 128}
+    reference = run(ws, "strips-wide", **common)
+    monkeypatch.setattr("segcore.inference.gaussian.STRIP_BYTES", 1)
+    monkeypatch.setattr("segcore.inference.gaussian.BAND_PX", 96)
+    np.testing.assert_array_equal(run(ws, "strips-narrow", **common), reference)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "width", "shards"),
+    [(2, 8192, 4), (8, 8192, 4), (9, 8192, 2), (20, 8192, 1), (150, 8192, 1), (20, 2048, 4)],
+)
+def test_strips_of_many_classes_are_narrower(num_classes: int, width: int, shards: int) -> None:
+    """512 rows of 8192 px take 16 MiB per class: 128 MiB are passed with the ninth."""
+    tiling = gaussian_tiling((8192, width), (512, 512), (64, 64), (1, 1))
+    assert summed_together(tiling, num_classes, shard_px=2048) == (1, shards)
 
 
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])

@@ -209,18 +209,21 @@ def test_exact_and_gaussian_exclude_each_other(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tile_px", "halo_px", "planes", "expected"),
+    ("tile_px", "halo_px", "planes", "num_classes", "expected"),
     [
-        (512, 1, 1, 1024),  # large, as the design asks
-        (512, 96, 1, 1024),
-        (512, 256, 1, 1933),  # (1933 + 2 * 256)^2 = 1.6 * 1933^2
-        (512, 1000, 1, 896),  # a wider one would take too much memory
-        (2048, 1, 1, 2048),  # the package's is large enough
-        (512, 96, 64, 512),
+        (512, 1, 1, 2, 1024),  # large, as the design asks
+        (512, 96, 1, 2, 1024),
+        (512, 256, 1, 2, 1933),  # (1933 + 2 * 256)^2 = 1.6 * 1933^2
+        (512, 1000, 1, 2, 896),  # a wider one would take too much memory
+        (2048, 1, 1, 2, 2048),  # the package's is large enough
+        (512, 96, 64, 2, 512),
+        (256, 16, 1, 150, 636),  # (636 + 2 * 16)^2 * 150 * 4 bytes of logits = 256 MiB
     ],
 )
-def test_exact_tiles_are_large_enough_for_their_halo(tile_px: int, halo_px: int, planes: int, expected: int) -> None:
-    assert exact_tile_px(tile_px, halo_px, planes) == expected
+def test_exact_tiles_are_large_enough_for_their_halo(
+    tile_px: int, halo_px: int, planes: int, num_classes: int, expected: int
+) -> None:
+    assert exact_tile_px(tile_px, halo_px, planes, num_classes) == expected
 
 
 def test_exact_tiles_fit_the_shard(ws: Workspace) -> None:

@@ -50,6 +50,14 @@ def test_all_sizes_are_measured_beside_the_packages_own(package: ModelPackage) -
     assert min(found.px_per_s.values()) > 0
 
 
+def test_large_tiles_of_many_classes_are_not_tried(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile of 128 px has 160^2 * 4 bytes of logits per class, the package's own is taken whatever it has."""
+    assert tuning.candidates_px(package.contract, CPU, 3) == (32, 64, 128)
+    monkeypatch.setattr(tuning, "LOGITS_BYTES", 3 * 4 * 160**2 - 1)
+    assert tuning.candidates_px(package.contract, CPU, 3) == (32, 64)
+    assert tuning.candidates_px(package.contract, CPU, 30) == (64,)
+
+
 def test_a_dear_tile_is_the_last_one(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "DEAREST_S", 0.0)
     asked: list[torch.Tensor] = []

@@ -1,0 +1,58 @@
+"""Footprint: the most memory that predict takes for an image: the model loaded, and all that is under way at once.
+
+pieces that are read  +  tiles in the network  +  sums of a strip (gaussian)  +  shards under way, of all levels
+"""
+
+import math
+
+import numpy as np
+
+from segcore.inference.crop import MIN_PIECE_PX
+from segcore.inference.gaussian import summed_together
+from segcore.inference.job import Job
+from segcore.inference.model_grid import ModelGrid
+from segcore.inference.night import rows_of, threads_of
+from segcore.inference.pipeline import SHARDS_WAITING
+from segcore.inference.plan import mask_spec
+from segcore.inference.rehearsal import Cost
+from segcore.inference.tiling import Tiling
+
+WRITTEN_AT_ONCE = 4
+"""Times its own size that a shard takes while it is written: compressed, halved, and the next that waits for it."""
+FRAGMENTED = 1.5
+"""Times what tiles take: glibc before 2.38 does not use the room of an aligned block for another of its size."""
+
+
+def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
+    """An upper bound of the summed PSS of this process and its children.
+
+    Args:
+        job: what is done.
+        cost: of the tiles.
+        grid: the image.
+        tiling: its tiles.
+    """
+    spec, threads, num_classes = mask_spec(job, grid), threads_of(job), len(job.package.classes)
+    side_px, planes, wide = spec.shard_px, tiling.core[0] if len(tiling.core) > 2 else 1, 1
+    rows = max(tiling.core[-2], min(rows_of(job, grid) or MIN_PIECE_PX, tiling.shape[-2])) + 2 * tiling.halo[-2]
+    sums = 0
+    if job.blend == "gaussian":
+        planes, wide = summed_together(tiling, num_classes, side_px)
+        planes, rows = min(planes, math.prod(spec.shape[:-2])), tiling.read[-2]
+        sums = 4 * num_classes * planes * rows * min(wide * side_px, tiling.shape[-1])
+    columns = min(wide * side_px, tiling.shape[-1]) + 2 * tiling.halo[-1]
+    image = grid.image
+    pixel_bytes = image.shape()[image.axes.index("c")] * image.dtype.itemsize
+    pieces = threads.slots * (planes + 2 * sum(tiling.halo[:-2])) * rows * columns * pixel_bytes
+    shards = planes * (threads.slots + wide + SHARDS_WAITING) + WRITTEN_AT_ONCE + len(spec.levels) - 1
+    shard_bytes = math.prod(min(side_px, n) for n in spec.shape[-2:]) * _answer_bytes(job)
+    on_host = sums if job.device.type == "cpu" else 0
+    tiles = round(FRAGMENTED * cost.tiles_bytes)
+    return cost.base_bytes + tiles + pieces + on_host + shards * shard_bytes
+
+
+def _answer_bytes(job: Job) -> int:
+    """Of a pixel of the mask, with its layers."""
+    decision = job.recipe.decision
+    channels = sum(map(decision.num_channels, decision.layers))
+    return np.dtype(job.dtype).itemsize + channels * np.dtype(decision.layer_dtype).itemsize
