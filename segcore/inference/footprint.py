@@ -19,8 +19,9 @@ from segcore.inference.tiling import Tiling
 
 WRITTEN_AT_ONCE = 4
 """Times its own size that a shard takes while it is written: compressed, halved, and the next that waits for it."""
-FRAGMENTED = 1.5
-"""Times what tiles take: glibc before 2.38 does not use the room of an aligned block for another of its size."""
+FRAGMENTED = 1.15
+"""Times what tiles take; and the logits of one per tile worker: glibc before 2.38 does not use the room of an aligned
+block for another of its size."""
 
 
 def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
@@ -44,11 +45,13 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     image = grid.image
     pixel_bytes = image.shape()[image.axes.index("c")] * image.dtype.itemsize
     pieces = threads.slots * (planes + 2 * sum(tiling.halo[:-2])) * rows * columns * pixel_bytes
-    shards = planes * (threads.slots + wide + SHARDS_WAITING) + WRITTEN_AT_ONCE + len(spec.levels) - 1
-    shard_bytes = math.prod(min(side_px, n) for n in spec.shape[-2:]) * _answer_bytes(job)
-    on_host = sums if job.device.type == "cpu" else 0
-    tiles = round(FRAGMENTED * cost.tiles_bytes)
-    return cost.base_bytes + tiles + pieces + on_host + shards * shard_bytes
+    sides = [[min(side_px, n) for n in shape[-2:]] for shape in spec.levels]
+    coarser_px = sum(map(math.prod, sides[1:]))  # one shard of each level is being filled
+    shards_px = (planes * (wide + 1 + SHARDS_WAITING) + WRITTEN_AT_ONCE) * math.prod(sides[0]) + coarser_px
+    logits = 4 * num_classes * math.prod(tiling.read) * job.batch
+    tiles = round(FRAGMENTED * cost.tiles_bytes) + threads.tile_workers * logits
+    on_host = tiles + sums if job.device.type == "cpu" else cost.tiles_bytes
+    return cost.base_bytes + on_host + pieces + shards_px * _answer_bytes(job)
 
 
 def _answer_bytes(job: Job) -> int:
