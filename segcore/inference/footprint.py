@@ -16,6 +16,7 @@ from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import mask_spec
 from segcore.inference.rehearsal import Cost
 from segcore.inference.tiling import Tiling
+from segcore.store import UNIT_SHARDS
 
 WRITTEN_AT_ONCE = 4
 """Times its own size that a shard takes while it is written: compressed, halved, and the next that waits for it."""
@@ -37,6 +38,8 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     side_px, planes, wide = spec.shard_px, tiling.core[0] if len(tiling.core) > 2 else 1, 1
     rows = max(tiling.core[-2], min(rows_of(job, grid) or MIN_PIECE_PX, tiling.shape[-2])) + 2 * tiling.halo[-2]
     sums = 0
+    if grid.is_resampled:
+        wide = UNIT_SHARDS  # rows of tiles lie across all shards of a work unit
     if job.blend == "gaussian":
         planes, wide = summed_together(tiling, num_classes, side_px)
         planes, rows = min(planes, math.prod(spec.shape[:-2])), tiling.read[-2]
