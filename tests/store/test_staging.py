@@ -1,6 +1,7 @@
 """Staging: same pixels however it is interrupted, whole shards only, complete or not there at all."""
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ ATTRIBUTES: dict[str, Any] = {
 }
 
 
+@functools.cache
 def picture() -> np.ndarray:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, SPEC.shape, dtype=np.uint8)
     pixels[:, :512, :512] = 0  # shards of nothing but fill
+    pixels.flags.writeable = False
     return pixels
 
 
