@@ -20,9 +20,12 @@ from segcore.store import UNIT_SHARDS
 
 WRITTEN_AT_ONCE = 4
 """Times its own size that a shard takes while it is written: compressed, halved, and the next that waits for it."""
+PIECE_COPIES = 2
+"""Of the pixels of a piece: as they are decoded, and mirrored at the border, resampled or stretched."""
 FRAGMENTED = 1.15
-"""Times what tiles take; and the logits of one per tile worker: glibc before 2.38 does not use the room of an aligned
-block for another of its size."""
+"""Times what pieces and shards take: some of what was freed lies in holes too small for the next. What tiles take is
+measured with theirs, but for the largest: glibc before 2.38 does not use the room of an aligned block for another of its
+size, so that the logits of a tile count twice."""
 
 
 def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
@@ -52,9 +55,9 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     coarser_px = sum(map(math.prod, sides[1:]))  # one shard of each level is being filled
     shards_px = (planes * (wide + 1 + SHARDS_WAITING) + WRITTEN_AT_ONCE) * math.prod(sides[0]) + coarser_px
     logits = 4 * num_classes * math.prod(tiling.read) * job.batch
-    tiles = round(FRAGMENTED * cost.tiles_bytes) + threads.tile_workers * logits
-    on_host = tiles + sums if job.device.type == "cpu" else cost.tiles_bytes
-    return cost.base_bytes + on_host + pieces + shards_px * _answer_bytes(job)
+    on_cpu = threads.tile_workers * logits + sums if job.device.type == "cpu" else 0
+    under_way = round(FRAGMENTED * (PIECE_COPIES * pieces + shards_px * _answer_bytes(job)))
+    return cost.base_bytes + cost.tiles_bytes + on_cpu + under_way
 
 
 def _answer_bytes(job: Job) -> int:
