@@ -14,16 +14,13 @@ import typer
 
 from flows.options import Switches
 from segcore.progress import Progress
-from segcore.results import ItemResult, StageResult
+from segcore.results import STATED, ItemResult, StageResult
 
 LINE_EVERY_S = 10.0
 """Between two progress lines where no terminal listens (cron, a log file)."""
 
 SHOWN_SCORES = ("iou", "miou", "dice", "mean_dice", "precision", "recall", "pixel_accuracy")
 """Of a class, or of all; the report has the rest."""
-
-STATED = ("tiles", "shards", "read_bytes", "write_bytes", "disk_bytes", "expected_cpu_s", "expected_s")
-"""Of a dry run of predict: told in its own lines."""
 
 SHOWN_PATHS = 10
 """Of what was written; more would scroll the numbers away."""

@@ -5,6 +5,12 @@ class SegcoreError(Exception):
     """Base of every error that the user, rather than the program, can mend."""
 
 
+def worded(error: BaseException, image_id: str) -> str:
+    """One line for the item of a failed image; it names the image where the error itself cannot."""
+    known = isinstance(error, SegcoreError)
+    return " ".join((str(error) if known else f"image {image_id}: {type(error).__name__}: {error}").split())
+
+
 class ConfigError(SegcoreError):
     """A setting, table or manifest is wrong."""
 

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict
 
 State = Literal["done", "skipped", "failed"]
 
+STATED = ("tiles", "shards", "read_bytes", "write_bytes", "disk_bytes", "expected_cpu_s", "expected_s")
+"""What a dry run of predict states of each image, and sums over them."""
+
 
 class ItemResult(BaseModel):
     """What became of one source or image."""

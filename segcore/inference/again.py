@@ -1,11 +1,14 @@
 """Again: the settings by which what a mask lost is inferred once more, under its own frozen plan."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from segcore.config import PredictConfig
 from segcore.errors import ContractError, PlanMismatchError, StoreError
+from segcore.inference.batch import Batches
 from segcore.inference.contract import check_contract
+from segcore.inference.night import networks_of
 from segcore.inference.numerics import repeatable
 from segcore.inference.plan import freeze, layer_plan
 from segcore.inference.search import scope_of
@@ -50,7 +53,10 @@ def config_again(
     with repeatable():
         job = resolve(ws, config, package, config.images)
     grid = check_contract(job.package.contract, image, config.spacing_tolerance).grid
-    expected = freeze(job, grid, job.tiling(grid), scope_of(ws, job, grid).frozen)
+    tiling = job.tiling(grid)
+    with repeatable():  # the machine may be one on which the plan's batch does not hold
+        job = replace(job, batch=Batches(networks_of(job)[0], job.package.contract).of(tiling))
+    expected = freeze(job, grid, tiling, scope_of(ws, job, grid).frozen)
     if "layer" in plan:
         expected = layer_plan(job, expected, plan["layer"])
     difference = plan_difference(plan, expected)

@@ -93,8 +93,10 @@ def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope, batches:
         return tiling
     begun = state.load()["plan"]
     other = replace(tiling, core=tuple(begun.get("tile_px", tiling.core)))
-    tonight = freeze(replace(job, batch=batches.of(other)), grid, other, scope.frozen)
-    return other if tonight == begun else tiling
+    if len(other.core) != len(tiling.core):  # the image had other axes then
+        return tiling
+    tonight = freeze(replace(job, batch=begun.get("batch", job.batch)), grid, other, scope.frozen)
+    return other if tonight == begun and batches.of(other) == begun["batch"] else tiling
 
 
 def _layer_specs(job: Job, grid: ModelGrid) -> dict[Kind, PyramidSpec]:

@@ -68,8 +68,10 @@ class _Kept:
         """Features (N, channels, ...), or tokens (N, tokens, channels), without the dropped channels."""
         axis = 1 if features.ndim > 3 else self._axis_of_tokens
         num_channels = features.shape[axis]
-        if num_channels not in self._factors:  # two threads would draw the same
-            factors = kept_channels(self._name, self._sample, self._share, num_channels)
-            self._factors[num_channels] = factors.to(features)
+        factors = self._factors.get(num_channels)
+        if factors is None:
+            factors = kept_channels(self._name, self._sample, self._share, num_channels).to(features)
+            if not torch.compiler.is_compiling():  # what a compiler sees are no values
+                self._factors[num_channels] = factors  # two threads would draw the same
         behind = features.ndim - 1 - axis % features.ndim
-        return features * self._factors[num_channels].reshape(-1, *(1,) * behind)
+        return features * factors.reshape(-1, *(1,) * behind)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from segcore.errors import SegcoreError, StoreError
+from segcore.errors import StoreError, worded
 from segcore.geometry import Ints, Tile, Window
 from segcore.inference.batch import Batches
 from segcore.inference.begin import begin
@@ -27,11 +27,8 @@ from segcore.inference.run import MaskRun, share_of_all, shares
 from segcore.inference.search import Reason, screen_name
 from segcore.inference.tiling import Tiling
 from segcore.measure import MIB, num_cores, tree_bytes
-from segcore.results import ItemResult
+from segcore.results import STATED, ItemResult
 from segcore.store import Staging, Workspace
-
-STATED = ("tiles", "shards", "read_bytes", "write_bytes", "disk_bytes", "expected_cpu_s", "expected_s")
-"""What is summed over images."""
 
 
 @dataclass
@@ -69,13 +66,13 @@ def estimate(
     networks = networks_of(job)
     batches = Batches(networks[0], job.package.contract)
     settled_bytes = tree_bytes()  # what is freed is kept (`allocator`): the most that it took
-    found: dict[str, _Left | SegcoreError] = {}
+    found: dict[str, _Left | Exception] = {}
     for image_id in dict.fromkeys(image_ids):
         try:
             if image_id in refused:
                 raise StoreError(refused[image_id])
             found[image_id] = _left(ws, job, image_id, batches)
-        except SegcoreError as error:
+        except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
             found[image_id] = error
     cost = _cost(found, lambda grid: rehearse(job, grid, networks, batches))
     items = tuple(_item(job, cost, image_id, left) for image_id, left in found.items())
@@ -143,21 +140,21 @@ def _left_bytes(staging: Staging) -> int:
     return sum(px) * np.dtype(spec.dtype).itemsize
 
 
-def _cost(found: dict[str, _Left | SegcoreError], rehearsed: Callable[[ModelGrid], Cost]) -> Cost | None:
+def _cost(found: dict[str, _Left | Exception], rehearsed: Callable[[ModelGrid], Cost]) -> Cost | None:
     """By the image with most to do; where that cannot be inferred it has failed, and the next one tells."""
     open_ones = {image_id: left for image_id, left in found.items() if isinstance(left, _Left) and left.shards}
     for image_id in sorted(open_ones, key=lambda image_id: open_ones[image_id].inferred_px, reverse=True):
         try:
             return rehearsed(open_ones[image_id].grid)
-        except SegcoreError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             found[image_id] = error
     return None
 
 
-def _item(job: Job, cost: Cost | None, image_id: str, left: _Left | SegcoreError) -> ItemResult:
+def _item(job: Job, cost: Cost | None, image_id: str, left: _Left | Exception) -> ItemResult:
     """What predict would return for an image, and what it would cost."""
-    if isinstance(left, SegcoreError):
-        return ItemResult(state="failed", image=image_id, error=str(left))
+    if isinstance(left, Exception):
+        return ItemResult(state="failed", image=image_id, error=worded(left, image_id))
     image, grid = left.grid.image, left.grid
     counted = {"tiles": left.tiles, "shards": left.shards, "write_bytes": left.write_bytes}
     if left.shards == 0:

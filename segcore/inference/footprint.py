@@ -16,7 +16,6 @@ from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import mask_spec
 from segcore.inference.rehearsal import Cost
 from segcore.inference.tiling import Tiling
-from segcore.store import UNIT_SHARDS
 
 WRITTEN_AT_ONCE = 4
 """Times its own size that a shard takes while it is written: compressed, halved, and the next that waits for it."""
@@ -24,8 +23,8 @@ PIECE_COPIES = 2
 """Of the pixels of a piece: as they are decoded, and mirrored at the border, resampled or stretched."""
 FRAGMENTED = 1.15
 """Times what pieces and shards take: some of what was freed lies in holes too small for the next. What tiles take is
-measured with theirs, but for the largest: glibc before 2.38 does not use the room of an aligned block for another of its
-size, so that the logits of a tile count twice."""
+measured with theirs, but for the largest: glibc before 2.38 does not use the room of an aligned block for another of
+its size, so that the logits of a tile count twice."""
 
 
 def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
@@ -41,8 +40,6 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     side_px, planes, wide = spec.shard_px, tiling.core[0] if len(tiling.core) > 2 else 1, 1
     rows = max(tiling.core[-2], min(rows_of(job, grid) or MIN_PIECE_PX, tiling.shape[-2])) + 2 * tiling.halo[-2]
     sums = 0
-    if grid.is_resampled:
-        wide = UNIT_SHARDS  # rows of tiles lie across all shards of a work unit
     if job.blend == "gaussian":
         planes, wide = summed_together(tiling, num_classes, side_px)
         planes, rows = min(planes, math.prod(spec.shape[:-2])), tiling.read[-2]
@@ -54,10 +51,12 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     sides = [[min(side_px, n) for n in shape[-2:]] for shape in spec.levels]
     coarser_px = sum(map(math.prod, sides[1:]))  # one shard of each level is being filled
     shards_px = (planes * (wide + 1 + SHARDS_WAITING) + WRITTEN_AT_ONCE) * math.prod(sides[0]) + coarser_px
-    logits = 4 * num_classes * math.prod(tiling.read) * job.batch
+    batch_px = math.prod(tiling.read) * job.batch
+    logits = 4 * num_classes * batch_px
+    tiles = round(cost.tiles_bytes * max(1.0, batch_px / cost.batch_px))  # another image may have had smaller ones
     on_cpu = threads.tile_workers * logits + sums if job.device.type == "cpu" else 0
     under_way = round(FRAGMENTED * (PIECE_COPIES * pieces + shards_px * _answer_bytes(job)))
-    return cost.base_bytes + cost.tiles_bytes + on_cpu + under_way
+    return cost.base_bytes + tiles + on_cpu + under_way
 
 
 def _answer_bytes(job: Job) -> int:

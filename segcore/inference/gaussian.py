@@ -48,7 +48,7 @@ def tile_weights(side: int) -> Floats:
     return weights
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _weights(sides: Ints, device: torch.device) -> torch.Tensor:
     """Of all pixels of a tile; on a GPU they stay there, for as large as the tile is."""
     return torch.from_numpy(reduce(np.multiply.outer, map(tile_weights, sides))).to(device)
@@ -144,6 +144,8 @@ class GaussianUnit:
     def weighted(self, logits: torch.Tensor) -> torch.Tensor:
         """The logits times the weights, in place: of many classes a copy would be large."""
         weights = _weights(self.run.tiling.read, logits.device)
+        if weights.is_cuda:  # made on another worker's stream, which may not have it back before this one is done
+            weights.record_stream(torch.cuda.current_stream(weights.device))
         return logits.mul_(weights[tuple(slice(n) for n in logits.shape[2:])])  # a tile at the border may be cut
 
     def add(self, tile: Tile, weighted: torch.Tensor, top: int) -> None:

@@ -32,14 +32,16 @@ class Job:
 
     def tiling(self, grid: ModelGrid) -> Tiling:
         """The tile grid of an image."""
-        return self.shaped(tiling_for(self.config, self.package, grid, self.tuning))
+        return self.shaped(tiling_for(self.config, self.package, grid, self.tuning, self.shaped))
 
     def shaped(self, tiling: Tiling) -> Tiling:
-        """The grid, its tiles cut at the far borders where they may: those of a batch have one shape, a model that
-        looks at the whole tile sees as much everywhere, and each further shape would have to be compiled.
+        """The grid, its tiles cut at the far borders where they may.
+
+        Those of a batch have one shape, a model that looks at the whole tile sees as much everywhere, a view at another
+        scale is rounded by the tile's sides, and each further shape would have to be compiled.
         """
-        has_one_shape = self.batch > 1 or self.package.contract.global_context or self.is_compiled(tiling)
-        return replace(tiling, is_cut=not has_one_shape)
+        looks_whole = self.package.contract.global_context or bool(self.config.view_scales)
+        return replace(tiling, is_cut=not (self.batch > 1 or looks_whole or self.is_compiled(tiling)))
 
     def is_compiled(self, tiling: Tiling) -> bool:
         """True if an image's tiles go through compiled code: on request, or where the image takes the fastest tile."""

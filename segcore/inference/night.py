@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from segcore.errors import SegcoreError, StoreError
+from segcore.errors import StoreError, worded
 from segcore.geometry import Ints, Window
 from segcore.inference.batch import Batches
 from segcore.inference.begin import begin
@@ -143,9 +143,7 @@ class Night:
         self, image_id: str, error: BaseException, image: Image | None = None, details: dict[str, Any] | None = None
     ) -> ItemResult:
         """The item of a failed image; noted, and its traceback logged for `--debug`."""
-        known = isinstance(error, SegcoreError)
-        message = str(error) if known else f"image {image_id}: {type(error).__name__}: {error}"
-        message = " ".join(message.split())
+        message = worded(error, image_id)
         log.debug("image %s failed", image_id, exc_info=error)
         self._progress.note(message)
         item = ItemResult(

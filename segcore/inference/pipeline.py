@@ -224,7 +224,7 @@ class Pipeline:
 
 
 def _batches(tiles: Sequence[Tile], size: int) -> Iterator[tuple[Tile, ...]]:
-    """Neighbours of one shape, in their order, at most `size` at once."""
+    """Neighbours of one shape, in their order, at most `size` at once; tiles at the borders may be cut."""
     for _, run in itertools.groupby(tiles, key=lambda tile: tile.read.shape):
         alike = tuple(run)
         yield from (alike[i : i + size] for i in range(0, len(alike), size))

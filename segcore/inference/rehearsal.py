@@ -58,7 +58,9 @@ class Cost:
     base_bytes: int
     """Memory of this process and its children, with the model loaded."""
     tiles_bytes: int
-    """What all tile workers take beside it."""
+    """What all tile workers take beside it..."""
+    batch_px: int
+    """...with so many pixels in each call of the network."""
 
 
 def rehearse(job: Job, grid: ModelGrid, networks: Sequence[Network], batches: Batches) -> Cost:
@@ -79,7 +81,8 @@ def rehearse(job: Job, grid: ModelGrid, networks: Sequence[Network], batches: Ba
         run = begin(ws, replace(job, config=job.config.model_copy(update=everywhere)), grid, batches)
         assert run is not None, "a mask that was never begun is not finished"
         with closing(run):
-            tiles = spread_tiles(grid, run.tiling, PIECES)
+            # Whole tiles first: one that is cut at the border takes less memory.
+            tiles = sorted(spread_tiles(grid, run.tiling, PIECES), key=lambda tile: -tile.read.num_px)
             base_bytes, tile_bytes, tile_s = _alone(job, networks[0], run, tiles)
             cpu_s, wall_s = _inferred(job, networks, run, tiles, max(2, min(PIECES, int(DEAREST_S / tile_s))))
             # What is freed is kept (`allocator`): this is the most that there was.
@@ -89,7 +92,8 @@ def rehearse(job: Job, grid: ModelGrid, networks: Sequence[Network], batches: Ba
             seen = tiles if run.tiling.core[-1] < chunk_px else tiles[:1]
             full, share = _written(run, tiles[0], _square([_answered(networks[0], run, tile) for tile in seen]))
             empty, _ = _written(run, tiles[0], None)
-        return Cost(cpu_s, wall_s, full, empty, share, base_bytes, tiles_bytes)
+        batch_px = run.batch * math.prod(run.tiling.read)
+        return Cost(cpu_s, wall_s, full, empty, share, base_bytes, tiles_bytes, batch_px)
     finally:
         ws.objects.delete_prefix("")
 
@@ -110,7 +114,7 @@ def _answered(network: Network, run: MaskRun, tile: Tile) -> Answers:
     """The answers for the centre of a tile."""
     pixels = stacked(read_reflected(run.grid, tile.read, run.stretch), tile.read.start, [tile], run.batch)
     with network.tile_worker():
-        answers = network.answers(pixels, run.tiling.halo, run.image.nodata)
+        answers = network.answers(pixels, run.tiling.halo, run.image.nodata, run.compiled)
     return {name: values[0] for name, values in answers.items()}
 
 
@@ -118,6 +122,8 @@ def _square(answers: Sequence[Answers]) -> Answers:
     """The answers of up to four tiles as those of one, twice as high and wide."""
     if len(answers) == 1:
         return answers[0]
+    common = Window.whole(tuple(map(min, zip(*(own[MASK].shape for own in answers), strict=True))))  # some are cut
+    answers = [{name: values[common.behind] for name, values in own.items()} for own in answers]
     rows = [[answers[(2 * y + x) % len(answers)] for x in range(2)] for y in range(2)]
     return {
         name: np.concatenate([np.concatenate([own[name] for own in row], -1) for row in rows], -2)

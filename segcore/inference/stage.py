@@ -6,7 +6,7 @@ from typing import Any
 from segcore.config import PredictConfig
 from segcore.errors import StoreError
 from segcore.inference.allocator import memory_is_kept
-from segcore.inference.estimate import STATED, estimate
+from segcore.inference.estimate import estimate
 from segcore.inference.halo import halo_details
 from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.job import Job
@@ -17,7 +17,7 @@ from segcore.inference.settle import resolve
 from segcore.measure import Peak
 from segcore.models.package import read_package
 from segcore.progress import SILENT, Progress
-from segcore.results import StageResult
+from segcore.results import STATED, StageResult
 from segcore.store import Workspace
 
 

@@ -1,6 +1,7 @@
 """Tile choice: the tile and halo that an image takes: what is asked for, else what is fastest, or the package's own."""
 
 import math
+from collections.abc import Callable
 
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError
@@ -54,8 +55,17 @@ def is_tuned(config: PredictConfig, contract: InputContract, shape: Ints) -> boo
     return is_open and max(shape[-2:]) >= TUNED_FROM_PX
 
 
-def tiling_for(config: PredictConfig, package: ModelPackage, grid: ModelGrid, tuning: Tuning | None = None) -> Tiling:
-    """The tile grid of an image: what the config asks for, else what is fastest, or the package was made with."""
+def tiling_for(
+    config: PredictConfig,
+    package: ModelPackage,
+    grid: ModelGrid,
+    tuning: Tuning | None = None,
+    shaped: Callable[[Tiling], Tiling] | None = None,
+) -> Tiling:
+    """The tile grid of an image: what the config asks for, else what is fastest, or the package was made with.
+
+    `shaped` says which tiles are cut at the far borders, which counts for what is fastest.
+    """
     contract = package.contract
     tile_px, tile_planes = config.tile_px or contract.tile_px, config.tile_planes or contract.tile_planes
     shape = grid.shape
@@ -73,7 +83,8 @@ def tiling_for(config: PredictConfig, package: ModelPackage, grid: ModelGrid, tu
         tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes, len(package.classes))
 
     def cropped(tile_px: int) -> Tiling:
-        return crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
+        tiling = crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
+        return tiling if shaped is None else shaped(tiling)
 
     if tuning is not None and is_tuned(config, contract, shape):
         tile_px = min(tuning.px_per_s, key=lambda side: tuning.seconds(side, cropped(side)))

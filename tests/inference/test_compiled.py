@@ -20,10 +20,11 @@ from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network, Recipe
 from segcore.inference.plan import freeze
+from segcore.inference.search import screen_config
 from segcore.inference.tuning import Tuning
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace, verify
-from tests.inference.scenes import conv_package, mask_of, scene
+from tests.inference.scenes import conv_package, mask_of, scene, unet_package
 from tests.synthetic import put_image
 
 CPU = torch.device("cpu")
@@ -170,3 +171,21 @@ def test_either_way_is_measured_and_kept_for_itself(
     names = {key.rsplit("/", 1)[-1].split("-")[0] for key, _ in ws.objects.list(f"state/models/{package.model_id}")}
     assert names == {"tile", "compiled"}
     assert asked == [(1, 3, 36, 36), (1, 3, 68, 68)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_sub_networks_are_compiled_for_each_shape(ws: Workspace) -> None:
+    package = unet_package(ws, channels=(4, 8), tile_px=64, dropout=0.5)
+    put_image(ws, "b", scene(60, 60, seed=1))
+    given = {"samples": 2, "tile_workers": 1}
+    assert [item.error for item in predict(config_of(ws, package, compile="on", **given)).items] == [None, None]
+    assert [item.error for item in predict(config_of(ws, package, name="plain", **given)).items] == [None, None]
+    for image_id in ("a", "b"):
+        assert (mask_of(ws, image_id, "m") == mask_of(ws, image_id, "plain")).mean() > 0.999
+
+
+def test_the_screen_is_compiled_or_not_as_the_mask(ws: Workspace, package: ModelPackage) -> None:
+    recipe = Recipe(Decision(3, 255))
+    job = Job(config_of(ws, package, compile="off", screen=package.model_id), package, CPU, recipe)
+    assert screen_config(job, ("a",)).compile == "off"

@@ -1,6 +1,7 @@
 """The estimate of `--dry-run` against runs of the same settings; times are left to benchmarks/estimate.py."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from segcore.config import PredictConfig
+from segcore.inference import estimate as module
 from segcore.inference import predict
 from segcore.inference.batch import Batches
 from segcore.inference.contract import check_contract
+from segcore.inference.footprint import memory_bytes
 from segcore.inference.job import Job
 from segcore.inference.night import networks_of
 from segcore.inference.rehearsal import Cost, rehearse
@@ -170,3 +173,36 @@ def test_the_cost_of_a_tile_grows_with_its_views(ws: Workspace, blend: str) -> N
 def test_the_rehearsal_leaves_nothing_behind(ws: Workspace, package: ModelPackage) -> None:
     cost_of(ws, settled(ws, package, layers=LAYERS))
     assert list(Workspace.open("memory://segcore-rehearsal", create=True).objects.list("state")) == []
+
+
+def test_the_stated_memory_is_of_all_that_is_under_way(ws: Workspace, package: ModelPackage) -> None:
+    """By hand: 2 workers, one reader, 4 slots; tiles of 128 px with a halo of 16, shards of 256 px."""
+    config = PredictConfig(workspace=ws.uri, model=package.model_id, shard_px=256, tile_workers=2, precision="float32")
+    job = resolve(ws, config, package, ("a",))
+    grid = check_contract(job.package.contract, ws.image("a"), None).grid
+    tiling, mib = job.tiling(grid), 1 << 20
+    cost = Cost(0, 0, 0, 0, 0, base_bytes=100 * mib, tiles_bytes=10 * mib, batch_px=160**2)
+    pieces = 2 * 4 * (512 + 32) * (256 + 32) * 3
+    shards = (1 + 1 + 2 + 4) * 256**2 + sum(min(256, y) * min(256, x) for y, x in ((350, 550), (175, 275)))
+    logits = 2 * 4 * 3 * 160**2
+    expected = 110 * mib + logits + 1.15 * (pieces + shards)
+    assert memory_bytes(job, cost, grid, tiling) == pytest.approx(expected, abs=2)
+    smaller = replace(cost, batch_px=160**2 // 4)  # rehearsed on an image of smaller tiles
+    assert memory_bytes(job, smaller, grid, tiling) == pytest.approx(expected + 30 * mib, abs=2)
+
+
+def test_one_image_that_breaks_the_model_leaves_the_others_stated(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_image(ws, "b", scene(300, 300, seed=2))
+    begun = module.begin
+
+    def broken(ws: Workspace, job: Job, grid: Any, *args: Any, **settings: Any) -> Any:
+        if grid.image.image_id == "a":
+            raise ZeroDivisionError("odd")
+        return begun(ws, job, grid, *args, **settings)
+
+    monkeypatch.setattr(module, "begin", broken)
+    first, second = run(ws, package, dry_run=True).items
+    assert first.error == "image a: ZeroDivisionError: odd"
+    assert second.details["tiles"] == 9

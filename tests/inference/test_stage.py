@@ -327,7 +327,7 @@ def test_dry_run_counts_and_writes_nothing(ws: Workspace, package: ModelPackage,
     assert result.exit_code == 0
     first = result.items[0].details
     assert (first["tiles"], first["shards"]) == (12, 4)
-    assert first["read_bytes"] == 12 * 160 * 160 * 3
+    assert first["read_bytes"] == (400 + 4 * 32) * (300 + 3 * 32) * 3  # those at the right border are cut
     assert first["write_bytes"] == 400 * 300
     assert result.details["tiles"] == 36
     assert result.details["memory_mib"] > 50

@@ -1,5 +1,7 @@
 """Tuning: the tile by which an image is done soonest, measured once; memory that is kept meanwhile."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,25 @@ def test_memory_is_kept_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator, "_glibc", lambda: None)  # another C library
     with allocator.memory_is_kept():
         pass
+
+
+def test_the_fastest_tile_counts_what_tiles_at_the_border_cost(ws: Workspace, package: ModelPackage) -> None:
+    """Tiles of 128 px are slower, and infer so much less where they are cut at the border, not where they are whole."""
+    put_image(ws, "b", scene(528, 528, seed=1))
+    tuning_ = Tuning(device="cpu", px_per_s={64: 1.3e6, 128: 1.0e6})
+    grid, config = ModelGrid(ws.image("b")), config_of(ws, package)
+    assert tiling_for(config, package, grid, tuning_).core == (128, 128)
+    whole = tiling_for(config, package, grid, tuning_, lambda tiling: replace(tiling, is_cut=False))
+    seconds = {side: math.ceil(528 / side) ** 2 * (side + 32) ** 2 / rate for side, rate in tuning_.px_per_s.items()}
+    assert whole.core[0] == min(seconds, key=lambda side: seconds[side]) == 64
+
+
+def test_a_mask_begun_on_another_kind_of_image_is_another_plan(ws: Workspace, package: ModelPackage) -> None:
+    """Its tiles have other axes, and are not taken for the image's own."""
+    assert predict(config_of(ws, package, name="m")).items[0].state == "done"
+    ws.objects.delete_prefix("images/a.ome.zarr")
+    ws.objects.delete_prefix("state/a/image")
+    put_image(ws, "a", np.stack([scene(530, 520), scene(530, 520, seed=3)], axis=1), axes=("c", "z", "y", "x"))
+    assert "plan.tile_px" in str(predict(config_of(ws, package, name="m")).items[0].error)
+    assert predict(config_of(ws, package, name="m", overwrite=True)).items[0].state == "done"
+    assert ws.label("a", "m").shape() == (2, 530, 520)
