@@ -16,9 +16,12 @@ from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import mask_spec
 from segcore.inference.rehearsal import Cost
 from segcore.inference.tiling import Tiling
+from segcore.store import UNIT_SHARDS
 
 WRITTEN_AT_ONCE = 4
 """Times its own size that a shard takes while it is written: compressed, halved, and the next that waits for it."""
+SLACK_BYTES = 24 << 20
+"""Of threads, of objects on their way to the store, of what two runs of the same differ by."""
 PIECE_COPIES = 2
 """Of the pixels of a piece: as they are decoded, and mirrored at the border, resampled or stretched."""
 FRAGMENTED = 1.15
@@ -40,6 +43,8 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     side_px, planes, wide = spec.shard_px, tiling.core[0] if len(tiling.core) > 2 else 1, 1
     rows = max(tiling.core[-2], min(rows_of(job, grid) or MIN_PIECE_PX, tiling.shape[-2])) + 2 * tiling.halo[-2]
     sums = 0
+    if grid.is_resampled:
+        wide = UNIT_SHARDS  # rows of tiles lie across all shards of a work unit
     if job.blend == "gaussian":
         planes, wide = summed_together(tiling, num_classes, side_px)
         planes, rows = min(planes, math.prod(spec.shape[:-2])), tiling.read[-2]
@@ -56,7 +61,7 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     tiles = round(cost.tiles_bytes * max(1.0, batch_px / cost.batch_px))  # another image may have had smaller ones
     on_cpu = threads.tile_workers * logits + sums if job.device.type == "cpu" else 0
     under_way = round(FRAGMENTED * (PIECE_COPIES * pieces + shards_px * _answer_bytes(job)))
-    return cost.base_bytes + tiles + on_cpu + under_way
+    return cost.base_bytes + SLACK_BYTES + tiles + on_cpu + under_way
 
 
 def _answer_bytes(job: Job) -> int:
