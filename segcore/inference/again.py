@@ -54,8 +54,9 @@ def config_again(
         job = resolve(ws, config, package, config.images)
     grid = check_contract(job.package.contract, image, config.spacing_tolerance).grid
     tiling = job.tiling(grid)
-    with repeatable():  # the machine may be one on which the plan's batch does not hold
-        job = replace(job, batch=Batches(networks_of(job)[0], job.package.contract).of(tiling))
+    if job.batch > 1:  # the machine may be one on which the plan's batch does not hold
+        with repeatable():
+            job = replace(job, batch=Batches(networks_of(job)[0], job.package.contract).of(tiling))
     expected = freeze(job, grid, tiling, scope_of(ws, job, grid).frozen)
     if "layer" in plan:
         expected = layer_plan(job, expected, plan["layer"])
