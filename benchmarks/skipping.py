@@ -100,11 +100,11 @@ class Slides:
 def main() -> None:
     """Measure, and print one JSON object, or the same as lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="4096 px and 3 rounds instead of 8192 px and 5")
+    parser.add_argument("--quick", action="store_true", help="4096 px and 2 rounds instead of 8192 px and 5")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--marked", default="nodata", choices=("nodata", "valid", "foreground"))
     options = parser.parse_args()
-    side, rounds = (4096, 3) if options.quick else (8192, 5)
+    side, rounds = (4096, 2) if options.quick else (8192, 5)
     with tempfile.TemporaryDirectory() as folder:
         ws = Workspace.open(str(Path(folder, "workspace")), create=True)
         put_slides(ws, side, options.marked)

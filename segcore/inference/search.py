@@ -2,8 +2,8 @@
 
     nodata, AOI, foreground, screen --CoarseMap each--> Search --window of a tile--> look, or why not
 
-A tile is looked at if it touches what is marked on every map, grown by MARGIN squares for safety. All of it is then
-the model's answer, the same as without a search; a tile that is not looked at is neither read nor inferred.
+A tile is looked at if it touches a marked square on every map. All of it is then the model's answer, the same as
+without a search; a tile that is not looked at is neither read nor inferred.
 """
 
 import hashlib
@@ -29,9 +29,6 @@ from segcore.store.plan import latest_plan
 
 Reason = Literal["nodata", "aoi", "foreground", "screen"]
 """Why a tile is not looked at: the first of these that holds."""
-
-MARGIN = 1
-"""By how many squares of its map each of them is grown."""
 
 touched_by_aoi = ByName("segcore.targets.aoi", "touched")
 
@@ -75,7 +72,7 @@ class Scope:
     def search(self) -> Search:
         """Make the maps."""
         made = ((reason, make()) for reason, make in self.makers)
-        maps = tuple((reason, found.grown(MARGIN)) for reason, found in made if found is not None)
+        maps = tuple((reason, found) for reason, found in made if found is not None)
         return Search(self.grid, maps, self.skipped_id)
 
 

@@ -51,7 +51,9 @@ def find_tissue(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.N
     """What is coloured in a whole level of a bright-field image: (Y, X) uint8, 1 = tissue.
 
     The usable pixels are divided by their saturation, red, green and blue apart at most, at the threshold of Otsu (IEEE
-    Trans. SMC 9, 1979); of one colour all over, all that are usable count.
+    Trans. SMC 9, 1979); of one colour all over, all that are usable count. Paler ones that hang together with tissue
+    are tissue too, down to halfway between the threshold and glass (hysteresis, Canny, IEEE Trans. PAMI 8, 1986): a
+    pixel of a coarse level at the tissue's edge is partly glass.
 
     Args:
         pixels: (3, Y, X) uint8, red, green, blue.
@@ -62,4 +64,8 @@ def find_tissue(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.N
     if values.size == 0 or values.min() == values.max():
         return valid.astype(np.uint8)
     threshold: int = skimage.filters.threshold_otsu(values)  # type: ignore[no-untyped-call]
-    return np.asarray((saturation > threshold) & valid).astype(np.uint8)
+    glass = values[values <= threshold].mean()
+    tissue = skimage.filters.apply_hysteresis_threshold(  # type: ignore[no-untyped-call]
+        np.where(valid, saturation, 0), (glass + threshold) / 2, threshold
+    )
+    return np.asarray(tissue & valid).astype(np.uint8)

@@ -102,7 +102,7 @@ def test_tiles_that_are_looked_at_are_as_without_skipping(
     ws: Workspace, package: ModelPackage, blend: str, tile_px: int, core: int
 ) -> None:
     put_label(ws, "a", "tissue", marks())
-    looked_at = tiles_touching(grown(marks() == 1, search.MARGIN), core)
+    looked_at = tiles_touching(marks() == 1, core)
     assert 0.1 < looked_at.mean() < 0.6
     plain = masked(ws, package, "plain", blend=blend, tile_px=tile_px)
     assert np.bincount(plain[looked_at]).min() > 1000
@@ -155,7 +155,7 @@ def test_what_is_skipped_becomes_background_or_what_the_user_says(ws: Workspace,
     put_image(ws, "a", scene(HEIGHT, WIDTH), has_valid=True)
     put_label(ws, "a", "valid", valid)
     put_label(ws, "a", "tissue", marks())
-    looked_at = tiles_touching(grown(marks() == 1, search.MARGIN), TILE_PX)
+    looked_at = tiles_touching(marks() == 1, TILE_PX)
     plain = masked(ws, package, "plain")
     assert ((plain == 255) == (valid == 0)).all()
     for said, index in {"auto": 0, "foreground": 1, "ignore": 255}.items():
@@ -174,7 +174,7 @@ def test_a_model_without_background_leaves_ignore(ws: Workspace) -> None:
     put_label(ws, "a", "tissue", marks())
     package = unet_package(ws, num_classes=3, tile_px=TILE_PX)
     mask = masked(ws, package, "m", foreground="tissue")
-    looked_at = tiles_touching(grown(marks() == 1, search.MARGIN), TILE_PX)
+    looked_at = tiles_touching(marks() == 1, TILE_PX)
     assert ((mask == 255) == ~looked_at).all()
 
 
@@ -321,10 +321,9 @@ def test_volumes_are_looked_at_where_their_label_says(ws: Workspace, blend: str,
     plain, mask = masked(ws, package, "plain", **how), masked(ws, package, "m", foreground="nodule", **how)
     planes, core = (4, 64) if blend == "crop" else (2, 48)
     looked_at = np.zeros(shape, bool)
-    wide = np.stack([grown(plane == 1, search.MARGIN) for plane in marked])
     for z, y, x in itertools.product(range(0, 9, planes), range(0, 300, core), range(0, 280, core)):
         tile = slice(z, z + planes), slice(y, y + core), slice(x, x + core)
-        looked_at[tile] = wide[tile].any()
+        looked_at[tile] = marked[tile].any()
     np.testing.assert_array_equal(mask, np.where(looked_at, plain, 255))
 
 
@@ -419,7 +418,7 @@ def test_a_screen_decides_where_to_look_closely(ws: Workspace, package: ModelPac
     result = run(ws, package, "m", screen=screen.model_id, screen_margin_px=3)
     assert result.details["screen"]["model"] == screen.model_id
     assert (mask_of(ws, "a", "m.screen") == bright).all()
-    looked_at = tiles_touching(grown(bright, 3 + search.MARGIN), TILE_PX)
+    looked_at = tiles_touching(grown(bright, 3), TILE_PX)
     assert 0.05 < looked_at.mean() < 0.5
     np.testing.assert_array_equal(mask_of(ws, "a", "m"), np.where(looked_at, plain, 0))
     assert set(result.items[0].details["skipped_by"]) == {"screen"}

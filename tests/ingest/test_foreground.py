@@ -31,6 +31,18 @@ def test_otsu_tells_stained_tissue_from_glass() -> None:
     assert found[inside].mean() > 0.5
 
 
+def test_the_pale_edge_of_tissue_is_tissue_and_pale_glass_is_not() -> None:
+    saturation = np.full((60, 60), 4)
+    saturation[20:40, 20:40] = 100
+    saturation[19, 20:40] = 45  # half a pixel of tissue, half of glass
+    saturation[41:43, 20:40] = 20  # paler than halfway to the threshold
+    saturation[50:55, 50:55] = 45  # touches no tissue
+    pixels = np.stack([saturation + 100, np.full((60, 60), 100), np.full((60, 60), 100)]).astype(np.uint8)
+    expected = np.zeros((60, 60), np.uint8)
+    expected[19:40, 20:40] = 1
+    np.testing.assert_array_equal(find_tissue(pixels, np.ones((60, 60), bool)), expected)
+
+
 def test_what_is_not_usable_is_no_foreground_and_no_part_of_the_threshold() -> None:
     pixels = np.full((3, 40, 40), 200, np.uint8)
     pixels[0, :20, :20] = 60
