@@ -1,0 +1,33 @@
+"""Config: one frozen model per stage, shared by the command line, the YAML file and the Prefect form."""
+
+from segcore.config.base import StageConfig, build_config, load_yaml, unknown_key
+from segcore.config.ingest import IngestConfig, escaped, parse_shares
+from segcore.config.predict import RESERVED_NAMES, PredictConfig
+from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
+from segcore.config.train import TrainConfig
+
+STAGES: dict[str, type[StageConfig]] = {
+    "ingest": IngestConfig,
+    "train": TrainConfig,
+    "predict": PredictConfig,
+    "score": ScoreConfig,
+    "report": ReportConfig,
+    "export": ExportConfig,
+}
+
+__all__ = [
+    "RESERVED_NAMES",
+    "STAGES",
+    "ExportConfig",
+    "IngestConfig",
+    "PredictConfig",
+    "ReportConfig",
+    "ScoreConfig",
+    "StageConfig",
+    "TrainConfig",
+    "build_config",
+    "escaped",
+    "load_yaml",
+    "parse_shares",
+    "unknown_key",
+]

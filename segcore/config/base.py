@@ -1,0 +1,73 @@
+"""Base: what the configs of all stages share, and how the values that a user gave become one."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from segcore.errors import ConfigError
+
+StageT = TypeVar("StageT", bound="StageConfig")
+
+
+class StageConfig(BaseModel):
+    """Base of all stage configs: frozen, and a key it does not know is refused with the nearest match."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workspace: str
+    """Folder or object-store prefix (`s3://...`) that holds images, masks, models and reports."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_key(str(key), list(cls.model_fields)))
+        return values
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for a key that a config does not have, with the nearest one it has."""
+    nearest = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key '{key}': {hint}"
+
+
+def build_config(stage: type[StageT], values: Mapping[str, Any], where: str = "the options") -> StageT:
+    """Check the values of one stage.
+
+    Args:
+        stage: the config's class.
+        values: keys and values as the user gave them.
+        where: what to name in an error (a file, "the options").
+
+    Raises:
+        ConfigError: one line with the first thing that is wrong.
+    """
+    try:
+        return stage.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {f'{place}: ' if place else ''}{message}") from error
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: if it cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
