@@ -79,7 +79,7 @@ def gather(workspace: Workspace, config: TrainConfig) -> TrainingData:
         ConfigError: if there are none, their bands, types or classes differ, or their targets teach nothing.
     """
     images = [
-        LabelledImage(workspace.image(image_id), workspace.label(image_id, "target"), config.level)
+        LabelledImage(workspace.image(image_id), workspace.label(image_id, "target"), config.level or 0)
         for image_id in workspace.image_ids()
         if "target" in workspace.label_names(image_id)
     ]

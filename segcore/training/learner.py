@@ -14,6 +14,7 @@ from segcore.config import TrainConfig
 from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
+from segcore.training.choice import Choice
 from segcore.training.losses import segmentation_loss
 
 MAX_GRADIENT = 1.0
@@ -30,7 +31,8 @@ class Learner:
 
     Args:
         model: what to build; the weights are drawn from `config.seed` alone.
-        config: rates, loss weights, seed and precision.
+        config: optimizer, seed and precision.
+        choice: rate and loss.
         mean: per band, in the image's values.
         std: per band, in the image's values.
         device: where the model lives.
@@ -40,6 +42,7 @@ class Learner:
         self,
         model: ModelConfig,
         config: TrainConfig,
+        choice: Choice,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
@@ -51,13 +54,13 @@ class Learner:
         self.model = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self._seed, self._has_dropout = config.seed, has_dropout(built)
-        self._weights = (config.ce_weight, config.dice_weight)
+        self._weights = (choice.loss.get("ce", 0.0), choice.loss.get("dice", 0.0))
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]
         self._std = torch.tensor(std, dtype=torch.float32, device=device)[:, None, None]
         decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
         other = [weight for weight in self.model.parameters() if weight.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": other, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=choice.learning_rate)
         self.amp_dtype = _amp_dtype(config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
 

@@ -13,6 +13,7 @@ from segcore.config import TrainConfig
 from segcore.errors import SegcoreError
 from segcore.progress import Progress
 from segcore.sampling import Int16s, Pixels, Sampler, batches
+from segcore.training.choice import Choice
 from segcore.training.clock import Clock
 from segcore.training.data import TrainingData
 from segcore.training.learner import Learner
@@ -52,9 +53,16 @@ class Training:
     """One run: the learner, its data, and where it stands; `fit` goes on from the last checkpoint."""
 
     def __init__(
-        self, config: TrainConfig, data: TrainingData, learner: Learner, held_out: HeldOut, run: Run, progress: Progress
+        self,
+        settings: tuple[TrainConfig, Choice],
+        data: TrainingData,
+        learner: Learner,
+        held_out: HeldOut,
+        run: Run,
+        progress: Progress,
     ) -> None:
-        self.config, self.data, self.learner, self.held_out = config, data, learner, held_out
+        self.config, self.choice = config, _ = settings
+        self.data, self.learner, self.held_out = data, learner, held_out
         self._run, self._progress = run, progress
         self.state = State(precision=learner.precision)
         self._restore()
@@ -76,7 +84,7 @@ class Training:
             while not state.finished:
                 step, pixels, target = next(ahead)
                 fraction = clock.fraction(step)
-                rate = learning_rate(self.config.learning_rate, fraction)
+                rate = learning_rate(self.choice.learning_rate, fraction)
                 tiles, classes = self._prepared(step, pixels, target)
                 loss = self.learner.step(tiles, classes, rate, step, is_settled(fraction))
                 self._pending.append((step + 1, rate, loss))
@@ -84,9 +92,9 @@ class Training:
                 self._after_step(clock.fraction(state.step))
 
     def _batches(self) -> Generator[tuple[int, Pixels, Int16s]]:
-        config, data = self.config, self.data
-        sampler = Sampler(data.training, data.index, config.tile_px, config.foreground_share, config.seed)
-        return batches(sampler, config.batch, first=self.state.step)
+        config, choice, data = self.config, self.choice, self.data
+        sampler = Sampler(data.training, data.index, choice.tile_px, config.foreground_share, config.seed)
+        return batches(sampler, choice.batch, first=self.state.step, threads=config.readers)
 
     def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch on the device, normalised and augmented."""
@@ -118,7 +126,7 @@ class Training:
             if not np.isfinite(value):
                 raise SegcoreError(
                     f"run {self._run.run_id}: the loss at step {step} is {value}; train with a lower learning_rate "
-                    f"than {self.config.learning_rate}, or with amp: false"
+                    f"than {self.choice.learning_rate}, or with amp: false"
                 )
             self._curve.add(step, {"loss": value, "learning_rate": rate})
         if self.config.max_steps is not None:

@@ -22,6 +22,7 @@ from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
 from segcore.sampling import keep_what_fits
 from segcore.store import Workspace
+from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
 from segcore.training.learner import Learner
 from segcore.training.loop import Training
@@ -30,7 +31,7 @@ from segcore.training.validate import HeldOut, TileSize, count, summary
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
-_NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "cache_mib", "device"}
+_NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "cache_mib", "device", "mlflow"}
 """Settings that decide where and how fast a run goes, not what it is."""
 
 
@@ -57,9 +58,10 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         workspace = Workspace.open(config.workspace)
         data = gather(workspace, config)
         device = resolve_device(config.device)
-        model = _model_config(config, data)
-        size = _tile_size(config, model)
-        resolved = _resolved(config, data, model, device)
+        choice = choose(config, data)
+        model = _model_config(config, choice, data)
+        size = _tile_size(choice, model)
+        resolved = _resolved(config, choice, data, model) | {"device": device.type}
         run = Run(workspace, config.run or _run_id(config, resolved))
         details: dict[str, Any] = {"run": run.run_id, "device": str(device), **_sizes(data)}
         if config.dry_run:
@@ -69,9 +71,9 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
             progress = Log(run, progress)
             contract = _contract(config, data, model, size)
             keep_what_fits([*data.training, *data.validation], config.cache_mib)
-            learner = Learner(model, config, data.mean, data.std, device)
+            learner = Learner(model, config, choice, data.mean, data.std, device)
             held_out = HeldOut.of(data.validation, size, config.validation_mpx * 1e6)
-            training = Training(config, data, learner, held_out, run, progress)
+            training = Training((config, choice), data, learner, held_out, run, progress)
             training.clock.began = began
             training.fit()
             scores = _final_scores(data, size, training, run)
@@ -103,32 +105,32 @@ def _threads(wanted: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _model_config(config: TrainConfig, data: TrainingData) -> ModelConfig:
+def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:
     arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
     if config.architecture == "unet":
-        arguments["channels"] = list(config.channels)
+        arguments["channels"] = list(choice.channels)
     if config.dropout:
         arguments["dropout"] = config.dropout
     return ModelConfig(architecture=config.architecture, arguments=arguments)
 
 
-def _tile_size(config: TrainConfig, model: ModelConfig) -> TileSize:
+def _tile_size(choice: Choice, model: ModelConfig) -> TileSize:
     """How prediction will cut: a halo and a tile that are multiples of the model's stride."""
     with torch.device("meta"):
         stride = int(build_model(model).stride)  # type: ignore[arg-type]
-    if config.tile_px % stride:
-        nearest = max(stride, round(config.tile_px / stride) * stride)
+    if choice.tile_px % stride:
+        nearest = max(stride, round(choice.tile_px / stride) * stride)
         raise ConfigError(
-            f"tile_px {config.tile_px}: expected a multiple of the model's stride {stride}; the nearest is {nearest}"
+            f"tile_px {choice.tile_px}: expected a multiple of the model's stride {stride}; the nearest is {nearest}"
         )
     return TileSize(-(-PREDICT_TILE_PX // stride) * stride, -(-PREDICT_HALO_PX // stride) * stride, stride)
 
 
-def _resolved(config: TrainConfig, data: TrainingData, model: ModelConfig, device: torch.device) -> dict[str, Any]:
+def _resolved(config: TrainConfig, choice: Choice, data: TrainingData, model: ModelConfig) -> dict[str, Any]:
     """All that decides how the run goes, JSON."""
     return {
         **config.model_dump(mode="json", exclude=_NOT_RESOLVED),
-        "device": device.type,
+        **choice.as_json(),
         "model": model.model_dump(mode="json"),
         "data_digest": data.digest,
         "code_version": __version__,
@@ -169,7 +171,7 @@ def _contract(config: TrainConfig, data: TrainingData, model: ModelConfig, size:
         bands=data.bands,
         dtype=data.dtype,
         spacing=data.spacing,
-        level=config.level,
+        level=data.training[0].level,
         stretch=data.stretch,
         mean=data.mean,
         std=data.std,

@@ -7,6 +7,7 @@ import torch
 from segcore.config import TrainConfig
 from segcore.models import ModelConfig
 from segcore.training import learner as learner_module
+from segcore.training.choice import Choice
 from segcore.training.learner import Learner
 from segcore.training.losses import segmentation_loss
 
@@ -16,7 +17,14 @@ MODEL = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_class
 def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0) -> Learner:
     config = TrainConfig(workspace="w", seed=seed, amp=amp, dropout=dropout)
     model = MODEL.model_copy(update={"arguments": {**MODEL.arguments, "dropout": dropout}})
-    return Learner(model, config, (10.0, 20.0), (2.0, 4.0), torch.device("cpu"))
+    return Learner(
+        model,
+        config,
+        Choice((4, 8), 32, 2, {"ce": 1.0, "dice": 1.0}, 3e-3),
+        (10.0, 20.0),
+        (2.0, 4.0),
+        torch.device("cpu"),
+    )
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

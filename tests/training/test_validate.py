@@ -9,6 +9,7 @@ from segcore.config import TrainConfig
 from segcore.models import ModelConfig
 from segcore.sampling import LabelledImage
 from segcore.store import Workspace
+from segcore.training.choice import Choice
 from segcore.training.learner import Learner
 from segcore.training.validate import HeldOut, TileSize, count
 from tests.synthetic import put_image, put_label
@@ -22,7 +23,14 @@ def test_count_over_tiles_is_the_count_over_the_image_without_what_is_ignored(tm
     put_image(workspace, "a", pixels)
     put_label(workspace, "a", "target", ids)
     model = ModelConfig(architecture="conv1", arguments={"in_channels": 1, "num_classes": 2})
-    learner = Learner(model, TrainConfig(workspace="w"), (100.0,), (50.0,), torch.device("cpu"))
+    learner = Learner(
+        model,
+        TrainConfig(workspace="w"),
+        Choice((4, 8), 32, 2, {"ce": 1.0, "dice": 1.0}, 3e-3),
+        (100.0,),
+        (50.0,),
+        torch.device("cpu"),
+    )
     with torch.no_grad():  # class 1 where the pixel is above 130
         learner.average.conv.weight.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
         learner.average.conv.bias.copy_(torch.tensor([0.0, -0.61]))
