@@ -19,7 +19,8 @@ __all__ = ["ARCHITECTURES", "Architecture", "ModelConfig", "build_model"]
 class Architecture(NamedTuple):
     """The arguments that a model takes, and what builds it from them.
 
-    The model has an attribute `stride`: sides of a tile must be multiples of it.
+    The model has an attribute `stride`: sides of a tile must be multiples of it. One with an encoder names its
+    parts in `encoder`: what training can leave as it is for a while.
     """
 
     arguments: type[BaseModel]

@@ -41,6 +41,7 @@ class UNet(nn.Module):
     def __init__(self, arguments: UNetArguments) -> None:
         super().__init__()
         channels = arguments.channels
+        self.encoder = ("down",)
         self.stride = 2 ** (len(channels) - 1)
         self.down = nn.ModuleList(
             _double_conv(n_in, n_out) for n_in, n_out in zip((arguments.in_channels, *channels), channels, strict=False)

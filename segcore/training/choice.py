@@ -1,15 +1,31 @@
-"""Choice: what a run takes where nothing was asked for, and why; config, images -> *choice*."""
+"""Choice: what a run takes where nothing was asked for, and why; config, images -> *choice*.
 
+The rules are few and can be read: what they give is written into the run's config, and told with its reason.
+"""
+
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from segcore.config import TrainConfig
 from segcore.config.train import Loss
+from segcore.errors import ConfigError
 from segcore.training.data import TrainingData
 
-CHANNELS = (16, 32, 64, 128, 128)
-TILE_PX, BATCH = 128, 4
+CPU_CHANNELS = (16, 32, 64, 128, 128)
+GPU_CHANNELS = (32, 64, 128, 256, 256)
+CPU_TILE_PX, GPU_TILE_PX = 128, 256
+STEP_PX = {"cpu": 4 * CPU_TILE_PX**2, "gpu": 16 * GPU_TILE_PX**2}
+"""Pixels of all tiles of a step: on a CPU many small steps learn more in a few minutes than few large ones."""
+BYTES_PER_PX = 6000
+"""Of a GPU's memory in training, per pixel of a tile, for GPU_CHANNELS."""
 LEARNING_RATES = {"adamw": 3e-3, "sgd": 0.05}
+LEAST_DEEPEST_PX = 4
+"""The coarsest stage sees a tile as at least so many pixels a side."""
+EFFECTIVE_BETA = 0.999
 
 
 @dataclass(frozen=True)
@@ -22,8 +38,10 @@ class Choice:
     batch: int
     loss: dict[Loss, float]
     learning_rate: float
+    class_weights: tuple[float, ...] = ()
+    """In the loss, by class; none = all alike."""
     reasons: dict[str, str] = field(default_factory=dict, compare=False)
-    """By setting: why it was chosen so; nothing of what was given."""
+    """By setting that was not given: what was chosen, and why."""
 
     def as_json(self) -> dict[str, Any]:
         """For the run's config: what decides how it goes."""
@@ -33,16 +51,109 @@ class Choice:
             "batch": self.batch,
             "loss": dict(self.loss),
             "learning_rate": self.learning_rate,
+            "class_weights": list(self.class_weights),
         }
 
 
-def choose(config: TrainConfig, data: TrainingData) -> Choice:
-    """Settle what a config leaves open."""
-    del data
-    return Choice(
-        channels=config.channels or CHANNELS,
-        tile_px=config.tile_px or TILE_PX,
-        batch=config.batch or BATCH,
-        loss=config.loss or {"ce": 1.0, "dice": 1.0},
-        learning_rate=config.learning_rate or LEARNING_RATES[config.optimizer],
-    )
+def choose(config: TrainConfig, data: TrainingData, device: torch.device) -> Choice:
+    """Settle what a config leaves open.
+
+    Raises:
+        ConfigError: if a class weight is given for a class that there is not.
+    """
+    reasons: dict[str, str] = {}
+    is_cpu = device.type == "cpu"
+    kind = "a CPU" if is_cpu else f"{device.type.upper()}"
+    sides = [side for image in data.training for side in image.shape_yx]
+    tile_px, channels = config.tile_px, config.channels
+    if tile_px is None:
+        tile_px = _tile_px(CPU_TILE_PX if is_cpu else GPU_TILE_PX, min(sides))
+        reasons["tile_px"] = f"{tile_px}: for {kind} and images of {min(sides)} px and more a side"
+    if not channels and config.architecture == "unet":
+        widest = CPU_CHANNELS if is_cpu else GPU_CHANNELS
+        depth = max(2, min(len(widest), 1 + int(math.log2(tile_px / LEAST_DEEPEST_PX))))
+        channels = widest[:depth]
+        reasons["channels"] = (
+            f"{','.join(map(str, channels))}: for {kind}; a tile of {tile_px} px is {tile_px >> (depth - 1)} px at the "
+            "coarsest stage"
+        )
+    batch = config.batch
+    if batch is None:
+        batch, why = _batch(tile_px, device)
+        reasons["batch"] = f"{batch}: {why}"
+    shares = class_shares(data)
+    loss = dict(config.loss)
+    if not loss:
+        loss = {"ce": 1.0, "dice": 1.0}
+        rarest = min((share, name) for name, share in shares.items())
+        reasons["loss"] = (
+            f"ce=1, dice=1: the Dice term counts every class alike, also {rarest[1]}, {100 * rarest[0]:.2g} % of pixels"
+        )
+    rate = config.learning_rate
+    if rate is None:
+        rate = LEARNING_RATES[config.optimizer]
+        reasons["learning_rate"] = f"{rate}: for {config.optimizer} with a batch norm after each convolution"
+    if "schedule" not in config.model_fields_set:
+        span = f"{config.max_steps} steps" if config.max_steps is not None else f"{config.minutes:g} minutes"
+        reasons["schedule"] = f"{config.schedule}: fitted to the {span} at hand"
+    return Choice(channels, tile_px, batch, loss, rate, class_weights(config, data), reasons)
+
+
+def _tile_px(wanted: int, smallest_side: int) -> int:
+    """Halved until it is no larger than the smallest image's side, rounded up."""
+    while wanted > 32 and wanted // 2 >= smallest_side:
+        wanted //= 2
+    return wanted
+
+
+def _batch(tile_px: int, device: torch.device) -> tuple[int, str]:
+    """Tiles a step, and why."""
+    if device.type == "cpu":
+        return max(2, STEP_PX["cpu"] // tile_px**2), "small steps, and many of them, learn most in little time on a CPU"
+    batch, why = max(2, STEP_PX["gpu"] // tile_px**2), "keeps a GPU busy"
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        fitting = int(0.8 * free / (BYTES_PER_PX * tile_px**2))
+        if fitting < batch:
+            return max(1, fitting), f"as many as fit {free >> 20} MiB"
+    return batch, why
+
+
+def class_shares(data: TrainingData) -> dict[str, float]:
+    """Share of the usable training pixels, by class name."""
+    pixels = data.index.pixels.sum(axis=0)
+    return {info.name: float(n / pixels.sum()) for info, n in zip(data.classes, pixels, strict=True)}
+
+
+def class_weights(config: TrainConfig, data: TrainingData) -> tuple[float, ...]:
+    """Weights of the classes in the loss, of mean 1 over the classes that occur; () = all alike.
+
+    `inverse` is one over a class's share. `effective` is (1 - b) / (1 - b^n) with b = 0.999 (Cui et al.,
+    "Class-Balanced Loss Based on Effective Number of Samples", 2019); n counts thousandths of all pixels, since
+    neighbouring pixels are no samples of their own. A class that does not occur gets 1.
+
+    Raises:
+        ConfigError: if a weight is given for a class that there is not, or is negative.
+    """
+    names = [info.name for info in data.classes]
+    for name, weight in config.class_weights.items():
+        if name not in names:
+            raise ConfigError(f"class_weights: expected a class of {', '.join(names)}, got '{name}'")
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"class_weights: expected 0 or more for {name}, got {weight}")
+    weights = _weights_by_share(config.class_weighting, list(class_shares(data).values()))
+    for name, weight in config.class_weights.items():
+        weights[names.index(name)] = weight
+    return () if all(weight == 1.0 for weight in weights) else tuple(weights)
+
+
+def _weights_by_share(kind: str, shares: Sequence[float]) -> list[float]:
+    if kind == "none":
+        return [1.0] * len(shares)
+    if kind == "inverse":
+        raw = [1 / share if share else 0.0 for share in shares]
+    else:
+        raw = [(1 - EFFECTIVE_BETA) / (1 - EFFECTIVE_BETA ** (1000 * share)) if share else 0.0 for share in shares]
+    occurring = [weight for weight in raw if weight]
+    mean = sum(occurring) / len(occurring)
+    return [weight / mean if weight else 1.0 for weight in raw]

@@ -1,7 +1,7 @@
 """Learner: model, moving average, optimizer and loss scaler: all that one step of training changes."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,19 +15,17 @@ from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
 from segcore.training.choice import Choice
-from segcore.training.losses import segmentation_loss
+from segcore.training.losses import SegmentationLoss
 
-MAX_GRADIENT = 1.0
-"""Gradients are scaled down to this norm: one odd batch must not undo the run."""
-MAX_DECAY = 0.999
+MOMENTUM = 0.9
 _TORCH_TYPES = {"uint8", "int8", "int16", "int32", "float32"}
 
 
 class Learner:
     """Holds the state of training on one device.
 
-    `average` is the exponential moving average of the weights over about the last tenth of the steps; it is what is
-    validated and kept: it scores better than the weights of any one step.
+    `average` is the exponential moving average of the weights, over about the last tenth of the steps at the start; it
+    is what is validated and kept: it scores better than the weights of any one step.
 
     Args:
         model: what to build; the weights are drawn from `config.seed` alone.
@@ -54,13 +52,15 @@ class Learner:
         self.model = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self._seed, self._has_dropout = config.seed, has_dropout(built)
-        self._weights = (choice.loss.get("ce", 0.0), choice.loss.get("dice", 0.0))
+        weights = torch.tensor(choice.class_weights, device=device) if choice.class_weights else None
+        self._loss = SegmentationLoss(choice.loss, weights, config.label_smoothing)
+        self._ema, self._max_gradient = config.ema, config.max_gradient
+        self._frozen = False
+        self.skipped = 0
+        """Steps in a row that changed nothing, since their gradient was not finite."""
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]
         self._std = torch.tensor(std, dtype=torch.float32, device=device)[:, None, None]
-        decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
-        other = [weight for weight in self.model.parameters() if weight.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": other, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=choice.learning_rate)
+        self.optimizer = _optimizer(self.model, config, choice)
         self.amp_dtype = _amp_dtype(config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
 
@@ -87,42 +87,75 @@ class Learner:
         return values.to(self.device, non_blocking=True)
 
     def step(
-        self, tiles: torch.Tensor, classes: torch.Tensor, rate: float, number: int, settled: bool = False
+        self,
+        batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        rate: float,
+        number: int,
+        *,
+        settled: bool = False,
+        frozen: bool = False,
     ) -> torch.Tensor:
-        """One step: forward, loss, backward, update, average.
+        """One step: forward, loss and backward of each batch, update, average.
+
+        A gradient with NaN or Inf changes nothing; `skipped` counts such steps in a row.
 
         Args:
-            tiles: normalised (N, C, Y, X).
-            classes: (N, Y, X).
+            batches: normalised tiles (N, C, Y, X) and classes (N, Y, X); their gradients are averaged.
             rate: learning rate.
             number: steps done before this one.
             settled: whether batch norm takes its running statistics, and leaves them as they are.
+            frozen: whether the encoder stays as it is.
 
         Returns:
-            The loss, on the device.
+            The mean loss of the batches, on the device.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._set_modes(settled, frozen)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        with self._drawing(number):
+            for tiles, classes in batches:
+                loss = self._loss_of(tiles, classes) / len(batches)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._max_gradient or float("inf"))
+        is_finite = bool(torch.isfinite(norm))
+        if is_finite or self.scaler.is_enabled():  # the scaler skips by itself, and has to know that it did
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if is_finite:
+            self._follow(min(self._ema, (1 + number) / (10 + number)))
+        else:
+            self._restore_statistics()
+        self.skipped = 0 if is_finite else self.skipped + 1
+        return total
+
+    def _loss_of(self, tiles: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        tiles = tiles.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            logits = self.model(tiles)
+        return self._loss(logits, classes)
+
+    def _set_modes(self, settled: bool, frozen: bool) -> None:
+        """Training mode, but for batch norm that is to keep its statistics, and an encoder that is to stay."""
         self.model.train()
-        if settled:
-            for module in self.model.modules():
+        encoder = [getattr(self.model, name) for name in getattr(self.model, "encoder", ())]
+        if frozen != self._frozen:
+            for part in encoder:
+                part.requires_grad_(not frozen)
+            self._frozen = frozen
+        for part in [self.model] if settled else encoder if frozen else []:
+            for module in part.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        tiles = tiles.contiguous(memory_format=torch.channels_last)
-        with (
-            self._drawing(number),
-            torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None),
-        ):
-            logits = self.model(tiles)
-        loss = segmentation_loss(logits, classes, *self._weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self._follow(min(MAX_DECAY, (1 + number) / (10 + number)))
-        return loss.detach()
+
+    @torch.no_grad()
+    def _restore_statistics(self) -> None:
+        """After a step that gave NaN: batch norm has seen it too, the average has not."""
+        for value, mean in zip(self.model.buffers(), self.average.buffers(), strict=True):
+            value.copy_(mean)
 
     @contextmanager
     def _drawing(self, number: int) -> Iterator[None]:
@@ -168,6 +201,16 @@ class Learner:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if scaler_state:
             self.scaler.load_state_dict(dict(scaler_state))
+
+
+def _optimizer(model: nn.Module, config: TrainConfig, choice: Choice) -> torch.optim.Optimizer:
+    """Weights decay, biases and norms do not."""
+    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
+    other = [weight for weight in model.parameters() if weight.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": other, "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=choice.learning_rate, momentum=MOMENTUM, nesterov=True)
+    return torch.optim.AdamW(groups, lr=choice.learning_rate)
 
 
 def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

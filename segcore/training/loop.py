@@ -18,7 +18,7 @@ from segcore.training.clock import Clock
 from segcore.training.data import TrainingData
 from segcore.training.learner import Learner
 from segcore.training.runs import Curve, Run
-from segcore.training.schedule import is_settled, learning_rate
+from segcore.training.schedule import PLATEAU_PATIENCE, is_settled, learning_rate
 from segcore.training.validate import HeldOut, count, main_score, summary
 
 CHECKPOINT_EVERY_S = 60.0
@@ -27,6 +27,8 @@ MAX_PENDING = 20
 """Losses that stay on a GPU before they are fetched: each fetch waits for the device."""
 FINAL_SHARE = 16
 """The finished model is scored on so many times more pixels than a validation looks at."""
+MAX_SKIPPED = 20
+"""Steps in a row with NaN or Inf in the gradient before the run stops; float16's scaler takes a dozen to start."""
 CURVE_SCORES = ("foreground_iou", "foreground_dice", "miou", "pixel_accuracy")
 
 
@@ -44,6 +46,8 @@ class State:
     best_score: float = -1.0
     stale: int = 0
     """Validations since the best one."""
+    halvings: int = 0
+    """Of the learning rate, by the schedule `plateau`."""
     finished: bool = False
     precision: str = "float32"
     """Of forward and backward, since the last start that took a step."""
@@ -82,19 +86,23 @@ class Training:
         self._begin_progress()
         with closing(self._curve), closing(self._batches()) as ahead:
             while not state.finished:
-                step, pixels, target = next(ahead)
-                fraction = clock.fraction(step)
-                rate = learning_rate(self.choice.learning_rate, fraction)
-                tiles, classes = self._prepared(step, pixels, target)
-                loss = self.learner.step(tiles, classes, rate, step, is_settled(fraction))
+                step, fraction = state.step, clock.fraction(state.step)
+                rate = self._rate(fraction)
+                together = [self._prepared(*next(ahead)) for _ in range(self.config.accumulate)]
+                is_frozen = fraction < self.config.freeze
+                loss = self.learner.step(together, rate, step, settled=is_settled(fraction), frozen=is_frozen)
                 self._pending.append((step + 1, rate, loss))
                 state.step = step + 1
                 self._after_step(clock.fraction(state.step))
 
+    def _rate(self, fraction: float) -> float:
+        config = self.config
+        return learning_rate(config.schedule, self.choice.learning_rate, fraction, config.warm_up, self.state.halvings)
+
     def _batches(self) -> Generator[tuple[int, Pixels, Int16s]]:
         config, choice, data = self.config, self.choice, self.data
         sampler = Sampler(data.training, data.index, choice.tile_px, config.foreground_share, config.seed)
-        return batches(sampler, choice.batch, first=self.state.step, threads=config.readers)
+        return batches(sampler, choice.batch, first=self.state.step * config.accumulate, threads=config.readers)
 
     def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch on the device, normalised and augmented."""
@@ -106,6 +114,8 @@ class Training:
     def _after_step(self, fraction: float) -> None:
         """Validate, checkpoint and tell, where it is time."""
         state = self.state
+        if self.learner.skipped >= MAX_SKIPPED:
+            self._stop_at_last_good()
         due = self.clock.validation_due(state.step, state.validated_step, state.validated_fraction, fraction)
         if due or len(self._pending) >= MAX_PENDING:
             self._fetch_losses()
@@ -116,22 +126,28 @@ class Training:
             self._checkpoint()
 
     def _fetch_losses(self) -> None:
-        """Move pending losses into the curve.
-
-        Raises:
-            SegcoreError: if one is NaN or Inf.
-        """
+        """Move pending losses into the curve; one that is not finite changed nothing, and is left out."""
         for step, rate, loss in self._pending:
             value = float(loss)
-            if not np.isfinite(value):
-                raise SegcoreError(
-                    f"run {self._run.run_id}: the loss at step {step} is {value}; train with a lower learning_rate "
-                    f"than {self.choice.learning_rate}, or with amp: false"
-                )
-            self._curve.add(step, {"loss": value, "learning_rate": rate})
+            self._curve.add(step, {"loss": value} | {"learning_rate": rate} if np.isfinite(value) else {"skipped": 1})
         if self.config.max_steps is not None:
             self._progress.advance(len(self._pending))
         self._pending.clear()
+
+    def _stop_at_last_good(self) -> None:
+        """The weights are those of the last good step: keep them, and give up.
+
+        Raises:
+            SegcoreError: always.
+        """
+        self.state.step -= self.learner.skipped
+        self._pending = self._pending[: -self.learner.skipped]
+        self._checkpoint()
+        raise SegcoreError(
+            f"run {self._run.run_id}: {self.learner.skipped} steps in a row gave NaN or Inf; it stopped at step "
+            f"{self.state.step}: begin with its checkpoint (--init {self._run.describe('last.safetensors')}) and a "
+            f"learning_rate below {self.choice.learning_rate:g}, or with --no-amp"
+        )
 
     def _validate(self, fraction: float) -> None:
         """Score the averaged weights, and keep them if they are the best so far; without held-out images the last."""
@@ -147,6 +163,8 @@ class Training:
         state.stale += 1
         if score > state.best_score:
             self._keep_best(score)
+        elif state.stale % PLATEAU_PATIENCE == 0:
+            state.halvings += 1  # only `plateau` heeds it
         self._progress.note(
             f"step {state.step}: loss {self._curve.recent('loss', 20):.4f}, foreground IoU {score:.4f}"
             f" (best {state.best_score:.4f} at step {state.best_step})"

@@ -1,39 +1,153 @@
-"""Losses: logits and class numbers -> one number. Pixels marked `IGNORED` change neither it nor its gradient."""
+"""Losses: logits and class numbers -> one number. Pixels marked `IGNORED` change neither it nor its gradient.
 
+Terms are added by their weights: those per pixel (ce, bce, focal, boundary) are means over the pixels that count, those
+per region (dice, jaccard, tversky, lovasz) are per class over the whole batch, so that a class that one tile lacks is
+not scored on that tile alone. Where MONAI has a term it is MONAI's, of probabilities that are 0 where a pixel does not
+count: MONAI's own mask leaves an ignored pixel the softmax of zeros.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.losses.dice import DiceLoss
+from monai.losses.focal_loss import FocalLoss
+from monai.losses.tversky import TverskyLoss
+from scipy.ndimage import distance_transform_edt
 
+from segcore.config.train import Loss
 from segcore.sampling import IGNORED
 
-_DICE = DiceLoss(batch=True)
+_DICE = DiceLoss(batch=True, reduction="none")
 """Of probabilities and a one-hot truth. Its smoothing makes the Dice of a class without a pixel 1."""
+_JACCARD = DiceLoss(batch=True, jaccard=True, reduction="none")
+_TVERSKY = TverskyLoss(batch=True, alpha=0.3, beta=0.7, reduction="none")
+"""What is missed weighs more than what is too much, as Salehi et al. (2017) advise for small objects."""
+_FOCAL = FocalLoss(use_softmax=True, gamma=2.0, reduction="none")
 
 
-def segmentation_loss(
-    logits_nkyx: torch.Tensor, classes_nyx: torch.Tensor, ce_weight: float = 1.0, dice_weight: float = 1.0
-) -> torch.Tensor:
-    """Mean cross-entropy + (1 - mean soft Dice), each by its weight, over the pixels that count.
+class _Seen(NamedTuple):
+    """What every term is computed from; float32."""
 
-    The Dice is per class over the whole batch, so that a class that one tile lacks is not scored on that tile alone.
-    MONAI's masked loss multiplies the logits by the mask, so that an ignored pixel still counts with the softmax of
-    zeros; here the probabilities are masked: it counts with nothing.
+    logits_nkyx: torch.Tensor
+    log_probs_nkyx: torch.Tensor
+    probs_nkyx: torch.Tensor
+    """0 where a pixel does not count."""
+    truth_nkyx: torch.Tensor
+    """One-hot, likewise."""
+    classes_nyx: torch.Tensor
+    known_nyx: torch.Tensor
+    """True = counts."""
+    weights_k: torch.Tensor
+    """Of the classes."""
+
+
+class SegmentationLoss:
+    """A weighted sum of terms.
 
     Args:
-        logits_nkyx: of any float dtype; the loss is taken in float32.
-        classes_nyx: int64, 0..K-1 or `IGNORED`.
-        ce_weight: of the cross-entropy.
-        dice_weight: of the Dice term.
-
-    Returns:
-        A scalar; 0 if every pixel is ignored.
+        terms: name -> weight.
+        class_weights: (K,) float32, of mean 1 or so; None = all alike.
+        label_smoothing: of the cross-entropy: share of the truth that is spread evenly (Szegedy et al., 2016).
     """
-    log_probs = F.log_softmax(logits_nkyx.float(), dim=1)
-    known = classes_nyx != IGNORED
-    summed = F.nll_loss(log_probs, classes_nyx, ignore_index=IGNORED, reduction="sum")
-    loss = ce_weight * summed / known.sum().clamp_min(1)
-    if dice_weight > 0:
+
+    def __init__(
+        self, terms: Mapping[Loss, float], class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0
+    ) -> None:
+        of: dict[Loss, Callable[[_Seen], torch.Tensor]] = {
+            "ce": partial(_cross_entropy, smoothing=label_smoothing),
+            "bce": _binary_cross_entropy,
+            "focal": _focal,
+            "boundary": _boundary,
+            "dice": lambda seen: _by_class(_DICE(seen.probs_nkyx, seen.truth_nkyx), seen.weights_k),
+            "jaccard": lambda seen: _by_class(_JACCARD(seen.probs_nkyx, seen.truth_nkyx), seen.weights_k),
+            "tversky": lambda seen: _by_class(_TVERSKY(seen.probs_nkyx, seen.truth_nkyx), seen.weights_k),
+            "lovasz": _lovasz,
+        }
+        self._terms = [(of[name], weight) for name, weight in terms.items() if weight]
+        self._class_weights = class_weights
+
+    def __call__(self, logits_nkyx: torch.Tensor, classes_nyx: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch, a scalar; 0 if every pixel is ignored.
+
+        Args:
+            logits_nkyx: of any float dtype; the loss is taken in float32.
+            classes_nyx: int64, 0..K-1 or `IGNORED`.
+        """
+        logits = logits_nkyx.float()
+        log_probs, known = F.log_softmax(logits, dim=1), classes_nyx != IGNORED
         mask = known[:, None].to(log_probs.dtype)
         truth = torch.zeros_like(log_probs).scatter_(1, classes_nyx.clamp_min(0)[:, None], mask)
-        loss = loss + dice_weight * _DICE(log_probs.exp() * mask, truth)
-    return loss
+        weights = logits.new_ones(logits.shape[1]) if self._class_weights is None else self._class_weights
+        seen = _Seen(logits, log_probs, log_probs.exp() * mask, truth, classes_nyx, known, weights.to(logits.device))
+        loss = logits_nkyx.new_zeros((), dtype=torch.float32)
+        for term, weight in self._terms:
+            loss = loss + weight * term(seen)
+        return loss
+
+
+def _cross_entropy(seen: _Seen, smoothing: float) -> torch.Tensor:
+    weights = seen.weights_k
+    summed = F.nll_loss(seen.log_probs_nkyx, seen.classes_nyx, weights, ignore_index=IGNORED, reduction="sum")
+    if smoothing:
+        even = -((seen.log_probs_nkyx * weights[:, None, None]).mean(1) * seen.known_nyx).sum()
+        summed = (1 - smoothing) * summed + smoothing * even
+    return summed / _pixel_weights(seen).sum().clamp_min(1e-6)
+
+
+def _binary_cross_entropy(seen: _Seen) -> torch.Tensor:
+    """Every class against all others, each by its own sigmoid: the mean over pixels and classes."""
+    each = F.binary_cross_entropy_with_logits(seen.logits_nkyx, seen.truth_nkyx, reduction="none").mean(1)
+    return (each * _pixel_weights(seen)).sum() / _pixel_weights(seen).sum().clamp_min(1e-6)
+
+
+def _focal(seen: _Seen) -> torch.Tensor:
+    """Lin et al., "Focal Loss for Dense Object Detection" (2017), gamma 2: pixels that are sure weigh little."""
+    each: torch.Tensor = _FOCAL(seen.logits_nkyx, seen.truth_nkyx).sum(1)
+    return (each * _pixel_weights(seen)).sum() / _pixel_weights(seen).sum().clamp_min(1e-6)
+
+
+def _boundary(seen: _Seen) -> torch.Tensor:
+    """Kervadec et al., "Boundary loss for highly unbalanced segmentation" (2019): probability by distance.
+
+    Distances are those of each pixel to the edge of the class, negative inside it, in tile sides; a class that a tile
+    lacks has none. Give it beside a term per region, which it refines.
+    """
+    shape = seen.truth_nkyx.shape
+    truth, distances = seen.truth_nkyx.cpu().numpy() > 0, np.zeros(shape, np.float32)
+    for n, k in np.ndindex(shape[:2]):
+        inside = truth[n, k]
+        if inside.any() and not inside.all():
+            distances[n, k] = distance_transform_edt(~inside) - distance_transform_edt(inside)
+    away = torch.from_numpy(distances / max(shape[2:])).to(seen.probs_nkyx.device)
+    return (seen.probs_nkyx * away * seen.weights_k[:, None, None]).sum() / seen.known_nyx.sum().clamp_min(1)
+
+
+def _lovasz(seen: _Seen) -> torch.Tensor:
+    """Berman et al., "The Lovász-Softmax loss" (2018), over the classes that the batch has."""
+    known = seen.known_nyx
+    probs, truth = (values.movedim(1, -1)[known] for values in (seen.probs_nkyx, seen.truth_nkyx))
+    losses, weights = [probs.sum() * 0.0], [seen.weights_k.new_zeros(())]
+    for k in truth.any(0).nonzero().ravel().tolist():
+        errors, order = (truth[:, k] - probs[:, k]).abs().sort(descending=True)
+        inside = truth[order, k]
+        union = inside.sum() + (1 - inside).cumsum(0)
+        jaccard = 1 - (inside.sum() - inside.cumsum(0)) / union
+        steps = torch.cat((jaccard[:1], jaccard.diff()))
+        losses.append(errors @ steps)
+        weights.append(seen.weights_k[k])
+    weight = torch.stack(weights)
+    return (torch.stack(losses) * weight).sum() / weight.sum().clamp_min(1e-6)
+
+
+def _pixel_weights(seen: _Seen) -> torch.Tensor:
+    """(N, Y, X): the weight of each pixel's class; 0 where it does not count."""
+    return seen.weights_k[seen.classes_nyx.clamp_min(0)] * seen.known_nyx
+
+
+def _by_class(losses: torch.Tensor, weights_k: torch.Tensor) -> torch.Tensor:
+    """The mean over classes by their weights."""
+    return (losses.ravel() * weights_k).sum() / weights_k.sum()

@@ -54,21 +54,25 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         LeaseHeldError: if another process is training the same run.
     """
     began = time.monotonic()
-    with Peak() as peak, _threads(config.threads):
+    with Peak() as peak, _threads(config.threads), _kernels(config.deterministic):
         workspace = Workspace.open(config.workspace)
         data = gather(workspace, config)
         device = resolve_device(config.device)
-        choice = choose(config, data)
+        choice = choose(config, data, device)
         model = _model_config(config, choice, data)
         size = _tile_size(choice, model)
         resolved = _resolved(config, choice, data, model) | {"device": device.type}
         run = Run(workspace, config.run or _run_id(config, resolved))
         details: dict[str, Any] = {"run": run.run_id, "device": str(device), **_sizes(data)}
+        if choice.reasons:
+            details["chosen"] = choice.reasons
         if config.dry_run:
             return StageResult(stage="train", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         run.agree(resolved)
         with run.lease():
             progress = Log(run, progress)
+            for setting, reason in choice.reasons.items():
+                progress.note(f"chosen: {setting} {reason}")
             contract = _contract(config, data, model, size)
             keep_what_fits([*data.training, *data.validation], config.cache_mib)
             learner = Learner(model, config, choice, data.mean, data.std, device)
@@ -103,6 +107,19 @@ def _threads(wanted: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _kernels(deterministic: bool) -> Iterator[None]:
+    """During a block, asked for: only kernels that give the same numbers each time; those that cannot raise."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:

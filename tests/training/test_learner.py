@@ -1,5 +1,8 @@
 """Learner: what goes in, what the average is, and a restored one that goes on as if nothing had been."""
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +12,13 @@ from segcore.models import ModelConfig
 from segcore.training import learner as learner_module
 from segcore.training.choice import Choice
 from segcore.training.learner import Learner
-from segcore.training.losses import segmentation_loss
+from segcore.training.losses import SegmentationLoss
 
 MODEL = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_classes": 2, "channels": (4, 4)})
 
 
-def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0) -> Learner:
-    config = TrainConfig(workspace="w", seed=seed, amp=amp, dropout=dropout)
+def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0, **how: Any) -> Learner:
+    config = TrainConfig(workspace="w", seed=seed, amp=amp, dropout=dropout, **how)
     model = MODEL.model_copy(update={"arguments": {**MODEL.arguments, "dropout": dropout}})
     return Learner(
         model,
@@ -59,7 +62,7 @@ def test_average_follows_with_a_decay_that_grows() -> None:
     trained = learner()
     mean = next(trained.average.parameters()).clone()
     for number in range(3):
-        trained.step(*batch(number), rate=0.01, number=number)
+        trained.step([batch(number)], rate=0.01, number=number)
         decay = (1 + number) / (10 + number)
         mean = decay * mean + (1 - decay) * next(trained.model.parameters()).detach()
     torch.testing.assert_close(next(trained.average.parameters()), mean)
@@ -69,12 +72,12 @@ def test_a_settled_step_learns_what_the_model_does_in_use() -> None:
     """Its logits are those of evaluation: a tile's do not depend on what else is in the batch."""
     trained = learner()
     for number in range(3):
-        trained.step(*batch(number), rate=0.01, number=number)
+        trained.step([batch(number)], rate=0.01, number=number)
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
     tiles, classes = batch(3)
     with torch.no_grad():
-        in_use = segmentation_loss(trained.model.eval()(tiles), classes)
-    loss = trained.step(tiles, classes, rate=0.01, number=3, settled=True)
+        in_use = SegmentationLoss({"ce": 1.0, "dice": 1.0})(trained.model.eval()(tiles), classes)
+    loss = trained.step([(tiles, classes)], rate=0.01, number=3, settled=True)
     torch.testing.assert_close(loss, in_use)
     after = trained.model.state_dict()
     statistics = {name for name in before if "running" in name}
@@ -104,21 +107,21 @@ def test_a_step_in_bfloat16_learns_what_one_in_float32_does(monkeypatch: pytest.
     monkeypatch.setattr(learner_module, "faster_formats", lambda device: ["bfloat16"])
     half, whole = learner(amp=True), learner()
     for number in range(3):
-        loss = half.step(*batch(number), rate=0.01, number=number)
-        torch.testing.assert_close(loss, whole.step(*batch(number), rate=0.01, number=number), rtol=0.05, atol=0.05)
+        loss = half.step([batch(number)], rate=0.01, number=number)
+        torch.testing.assert_close(loss, whole.step([batch(number)], rate=0.01, number=number), rtol=0.05, atol=0.05)
     assert {value.dtype for value in half.model.parameters()} == {torch.float32}
 
 
 def test_restored_learner_goes_on_bit_for_bit() -> None:
     whole, half = learner(), learner()
     for number in range(6):
-        whole.step(*batch(number), rate=0.01, number=number)
+        whole.step([batch(number)], rate=0.01, number=number)
     for number in range(3):
-        half.step(*batch(number), rate=0.01, number=number)
+        half.step([batch(number)], rate=0.01, number=number)
     again = learner(seed=9)
     again.restore(half.tensors(), half.scaler_state())
     for number in range(3, 6):
-        again.step(*batch(number), rate=0.01, number=number)
+        again.step([batch(number)], rate=0.01, number=number)
     for name, value in whole.tensors().items():
         assert torch.equal(value, again.tensors()[name]), name
 
@@ -126,23 +129,96 @@ def test_restored_learner_goes_on_bit_for_bit() -> None:
 def test_step_uses_the_rate_that_it_is_given() -> None:
     still = learner()
     before = next(still.model.parameters()).clone()
-    still.step(*batch(0), rate=0.0, number=0)
+    still.step([batch(0)], rate=0.0, number=0)
     assert torch.equal(next(still.model.parameters()), before)
 
 
 def test_dropout_draws_by_seed_and_step_alone() -> None:
     whole, again = learner(dropout=0.5), learner(dropout=0.5)
     for number in range(2):
-        whole.step(*batch(0), rate=0.01, number=number)
+        whole.step([batch(0)], rate=0.01, number=number)
     torch.manual_seed(99)
     expected = torch.rand(1)
     torch.manual_seed(99)
-    again.step(*batch(0), rate=0.01, number=0)
+    again.step([batch(0)], rate=0.01, number=0)
     assert torch.equal(torch.rand(1), expected)
-    again.step(*batch(0), rate=0.01, number=1)
+    again.step([batch(0)], rate=0.01, number=1)
     for name, value in whole.tensors().items():
         assert torch.equal(value, again.tensors()[name]), name
-    losses = {float(learner(dropout=0.5).step(*batch(0), rate=0.01, number=number)) for number in range(4)}
-    losses |= {float(learner().step(*batch(0), rate=0.01, number=number)) for number in range(4)}
+    losses = {float(learner(dropout=0.5).step([batch(0)], rate=0.01, number=number)) for number in range(4)}
+    losses |= {float(learner().step([batch(0)], rate=0.01, number=number)) for number in range(4)}
     assert len(losses) > 3, "steps draw differently"
     assert len(losses) < 6, "without dropout the number of a step decides no loss"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_is_the_optimizers_own(optimizer: str) -> None:
+    """Against torch's, with weights that decay and biases and norms that do not."""
+    trained = learner(optimizer=optimizer, weight_decay=0.1, max_gradient=0.0, ema=0.0)
+    model = copy.deepcopy(trained.model)
+    weights = [value for value in model.parameters() if value.ndim > 1]
+    others = [value for value in model.parameters() if value.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    kinds = {
+        "adamw": torch.optim.AdamW(groups, lr=0.01),
+        "sgd": torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True),
+    }
+    loss = SegmentationLoss({"ce": 1.0, "dice": 1.0})
+    for number in range(3):
+        trained.step([batch(number)], rate=0.01, number=number)
+        tiles, classes = batch(number)
+        kinds[optimizer].zero_grad()
+        loss(model.train()(tiles), classes).backward()
+        kinds[optimizer].step()
+    for (name, value), other, mean in zip(
+        trained.model.named_parameters(), model.parameters(), trained.average.parameters(), strict=True
+    ):
+        torch.testing.assert_close(value, other, msg=name)
+        assert torch.equal(mean, value), "without a moving average it is the model itself"
+
+
+def test_gradients_of_accumulated_batches_are_averaged() -> None:
+    trained, whole = learner(max_gradient=0.0, optimizer="sgd"), learner(max_gradient=0.0, optimizer="sgd")
+    tiles, classes = batch(0)
+    loss = trained.step([(tiles, classes)] * 3, rate=0.01, number=0)
+    torch.testing.assert_close(loss, whole.step([(tiles, classes)], rate=0.01, number=0))
+    for one, two in zip(trained.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
+    trained = learner(max_gradient=0.01, optimizer="sgd", weight_decay=0.0)
+    before = [value.detach().clone() for value in trained.model.parameters()]
+    trained.step([batch(0)], rate=1.0, number=0)
+    moved = torch.stack([(a - b).norm() for a, b in zip(trained.model.parameters(), before, strict=True)]).norm()
+    assert moved.item() == pytest.approx(0.01 * 1.9, rel=1e-3), "Nesterov's first step is 1 + momentum"
+
+
+def test_a_frozen_encoder_stays_and_thaws() -> None:
+    trained = learner()
+    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    trained.step([batch(0)], rate=0.01, number=0, frozen=True)
+    stayed = {name for name, value in trained.model.state_dict().items() if torch.equal(value, before[name])}
+    assert stayed == {name for name in before if name.startswith("down.")}
+    trained.step([batch(1)], rate=0.01, number=1)
+    stayed = {name for name, value in trained.model.state_dict().items() if torch.equal(value, before[name])}
+    assert not stayed
+
+
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
+    whole, tried = learner(), learner()
+    whole.step([batch(0)], rate=0.01, number=0)
+    tried.step([batch(0)], rate=0.01, number=0)
+    # Batch norm's statistics go back to the average's, as those of a step that was not.
+    expected = {name: value.clone() for name, value in tried.tensors().items()}
+    expected |= {
+        f"model.{name}": value.clone() for name, value in tried.average.state_dict().items() if "running" in name
+    }
+    tiles, classes = batch(1)
+    for count in (1, 2):
+        tried.step([(tiles * float("inf"), classes)], rate=0.01, number=count)
+        assert tried.skipped == count
+    for name, value in tried.tensors().items():
+        assert torch.equal(value, expected[name]), name
+    assert torch.isfinite(tried.step([batch(1)], rate=0.01, number=3))
+    assert tried.skipped == 0

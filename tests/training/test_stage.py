@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from segcore.config import PredictConfig, TrainConfig, build_config
-from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError
+from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError, SegcoreError
 from segcore.inference import predict
 from segcore.inference.precision import faster_formats
 from segcore.models.package import read_package
@@ -153,14 +153,12 @@ def test_minutes_are_kept_over_an_interruption(uri: str, monkeypatch: pytest.Mon
     now, interrupt_at = 0.0, -1
     step, count = loop.Learner.step, loop.count
 
-    def slow_step(
-        self: loop.Learner, tiles: Any, classes: Any, rate: float, number: int, settled: bool
-    ) -> torch.Tensor:
+    def slow_step(self: loop.Learner, batches: Any, rate: float, number: int, **how: bool) -> torch.Tensor:
         nonlocal now
         if number == interrupt_at:
             raise KeyboardInterrupt
         now += 1
-        return step(self, tiles, classes, rate, number, settled)
+        return step(self, batches, rate, number, **how)
 
     def slow_count(*arguments: Any) -> Any:
         nonlocal now
@@ -222,10 +220,82 @@ def test_tile_that_does_not_fit_the_stride_is_refused(uri: str) -> None:
         train(TrainConfig(workspace=uri, **{**TINY, "tile_px": 33}))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.Learner, "step", lambda *arguments: torch.tensor(float("nan")))
-    with pytest.raises(Exception, match="the loss at step 1 is nan; train with a lower learning_rate"):
-        train(TrainConfig(workspace=uri, **TINY))
+def test_steps_that_are_not_finite_are_skipped_then_end_the_run_at_the_last_good_one(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**TINY, "max_steps": 60, "validate_every": 1000}
+    loss_of, bad = learner.Learner._loss_of, {2, *range(5, 60)}
+    calls: list[int] = []
+
+    def sometimes(self: learner.Learner, tiles: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        calls.append(len(calls))
+        return loss_of(self, tiles, classes) * (float("nan") if calls[-1] in bad else 1.0)
+
+    monkeypatch.setattr(learner.Learner, "_loss_of", sometimes)
+    with pytest.raises(SegcoreError, match=r"run r: 20 steps in a row gave NaN or Inf; .* step 5: .*--no-amp"):
+        train(TrainConfig(workspace=uri, run="r", **settings))
+    assert [row["skipped"] for row in rows(uri, "r")[:7]] == ["", "", "1", "", "", "1", "1"]
+    assert state(uri, "r")["step"] == 5
+    saved = Run(Workspace.open(uri), "r").load("last")
+    assert saved is not None
+    assert all(bool(value.isfinite().all()) for value in saved[0].values())
+    monkeypatch.undo()
+    assert train(TrainConfig(workspace=uri, run="r", **settings)).scores, "its own checkpoint is sound"
+    assert [row["step"] for row in rows(uri, "r")] == [str(step) for step in range(1, 61)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"accumulate": 3, "optimizer": "sgd", "schedule": "onecycle", "ema": 0.0},
+        {"schedule": "plateau", "validate_every": 1, "dropout": 0.3, "label_smoothing": 0.1},
+        {"loss": {"lovasz": 1.0, "focal": 0.5, "boundary": 0.1}, "class_weighting": "inverse", "schedule": "poly"},
+        {"deterministic": True, "loss": {"bce": 1.0, "tversky": 1.0}, "class_weights": {"foreground": 2.0}},
+    ],
+    ids=["accumulate", "plateau", "losses", "deterministic"],
+)
+def test_any_recipe_goes_on_bit_for_bit(uri: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    train(TrainConfig(workspace=uri, run="whole", **TINY, **settings))
+    after, calls = loop.Training._after_step, []
+
+    def stopping(self: loop.Training, fraction: float) -> None:
+        after(self, fraction)
+        calls.append(fraction)
+        if len(calls) == 7:
+            self._checkpoint()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_after_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(workspace=uri, run="cut", **TINY, **settings))
+    train(TrainConfig(workspace=uri, run="cut", **TINY, **settings))
+    assert files(uri, "cut") == files(uri, "whole")
+
+
+def test_what_is_left_open_is_chosen_and_told(uri: str) -> None:
+    notes: list[str] = []
+
+    class Listener(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    asked = {"workspace": uri, "max_steps": 2, "device": "cpu", "threads": 1}
+    result = train(TrainConfig(**asked), Listener())
+    chosen = result.details["chosen"]
+    assert set(chosen) == {"tile_px", "channels", "batch", "loss", "learning_rate", "schedule"}
+    assert chosen["tile_px"].startswith("128: for a CPU and images of 96 px")
+    assert all(f"chosen: {name} {reason}" in notes for name, reason in chosen.items())
+    config = json.loads(Path(uri, result.paths[1], "config.json").read_text())
+    assert (config["tile_px"], config["batch"], config["loss"]) == (128, 4, {"ce": 1.0, "dice": 1.0})
+    assert config["channels"] == [16, 32, 64, 128, 128]
+    assert (
+        "chosen"
+        not in train(
+            TrainConfig(
+                **asked, tile_px=32, batch=2, channels=(4, 8), loss={"ce": 1.0}, learning_rate=0.01, schedule="poly"
+            )
+        ).details
+    )
 
 
 def test_a_level_that_images_do_not_have_is_refused_at_once(uri: str) -> None:
@@ -280,7 +350,7 @@ def test_the_log_holds_what_was_told_and_when_over_an_interruption(uri: str, mon
     result = train(TrainConfig(workspace=uri, run="r", **TINY), Listener())
     lines = [line.split(" ", 1) for line in Path(uri, "runs", "r", "log.txt").read_text().splitlines()]
     assert [message for _, message in lines] == told
-    assert told[0].startswith("step 2: loss ")
+    assert told[0].startswith("chosen: loss")
     assert told[-1] == f"model {result.details['model']}: {result.paths[0]}"
     times = [datetime.fromisoformat(moment) for moment, _ in lines]
     assert times == sorted(times)

@@ -1,0 +1,87 @@
+"""Choice: what is given stands; what is open follows from the images, the device and the time."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segcore.classes import ClassInfo
+from segcore.config import TrainConfig
+from segcore.errors import ConfigError
+from segcore.training.choice import choose, class_weights
+from segcore.training.data import TrainingData
+
+
+class Image:
+    def __init__(self, *shape_yx: int) -> None:
+        self.shape_yx = shape_yx
+
+
+def data(*sides: int, pixels: tuple[float, ...] = (900.0, 100.0)) -> TrainingData:
+    index: Any = type("Index", (), {"pixels": np.array([pixels])})
+    images: Any = tuple(Image(side, 2 * side) for side in sides)
+    classes = tuple(ClassInfo(id=k, name=f"c{k}", color=(k, k, k)) for k in range(len(pixels)))
+    return TrainingData(images, (), classes, index, (0.0,), (1.0,))
+
+
+def config(**settings: Any) -> TrainConfig:
+    return TrainConfig(workspace="w", **settings)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("side", "tile_px", "stages"), [(2000, 128, 5), (129, 128, 5), (65, 128, 5), (64, 64, 5), (33, 64, 5), (20, 32, 4)]
+)
+def test_tiles_and_depth_follow_the_smallest_image(side: int, tile_px: int, stages: int) -> None:
+    found = choose(config(), data(4000, side), CPU)
+    assert (found.tile_px, len(found.channels)) == (tile_px, stages)
+    assert found.tile_px >> (stages - 1) >= 4
+    assert found.batch == 4 * 128**2 // tile_px**2
+    assert f"images of {side} px" in found.reasons["tile_px"]
+
+
+def test_what_is_given_stands_without_a_reason() -> None:
+    given = {"tile_px": 96, "batch": 3, "channels": (8, 16), "loss": {"focal": 2.0}, "learning_rate": 0.1}
+    found = choose(config(schedule="poly", **given), data(500), CPU)
+    assert {key: getattr(found, key) for key in given} == given
+    assert found.reasons == {}
+
+
+def test_the_rate_suits_the_optimizer() -> None:
+    rates = [choose(config(optimizer=name), data(500), CPU).learning_rate for name in ("adamw", "sgd")]
+    assert rates == [3e-3, 0.05]
+
+
+def test_the_rarest_class_is_named() -> None:
+    assert "c1, 0.5 % of pixels" in choose(config(), data(500, pixels=(199.0, 1.0)), CPU).reasons["loss"]
+
+
+def test_inverse_weights_make_every_class_count_alike() -> None:
+    weights = class_weights(config(class_weighting="inverse"), data(500, pixels=(800.0, 150.0, 50.0, 0.0)))
+    assert weights[3] == 1.0
+    assert np.mean(weights[:3]) == pytest.approx(1.0)
+    assert np.array(weights[:3]) * [0.8, 0.15, 0.05] == pytest.approx([weights[0] * 0.8] * 3)
+
+
+def test_effective_weights_lie_between_inverse_and_none() -> None:
+    shares = data(500, pixels=(900.0, 90.0, 10.0))
+    inverse, effective = (
+        np.array(class_weights(config(class_weighting=kind), shares)) for kind in ("inverse", "effective")
+    )
+    raw = [(1 - 0.999) / (1 - 0.999**n) for n in (900, 90, 10)]
+    assert effective == pytest.approx(np.array(raw) / np.mean(raw))
+    assert 1 < effective[2] / effective[0] < inverse[2] / inverse[0]
+
+
+def test_given_weights_win() -> None:
+    assert class_weights(config(), data(500)) == ()
+    given = {"c1": 3.0}
+    assert class_weights(config(class_weights=given), data(500)) == (1.0, 3.0)
+    assert class_weights(config(class_weights=given, class_weighting="inverse"), data(500))[1] == 3.0
+    with pytest.raises(ConfigError, match="class_weights: expected a class of c0, c1, got 'c7'"):
+        class_weights(config(class_weights={"c7": 1.0}), data(500))
+    with pytest.raises(ConfigError, match="expected 0 or more for c0, got -1"):
+        class_weights(config(class_weights={"c0": -1.0}), data(500))
