@@ -75,7 +75,7 @@ class Night:
             if run is None:
                 continue
             while run.units and not run.failed:
-                yield from self._unit_loads(run, *run.units.popleft())
+                yield from unit_loads(self._job, run, *run.units.popleft())
 
     def _forget_failed(self) -> None:
         """A night of many images keeps nothing of those that failed but their items."""
@@ -116,14 +116,6 @@ class Night:
             return None
         return run
 
-    def _unit_loads(self, run: MaskRun, unit: Window, pending: Sequence[Ints]) -> Iterator[Load]:
-        if self._job.blend == "gaussian":
-            for strip in GaussianUnit(run, unit, pending).strips():
-                yield Load(run, strip)
-            return
-        for piece in pieces(run, unit, pending, rows_of(self._job, run.grid)):
-            yield Load(run, piece)
-
     def _finish(self, run: MaskRun) -> None:
         run.finish(mask_attributes(self._job, run.image, run.plan), self._job.package.classes)
         self._items[run.image.image_id] = self._item(run.image.image_id, run)
@@ -155,6 +147,16 @@ class Night:
         )
         self._items[image_id] = item
         return item
+
+
+def unit_loads(job: Job, run: MaskRun, unit: Window, pending: Sequence[Ints]) -> Iterator[Load]:
+    """What is to be read and inferred for the shards of a work unit that are left."""
+    if job.blend == "gaussian":
+        for strip in GaussianUnit(run, unit, pending).strips():
+            yield Load(run, strip)
+        return
+    for piece in pieces(run, unit, pending, rows_of(job, run.grid)):
+        yield Load(run, piece)
 
 
 def networks_of(job: Job) -> list[Network]:

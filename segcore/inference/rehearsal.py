@@ -30,6 +30,7 @@ from segcore.inference.pipeline import Load, Pipeline, Work
 from segcore.inference.precision import spread_tiles
 from segcore.inference.run import Answered, MaskRun, empty_answers
 from segcore.inference.tiling import bounding, first, read_reflected, stacked
+from segcore.inference.trial import Diverted
 from segcore.measure import MIB, Peak, tree_bytes
 from segcore.store import Staging, Workspace
 
@@ -131,18 +132,16 @@ def _square(answers: Sequence[Answers]) -> Answers:
     }
 
 
-class _Dropped:
+class _Dropped(Diverted):
     """Work whose shards go nowhere; its inferred pixels are told."""
 
     def __init__(self, read: Callable[[], Work], inferred: list[int]) -> None:
-        work = read()
-        self.in_order, self.run, self.tiles = work.in_order, work.run, work.tiles
-        self.answer, self.add, self._complete = work.answer, work.add, work.complete
+        super().__init__(read, _drop)
         inferred.append(sum(tile.read.num_px for tile in self.tiles))
 
-    def complete(self, network: Network) -> list[Answered]:
-        self._complete(network)
-        return []
+
+def _drop(shard: Answered) -> None:
+    pass
 
 
 def _inferred(

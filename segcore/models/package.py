@@ -99,6 +99,12 @@ def write_package(
     return ModelPackage(model_id, hashlib.sha256(sums).hexdigest(), objects.describe(folder), info, files[WEIGHTS])
 
 
+def unwritten(info: PackageInfo, weights: Mapping[str, torch.Tensor]) -> ModelPackage:
+    """A package that is in memory alone, of a model that is still trained; its id says nothing."""
+    tensors = {name: value.detach().to("cpu").contiguous() for name, value in sorted(weights.items())}
+    return ModelPackage(f"{info.name}-unwritten", "", info.name, info, safetensors.torch.save(tensors))
+
+
 def read_package(ws: Workspace | None, model: str) -> ModelPackage:
     """Read a package and check all of it; nothing in it is ever run.
 

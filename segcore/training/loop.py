@@ -19,7 +19,7 @@ from segcore.training.data import TrainingData
 from segcore.training.learner import Learner
 from segcore.training.runs import Curve, Run
 from segcore.training.schedule import PLATEAU_PATIENCE, is_settled, learning_rate
-from segcore.training.validate import HeldOut, count, main_score, summary
+from segcore.training.validate import HeldOut, main_score, summary
 
 CHECKPOINT_EVERY_S = 60.0
 """So much is lost at most by a kill between two validations."""
@@ -153,10 +153,10 @@ class Training:
         """Score the averaged weights, and keep them if they are the best so far; without held-out images the last."""
         state, began = self.state, time.monotonic()
         state.validated_step, state.validated_fraction = state.step, fraction
-        if not self.held_out.tiles:
+        if not self.held_out.parts:
             self._keep_best(0.0)
             return
-        counts = count(self.learner, self.held_out, len(self.data.classes))
+        counts = self.held_out.count(self.learner.average.state_dict())
         self.clock.validation_cost_s = state.validation_cost_s = time.monotonic() - began
         score, scores = main_score(counts, self.data.classes), summary(counts, self.data.classes)
         self._curve.add(state.step, {name: scores[name] for name in CURVE_SCORES if scores[name] is not None})

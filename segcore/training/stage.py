@@ -13,6 +13,7 @@ import torch
 from segcore import __version__
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
+from segcore.geometry import rounded_up
 from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.models import ModelConfig, build_model
@@ -27,7 +28,7 @@ from segcore.training.data import TrainingData, gather
 from segcore.training.learner import Learner
 from segcore.training.loop import Training
 from segcore.training.runs import Log, Run
-from segcore.training.validate import HeldOut, TileSize, count, summary
+from segcore.training.validate import HeldOut, summary
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
@@ -60,7 +61,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         device = resolve_device(config.device)
         choice = choose(config, data, device)
         model = _model_config(config, choice, data)
-        size = _tile_size(choice, model)
+        _check_tile(choice, model)
         resolved = _resolved(config, choice, data, model) | {"device": device.type}
         run = Run(workspace, config.run or _run_id(config, resolved))
         details: dict[str, Any] = {"run": run.run_id, "device": str(device), **_sizes(data)}
@@ -73,17 +74,19 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
             progress = Log(run, progress)
             for setting, reason in choice.reasons.items():
                 progress.note(f"chosen: {setting} {reason}")
-            contract = _contract(config, data, model, size)
-            keep_what_fits([*data.training, *data.validation], config.cache_mib)
+            info = PackageInfo(
+                name=config.name, architecture=model, contract=_contract(data, model), classes=data.classes
+            )
+            keep_what_fits(data.training, config.cache_mib)
             learner = Learner(model, config, choice, data.mean, data.std, device)
-            held_out = HeldOut.of(data.validation, size, config.validation_mpx * 1e6)
+            limit_px = config.validation_mpx * 1e6
+            held_out = HeldOut.of(info, learner, data.validation, limit_px, config.threads)
             training = Training((config, choice), data, learner, held_out, run, progress)
             training.clock.began = began
             training.fit()
-            scores = _final_scores(data, size, training, run)
+            scores = _final_scores(data, training, run)
             origin = resolved | {"run": run.run_id, "precision": training.state.precision}
-            info = _info(config, data, model, contract, scores, origin)
-            package = _published(workspace, info, run)
+            package = _published(workspace, _told(info, config, data, scores, origin), run)
             progress.note(f"model {package.model_id}: {package.folder}")
     details |= {"model": package.model_id, "steps": training.state.step, "best_step": training.state.best_step}
     details["curve"] = run.describe("curve.csv")
@@ -131,16 +134,23 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
     return ModelConfig(architecture=config.architecture, arguments=arguments)
 
 
-def _tile_size(choice: Choice, model: ModelConfig) -> TileSize:
-    """How prediction will cut: a halo and a tile that are multiples of the model's stride."""
+def _stride(model: ModelConfig) -> int:
     with torch.device("meta"):
-        stride = int(build_model(model).stride)  # type: ignore[arg-type]
+        return int(build_model(model).stride)  # type: ignore[arg-type]
+
+
+def _check_tile(choice: Choice, model: ModelConfig) -> None:
+    """Refuse a training tile that the model cannot take.
+
+    Raises:
+        ConfigError: naming the nearest that it can.
+    """
+    stride = _stride(model)
     if choice.tile_px % stride:
         nearest = max(stride, round(choice.tile_px / stride) * stride)
         raise ConfigError(
             f"tile_px {choice.tile_px}: expected a multiple of the model's stride {stride}; the nearest is {nearest}"
         )
-    return TileSize(-(-PREDICT_TILE_PX // stride) * stride, -(-PREDICT_HALO_PX // stride) * stride, stride)
 
 
 def _resolved(config: TrainConfig, choice: Choice, data: TrainingData, model: ModelConfig) -> dict[str, Any]:
@@ -170,20 +180,20 @@ def _sizes(data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _final_scores(data: TrainingData, size: TileSize, training: Training, run: Run) -> dict[str, Any]:
+def _final_scores(data: TrainingData, training: Training, run: Run) -> dict[str, Any]:
     """Scores of the best checkpoint, whose weights then are the learner's average; {} without held-out images."""
     best = run.load("best")
     assert best is not None, f"run {run.run_id} ended without a best checkpoint"
     training.learner.average.load_state_dict(best[0])
     if not data.validation:
         return {}
-    held_out = HeldOut.of(data.validation, size, training.final_px())
-    counts = count(training.learner, held_out, len(data.classes))
+    counts = training.held_out.limited(training.final_px()).count(best[0])
     return {**summary(counts, data.classes), "images": len(data.validation), "pixels": counts.counted_px}
 
 
-def _contract(config: TrainConfig, data: TrainingData, model: ModelConfig, size: TileSize) -> InputContract:
+def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
     """What the model will expect, and how far it looks: measured before the training, on weights of its own."""
+    stride = _stride(model)
     contract = InputContract(
         bands=data.bands,
         dtype=data.dtype,
@@ -192,32 +202,26 @@ def _contract(config: TrainConfig, data: TrainingData, model: ModelConfig, size:
         stretch=data.stretch,
         mean=data.mean,
         std=data.std,
-        tile_px=size.tile_px,
-        halo_px=size.halo_px,
-        stride=size.stride,
+        tile_px=rounded_up(PREDICT_TILE_PX, stride),
+        halo_px=rounded_up(PREDICT_HALO_PX, stride),
+        stride=stride,
     )
     with torch.random.fork_rng(devices=[]):
         return measured(contract, build_model(model))
 
 
-def _info(
-    config: TrainConfig,
-    data: TrainingData,
-    model: ModelConfig,
-    contract: InputContract,
-    scores: dict[str, Any],
-    resolved: dict[str, Any],
+def _told(
+    info: PackageInfo, config: TrainConfig, data: TrainingData, scores: dict[str, Any], resolved: dict[str, Any]
 ) -> PackageInfo:
-    return PackageInfo(
-        name=config.name,
-        architecture=model,
-        contract=contract,
-        classes=data.classes,
-        scores=scores,
-        data={"digest": data.digest, **_sizes(data)},
-        training=resolved,
-        seed=config.seed,
-        code_version=__version__,
+    """With how the model scores, and what it was made from."""
+    return info.model_copy(
+        update={
+            "scores": scores,
+            "data": {"digest": data.digest, **_sizes(data)},
+            "training": resolved,
+            "seed": config.seed,
+            "code_version": __version__,
+        }
     )
 
 

@@ -1,73 +1,82 @@
-"""Validate: model + held-out images -> *counts*. Tiles with a halo, as prediction does it, so that scores are alike."""
+"""Validate: model + held-out images -> *counts*, by the pipeline of predict, so that scores are those users get."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from segcore.classes import ClassInfo
-from segcore.geometry import Tile, Window, tiles_in
-from segcore.sampling import IGNORED, LabelledImage
+from segcore.inference.decision import MASK
+from segcore.inference.job import ignore_of
+from segcore.inference.run import Answered
+from segcore.inference.trial import Part, Trial
+from segcore.models.package import PackageInfo, unwritten
+from segcore.sampling import LabelledImage
 from segcore.scoring.counts import Counter, Counts, class_scores, foreground_rows, overall_scores
+from segcore.store import Label
 from segcore.training.learner import Learner
-
-_IGNORED_ID = 65535
-
-
-@dataclass(frozen=True)
-class TileSize:
-    """How held-out images are cut."""
-
-    tile_px: int
-    halo_px: int
-    stride: int
-
-    def core(self, image: LabelledImage) -> tuple[int, ...]:
-        """Sides of a write window: the tile's, or the image's rounded up to the stride where that is smaller."""
-        return tuple(min(self.tile_px, -(-n // self.stride) * self.stride) for n in image.shape_yx)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The tiles that are looked at: all, or every n-th, so that large sets cost no more than `limit_px`."""
+    """The images that are not learnt from, and what of them a validation looks at."""
 
-    tiles: tuple[tuple[LabelledImage, int, Tile], ...]
-    num_px: int
+    info: PackageInfo
+    """Of the model that is trained: what it expects, and its classes."""
+    trial: Trial
+    parts: tuple[Part, ...]
+    targets: dict[str, Label]
+    """By image id."""
 
     @classmethod
-    def of(cls, images: Sequence[LabelledImage], size: TileSize, limit_px: float) -> "HeldOut":
-        """Tiles of whole images if they fit the limit, else a part (at least a tile) spread evenly over all of them."""
-        total = sum(image.num_planes * image.shape_yx[0] * image.shape_yx[1] for image in images)
-        every = max(1, int(np.ceil(total / limit_px)))
-        chosen = [item for number, item in enumerate(_all_tiles(images, size)) if number % every == every // 2]
-        chosen = chosen or list(islice(_all_tiles(images, size), 1))
-        return cls(tuple(chosen), sum(tile.write.num_px for _, _, tile in chosen))
+    def of(
+        cls, info: PackageInfo, learner: Learner, images: Sequence[LabelledImage], limit_px: float, threads: int = 0
+    ) -> "HeldOut":
+        """Whole images if they fit the limit, else shards spread evenly over all of them (at least one).
 
+        Args:
+            info: of the model that is trained.
+            learner: tells device, precision and the names of the weights.
+            images: held out.
+            limit_px: pixels that a validation looks at, about.
+            threads: that run the model; 0 = as many as predict takes.
 
-def _all_tiles(images: Sequence[LabelledImage], size: TileSize) -> Iterator[tuple[LabelledImage, int, Tile]]:
-    for image in images:
-        for plane in range(image.num_planes):
-            whole = Window.whole(image.shape_yx)
-            for tile in tiles_in(whole, image.shape_yx, size.core(image), (size.halo_px, size.halo_px)):
-                yield image, plane, tile
+        Raises:
+            ContractError: if an image is not of the kind that the model is trained for.
+        """
+        package = unwritten(info, learner.average.state_dict())
+        trial = Trial(package, [image.image for image in images], learner.device, learner.precision, threads)
+        return cls(info, trial, tuple(trial.parts(limit_px)), {image.image_id: image.target for image in images})
 
+    def limited(self, limit_px: float) -> "HeldOut":
+        """The same with another limit."""
+        return replace(self, parts=tuple(self.trial.parts(limit_px)))
 
-def count(learner: Learner, held_out: HeldOut, num_classes: int) -> Counts:
-    """Confusion counts of the masks that the learner's averaged weights give."""
-    counter = Counter(range(num_classes), _IGNORED_ID)
-    total = Counts.zeros(num_classes)
-    with torch.inference_mode():
-        for image, plane, tile in held_out.tiles:
-            pixels, target = image.read_reflected(plane, tile.read)
-            logits = learner.average(learner.to_input(pixels[None]))
-            inside = tile.write.relative_to(tile.read.start).slices
-            mask = logits[0].argmax(0)[inside].to(torch.uint8 if num_classes < 256 else torch.int32).cpu().numpy()
-            truth = np.where(target[inside] == IGNORED, _IGNORED_ID, target[inside]).astype(np.uint16)
-            total += counter.count(truth, mask)
-    return total
+    @property
+    def num_px(self) -> int:
+        return sum(part.num_px for part in self.parts)
+
+    def count(self, weights: Mapping[str, torch.Tensor]) -> Counts:
+        """Confusion counts of the masks that weights give; pixels that are not usable, or ignored, do not count."""
+        package = unwritten(self.info, weights)
+        ignore, lock = ignore_of(package), threading.Lock()
+        counter = Counter(range(len(package.classes)), ignore)
+        total = Counts.zeros(len(package.classes))
+
+        def tell(shard: Answered) -> None:
+            nonlocal total
+            target = self.targets[shard.run.image.image_id]
+            ids = target.read(shard.window, shard.run.grid.level)
+            known = np.where(ids == target.ignore, ignore, ids).astype(np.uint16)
+            counts = counter.count(known, shard.answers[MASK].astype(np.uint16))
+            with lock:
+                total += counts
+
+        self.trial.run(package, self.parts, tell)
+        return total
 
 
 def summary(counts: Counts, classes: Sequence[ClassInfo]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_run_with_other_settings_is_refused_with_the_difference_named(uri: str) 
 def test_minutes_are_kept_over_an_interruption(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes a second and a validation two; of the minute, these and six for the final scores are set aside."""
     now, interrupt_at = 0.0, -1
-    step, count = loop.Learner.step, loop.count
+    step, count = loop.Learner.step, loop.HeldOut.count
 
     def slow_step(self: loop.Learner, batches: Any, rate: float, number: int, **how: bool) -> torch.Tensor:
         nonlocal now
@@ -168,7 +168,7 @@ def test_minutes_are_kept_over_an_interruption(uri: str, monkeypatch: pytest.Mon
     for module in (clock, loop, stage):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(loop.Learner, "step", slow_step)
-    monkeypatch.setattr(loop, "count", slow_count)
+    monkeypatch.setattr(loop.HeldOut, "count", slow_count)
     settings = {**TINY, "max_steps": None, "minutes": 1, "workspace": uri}
 
     whole = train(TrainConfig(run="whole", **settings))

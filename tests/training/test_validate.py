@@ -1,58 +1,98 @@
-"""Validate: the counts over tiles are those of the whole image."""
+"""Validate: the counts are those of the masks that predict writes, over whole images or a spread of their shards."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 import torch
 
-from segcore.config import TrainConfig
+from segcore.classes import default_classes
+from segcore.config import PredictConfig, TrainConfig
+from segcore.geometry import Window
+from segcore.inference import predict
+from segcore.inference.run import Answered
 from segcore.models import ModelConfig
+from segcore.models.package import InputContract, PackageInfo, unwritten, write_package
 from segcore.sampling import LabelledImage
-from segcore.store import Workspace
+from segcore.scoring.counts import Counter
+from segcore.store import PyramidSpec, Staging, Workspace
 from segcore.training.choice import Choice
 from segcore.training.learner import Learner
-from segcore.training.validate import HeldOut, TileSize, count
-from tests.synthetic import put_image, put_label
+from segcore.training.validate import HeldOut
+from tests.synthetic import put_image
+
+Pixels = npt.NDArray[Any]
 
 
-def test_count_over_tiles_is_the_count_over_the_image_without_what_is_ignored(tmp_path: Path) -> None:
-    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
-    pixels = np.random.default_rng(0).integers(0, 255, (1, 150, 97), dtype=np.uint8)
-    ids = np.random.default_rng(1).integers(0, 2, (150, 97), dtype=np.uint8)
-    ids[:9] = 255
-    put_image(workspace, "a", pixels)
-    put_label(workspace, "a", "target", ids)
-    model = ModelConfig(architecture="conv1", arguments={"in_channels": 1, "num_classes": 2})
-    learner = Learner(
-        model,
-        TrainConfig(workspace="w"),
-        Choice((4, 8), 32, 2, {"ce": 1.0, "dice": 1.0}, 3e-3),
-        (100.0,),
-        (50.0,),
-        torch.device("cpu"),
-    )
-    with torch.no_grad():  # class 1 where the pixel is above 130
-        learner.average.conv.weight.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
-        learner.average.conv.bias.copy_(torch.tensor([0.0, -0.61]))
-    image = LabelledImage(workspace.image("a"), workspace.label("a", "target"))
-    held_out = HeldOut.of([image], TileSize(tile_px=32, halo_px=8, stride=8), limit_px=1e6)
-    assert held_out.num_px == 150 * 97
-    mask, known = pixels[0] > 130, ids != 255
-    expected = [[((ids == i) & (mask == j) & known).sum() for j in (0, 1)] for i in (0, 1)]
-    assert count(learner, held_out, 2).confusion.tolist() == expected
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    return Workspace.open(str(tmp_path / "ws"), create=True)
 
 
-def test_held_out_takes_a_spread_of_tiles_where_all_are_too_many(tmp_path: Path) -> None:
-    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
-    images = []
-    for name in "abcd":
-        put_image(workspace, name, np.zeros((1, 128, 128), np.uint8))
-        put_label(workspace, name, "target", np.zeros((128, 128), np.uint8))
-        images.append(LabelledImage(workspace.image(name), workspace.label(name, "target")))
-    held_out = HeldOut.of(images, TileSize(32, 8, 8), limit_px=4 * 128 * 128 / 4)
-    assert held_out.num_px == 128 * 128
-    assert {image.image_id for image, _, _ in held_out.tiles} == set("abcd")
-    least = HeldOut.of(images, TileSize(32, 8, 8), limit_px=500)
-    assert (len(least.tiles), least.num_px) == (1, 32 * 32)
-    small = HeldOut.of(images, TileSize(512, 8, 16), limit_px=1e9)
-    assert {tile.read.shape for _, _, tile in small.tiles} == {(144, 144)}
+def info_and_learner(global_context: bool = False) -> tuple[PackageInfo, Learner]:
+    model = ModelConfig(architecture="unet", arguments={"in_channels": 1, "num_classes": 3, "channels": (4, 8)})
+    choice = Choice((4, 8), 32, 2, {"ce": 1.0, "dice": 1.0}, 3e-3)
+    learner = Learner(model, TrainConfig(workspace="w", amp=False), choice, (100.0,), (50.0,), torch.device("cpu"))
+    with torch.no_grad():  # no class wins everywhere
+        learner.average.head.weight.copy_(torch.eye(4)[:3, :, None, None])
+        learner.average.head.bias.zero_()
+    contract = InputContract(
+        bands=("band 0",), dtype="uint8", spacing=None, mean=(100.0,), std=(50.0,), tile_px=64, halo_px=8, stride=2,
+        global_context=global_context,
+    )  # fmt: skip
+    info = PackageInfo(name="m", architecture=model, contract=contract, classes=default_classes(3))
+    return info, learner
+
+
+def put(ws: Workspace, image_id: str, shape: tuple[int, ...], seed: int, **more: Any) -> tuple[LabelledImage, Pixels]:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 3, shape, dtype=np.uint8)
+    ids[..., :9] = 255
+    axes = ("c", "y", "x") if len(shape) == 2 else ("c", "z", "y", "x")
+    put_image(ws, image_id, rng.integers(0, 255, (1, *shape), dtype=np.uint8), axes=axes, **more)
+    spec = PyramidSpec(axes=axes[1:], shape=shape, dtype="uint8", kind="mask")
+    with Staging.begin(ws, image_id, "target", {}, spec) as staging:
+        staging.put_all(ids)
+        staging.finish({}, default_classes(3))
+    return LabelledImage(ws.image(image_id), ws.label(image_id, "target")), ids
+
+
+@pytest.mark.parametrize("global_context", [False, True], ids=["crop", "gaussian"])
+def test_counts_are_those_of_the_masks_that_predict_writes(ws: Workspace, global_context: bool) -> None:
+    info, learner = info_and_learner(global_context)
+    images = [put(ws, "a", (730, 601), 0), put(ws, "b", (3, 130, 90), 1), put(ws, "c", (20, 31), 2, nodata=7.0)]
+    held_out = HeldOut.of(info, learner, [image for image, _ in images], 1e9)
+    assert held_out.num_px == 730 * 601 + 3 * 130 * 90 + 20 * 31
+    weights = learner.average.state_dict()
+    package = write_package(ws.objects, "models", info, weights)
+    result = predict(PredictConfig(workspace=ws.uri, model=package.model_id, precision="float32", device="cpu"))
+    assert result.exit_code == 0
+    counter, expected = Counter(range(3), 255), np.zeros((3, 3), int)
+    for image, ids in images:
+        mask = ws.label(image.image_id, package.model_id).read(Window.whole(ids.shape))
+        usable = ws.image(image.image_id).read_valid(Window.whole(ids.shape))
+        np.testing.assert_array_equal(mask < 3, usable)
+        expected += counter.count(ids, mask.astype(np.uint8)).confusion
+    assert expected.min() > 0
+    np.testing.assert_array_equal(held_out.count(weights).confusion, expected)
+
+
+def test_a_limit_takes_a_spread_of_shards(ws: Workspace) -> None:
+    info, learner = info_and_learner()
+    images = [put(ws, name, (1024, 1024), seed)[0] for seed, name in enumerate("abcd")]
+    held_out = HeldOut.of(info, learner, images, 1024 * 1024)
+    assert held_out.num_px == 1024 * 1024
+    assert [part.run.image.image_id for part in held_out.parts] == list("abcd")
+    seen: list[tuple[str, Window]] = []
+
+    def tell(shard: Answered) -> None:
+        seen.append((shard.run.image.image_id, shard.window))
+
+    held_out.trial.run(unwritten(info, learner.average.state_dict()), held_out.parts, tell)
+    assert sum(window.num_px for _, window in seen) == 1024 * 1024
+    assert {name for name, _ in seen} == set("abcd")
+    assert held_out.limited(500).num_px == 512 * 512
+    assert held_out.limited(1e9).num_px == 4 * 1024 * 1024
+    assert HeldOut.of(info, learner, [], 1e6).parts == ()
