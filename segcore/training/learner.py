@@ -16,6 +16,7 @@ from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
 from segcore.training.choice import Choice
 from segcore.training.losses import SegmentationLoss
+from segcore.training.parallel import ALONE, Group
 
 MOMENTUM = 0.9
 _TORCH_TYPES = {"uint8", "int8", "int16", "int32", "float32"}
@@ -34,6 +35,7 @@ class Learner:
         mean: per band, in the image's values.
         std: per band, in the image's values.
         device: where the model lives.
+        group: the processes that share each batch.
     """
 
     def __init__(
@@ -44,13 +46,15 @@ class Learner:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
+        group: Group = ALONE,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             built = build_model(model)
-        self.device = device
+        self.device, self._group = device, group
         self.model = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.model = group.synced(self.model)
         self._seed, self._has_dropout = config.seed, has_dropout(built)
         weights = torch.tensor(choice.class_weights, device=device) if choice.class_weights else None
         self._loss = SegmentationLoss(choice.loss, weights, config.label_smoothing)
@@ -100,7 +104,8 @@ class Learner:
         A gradient with NaN or Inf changes nothing; `skipped` counts such steps in a row.
 
         Args:
-            batches: normalised tiles (N, C, Y, X) and classes (N, Y, X); their gradients are averaged.
+            batches: normalised tiles (N, C, Y, X) and classes (N, Y, X), this process's own; their gradients are
+                averaged.
             rate: learning rate.
             number: steps done before this one.
             settled: whether batch norm takes its running statistics, and leaves them as they are.
@@ -119,6 +124,7 @@ class Learner:
                 loss = self._loss_of(tiles, classes) / len(batches)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
+        self._group.sum_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._max_gradient or float("inf"))
         is_finite = bool(torch.isfinite(norm))
@@ -136,7 +142,7 @@ class Learner:
         tiles = tiles.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.model(tiles)
-        return self._loss(logits, classes)
+        return self._loss(self._group.gathered(logits), self._group.gathered(classes))
 
     def _set_modes(self, settled: bool, frozen: bool) -> None:
         """Training mode, but for batch norm that is to keep its statistics, and an encoder that is to stay."""
@@ -159,12 +165,13 @@ class Learner:
 
     @contextmanager
     def _drawing(self, number: int) -> Iterator[None]:
-        """Dropout draws by seed and step, so that a run that goes on drops what an undisturbed one does."""
+        """Dropout draws by seed, step and process, so that a run that goes on drops what an undisturbed one does."""
         if not self._has_dropout:
             yield
             return
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint64)[0]))
+            drawn = np.random.SeedSequence((self._seed, number, self._group.rank)).generate_state(1, np.uint64)
+            torch.manual_seed(int(drawn[0]))
             yield
 
     @torch.no_grad()

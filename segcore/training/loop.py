@@ -17,6 +17,7 @@ from segcore.training.choice import Choice
 from segcore.training.clock import Clock
 from segcore.training.data import TrainingData
 from segcore.training.learner import Learner
+from segcore.training.parallel import ALONE, Group
 from segcore.training.runs import Curve, Run
 from segcore.training.schedule import PLATEAU_PATIENCE, is_settled, learning_rate
 from segcore.training.validate import HeldOut, main_score, summary
@@ -64,10 +65,12 @@ class Training:
         held_out: HeldOut,
         run: Run,
         progress: Progress,
+        group: Group = ALONE,
     ) -> None:
         self.config, self.choice = config, _ = settings
         self.data, self.learner, self.held_out = data, learner, held_out
-        self._run, self._progress = run, progress
+        self._run, self._progress, self._group = run, progress, group
+        self._own = group.share_of(self.choice.batch)
         self.state = State(precision=learner.precision)
         self._restore()
         self.clock = Clock(
@@ -86,14 +89,14 @@ class Training:
         self._begin_progress()
         with closing(self._curve), closing(self._batches()) as ahead:
             while not state.finished:
-                step, fraction = state.step, clock.fraction(state.step)
+                step, fraction = state.step, self._group.agreed(clock.fraction(state.step))
                 rate = self._rate(fraction)
                 together = [self._prepared(*next(ahead)) for _ in range(self.config.accumulate)]
                 is_frozen = fraction < self.config.freeze
                 loss = self.learner.step(together, rate, step, settled=is_settled(fraction), frozen=is_frozen)
                 self._pending.append((step + 1, rate, loss))
                 state.step = step + 1
-                self._after_step(clock.fraction(state.step))
+                self._after_step(self._group.agreed(clock.fraction(state.step)))
 
     def _rate(self, fraction: float) -> float:
         config = self.config
@@ -107,9 +110,11 @@ class Training:
     def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch on the device, normalised and augmented."""
         tiles, classes = self.learner.to_input(pixels), self.learner.to_classes(target)
-        if not self.config.augment:
-            return tiles, classes
-        return augment(tiles, classes, draw_augmentation(self.config.seed, step, len(pixels), tiles.shape[1]))
+        if self.config.augment:
+            drawn = draw_augmentation(self.config.seed, step, len(pixels), tiles.shape[1])
+            tiles, classes = augment(tiles, classes, drawn)
+        own = slice(self._own.start, self._own.stop)
+        return tiles[own], classes[own]
 
     def _after_step(self, fraction: float) -> None:
         """Validate, checkpoint and tell, where it is time."""
@@ -156,8 +161,9 @@ class Training:
         if not self.held_out.parts:
             self._keep_best(0.0)
             return
-        counts = self.held_out.count(self.learner.average.state_dict())
-        self.clock.validation_cost_s = state.validation_cost_s = time.monotonic() - began
+        counts = self.held_out.count(self.learner.average.state_dict(), self._group)
+        cost_s = self._group.agreed(time.monotonic() - began)
+        self.clock.validation_cost_s = state.validation_cost_s = cost_s
         score, scores = main_score(counts, self.data.classes), summary(counts, self.data.classes)
         self._curve.add(state.step, {name: scores[name] for name in CURVE_SCORES if scores[name] is not None})
         state.stale += 1

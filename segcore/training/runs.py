@@ -17,6 +17,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ Row = dict[str, float | int]
 class Run:
     """One run's folder."""
 
-    def __init__(self, workspace: Workspace, run_id: str) -> None:
-        self.run_id, self.prefix = run_id, f"runs/{run_id}"
+    def __init__(self, workspace: Workspace, run_id: str, writes: bool = True) -> None:
+        """Of several processes that train together one alone writes; `writes` = it is this one."""
+        self.run_id, self.prefix, self.writes = run_id, f"runs/{run_id}", writes
         self._objects, self._describe = workspace.objects, workspace.describe
 
     def describe(self, name: str = "") -> str:
@@ -52,7 +54,7 @@ class Run:
             PlanMismatchError: naming the first difference.
         """
         text = json.dumps(resolved, indent=2, sort_keys=True).encode() + b"\n"
-        if self._objects.put_new(f"{self.prefix}/config.json", text):
+        if self.writes and self._objects.put_new(f"{self.prefix}/config.json", text):
             return
         standing = self._objects.get(f"{self.prefix}/config.json")
         try:
@@ -66,16 +68,18 @@ class Run:
                     "give another --run, or none"
                 )
 
-    def lease(self) -> Lease:
+    def lease(self) -> AbstractContextManager[object]:
         """Keeps other processes out of this run, for the length of a `with`.
 
         Raises:
             LeaseHeldError: if one is at work on it.
         """
-        return Lease(self._objects, f"{self.prefix}/lease")
+        return Lease(self._objects, f"{self.prefix}/lease") if self.writes else nullcontext()
 
     def save(self, name: str, tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
         """Write a checkpoint, "last" or "best"."""
+        if not self.writes:
+            return
         held = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
         data = safetensors.torch.save(held, metadata={"note": json.dumps(note)})
         self._objects.put(f"{self.prefix}/{name}.safetensors", data)
@@ -99,7 +103,8 @@ class Run:
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file of the run."""
-        self._objects.put(f"{self.prefix}/{name}", data)
+        if self.writes:
+            self._objects.put(f"{self.prefix}/{name}", data)
 
     def get(self, name: str) -> bytes | None:
         """A file of the run, or None."""

@@ -27,6 +27,7 @@ from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
 from segcore.training.learner import Learner
 from segcore.training.loop import Training
+from segcore.training.parallel import Group, joined
 from segcore.training.runs import Log, Run
 from segcore.training.validate import HeldOut, summary
 
@@ -55,44 +56,54 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         LeaseHeldError: if another process is training the same run.
     """
     began = time.monotonic()
-    with Peak() as peak, _threads(config.threads), _kernels(config.deterministic):
+    with (
+        Peak() as peak,
+        _threads(config.threads),
+        _kernels(config.deterministic),
+        joined(resolve_device(config.device)) as (group, device),
+    ):
         workspace = Workspace.open(config.workspace)
         data = gather(workspace, config)
-        device = resolve_device(config.device)
         choice = choose(config, data, device)
         model = _model_config(config, choice, data)
         _check_tile(choice, model)
         resolved = _resolved(config, choice, data, model) | {"device": device.type}
-        run = Run(workspace, config.run or _run_id(config, resolved))
+        run = Run(workspace, config.run or _run_id(config, resolved), group.writes)
         details: dict[str, Any] = {"run": run.run_id, "device": str(device), **_sizes(data)}
         if choice.reasons:
             details["chosen"] = choice.reasons
         if config.dry_run:
             return StageResult(stage="train", seconds=peak.seconds, peak_mib=peak.mib, details=details)
+        if group.writes:
+            run.agree(resolved)
+        group.wait()
         run.agree(resolved)
         with run.lease():
-            progress = Log(run, progress)
+            progress = Log(run, progress) if group.writes else SILENT
             for setting, reason in choice.reasons.items():
                 progress.note(f"chosen: {setting} {reason}")
             info = PackageInfo(
                 name=config.name, architecture=model, contract=_contract(data, model), classes=data.classes
             )
             keep_what_fits(data.training, config.cache_mib)
-            learner = Learner(model, config, choice, data.mean, data.std, device)
+            learner = Learner(model, config, choice, data.mean, data.std, device, group)
             limit_px = config.validation_mpx * 1e6
             held_out = HeldOut.of(info, learner, data.validation, limit_px, config.threads)
-            training = Training((config, choice), data, learner, held_out, run, progress)
+            training = Training((config, choice), data, learner, held_out, run, progress, group)
             training.clock.began = began
             training.fit()
-            scores = _final_scores(data, training, run)
-            origin = resolved | {"run": run.run_id, "precision": training.state.precision}
-            package = _published(workspace, _told(info, config, data, scores, origin), run)
-            progress.note(f"model {package.model_id}: {package.folder}")
-    details |= {"model": package.model_id, "steps": training.state.step, "best_step": training.state.best_step}
-    details["curve"] = run.describe("curve.csv")
+            group.wait()  # for the best weights, which one process writes
+            scores = _final_scores(data, training, run, group)
+            details |= {"steps": training.state.step, "best_step": training.state.best_step}
+            if group.writes:
+                origin = resolved | {"run": run.run_id, "precision": training.state.precision}
+                package = _published(workspace, _told(info, config, data, scores, origin), run)
+                progress.note(f"model {package.model_id}: {package.folder}")
+                details |= {"model": package.model_id, "curve": run.describe("curve.csv")}
+                paths = (package.folder, run.describe())
     return StageResult(
         stage="train",
-        paths=(package.folder, run.describe()),
+        paths=paths if group.writes else (),
         scores=scores,
         seconds=peak.seconds,
         peak_mib=peak.mib,
@@ -180,14 +191,14 @@ def _sizes(data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _final_scores(data: TrainingData, training: Training, run: Run) -> dict[str, Any]:
+def _final_scores(data: TrainingData, training: Training, run: Run, group: Group) -> dict[str, Any]:
     """Scores of the best checkpoint, whose weights then are the learner's average; {} without held-out images."""
     best = run.load("best")
     assert best is not None, f"run {run.run_id} ended without a best checkpoint"
     training.learner.average.load_state_dict(best[0])
     if not data.validation:
         return {}
-    counts = training.held_out.limited(training.final_px()).count(best[0])
+    counts = training.held_out.limited(training.final_px()).count(best[0], group)
     return {**summary(counts, data.classes), "images": len(data.validation), "pixels": counts.counted_px}
 
 

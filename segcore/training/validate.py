@@ -18,6 +18,7 @@ from segcore.sampling import LabelledImage
 from segcore.scoring.counts import Counter, Counts, class_scores, foreground_rows, overall_scores
 from segcore.store import Label
 from segcore.training.learner import Learner
+from segcore.training.parallel import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,13 @@ class HeldOut:
     def num_px(self) -> int:
         return sum(part.num_px for part in self.parts)
 
-    def count(self, weights: Mapping[str, torch.Tensor]) -> Counts:
-        """Confusion counts of the masks that weights give; pixels that are not usable, or ignored, do not count."""
+    def count(self, weights: Mapping[str, torch.Tensor], group: Group = ALONE) -> Counts:
+        """Confusion counts of the masks that weights give; pixels that are not usable, or ignored, do not count.
+
+        Args:
+            weights: by the names of the model's `state_dict`.
+            group: the processes that share the work; each gets the counts of all.
+        """
         package = unwritten(self.info, weights)
         ignore, lock = ignore_of(package), threading.Lock()
         counter = Counter(range(len(package.classes)), ignore)
@@ -75,8 +81,8 @@ class HeldOut:
             with lock:
                 total += counts
 
-        self.trial.run(package, self.parts, tell)
-        return total
+        self.trial.run(package, self.parts[group.rank :: group.size], tell)
+        return replace(total, confusion=group.summed(total.confusion))
 
 
 def summary(counts: Counts, classes: Sequence[ClassInfo]) -> dict[str, Any]:
