@@ -15,6 +15,7 @@ from segcore.sampling import ClassIndex, LabelledImage
 from segcore.spatial import Spacing
 from segcore.store import Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
+from segcore.training.folds import fold_of
 
 MAX_STATISTICS_PX = 4 << 20
 """Mean and deviation come from the finest level that has at most so many pixels in a plane."""
@@ -72,8 +73,8 @@ class TrainingData:
         return Spacing(values=values, unit=first.unit, origin="training images")
 
 
-def gather(workspace: Workspace, config: TrainConfig) -> TrainingData:
-    """Find, split, check and measure the labelled images.
+def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -> TrainingData:
+    """Find, split, check and measure the labelled images; those of a fold, given, are held out.
 
     Raises:
         ConfigError: if there are none, their bands, types or classes differ, or their targets teach nothing.
@@ -91,7 +92,10 @@ def gather(workspace: Workspace, config: TrainConfig) -> TrainingData:
         )
     _check_alike(images)
     classes = _checked_classes(images)
-    training, validation = split(images, splits, config.validation_share, config.seed)
+    if fold is None:
+        training, validation = split(images, splits, config.validation_share, config.seed)
+    else:
+        training, validation = split_by_fold(images, fold, config.folds, config.seed)
     if not training:
         raise ConfigError(f"workspace {workspace.uri}: all {len(images)} labelled images are held out, none trains")
     index = ClassIndex(training, len(classes), config.seed)
@@ -151,6 +155,20 @@ def split(
     for image in open_images:
         (validation if (image.image.group or image.image_id) in held_out else training).append(image)
     return training, validation
+
+
+def split_by_fold(
+    images: Sequence[LabelledImage], fold: int, folds: int, seed: int
+) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """Training and validation images of one fold of a cross-validation, whatever their splits say.
+
+    Raises:
+        ConfigError: if there are fewer groups than folds.
+    """
+    groups = [image.image.group or image.image_id for image in images]
+    dealt = fold_of(groups, folds, seed)
+    training = [image for image, group in zip(images, groups, strict=True) if dealt[group] != fold]
+    return training, [image for image, group in zip(images, groups, strict=True) if dealt[group] == fold]
 
 
 def is_stretched(images: Sequence[LabelledImage], asked: str) -> bool:

@@ -25,6 +25,7 @@ from segcore.sampling import keep_what_fits
 from segcore.store import Workspace
 from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
+from segcore.training.folds import cross_validated
 from segcore.training.learner import Learner
 from segcore.training.loop import Training
 from segcore.training.parallel import Group, joined
@@ -40,7 +41,8 @@ _NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "cache_mib
 def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
     """Train a model on the labelled images of a workspace, from scratch or from the run's last checkpoint.
 
-    The same call again, after a kill, goes on; after the end it gives the package that stands.
+    The same call again, after a kill, goes on; after the end it gives the package that stands. With `folds` there is a
+    model, and a run, for each.
 
     Args:
         config: what to train, and how long.
@@ -55,6 +57,13 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         PlanMismatchError: if `config.run` was begun with other settings or data.
         LeaseHeldError: if another process is training the same run.
     """
+    if config.folds:
+        return cross_validated(config, lambda config, fold: _train(config, progress, fold))
+    return _train(config, progress)
+
+
+def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> StageResult:
+    """One model; of a cross-validation that which does not see the images of a fold."""
     began = time.monotonic()
     with (
         Peak() as peak,
@@ -63,12 +72,13 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         joined(resolve_device(config.device)) as (group, device),
     ):
         workspace = Workspace.open(config.workspace)
-        data = gather(workspace, config)
+        data = gather(workspace, config, fold)
         choice = choose(config, data, device)
         model = _model_config(config, choice, data)
         _check_tile(choice, model)
-        resolved = _resolved(config, choice, data, model) | {"device": device.type}
-        run = Run(workspace, config.run or _run_id(config, resolved), group.writes)
+        resolved = _resolved(config, choice, data, model) | {"device": device.type, "fold": fold}
+        run_id = config.run or _run_id(config, resolved)
+        run = Run(workspace, run_id if fold is None else f"{run_id}-fold{fold + 1}", group.writes)
         details: dict[str, Any] = {"run": run.run_id, "device": str(device), **_sizes(data)}
         if choice.reasons:
             details["chosen"] = choice.reasons
