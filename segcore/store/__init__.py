@@ -7,9 +7,10 @@ from segcore.store.objects import Objects
 from segcore.store.places import layer_name, mask_of_layer
 from segcore.store.plan import Ending, PlanState, latest_plan, plan_difference, seal, unseal
 from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
-from segcore.store.staging import Staging, withdraw_labels
+from segcore.store.staging import Staging
 from segcore.store.unit import Quarter, UnitWriter
 from segcore.store.verify import Problem, verify, verify_array, verify_common
+from segcore.store.withdraw import withdraw_labels
 from segcore.store.workspace import Workspace, rebuild_label_list
 
 __all__ = [

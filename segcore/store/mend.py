@@ -13,8 +13,9 @@ from segcore.store import ngff
 from segcore.store.places import array_prefix
 from segcore.store.plan import Ending, PlanState, canonical_json, latest_plan, plan_difference, seal, state_prefix
 from segcore.store.pyramid import PyramidSpec
-from segcore.store.staging import Staging, unmark
+from segcore.store.staging import Staging
 from segcore.store.verify import Problem
+from segcore.store.withdraw import unmark
 from segcore.store.workspace import Workspace
 
 

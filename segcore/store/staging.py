@@ -7,27 +7,25 @@ children, writes the metadata, and last of all the group's attributes (`ngff.MAR
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from segcore.classes import ClassInfo
 from segcore.errors import IncompleteError, StoreError
 from segcore.geometry import Ints, Window, z_order
-from segcore.spatial import Affine, Georef, Spacing
 from segcore.store import ngff
-from segcore.store.arrays import Reader, array_metadata, encode_objects, object_keys, open_array
+from segcore.store.arrays import Reader, encode_objects, object_keys, open_array
 from segcore.store.lease import Lease
+from segcore.store.ledger import Ledger
 from segcore.store.linked import LinkedLevel, located
+from segcore.store.metadata import Group, array_documents
 from segcore.store.places import array_prefix, is_label
 from segcore.store.plan import (
     Ending,
     PlanState,
     ShardRecord,
-    canonical_json,
     create_plan,
     digest_of,
     latest_plan,
@@ -37,6 +35,7 @@ from segcore.store.plan import (
 )
 from segcore.store.pyramid import UNIT_SHARDS, Pixels, PyramidSpec
 from segcore.store.unit import ParentShard, UnitWriter
+from segcore.store.withdraw import unmark, withdraw
 from segcore.store.workspace import Workspace, listed_labels, rebuild_label_list
 
 WRITE_THREADS = 8
@@ -55,7 +54,7 @@ class Staging:
         self._objects = workspace.objects
         self._lease = lease
         self._link: dict[str, Any] | None = None
-        self._records: dict[tuple[int, Ints], ShardRecord] | None = None
+        self._ledger = Ledger(self._objects, self.prefix, state)
         self.finished = False
 
     @classmethod
@@ -102,7 +101,7 @@ class Staging:
             objects.sweep(staging.prefix)
             objects.sweep(state_prefix(image_id, name))
             staging._put_array_metadata()
-            staging._load_ledger()
+            staging._ledger.load()
         except BaseException:
             lease.release()
             raise
@@ -129,7 +128,7 @@ class Staging:
         old = None if state is None else state.load(or_empty=overwrite)
         if state is not None and not plan_difference(old, frozen):
             found = cls(workspace, image_id, name, state, spec, None)
-            found._records, _ = found._sound_and_lost()
+            found._ledger.keep(found._ledger.look())
             is_complete = state.finished() is not None and workspace.is_complete(image_id, name)
             found.finished = is_complete and not (overwrite and found._lacks_shards())
             return found
@@ -137,7 +136,7 @@ class Staging:
             refuse_other_plan(old, frozen, f"{image_id}/{name}")
         number = 0 if state is None else state.number + 1
         new = cls(workspace, image_id, name, PlanState(objects, state_prefix(image_id, name), number), spec, None)
-        new._records = {}
+        new._ledger.keep({})
         return new
 
     def _lacks_shards(self) -> bool:
@@ -145,7 +144,7 @@ class Staging:
         if self.spec.linked:
             is_copy = self.state.load()["plan"].get("kept") == "copy"
             return is_copy and next(self._objects.list(f"sources/{self.image_id}"), None) is None
-        records, _ = self._sound_and_lost()
+        records = self._ledger.look()
         shards = ((level, at) for level in range(len(self.spec.levels)) for at in self.spec.grid(level).indices())
         return any(shard not in records for shard in shards)
 
@@ -223,7 +222,7 @@ class Staging:
     def _is_left(self, window: Window) -> bool:
         if self.spec.linked:
             return False
-        records = self._ledger()
+        records = self._ledger.records
         return any(shard not in records for shard in self.owned(window))
 
     def owned(self, window: Window) -> list[tuple[int, Ints]]:
@@ -249,14 +248,11 @@ class Staging:
 
     def is_done(self, level: int, shard: Ints) -> bool:
         """True if the ledger has a record of the shard (and, in the parent, its object has the right size)."""
-        if self._records is not None:
-            return (level, shard) in self._records
-        return self.state.record(level, shard) is not None
+        return self._ledger.has(level, shard)
 
     def forget(self, level: int, shard: Ints) -> None:
         """Withdraw a shard's ledger record: it is damaged, and counts as left."""
-        self._ledger().pop((level, shard), None)
-        self.state.delete_record(level, shard)
+        self._ledger.forget(level, shard)
 
     def writer(self, window: Window) -> "UnitWriter":
         """A writer for one work unit, or a group of shards in it; it belongs to one thread."""
@@ -303,9 +299,7 @@ class Staging:
             objects={key: (len(data), digest_of(data)) for key, data in objects.items()},
             note=dict(note or {}),
         )
-        self.state.put_record(level, shard, record)
-        if self._records is not None:
-            self._records[level, shard] = record
+        self._ledger.put(level, shard, record)
 
     def read_shard(self, level: int, shard: Ints) -> Pixels:
         """Read back a finished shard."""
@@ -330,7 +324,7 @@ class Staging:
         """
         if self.finished or self.spec.linked:
             return
-        self._load_ledger()
+        self._ledger.load()
         missing = self.pending(Window.whole(self.spec.shape))
         if missing:
             raise IncompleteError(
@@ -360,7 +354,8 @@ class Staging:
             IncompleteError: if shards are missing.
         """
         self.build_levels()
-        self._end(self.ending(self._group_metadata(attributes, classes, channels)))
+        group = Group(self.name, self.prefix, self.spec, self.state.number, self._link)
+        self._end(self.ending(group.documents(attributes, self._objects, classes, channels)))
 
     def finish_as(self, ending: Ending) -> None:
         """Build what is left of the levels, and mark it complete with the metadata that it had before.
@@ -373,7 +368,9 @@ class Staging:
 
     def ending(self, documents: Mapping[str, bytes]) -> Ending:
         """What `finished.json` says where these are the group's own metadata."""
-        digests = {key: digest_of(data) for key, data in {**self._array_metadata(), **documents}.items()}
+        digests = {
+            key: digest_of(data) for key, data in {**array_documents(self.prefix, self.spec), **documents}.items()
+        }
         texts = {key: data.decode() for key, data in documents.items()}
         return Ending(metadata=digests, documents=texts, frozen=self.state.load())
 
@@ -384,7 +381,7 @@ class Staging:
         if is_label(self.name) or (self.name == "image" and self._objects.folders(f"{self.prefix}/labels")):
             rebuild_label_list(self.workspace, self.image_id)
         self.finished = True
-        self._records = None  # a night of many images must not keep all their ledgers
+        self._ledger.keep(None)  # a night of many images must not keep all their ledgers
         self.close()
 
     def _from_children(self, level: int, shard: Ints) -> Pixels:
@@ -393,119 +390,13 @@ class Staging:
             parent.place(child, self.spec.reduced(self.read_shard(level - 1, child)))
         return parent.pixels
 
-    def _group_metadata(
-        self, attributes: dict[str, Any], classes: Sequence[ClassInfo], channels: Sequence[str]
-    ) -> dict[str, bytes]:
-        spacing = Spacing.model_validate(attributes["spacing"]) if attributes.get("spacing") else None
-        georef = Georef.model_validate(attributes["georef"]) if attributes.get("georef") else None
-        ome: dict[str, Any] = {"multiscales": ngff.multiscales(self.name, self.spec, spacing)}
-        own: dict[str, Any] = {
-            **attributes,
-            **_at_level(attributes, self.spec.base_level),
-            "kind": self.spec.kind,
-            "nodata": _json_number(self.spec.nodata),
-            "plan": self.state.number,
-            **({"base_level": self.spec.base_level} if self.spec.base_level else {}),
-        }
-        if self.spec.linked:
-            own["linked"] = {**(self._link or {}), "spec": self.spec.model_dump(mode="json")}
-            ome = {}  # there are no arrays that could be listed
-            own["channels"] = list(channels)
-        elif self.spec.kind == "image":
-            ome["omero"] = ngff.omero(channels, self._sample(), self.spec.axes)
-            own["channels"] = list(channels)
-        else:
-            ome["image-label"] = ngff.image_label(classes, self.spec.ngff)
-            own["classes"] = [c.model_dump(mode="json") for c in classes]
-        extra = ngff.geozarr(georef.at_level(self.spec.base_level), self.spec.shape[-2:]) if georef else {}
-        objects = ngff.group(self.spec.ngff, ome, {"segcore": own, **extra})
-        return {f"{self.prefix}/{name}": data for name, data in objects.items()}
-
-    def _sample(self) -> Pixels:
-        """The middle plane of z or t of the coarsest level, all channels."""
-        coarsest = open_array(self._objects, f"{self.prefix}/{len(self.spec.levels) - 1}", self.spec.ngff)
-        sides = zip(self.spec.axes, coarsest.shape, strict=True)
-        places = [(n // 2, 1) if axis in "zt" else (0, n) for axis, n in sides]
-        return coarsest.read(Window(tuple(a for a, _ in places), tuple(n for _, n in places)))
-
-    # The ledger and the arrays' metadata
-
-    def _array_metadata(self) -> dict[str, bytes]:
-        levels = enumerate([] if self.spec.linked else self.spec.levels)
-        name = ngff.ARRAY_FILES[self.spec.ngff]
-        return {
-            f"{self.prefix}/{level}/{name}": canonical_json(array_metadata(self.spec, shape)) for level, shape in levels
-        }
-
     def _put_array_metadata(self) -> None:
         """The arrays' own, and of the group what is not the mark of completeness."""
         groups = {f"{self.prefix}/{name}": data for name, data in ngff.group(self.spec.ngff, {}).items()}
         del groups[f"{self.prefix}/{ngff.MARKS[self.spec.ngff]}"]
-        for key, data in {**groups, **self._array_metadata()}.items():
+        for key, data in {**groups, **array_documents(self.prefix, self.spec)}.items():
             if self._objects.get(key) != data:
                 self._objects.put(key, data)
-
-    def _ledger(self) -> dict[tuple[int, Ints], ShardRecord]:
-        if self._records is None:
-            self._load_ledger()
-        assert self._records is not None
-        return self._records
-
-    def _load_ledger(self) -> None:
-        """Read all records; one whose object is missing or has another size is withdrawn."""
-        self._records, lost = self._sound_and_lost()
-        for level, shard in lost:
-            self.state.delete_record(level, shard)
-
-    def _sound_and_lost(self) -> tuple[dict[tuple[int, Ints], ShardRecord], list[tuple[int, Ints]]]:
-        """All records whose objects are there, and the places of the others."""
-        records = self.state.records()
-        sizes = {} if not records else dict(self._objects.list(self.prefix))
-        lost = [
-            (level, shard)
-            for (level, shard), record in records.items()
-            if any(sizes.get(f"{self.prefix}/{level}/{key}") != size for key, (size, _) in record.objects.items())
-        ]
-        return {key: record for key, record in records.items() if key not in set(lost)}, lost
-
-
-def unmark(workspace: Workspace, image_id: str, name: str) -> None:
-    """Take away the mark of completeness; the pixels stay."""
-    for mark in ngff.MARKS.values():
-        workspace.objects.delete(f"{array_prefix(image_id, name)}/{mark}")
-    if is_label(name):
-        rebuild_label_list(workspace, image_id)
-
-
-def withdraw(workspace: Workspace, image_id: str, name: str) -> None:
-    """Take away the mark of completeness, then the pixels; the masks of an image stay."""
-    objects, prefix = workspace.objects, array_prefix(image_id, name)
-    unmark(workspace, image_id, name)
-    for folder in objects.folders(prefix):
-        if folder.isdigit():
-            objects.delete_prefix(f"{prefix}/{folder}")
-    objects.delete(f"{prefix}/{ngff.V2_GROUP}")
-
-
-def withdraw_labels(workspace: Workspace, image_id: str, names: Iterable[str]) -> None:
-    """Withdraw labels that belong to pixels which are no more; those that are not there are fine."""
-    for name in sorted(set(names) & set(workspace.objects.folders(f"state/{image_id}"))):
-        withdraw(workspace, image_id, name)
-        workspace.objects.delete_prefix(state_prefix(image_id, name))
-
-
-def _at_level(attributes: Mapping[str, Any], level: int) -> dict[str, Any]:
-    """Where an array whose finest level is this one lies, by the words of its image."""
-    kinds: dict[str, type[Spacing | Georef | Affine]] = {"spacing": Spacing, "georef": Georef, "affine": Affine}
-    if level == 0:
-        return {}
-    told = {key: kind.model_validate(attributes[key]) for key, kind in kinds.items() if attributes.get(key)}
-    return {key: value.at_level(level).model_dump(mode="json") for key, value in told.items()}
-
-
-def _json_number(value: float | None) -> float | str | None:
-    """A number that any JSON parser reads; NaN as a word, which `float` understands."""
-    return value if value is None or np.isfinite(value) else str(value)
 
 
 def _is_stale(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> bool:
