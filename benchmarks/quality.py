@@ -1,158 +1,284 @@
-"""Scores on real images: ingest, train from scratch, predict and score, each as a user runs it.
+"""Scores on real images: trained from scratch in minutes by `segcore train` as it comes, beside a plain MONAI script.
 
-    dsb2018   nuclei; 46 images train, 12 are held out (shuffled by seed)
-    drive     vessels inside the field of view; 8 train, 2 are held out (29, 30)
-    dubai     five land-cover classes; the tiles t2 and t5 train, t8 is held out
+    drive          vessels inside the field of view: Dice, 5 folds of 10 images
+    dsb2018        nuclei: IoU, 5 folds of 58 images
+    isbi           membranes: Dice, 16 sections train, 4 are held out
+    camvid         street scenes: mean IoU of the classes that occur, the last frames of each sequence are held out
+    dubai          land cover: mean IoU, each of three tiles held out once
+    magnetic_tile  defects: IoU, one image of each kind is held out
 
-The images are those of SEGCORE_DATA (default: ../shared/data). Nothing is tuned to a data set. With `--peer`, MONAI's
-tutorial U-Net (monai_unet.py) is trained next on the same images for the same time: `<score>_vs_monai` are the ratios.
+Ours and the peer (monai_unet.py) are trained at the same time, each on one core and one thread, from the same workspace
+for the same minutes; of drive and dsb2018 the first fold is trained with two more seeds. Scores are of all held-out
+pixels of a training together. Each finished training is a line of the results file, and is not run again: a table of
+all of them is benchmarks/quality.md. Nothing is tuned to a data set. The images are those of SEGCORE_DATA.
 
-    python benchmarks/quality.py drive dsb2018 --minutes 15 --threads 1 --peer --json
+    vs_peer        mean over the trainings of ours - peer's
+    interval       of that difference, 95 %, by a bootstrap over held-out images, paired
+    half           ours after half of the minutes - the peer after all of them (`--half`)
+
+    python benchmarks/quality.py drive dsb2018 --minutes 10
+    python benchmarks/quality.py --table > benchmarks/quality.md
 """
 
 import argparse
 import csv
 import json
 import os
-import random
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-DATA = Path(os.environ.get("SEGCORE_DATA", Path(__file__).parents[2] / "shared" / "data")).absolute()
+import numpy as np
+from quality_data import DATA, DATA_SETS
 
-DUBAI_CLASSES = """id,name,color,ignore
-0,water,#E2A929,0
-1,land,#8429F6,0
-2,road,#6EC1E4,0
-3,building,#3C1098,0
-4,vegetation,#FEDD3A,0
-255,unlabelled,#9B9B9B,1
-255,never labelled,#000000,1
-"""
+from segcore.scoring.counts import class_scores, foreground_rows, overall_scores
+from segcore.store import Workspace, unseal
 
-Row = dict[str, Any]
+RESULTS = Path(__file__).with_name("quality.jsonl")
+CACHE = Path(__file__).with_name(".cache") / "quality"
+MORE_SEEDS = (1, 2)
+RESAMPLES = 10_000
 
 
-def drive_rows() -> list[Row]:
-    """The field of view is the valid mask, so that nothing outside is trained on or scored."""
-    folder = DATA / "drive" / "training"
-    return [
-        {
-            "source": folder / f"images/{i}_training.tif",
-            "target": folder / f"1st_manual/{i}_manual1.gif",
-            "valid": folder / f"mask/{i}_training_mask.gif",
-            "split": "test" if i in (29, 30) else "train",
-        }
-        for i in range(21, 31)
-    ]
+class Case(NamedTuple):
+    """One training."""
+
+    data: str
+    fold: int
+    seed: int
+    who: str
+    """ours or peer."""
+    minutes: float
 
 
-def dsb2018_rows() -> list[Row]:
-    """One mask file per nucleus."""
-    ids = sorted(path.name for path in (DATA / "dsb2018" / "stage1_train").iterdir())
-    random.Random(0).shuffle(ids)
-    folder = DATA / "dsb2018" / "stage1_train"
-    return [
-        {
-            "source": folder / f"{name}/images/{name}.png",
-            "target": folder / f"{name}/masks/*.png",
-            "split": "test" if number < 12 else "train",
-        }
-        for number, name in enumerate(ids)
-    ]
-
-
-def dubai_rows() -> list[Row]:
-    """Parts of one tile touch, so the tile is the group."""
-    folder = DATA / "dubai_aerial"
-    images = sorted((folder / "image").glob("*.jpg"))
-    return [
-        {
-            "source": path,
-            "target": folder / f"mask/{path.stem}.png",
-            "split": "test" if path.stem.endswith("t8") else "train",
-            "group": path.stem[-2:],
-        }
-        for path in images
-    ]
-
-
-ROWS = {"drive": drive_rows, "dsb2018": dsb2018_rows, "dubai": dubai_rows}
+def cases(names: Sequence[str], minutes: float) -> Iterator[tuple[str, int, int]]:
+    """Data set, fold and seed of each pair of trainings."""
+    for name in names:
+        for fold in range(DATA_SETS[name].folds):
+            yield name, fold, 0
+    for seed in MORE_SEEDS:
+        yield from ((name, 0, seed) for name in names if DATA_SETS[name].folds == 5)
 
 
 def segcore(*arguments: str) -> dict[str, Any]:
-    """One command; its JSON. What it says on the way is shown."""
+    """One command; its JSON."""
     call = [sys.executable, "-m", "flows", *arguments, "--json"]
-    done = subprocess.run(call, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(call, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"segcore {' '.join(arguments)}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def measure(name: str, folder: Path, minutes: float, threads: int) -> dict[str, Any]:
-    """One data set from files to scores on its held-out images."""
-    rows = ROWS[name]()
-    manifest, workspace = folder / f"{name}.csv", str(folder / name)
-    with manifest.open("w", newline="", encoding="utf-8") as opened:
+def ingested(name: str, fold: int, folder: Path) -> Workspace:
+    """The workspace of one fold; made once."""
+    data, place = DATA_SETS[name], folder / f"{name}-{fold}"
+    place.mkdir(parents=True, exist_ok=True)
+    rows = data.rows(fold, data.folds)
+    with (place / "manifest.csv").open("w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    classes: tuple[str, ...] = ()
-    if name == "dubai":
-        (folder / "classes.csv").write_text(DUBAI_CLASSES, encoding="utf-8")
-        classes = ("--classes", str(folder / "classes.csv"))
-    segcore("ingest", "--manifest", str(manifest), "--workspace", workspace, *classes)
-    budget = ("--minutes", str(minutes), "--threads", str(threads))
-    trained = segcore("train", "--workspace", workspace, "--name", name, *budget)
+    options = list(data.options)
+    if "\n" in data.classes:
+        (place / "classes.csv").write_text(data.classes, encoding="utf-8")
+        options += ["--classes", str(place / "classes.csv")]
+    elif data.classes:
+        options += ["--classes", data.classes]
+    segcore("ingest", "--manifest", str(place / "manifest.csv"), "--workspace", str(place / "workspace"), *options)
+    return Workspace.open(str(place / "workspace"))
+
+
+def on_core(core: int, act: Any, *arguments: Any) -> Any:
+    """Call, with what it starts bound to one core (of those that this process has, where it can be bound)."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[core % len(cores)]})  # of this thread, and of the processes that it starts
+    return act(*arguments)
+
+
+def train_ours(workspace: Workspace, case: Case) -> dict[str, Any]:
+    """As a user does it: train, predict, score."""
+    where = ("--workspace", workspace.uri)
+    limits = ("--minutes", str(case.minutes), "--threads", "1", "--seed", str(case.seed))
+    trained = segcore("train", *where, "--name", f"{case.data}-{case.minutes:g}-{case.seed}".replace(".", "_"), *limits)
     model = trained["details"]["model"]
-    segcore("predict", "--workspace", workspace, "--model", model)
-    scored = segcore("score", "--workspace", workspace, "--model", model, "--split", "test")
+    segcore("predict", *where, "--model", model, "--tile-workers", "1")
+    scored = segcore("score", *where, "--model", model, "--split", "test")
+    images = scored["scores"]["per_image"]
     return {
-        "scores": scored["scores"]["overall"],
-        "per_class": scored["scores"]["per_class"],
-        "train_s": trained["seconds"],
-        "workspace": workspace,
-        "model": model,
+        "steps": trained["details"]["steps"],
+        "confusion": {key: confusion_of(workspace, key, model) for key in images},
+        "chosen": trained["details"].get("chosen", {}),
+        "seconds": trained["seconds"],
     }
 
 
-def beside_peer(ours: dict[str, Any], minutes: float, threads: int) -> dict[str, Any]:
-    """The peer's scores on the same images, and ours in its units."""
-    from benchmarks.monai_unet import train_and_score
+def confusion_of(workspace: Workspace, image_id: str, model: str) -> list[list[int]]:
+    """What `segcore score` counted."""
+    kept = workspace.objects.get(f"state/{image_id}/{model}/score.json")
+    assert kept is not None, f"{image_id} was scored"
+    found: list[list[int]] = unseal(kept)["counts"]["confusion"]
+    return found
 
-    peer = train_and_score(ours["workspace"], minutes, threads)
-    shared = ("foreground_iou", "foreground_dice", "miou")
-    return {"peer": peer} | {f"{key}_vs_monai": round(ours["scores"][key] / peer["scores"][key], 3) for key in shared}
+
+def train_peer(workspace: Workspace, case: Case) -> dict[str, Any]:
+    script = str(Path(__file__).with_name("monai_unet.py"))
+    call = [sys.executable, script, workspace.uri, str(case.minutes), str(case.seed)]
+    done = subprocess.run(call, stdout=subprocess.PIPE, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def score_of(name: str, workspace_classes: Sequence[Any], confusion: np.ndarray[Any, Any]) -> float:
+    """The data set's score of counts."""
+    wanted = DATA_SETS[name].score
+    if ":" in wanted:
+        label, metric = wanted.split(":")
+        number = [info.name for info in workspace_classes].index(label)
+        value = class_scores(confusion)[number][metric]
+    else:
+        value = overall_scores(confusion, foreground_rows(workspace_classes))[wanted]
+    return float("nan") if value is None else value
+
+
+def run(case: Case, workspace: Workspace) -> dict[str, Any]:
+    """One training, scored."""
+    found = (train_ours if case.who == "ours" else train_peer)(workspace, case)
+    first = next(iter(found["confusion"]))
+    classes = workspace.label(first, "target").classes
+    each = {key: np.asarray(value, np.int64) for key, value in found.pop("confusion").items()}
+    score = score_of(case.data, classes, np.asarray(sum(each.values())))
+    images = {key: score_of(case.data, classes, value) for key, value in each.items()}
+    return {**case._asdict(), "score": score, "images": images, **found}
+
+
+def run_all(wanted: Sequence[Case], results: Path, folder: Path) -> None:
+    """The trainings that are not in the results yet, two at a time: ours and the peer of the same fold and seed."""
+    done = {key_of(row) for row in read(results)}
+    left = [case for case in wanted if tuple(case) not in done]
+    pairs: dict[tuple[str, int, int, float], list[Case]] = {}
+    for case in left:
+        pairs.setdefault((case.data, case.fold, case.seed, case.minutes), []).append(case)
+    for number, pair in enumerate(pairs.values()):
+        workspace = ingested(pair[0].data, pair[0].fold, folder)
+        with ThreadPoolExecutor(2) as threads:  # which of them has the first core alternates
+            futures = [threads.submit(on_core, number + i, run, case, workspace) for i, case in enumerate(pair)]
+            for future in futures:
+                row = future.result()
+                with results.open("a", encoding="utf-8") as opened:
+                    opened.write(json.dumps(row) + "\n")
+                print(f"{row['data']} fold {row['fold']} seed {row['seed']} {row['who']}: {row['score']:.4f}",
+                      file=sys.stderr)  # fmt: skip
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in Case._fields)
+
+
+def compared(rows: Sequence[dict[str, Any]], name: str, minutes: float, ours_minutes: float) -> dict[str, Any]:
+    """Ours against the peer over the trainings that both have."""
+
+    def of(who: str, length: float) -> dict[tuple[int, int], dict[str, Any]]:
+        chosen = (row for row in rows if (row["data"], row["who"], row["minutes"]) == (name, who, length))
+        return {(row["fold"], row["seed"]): row for row in chosen}
+
+    ours, peer = of("ours", ours_minutes), of("peer", minutes)
+    both = sorted(ours.keys() & peer.keys())
+    if not both:
+        return {}
+    pairs = [(ours[key]["images"][i] - peer[key]["images"][i]) for key in both for i in ours[key]["images"]]
+    differences = np.asarray([value for value in pairs if np.isfinite(value)])
+    picks = np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
+    low, high = np.quantile(differences[picks].mean(axis=1), (0.025, 0.975))
+    own, other = ([side[key]["score"] for key in both] for side in (ours, peer))
+    return {
+        "trainings": len(both),
+        "ours": statistics.fmean(own),
+        "peer": statistics.fmean(other),
+        "vs_peer": statistics.fmean(own) - statistics.fmean(other),
+        "image_difference": float(differences.mean()),
+        "interval": [float(low), float(high)],
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]], minutes: float) -> dict[str, Any]:
+    """By data set."""
+    found: dict[str, Any] = {}
+    for name, data in DATA_SETS.items():
+        result = compared(rows, name, minutes, minutes)
+        half = compared(rows, name, minutes, minutes / 2)
+        if result:
+            found[name] = {"score": data.score, **result} | ({"half": half["vs_peer"]} if half else {})
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]], minutes: float) -> Iterator[str]:
+    """quality.md."""
+    yield "# Scores of trainings from scratch\n"
+    yield f"Made by `python benchmarks/quality.py`, {minutes:g} minutes a training on one thread; what is compared, and"
+    yield "how, the script's `--help` says. `difference` is ours less the peer's; the 95 % interval is that of the mean"
+    yield "difference by held-out image, paired.\n"
+    yield "| data | score | trainings | ours | MONAI script | difference | by image, 95 % | ours in half the time |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for name, found in summary(rows, minutes).items():
+        low, high = found["interval"]
+        half = f"{found['half']:+.3f}" if "half" in found else ""
+        yield (
+            f"| {name} | {found['score']} | {found['trainings']} | {found['ours']:.3f} | {found['peer']:.3f} | "
+            f"{found['vs_peer']:+.3f} | {found['image_difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {half} |"
+        )
+    yield "\n## Every training\n"
+    yield "| data | fold | seed | minutes | who | steps | score |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for row in sorted(rows, key=key_of):
+        yield (
+            f"| {row['data']} | {row['fold']} | {row['seed']} | {row['minutes']:g} | {row['who']} | {row['steps']} | "
+            f"{row['score']:.4f} |"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(ROWS), help=f"data sets (default: {' '.join(ROWS)})")
-    parser.add_argument("--minutes", type=float, default=15.0, help="training time for each")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the training; 0 = all cores")
-    parser.add_argument("--peer", action="store_true", help="train and score MONAI's tutorial U-Net, too")
-    parser.add_argument("--folder", type=Path, help="keep the workspaces here (default: a temporary folder)")
-    parser.add_argument("--quick", action="store_true", help="DRIVE for half a minute: shows that it runs")
+    parser.add_argument("names", nargs="*", default=list(DATA_SETS), help=f"data sets: {' '.join(DATA_SETS)}")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each training")
+    parser.add_argument("--half", action="store_true", help="ours once more with half of the minutes")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a line for each finished training")
+    parser.add_argument("--folder", type=Path, default=CACHE, help="of the workspaces, which are kept")
+    parser.add_argument("--table", action="store_true", help="print quality.md from the results, train nothing")
+    parser.add_argument("--quick", action="store_true", help="one fold of DRIVE for a few seconds: shows that it runs")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    arguments = parser.parse_args()
-    names, minutes = (["drive"], 0.4) if arguments.quick else (arguments.names, arguments.minutes)
+    options = parser.parse_args()
     if not DATA.is_dir():
         parser.error(f"no folder of real images at {DATA}; set SEGCORE_DATA")
     with tempfile.TemporaryDirectory(prefix="segcore-quality-") as temporary:
-        folder = arguments.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {name: measure(name, folder, minutes, arguments.threads) for name in names}
-        if arguments.peer:
-            for result in found.values():
-                result |= beside_peer(result, minutes, arguments.threads)
-    if arguments.json:
+        results, folder, minutes = options.results, options.folder, options.minutes
+        pairs = list(cases(options.names, minutes))
+        if options.quick:
+            results, folder, minutes, pairs = Path(temporary, "results"), Path(temporary), 0.2, [("drive", 0, 0)]
+        if options.table:
+            print("\n".join(table(read(results), minutes)))
+            return
+        run_all([Case(*pair, who, minutes) for pair in pairs for who in ("ours", "peer")], results, folder)
+        if options.half:
+            run_all([Case(*pair, "ours", minutes / 2) for pair in pairs], results, folder)
+        found = summary(read(results), minutes)
+    if options.json:
         print(json.dumps(found))
         return
     for name, result in found.items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in result["scores"].items() if value))
-        print("".join(f"{name}: {key} {value}\n" for key, value in result.items() if key.endswith("_vs_monai")), end="")
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in result.items()))
 
 
 if __name__ == "__main__":
