@@ -47,8 +47,8 @@ def model_card(info: PackageInfo, has_picture: bool = False) -> str:
         "",
     ]
     if has_picture:
-        lines += ["## Example", "", "A held-out tile, its target, and the model's mask; grey is out of score.", ""]
-        lines += [f"![Held-out tile, target and mask]({PICTURE})", ""]
+        lines += ["## Example", "", "A part of a held-out image, its target, and the model's mask; grey is out of score.", ""]
+        lines += [f"![Held-out image, target and mask]({PICTURE})", ""]
     if info.scores:
         lines += ["## Scores on held-out images", "", *_scores(info.scores), ""]
     for title, what, values in (
@@ -63,7 +63,7 @@ def model_card(info: PackageInfo, has_picture: bool = False) -> str:
         "    segcore predict --workspace WORKSPACE --model THIS_FOLDER",
         "",
         "Weights are in `model.safetensors` (no pickle), all else in `model.json`;",
-        "`sha256sum -c SHA256SUMS` checks both.",
+        "`sha256sum -c SHA256SUMS` checks all of them.",
         "",
     ]
     return "\n".join(lines)

@@ -4,7 +4,7 @@
         model.safetensors   the weights, and nothing that could run
         model.json          `PackageInfo`: architecture, input contract, classes, scores, where it came from
         README.md           the model card, for people
-        example.png         a held-out tile, its target and the model's mask; where there were held-out images
+        example.png         a part of a held-out image, its target and the model's mask; where there was one
         SHA256SUMS          of those above; written last, so that a package without it is not finished
 
 The SHA-256 of SHA256SUMS is the package's digest, and the model's id is its name and the first 8 hex digits of that:

@@ -25,6 +25,7 @@ from segcore.sampling import keep_what_fits
 from segcore.store import Workspace
 from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
+from segcore.training.example import example_picture
 from segcore.training.folds import cross_validated
 from segcore.training.learner import Learner
 from segcore.training.loop import Training
@@ -107,7 +108,8 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
             details |= {"steps": training.state.step, "best_step": training.state.best_step}
             if group.writes:
                 origin = resolved | {"run": run.run_id, "precision": training.state.precision}
-                package = _published(workspace, _told(info, config, data, scores, origin), run)
+                picture = example_picture(held_out, learner.average.state_dict())
+                package = _published(workspace, _told(info, config, data, scores, origin), run, picture)
                 progress.note(f"model {package.model_id}: {package.folder}")
                 details |= {"model": package.model_id, "curve": run.describe("curve.csv")}
                 paths = (package.folder, run.describe())
@@ -246,8 +248,8 @@ def _told(
     )
 
 
-def _published(workspace: Workspace, info: PackageInfo, run: Run) -> ModelPackage:
+def _published(workspace: Workspace, info: PackageInfo, run: Run, picture: bytes | None) -> ModelPackage:
     """Write the package of the best checkpoint into the workspace."""
     best = run.load("best")
     assert best is not None, f"run {run.run_id} ended without a best checkpoint"
-    return write_package(workspace.objects, "models", info, best[0])
+    return write_package(workspace.objects, "models", info, best[0], picture)
