@@ -290,6 +290,12 @@ def test_the_stac_item_of_a_remote_package_has_its_address_and_a_name_that_is_al
     assert elsewhere["assets"]["weights"]["href"] == weights.path
 
 
+def test_files_can_be_written_to_an_object_store(package: ModelPackage) -> None:
+    assert export_model(package, ["memory://models/out/item.json"]) == ["memory://models/out/item.json"]
+    item = json.loads(Objects("memory://models/out").get("item.json") or b"")
+    assert item["assets"]["weights"]["href"] == f"{package.folder}/model.safetensors"
+
+
 def test_export_model_command_says_what_it_wrote(package: ModelPackage, tmp_path: Path) -> None:
     given = ["export-model", "--model", package.folder, "--output", str(tmp_path / "item.json")]
     done = RUNNER.invoke(app, given)
