@@ -47,8 +47,8 @@ def model_card(info: PackageInfo, has_picture: bool = False) -> str:
         "",
     ]
     if has_picture:
-        lines += ["## Example", "", "A part of a held-out image, its target, and the model's mask; grey is out of score.", ""]
-        lines += [f"![Held-out image, target and mask]({PICTURE})", ""]
+        told = "A part of a held-out image, its target, and the model's mask; grey is out of score."
+        lines += ["## Example", "", told, "", f"![Held-out image, target and mask]({PICTURE})", ""]
     if info.scores:
         lines += ["## Scores on held-out images", "", *_scores(info.scores), ""]
     for title, what, values in (

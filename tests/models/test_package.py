@@ -203,7 +203,7 @@ def test_a_picture_is_part_of_the_package_and_of_its_card(tmp_path: Path) -> Non
     assert package.digest != plain.digest
     assert read_package(None, package.folder).digest == package.digest
     cards = [(Path(each.folder) / "README.md").read_text() for each in (plain, package)]
-    assert ["![Held-out tile, target and mask](example.png)" in card for card in cards] == [False, True]
+    assert ["![Held-out image, target and mask](example.png)" in card for card in cards] == [False, True]
     (Path(package.folder) / "example.png").unlink()
     with pytest.raises(ContractError, match=r"example.png is damaged or was changed.*got no such file"):
         read_package(None, package.folder)
