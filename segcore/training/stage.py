@@ -17,6 +17,7 @@ from segcore.geometry import rounded_up
 from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.models import ModelConfig, build_model
+from segcore.models.card import PICTURE
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.models.receptive import measured
 from segcore.progress import SILENT, Progress
@@ -108,7 +109,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
             details |= {"steps": training.state.step, "best_step": training.state.best_step}
             if group.writes:
                 origin = resolved | {"run": run.run_id, "precision": training.state.precision}
-                picture = example_picture(held_out, learner.average.state_dict())
+                picture = _picture(training, run)
                 package = _published(workspace, _told(info, config, data, scores, origin), run, picture)
                 progress.note(f"model {package.model_id}: {package.folder}")
                 details |= {"model": package.model_id, "curve": run.describe("curve.csv")}
@@ -246,6 +247,14 @@ def _told(
             "code_version": __version__,
         }
     )
+
+
+def _picture(training: Training, run: Run) -> bytes | None:
+    """The card's picture; made once, so that a finished run gives the package that stands on another device too."""
+    picture = run.get(PICTURE) or example_picture(training.held_out, training.learner.average.state_dict())
+    if picture is not None:
+        run.put(PICTURE, picture)
+    return picture
 
 
 def _published(workspace: Workspace, info: PackageInfo, run: Run, picture: bytes | None) -> ModelPackage:
