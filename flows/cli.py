@@ -24,7 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("stage", "Compare masks with targets, per image and class."),
     "report": ("stage", "Write one HTML page of scores and pictures."),
     "export": ("stage", "Write masks in the geometry of their sources."),
-    "verify": ("verify", "Look for missing or damaged shards."),
+    "export-model": ("export_model", "Write a model as ONNX, as a torch.export program, or as a STAC item."),
+    "verify": ("verify", "Look for missing or damaged shards, or check a model package."),
     "repair": ("repair", "Make what verify finds again, and nothing else."),
     "config": ("config", "Show a stage's settings, merged from all places."),
 }

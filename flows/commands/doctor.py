@@ -21,7 +21,7 @@ from segcore.results import ItemResult, exit_code
 
 PACKAGES = ("segcore", "torch", "monai", "zarr", "obstore", "tensorstore", "prefect", "rasterio", "tifffile", "numpy")
 
-EXTRAS = {"slides": "openslide", "s3": "s3fs", "bench": "dask", "dev": "pytest"}
+EXTRAS = {"slides": "openslide", "s3": "s3fs", "onnx": "onnxscript", "bench": "dask", "dev": "pytest"}
 """Extra -> a module that only it brings."""
 
 Check = Callable[[], str]

@@ -5,8 +5,12 @@ from typing import Any
 
 from segcore.models.info import InputContract, PackageInfo
 
+PICTURE = "example.png"
+"""Beside the card, where there is one."""
+CLASS_SCORES = ("iou", "dice", "precision", "recall")
 
-def model_card(info: PackageInfo) -> str:
+
+def model_card(info: PackageInfo, has_picture: bool = False) -> str:
     """The card as markdown; names from outside are escaped."""
     contract = info.contract
     spacing = "unknown" if contract.spacing is None else _spacing(contract.spacing.values, contract.spacing.unit)
@@ -42,21 +46,39 @@ def model_card(info: PackageInfo) -> str:
         ),
         "",
     ]
-    for title, values in (("Scores on held-out images", info.scores), ("Training data", info.data)):
+    if has_picture:
+        told = "A part of a held-out image, its target, and the model's mask; grey is out of score."
+        lines += ["## Example", "", told, "", f"![Held-out image, target and mask]({PICTURE})", ""]
+    if info.scores:
+        lines += ["## Scores on held-out images", "", *_scores(info.scores), ""]
+    for title, what, values in (
+        ("Training data", "what", info.data),
+        ("Training settings", "setting", info.training),
+    ):
         if values:
-            lines += [f"## {title}", "", *_table(("what", "value"), list(_flat(values))), ""]
-    if info.training:
-        lines += ["## Training settings", "", *_table(("setting", "value"), list(_flat(info.training))), ""]
+            lines += [f"## {title}", "", *_table((what, "value"), list(_flat(values))), ""]
     lines += [
         "## Use",
         "",
         "    segcore predict --workspace WORKSPACE --model THIS_FOLDER",
         "",
         "Weights are in `model.safetensors` (no pickle), all else in `model.json`;",
-        "`sha256sum -c SHA256SUMS` checks both.",
+        "`sha256sum -c SHA256SUMS` checks all of them.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _scores(scores: dict[str, Any]) -> list[str]:
+    """One table of all classes together, and one with a row for each."""
+    classes = scores.get("classes", {})
+    per_class = classes if all(isinstance(row, dict) for row in classes.values()) else {}
+    lines = _table(("what", "value"), list(_flat({k: v for k, v in scores.items() if k != "classes" or not per_class})))
+    if per_class:
+        shown = [name for name in CLASS_SCORES if any(name in row for row in per_class.values())]
+        rows = [(name, *(_number(row.get(score)) for score in shown)) for name, row in per_class.items()]
+        lines += ["", *_table(("class", *shown), rows)]
+    return lines
 
 
 def _context(contract: InputContract) -> str:
@@ -85,8 +107,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{key}.")
         else:
-            rows.append((f"{prefix}{key}", f"{value:.4g}" if isinstance(value, float) else str(value)))
+            rows.append((f"{prefix}{key}", _number(value)))
     return rows
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _spacing(values: dict[str, float], unit: str) -> str:

@@ -55,6 +55,11 @@ class InputContract(BaseModel):
     """A pixel's logits depend on all of the tile, or on its size or place: no halo is enough."""
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """Of which the sides of a read window are multiples, axis by axis."""
+        return tuple(self.stride_planes if axis in "tz" else self.stride for axis in self.axes)
+
+    @property
     def is_measured(self) -> bool:
         """Whether it is known how far the model looks; older packages do not tell."""
         return self.global_context or self.receptive_px is not None

@@ -4,7 +4,8 @@
         model.safetensors   the weights, and nothing that could run
         model.json          `PackageInfo`: architecture, input contract, classes, scores, where it came from
         README.md           the model card, for people
-        SHA256SUMS          of the three above; written last, so that a package without it is not finished
+        example.png         a part of a held-out image, its target and the model's mask; where there was one
+        SHA256SUMS          of those above; written last, so that a package without it is not finished
 
 The SHA-256 of SHA256SUMS is the package's digest, and the model's id is its name and the first 8 hex digits of that:
 a package never changes after training, and no file in it holds the id.
@@ -13,9 +14,10 @@ a package never changes after training, and no file in it holds the id.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -26,17 +28,29 @@ from torch import nn
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError, ContractError
 from segcore.models import ModelConfig, build_model
-from segcore.models.card import model_card
+from segcore.models.card import PICTURE, model_card
 from segcore.models.info import InputContract, PackageInfo
 from segcore.store import Objects, Workspace
 
-__all__ = ["InputContract", "ModelPackage", "PackageInfo", "read_package", "write_package"]
+__all__ = [
+    "InputContract",
+    "ModelPackage",
+    "PackageFiles",
+    "PackageInfo",
+    "find_files",
+    "info_of",
+    "read_package",
+    "sum_problems",
+    "weight_problems",
+    "write_package",
+]
 
 WEIGHTS = "model.safetensors"
 INFO = "model.json"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
 _FILES = (WEIGHTS, INFO, CARD)
+"""What every package has; one without a picture, as older ones are, is whole too."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -50,7 +64,8 @@ class ModelPackage:
     folder: str
     """Where it was read from or written to, to show to the user."""
     info: PackageInfo
-    _weights: bytes = field(repr=False)
+    weights: bytes = field(repr=False)
+    """Of model.safetensors."""
 
     @property
     def architecture(self) -> ModelConfig:
@@ -66,11 +81,26 @@ class ModelPackage:
 
     def load_weights(self, device: str | torch.device = "cpu") -> nn.Module:
         """A model of its own with these weights on `device`, in evaluation mode, float32."""
-        return _loaded(self.architecture, self._weights, self.folder).to(device)
+        model = _unfilled(self.architecture).to_empty(device="cpu")
+        model.load_state_dict(safetensors.torch.load(self.weights))
+        return model.eval().to(device)
+
+
+class PackageFiles(NamedTuple):
+    """What lies in a package's folder, nothing of it checked yet."""
+
+    folder: str
+    """Its place, to show to the user."""
+    content: dict[str, bytes]
+    """By name: all of a package's files, the picture where there is one, and the sums."""
 
 
 def write_package(
-    objects: Objects, prefix: str, info: PackageInfo, weights: Mapping[str, torch.Tensor]
+    objects: Objects,
+    prefix: str,
+    info: PackageInfo,
+    weights: Mapping[str, torch.Tensor],
+    picture: bytes | None = None,
 ) -> ModelPackage:
     """Write a package as `<prefix>/<model_id>/`; the same content twice is the same package.
 
@@ -79,6 +109,7 @@ def write_package(
         prefix: key of the folder of packages, "models" in a workspace.
         info: what model.json will say.
         weights: the model's state, by the names of its `state_dict`.
+        picture: PNG for the card, of what the model does.
 
     Raises:
         ContractError: if the weights don't fit the architecture, or are not finite.
@@ -87,12 +118,14 @@ def write_package(
     files = {
         WEIGHTS: safetensors.torch.save(tensors),
         INFO: (json.dumps(info.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode(),
-        CARD: model_card(info).encode(),
+        CARD: model_card(info, picture is not None).encode(),
     }
+    if picture is not None:
+        files[PICTURE] = picture
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())).encode()
     model_id = _model_id(info.name, sums)
     folder = f"{prefix.rstrip('/')}/{model_id}"
-    _loaded(info.architecture, files[WEIGHTS], folder)
+    _refuse_first(folder, weight_problems(info.architecture, files[WEIGHTS]))
     for name, data in files.items():
         objects.put(f"{folder}/{name}", data)
     objects.put(f"{folder}/{SUMS}", sums)
@@ -115,27 +148,34 @@ def read_package(ws: Workspace | None, model: str) -> ModelPackage:
     Raises:
         ContractError: if there is none, or it is unfinished, damaged, or its weights are not finite or don't fit.
     """
-    folder, files = _find(ws, model)
-    sums = files[SUMS]
-    _check_sums(folder, files)
+    files = find_files(ws, model)
+    _refuse_first(files.folder, sum_problems(files.content))
     try:
-        info = PackageInfo.model_validate_json(files[INFO])
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ContractError(f"model package {folder}: {INFO}: {place}: {first['msg']}") from error
-    _loaded(info.architecture, files[WEIGHTS], folder)
+        info = info_of(files.content[INFO])
+    except ValueError as error:
+        raise ContractError(f"model package {files.folder}: {error}") from error
+    _refuse_first(files.folder, weight_problems(info.architecture, files.content[WEIGHTS]))
+    sums = files.content[SUMS]
     digest = hashlib.sha256(sums).hexdigest()
-    return ModelPackage(_model_id(info.name, sums), digest, folder, info, files[WEIGHTS])
+    return ModelPackage(_model_id(info.name, sums), digest, files.folder, info, files.content[WEIGHTS])
+
+
+def _refuse_first(folder: str, problems: Iterator[str]) -> None:
+    for problem in problems:
+        raise ContractError(f"model package {folder}: {problem}")
 
 
 def _model_id(name: str, sums: bytes) -> str:
     return f"{name}-{hashlib.sha256(sums).hexdigest()[:8]}"
 
 
-def _find(ws: Workspace | None, model: str) -> tuple[str, dict[str, bytes]]:
-    """The package's place, for the user, and its files: from the workspace first, then as a folder or URI."""
-    names = (*_FILES, SUMS)
+def find_files(ws: Workspace | None, model: str) -> PackageFiles:
+    """The package's files: from the workspace first, then from a folder or URI.
+
+    Raises:
+        ContractError: if there is no such package, or one of the files that all have is missing.
+    """
+    names = (*_FILES, PICTURE, SUMS)
     if ws is not None and _ID.fullmatch(model):
         found = {name: ws.objects.get(f"models/{model}/{name}") for name in names}
         if any(data is not None for data in found.values()):
@@ -158,54 +198,73 @@ def _where_not_found(ws: Workspace | None) -> str:
     return f"expected an id in workspace {ws.uri} or the folder of a package, found neither; {there}"
 
 
-def _all_there(folder: str, found: Mapping[str, bytes | None]) -> tuple[str, dict[str, bytes]]:
-    missing = [name for name, data in found.items() if data is None]
+def _all_there(folder: str, found: Mapping[str, bytes | None]) -> PackageFiles:
+    missing = [name for name, data in found.items() if data is None and name != PICTURE]
     if missing:
         raise ContractError(
-            f"model package {folder}: expected {', '.join(found)}, {', '.join(missing)} missing; "
+            f"model package {folder}: expected {', '.join((*_FILES, SUMS))}, {', '.join(missing)} missing; "
             "copy the package again, or train it again"
         )
-    return folder, {name: data for name, data in found.items() if data is not None}
+    return PackageFiles(folder, {name: data for name, data in found.items() if data is not None})
 
 
-def _check_sums(folder: str, files: Mapping[str, bytes]) -> None:
-    """Every file has the sum that SHA256SUMS names, and it names no other file."""
+def sum_problems(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Where a file has not the sum that SHA256SUMS names, or that names a file which is no package's."""
     expected: dict[str, str] = {}
     for line in files[SUMS].decode("utf-8", "replace").splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        if match is None or match[2] not in _FILES:
-            raise ContractError(f"model package {folder}: {SUMS} has a line that is no sum of {', '.join(_FILES)}")
-        expected[match[2]] = match[1]
-    for name in _FILES:
-        actual = hashlib.sha256(files[name]).hexdigest()
+        if match is None or match[2] not in (*_FILES, PICTURE):
+            yield f"{SUMS} has a line that is no sum of {', '.join((*_FILES, PICTURE))}"
+        else:
+            expected[match[2]] = match[1]
+    for name in (*_FILES, PICTURE):
+        actual = hashlib.sha256(files[name]).hexdigest() if name in files else None
         if expected.get(name) != actual:
-            raise ContractError(
-                f"model package {folder}: {name} is damaged or was changed: expected SHA-256 "
-                f"{expected.get(name, 'in ' + SUMS)}, got {actual}; copy the package again"
+            yield (
+                f"{name} is damaged or was changed: expected SHA-256 {expected.get(name, f'in {SUMS}')}, "
+                f"got {actual or 'no such file'}; copy the package again"
             )
 
 
-def _loaded(architecture: ModelConfig, weights: bytes, folder: str) -> nn.Module:
-    """The architecture with these weights, in evaluation mode; refused if they don't fit or are not finite."""
+def info_of(data: bytes) -> PackageInfo:
+    """What model.json says.
+
+    Raises:
+        ValueError: one line: which field, and why not.
+    """
+    try:
+        return PackageInfo.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{INFO}: {place}: {first['msg']}") from error
+
+
+def weight_problems(architecture: ModelConfig, weights: bytes) -> Iterator[str]:
+    """Why the architecture cannot take these weights: unreadable, NaN or Inf, or of another shape."""
     try:
         tensors = safetensors.torch.load(weights)
     except SafetensorError as error:
-        raise ContractError(f"model package {folder}: {WEIGHTS} cannot be read: {error}") from error
+        yield f"{WEIGHTS} cannot be read: {error}"
+        return
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
-            raise ContractError(f"model package {folder}: weight {name} holds NaN or Inf: train the model again")
+            yield f"weight {name} holds NaN or Inf: train the model again"
     try:
-        with torch.device("meta"):  # no random weights: they would be overwritten, and drawing them shifts the seed
-            model = build_model(architecture)
+        expected = {name: tuple(value.shape) for name, value in _unfilled(architecture).state_dict().items()}
     except ConfigError as error:
-        raise ContractError(f"model package {folder}: {error}") from error
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        yield str(error)
+        return
     actual = {name: tuple(value.shape) for name, value in tensors.items()}
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
-            raise ContractError(
-                f"model package {folder}: weight {name} does not fit {architecture.architecture}: "
+            yield (
+                f"weight {name} does not fit {architecture.architecture}: "
                 f"expected shape {expected.get(name)}, got {actual.get(name)}"
             )
-    model.to_empty(device="cpu").load_state_dict(tensors)
-    return model.eval()
+
+
+def _unfilled(architecture: ModelConfig) -> nn.Module:
+    """The model without weights: random ones would be overwritten, and drawing them shifts the seed."""
+    with torch.device("meta"):
+        return build_model(architecture)

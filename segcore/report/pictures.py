@@ -146,6 +146,13 @@ def ids_uri(ids: Ids, classes: Sequence[ClassInfo]) -> str:
     return _uri(flat, "png", optimize=True)
 
 
+def png(picture: Rgb) -> bytes:
+    """The picture as a PNG file; the same pixels are the same bytes."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def svg_uri(svg: bytes) -> str:
     """A drawing, in an image element of its own: its ids cannot meet those of another."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")

@@ -7,6 +7,7 @@
         curve.csv           step, loss, learning rate, validation scores
         log.txt             what was told to the user, and when
         tensorboard/        the curve once more, for TensorBoard
+        example.png         the picture on the model's card
         lease/              who trains at this moment
 
 Checkpoints are safetensors with a JSON note in the header, so that reading one can run no code.

@@ -17,6 +17,7 @@ from segcore.geometry import rounded_up
 from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.models import ModelConfig, build_model
+from segcore.models.card import PICTURE
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.models.receptive import measured
 from segcore.progress import SILENT, Progress
@@ -25,6 +26,7 @@ from segcore.sampling import keep_what_fits
 from segcore.store import Workspace
 from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
+from segcore.training.example import example_picture
 from segcore.training.folds import cross_validated
 from segcore.training.learner import Learner
 from segcore.training.loop import Training
@@ -107,7 +109,8 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
             details |= {"steps": training.state.step, "best_step": training.state.best_step}
             if group.writes:
                 origin = resolved | {"run": run.run_id, "precision": training.state.precision}
-                package = _published(workspace, _told(info, config, data, scores, origin), run)
+                picture = _picture(training, run)
+                package = _published(workspace, _told(info, config, data, scores, origin), run, picture)
                 progress.note(f"model {package.model_id}: {package.folder}")
                 details |= {"model": package.model_id, "curve": run.describe("curve.csv")}
                 paths = (package.folder, run.describe())
@@ -246,8 +249,16 @@ def _told(
     )
 
 
-def _published(workspace: Workspace, info: PackageInfo, run: Run) -> ModelPackage:
+def _picture(training: Training, run: Run) -> bytes | None:
+    """The card's picture; made once, so that a finished run gives the package that stands on another device too."""
+    picture = run.get(PICTURE) or example_picture(training.held_out, training.learner.average.state_dict())
+    if picture is not None:
+        run.put(PICTURE, picture)
+    return picture
+
+
+def _published(workspace: Workspace, info: PackageInfo, run: Run, picture: bytes | None) -> ModelPackage:
     """Write the package of the best checkpoint into the workspace."""
     best = run.load("best")
     assert best is not None, f"run {run.run_id} ended without a best checkpoint"
-    return write_package(workspace.objects, "models", info, best[0])
+    return write_package(workspace.objects, "models", info, best[0], picture)

@@ -182,6 +182,7 @@ JSON_ARGUMENTS: dict[str, list[str]] = {
     "config show train": [],
     "doctor": [],
     "export": ["--model", "m", "--output", "out"],
+    "export-model": ["--model", "m", "--output", "m.onnx"],
     "ingest": ["a.tif"],
     "inspect": ["a.tif"],
     "predict": ["--model", "m"],

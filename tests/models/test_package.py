@@ -12,6 +12,7 @@ import torch
 from segcore.classes import default_classes
 from segcore.errors import ContractError
 from segcore.models import ModelConfig, build_model
+from segcore.models.card import model_card
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, read_package, write_package
 from segcore.store import Objects, Workspace
 
@@ -192,3 +193,38 @@ def test_read_package_reads_a_uri(tmp_path: Path) -> None:
 def test_a_uri_without_a_package_is_one_clear_error(uri: str) -> None:
     with pytest.raises(ContractError, match=f"{uri}|{uri.removeprefix('file://')}"):
         read_package(None, uri)
+
+
+def test_a_picture_is_part_of_the_package_and_of_its_card(tmp_path: Path) -> None:
+    plain, _, model = written(tmp_path / "plain")
+    objects = Folder(tmp_path / "pictured")
+    package = write_package(objects, "models", info(), model.state_dict(), picture=b"png")
+    assert (objects.keys[-1].rsplit("/", 1)[-1], len(objects.keys)) == ("SHA256SUMS", 5)
+    assert package.digest != plain.digest
+    assert read_package(None, package.folder).digest == package.digest
+    cards = [(Path(each.folder) / "README.md").read_text() for each in (plain, package)]
+    assert ["![Held-out image, target and mask](example.png)" in card for card in cards] == [False, True]
+    (Path(package.folder) / "example.png").unlink()
+    with pytest.raises(ContractError, match=r"example.png is damaged or was changed.*got no such file"):
+        read_package(None, package.folder)
+
+
+def test_model_card_has_a_row_of_scores_for_each_class() -> None:
+    scores = {
+        "miou": 0.75,
+        "images": 2,
+        "classes": {"sea|land": {"iou": 0.5, "dice": 2 / 3}, "rare": {"iou": None, "dice": None}},
+    }
+    lines = model_card(info().model_copy(update={"scores": scores})).splitlines()
+    start = lines.index("## Scores on held-out images")
+    assert lines[start + 2 : start + 11] == [
+        "| what | value |",
+        "| --- | --- |",
+        "| miou | 0.75 |",
+        "| images | 2 |",
+        "",
+        "| class | iou | dice |",
+        "| --- | --- | --- |",
+        "| sea\\|land | 0.5 | 0.6667 |",
+        "| rare | - | - |",
+    ]

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 
 from segcore.config import PredictConfig, TrainConfig, build_config
 from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError, SegcoreError
 from segcore.inference import predict
 from segcore.inference.precision import faster_formats
+from segcore.models.check import verify_package
 from segcore.models.package import read_package
 from segcore.progress import Silent
 from segcore.spatial import Spacing
@@ -69,6 +71,9 @@ def test_train_learns_and_ends_in_a_package(uri: str) -> None:
     package = read_package(Workspace.open(uri), result.details["model"])
     assert package.model_id.startswith("discs-")
     assert result.paths[0] == package.folder
+    assert verify_package(None, package.folder) == []
+    with Pillow.open(Path(package.folder, "example.png")) as picture:
+        assert picture.size == (3 * 96 + 16, 96)
     assert package.contract.bands == ("band 0", "band 1")
     half = {"bfloat16"} & set(faster_formats(torch.device("cpu")))
     assert package.info.training["precision"] == (half.pop() if half else "float32")
