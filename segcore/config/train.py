@@ -98,6 +98,8 @@ class TrainConfig(StageConfig):
     """Steps between validations; 0 = about ten in the budget."""
     validation_mpx: float = Field(default=4.0, gt=0)
     """Megapixels that a validation looks at, evenly spread over the held-out images; the last one at 16 times more."""
+    picture: bool = True
+    """Show a held-out tile with its target and mask in the model's card; it is part of the package."""
     patience: int = Field(default=0, ge=0)
     """Validations without a better score before the run stops; 0 = never."""
     folds: int = Field(default=0, ge=0)

@@ -14,6 +14,8 @@ from segcore.config import TrainConfig
 from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
+from segcore.models.foreign import begin_with
+from segcore.store import Workspace
 from segcore.training.choice import Choice
 from segcore.training.losses import SegmentationLoss
 from segcore.training.parallel import ALONE, Group
@@ -72,6 +74,17 @@ class Learner:
     def precision(self) -> str:
         """What forward and backward are computed in; weights, loss and optimizer are float32."""
         return "float32" if self.amp_dtype is None else str(self.amp_dtype).removeprefix("torch.")
+
+    def begin_with(self, workspace: Workspace, config: TrainConfig) -> str:
+        """Take the weights that `config.init` names; the line that tells the user which.
+
+        Raises:
+            ConfigError: if nothing in it fits.
+        """
+        line = begin_with(self.model, workspace, config)
+        assert line is not None, "no init was given"
+        self.average.load_state_dict(self.model.state_dict())
+        return line
 
     def to_input(self, pixels: npt.NDArray[Any]) -> torch.Tensor:
         """Pixels (N, C, Y, X) as read -> normalised float32 on the device; NaN and Inf become the mean."""

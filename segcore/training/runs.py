@@ -5,6 +5,7 @@
         last.safetensors    everything that decides how the run goes on
         best.safetensors    weights of the best validation
         curve.csv           step, loss, learning rate, validation scores
+        scores.json         those of the finished model
         log.txt             what was told to the user, and when
         tensorboard/        the curve once more, for TensorBoard
         example.png         the picture on the model's card
@@ -101,6 +102,10 @@ class Run:
         except (SafetensorError, ValueError, KeyError) as error:
             where = self.describe(f"{name}.safetensors")
             raise StoreError(f"{where}: damaged checkpoint ({error}); give another --run") from error
+
+    def has(self, name: str) -> bool:
+        """True if there is such a checkpoint."""
+        return self._objects.size(f"{self.prefix}/{name}.safetensors") is not None
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file of the run."""

@@ -18,6 +18,7 @@ from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.models import ModelConfig, build_model
 from segcore.models.card import PICTURE
+from segcore.models.foreign import digest_of_init
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.models.receptive import measured
 from segcore.progress import SILENT, Progress
@@ -79,6 +80,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
         model = _model_config(config, choice, data)
         _check_tile(choice, model)
         resolved = _resolved(config, choice, data, model) | {"device": device.type, "fold": fold}
+        resolved["init_digest"] = digest_of_init(workspace, config.init)
         run_id = config.run or _run_id(config, resolved)
         run = Run(workspace, run_id if fold is None else f"{run_id}-fold{fold + 1}", group.writes)
         details: dict[str, Any] = {"run": run.run_id, "device": str(device), **_sizes(data)}
@@ -99,6 +101,8 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
             )
             keep_what_fits(data.training, config.cache_mib)
             learner = Learner(model, config, choice, data.mean, data.std, device, group)
+            if config.init is not None and not run.has("last"):
+                progress.note(learner.begin_with(workspace, config))
             limit_px = config.validation_mpx * 1e6
             held_out = HeldOut.of(info, learner, data.validation, limit_px, config.threads)
             training = Training((config, choice), data, learner, held_out, run, progress, group)
@@ -109,7 +113,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
             details |= {"steps": training.state.step, "best_step": training.state.best_step}
             if group.writes:
                 origin = resolved | {"run": run.run_id, "precision": training.state.precision}
-                picture = _picture(training, run)
+                picture = _picture(training, run) if config.picture else None
                 package = _published(workspace, _told(info, config, data, scores, origin), run, picture)
                 progress.note(f"model {package.model_id}: {package.folder}")
                 details |= {"model": package.model_id, "curve": run.describe("curve.csv")}
@@ -209,10 +213,15 @@ def _final_scores(data: TrainingData, training: Training, run: Run, group: Group
     best = run.load("best")
     assert best is not None, f"run {run.run_id} ended without a best checkpoint"
     training.learner.average.load_state_dict(best[0])
-    if not data.validation:
-        return {}
-    counts = training.held_out.limited(training.final_px()).count(best[0], group)
-    return {**summary(counts, data.classes), "images": len(data.validation), "pixels": counts.counted_px}
+    kept = run.get("scores.json")
+    if kept is not None:  # of a run that ended before: its package stands
+        return dict(json.loads(kept))
+    scores: dict[str, Any] = {}
+    if data.validation:
+        counts = training.held_out.limited(training.final_px()).count(best[0], group)
+        scores = {**summary(counts, data.classes), "images": len(data.validation), "pixels": counts.counted_px}
+    run.put("scores.json", json.dumps(scores, indent=2).encode() + b"\n")
+    return scores
 
 
 def _contract(data: TrainingData, model: ModelConfig) -> InputContract:

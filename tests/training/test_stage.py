@@ -380,3 +380,35 @@ def test_a_finished_run_keeps_its_precision_and_its_package(uri: str, monkeypatc
     assert train(settings).paths == first.paths
     package = read_package(Workspace.open(uri), first.details["model"])
     assert package.info.training["precision"] == "bfloat16"
+
+
+def test_a_run_begins_with_weights_that_it_is_given_and_goes_on_from_its_own(uri: str) -> None:
+    notes: list[str] = []
+
+    class Listener(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    first = train(TrainConfig(workspace=uri, run="first", **TINY))
+    settings = {**TINY, "max_steps": 2, "learning_rate": 1e-9, "ema": 0.0}
+    second = train(TrainConfig(workspace=uri, run="second", init=first.details["model"], **settings), Listener())
+    assert any(note.startswith(f"begins with {first.details['model']}: ") for note in notes)
+    weights = [dict(read_package(Workspace.open(uri), r.details["model"]).load_weights().named_parameters())
+               for r in (first, second)]  # fmt: skip
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, msg=name)
+    config = json.loads(Path(uri, "runs", "second", "config.json").read_text())
+    assert config["init_digest"] == read_package(Workspace.open(uri), first.details["model"]).digest
+    notes.clear()
+    again = train(TrainConfig(workspace=uri, run="second", init=first.details["model"], **settings), Listener())
+    assert again.paths == second.paths
+    assert not any(note.startswith("begins with") for note in notes)
+
+
+def test_a_frozen_encoder_is_that_of_the_weights_it_began_with(uri: str) -> None:
+    first = train(TrainConfig(workspace=uri, run="first", **TINY))
+    settings = {**TINY, "freeze": 1.0, "ema": 0.0}
+    second = train(TrainConfig(workspace=uri, run="second", init=first.details["model"], **settings))
+    old, new = (read_package(Workspace.open(uri), r.details["model"]).load_weights() for r in (first, second))
+    same = {n for n, value in new.state_dict().items() if torch.equal(value, old.state_dict()[n])}
+    assert same == {n for n in old.state_dict() if n.startswith("down.")}
