@@ -4,7 +4,7 @@ Most of it may be left out: what is None, `auto` or empty is chosen from the ima
 and the run says what it chose, and why.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,8 @@ Loss = Literal["ce", "bce", "dice", "jaccard", "tversky", "focal", "lovasz", "bo
 Augment = Literal[
     "flip", "rotate", "scale", "elastic", "light", "gamma", "blur", "noise", "stain", "bands", "mixup", "cutmix"
 ]
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainConfig(StageConfig):
@@ -87,7 +89,7 @@ class TrainConfig(StageConfig):
 
     augment: bool = True
     """Change tiles anew each time they are seen: what it does suits the images (`segcore preview` shows it)."""
-    augments: dict[Augment, float] = Field(default={})
+    augments: dict[Augment, Share] = Field(default={})
     """By name: share of the tiles that it changes; wins over what is chosen, 0 = never."""
     stretch: Literal["auto", "on", "off"] = "auto"
     """Stretch each image's own intensities to the full range first; `auto` does where images differ much."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from segcore.augment import Augmented
 from segcore.config import TrainConfig
 from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
@@ -105,7 +106,7 @@ class Learner:
 
     def step(
         self,
-        batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        batches: Sequence[Augmented],
         rate: float,
         number: int,
         *,
@@ -117,8 +118,7 @@ class Learner:
         A gradient with NaN or Inf changes nothing; `skipped` counts such steps in a row.
 
         Args:
-            batches: normalised tiles (N, C, Y, X) and classes (N, Y, X), this process's own; their gradients are
-                averaged.
+            batches: normalised tiles, this process's own, with the classes of those of all; their gradients are averaged.
             rate: learning rate.
             number: steps done before this one.
             settled: whether batch norm takes its running statistics, and leaves them as they are.
@@ -133,8 +133,8 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         with self._drawing(number):
-            for tiles, classes in batches:
-                loss = self._loss_of(tiles, classes) / len(batches)
+            for batch in batches:
+                loss = self._loss_of(batch) / len(batches)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         self._group.sum_gradients(self.model.parameters())
@@ -151,11 +151,11 @@ class Learner:
         self.skipped = 0 if is_finite else self.skipped + 1
         return total
 
-    def _loss_of(self, tiles: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        tiles = tiles.contiguous(memory_format=torch.channels_last)
+    def _loss_of(self, batch: Augmented) -> torch.Tensor:
+        tiles = batch.tiles.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.model(tiles)
-        return self._loss(self._group.gathered(logits), self._group.gathered(classes))
+        return batch.loss(self._group.gathered(logits), self._loss)
 
     def _set_modes(self, settled: bool, frozen: bool) -> None:
         """Training mode, but for batch norm that is to keep its statistics, and an encoder that is to stay."""

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 
-from segcore.augment import augment, draw_augmentation
+from segcore.augment import Augmented, Augmenter, choose_augments, facts_of
 from segcore.config import TrainConfig
 from segcore.errors import SegcoreError
 from segcore.progress import Progress
@@ -69,6 +69,8 @@ class Training:
     ) -> None:
         self.config, self.choice = config, _ = settings
         self.data, self.learner, self.held_out = data, learner, held_out
+        augments = choose_augments(config, facts_of(data.training, data.classes, data.mean))
+        self._augmenter = Augmenter(augments, config.seed, data.mean, data.std)
         self._run, self._progress, self._group = run, progress, group
         self._own = group.share_of(self.choice.batch)
         self.state = State(precision=learner.precision)
@@ -107,14 +109,10 @@ class Training:
         sampler = Sampler(data.training, data.index, choice.tile_px, config.foreground_share, config.seed)
         return batches(sampler, choice.batch, first=self.state.step * config.accumulate, threads=config.readers)
 
-    def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch on the device, normalised and augmented."""
-        tiles, classes = self.learner.to_input(pixels), self.learner.to_classes(target)
-        if self.config.augment:
-            drawn = draw_augmentation(self.config.seed, step, len(pixels), tiles.shape[1])
-            tiles, classes = augment(tiles, classes, drawn)
-        own = slice(self._own.start, self._own.stop)
-        return tiles[own], classes[own]
+    def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> Augmented:
+        """The batch on the device, normalised and augmented: this process's own tiles, the truth of all."""
+        batch = self._augmenter(self.learner.to_input(pixels), self.learner.to_classes(target), step)
+        return replace(batch, tiles=batch.tiles[self._own.start : self._own.stop])
 
     def _after_step(self, fraction: float) -> None:
         """Validate, checkpoint and tell, where it is time."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from segcore.augment import Augmented
 from segcore.config import TrainConfig
 from segcore.models import ModelConfig
 from segcore.training import learner as learner_module
@@ -30,10 +31,10 @@ def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0, **how: Any) 
     )
 
 
-def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(seed: int) -> Augmented:
     generator = torch.Generator().manual_seed(seed)
     tiles = torch.randn((2, 2, 8, 8), generator=generator)
-    return tiles, torch.randint(0, 2, (2, 8, 8), generator=generator)
+    return Augmented(tiles, torch.randint(0, 2, (2, 8, 8), generator=generator))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
@@ -74,10 +75,10 @@ def test_a_settled_step_learns_what_the_model_does_in_use() -> None:
     for number in range(3):
         trained.step([batch(number)], rate=0.01, number=number)
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
-    tiles, classes = batch(3)
+    given = batch(3)
     with torch.no_grad():
-        in_use = SegmentationLoss({"ce": 1.0, "dice": 1.0})(trained.model.eval()(tiles), classes)
-    loss = trained.step([(tiles, classes)], rate=0.01, number=3, settled=True)
+        in_use = SegmentationLoss({"ce": 1.0, "dice": 1.0})(trained.model.eval()(given.tiles), given.classes)
+    loss = trained.step([given], rate=0.01, number=3, settled=True)
     torch.testing.assert_close(loss, in_use)
     after = trained.model.state_dict()
     statistics = {name for name in before if "running" in name}
@@ -166,9 +167,8 @@ def test_a_step_is_the_optimizers_own(optimizer: str) -> None:
     loss = SegmentationLoss({"ce": 1.0, "dice": 1.0})
     for number in range(3):
         trained.step([batch(number)], rate=0.01, number=number)
-        tiles, classes = batch(number)
         kinds[optimizer].zero_grad()
-        loss(model.train()(tiles), classes).backward()
+        loss(model.train()(batch(number).tiles), batch(number).classes).backward()
         kinds[optimizer].step()
     for (name, value), other, mean in zip(
         trained.model.named_parameters(), model.parameters(), trained.average.parameters(), strict=True
@@ -179,11 +179,24 @@ def test_a_step_is_the_optimizers_own(optimizer: str) -> None:
 
 def test_gradients_of_accumulated_batches_are_averaged() -> None:
     trained, whole = learner(max_gradient=0.0, optimizer="sgd"), learner(max_gradient=0.0, optimizer="sgd")
-    tiles, classes = batch(0)
-    loss = trained.step([(tiles, classes)] * 3, rate=0.01, number=0)
-    torch.testing.assert_close(loss, whole.step([(tiles, classes)], rate=0.01, number=0))
+    loss = trained.step([batch(0)] * 3, rate=0.01, number=0)
+    torch.testing.assert_close(loss, whole.step([batch(0)], rate=0.01, number=0))
     for one, two in zip(trained.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(one, two)
+
+
+def test_a_mixture_is_held_against_both_its_truths() -> None:
+    trained, one, other = (learner(max_gradient=0.0, optimizer="sgd", weight_decay=0.0) for _ in range(3))
+    mixture = Augmented(batch(0).tiles, batch(0).classes, batch(1).classes, torch.full((2,), 0.75))
+    loss = trained.step([mixture], rate=0.01, number=0)
+    losses = [
+        torch.stack([SegmentationLoss({"ce": 1.0, "dice": 1.0})(logits[k : k + 1], truth[k : k + 1]) for k in (0, 1)])
+        for logits, truth in (
+            (one.model.train()(batch(0).tiles), batch(0).classes),
+            (other.model.train()(batch(0).tiles), batch(1).classes),
+        )
+    ]
+    torch.testing.assert_close(loss, (0.75 * losses[0] + 0.25 * losses[1]).mean().detach())
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
@@ -214,9 +227,9 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     expected |= {
         f"model.{name}": value.clone() for name, value in tried.average.state_dict().items() if "running" in name
     }
-    tiles, classes = batch(1)
+    endless = Augmented(batch(1).tiles * float("inf"), batch(1).classes)
     for count in (1, 2):
-        tried.step([(tiles * float("inf"), classes)], rate=0.01, number=count)
+        tried.step([endless], rate=0.01, number=count)
         assert tried.skipped == count
     for name, value in tried.tensors().items():
         assert torch.equal(value, expected[name]), name
