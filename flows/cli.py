@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Show how segcore reads a file: axes, shape, spacing, CRS."),
     "ingest": ("stage", "Copy sources and their targets into the workspace."),
     "train": ("stage", "Train a model on the labelled images."),
+    "preview": ("preview", "Show what the network sees: tiles, augmentation."),
     "predict": ("stage", "Segment images tile by tile, from where it stopped."),
     "score": ("stage", "Compare masks with targets, per image and class."),
     "report": ("stage", "Write one HTML page of scores and pictures."),

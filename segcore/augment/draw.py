@@ -59,7 +59,7 @@ class Augmentation(NamedTuple):
         scale = 1 / math.hypot(*self.matrix[k, :, 0])
         found = {
             "turned" if self.symmetry[k] < 4 else "mirrored": self.symmetry[k] > 0,
-            f"rotated by {angle:.0f}°": abs(angle) > 0.5,
+            f"rotated by {abs(angle):.0f}°": abs(angle) > 0.5,
             f"scaled {scale:.2f} x": abs(scale - 1) > 0.005,
             "bent": self.bend[k].any(),
             "stains": (self.stain[k] != [[1.0], [0.0]]).any(),

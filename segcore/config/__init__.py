@@ -4,7 +4,7 @@ from segcore.config.base import StageConfig, build_config, load_yaml, unknown_ke
 from segcore.config.ingest import IngestConfig, escaped, parse_shares
 from segcore.config.predict import RESERVED_NAMES, PredictConfig
 from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
-from segcore.config.train import TrainConfig
+from segcore.config.train import PreviewConfig, TrainConfig
 
 STAGES: dict[str, type[StageConfig]] = {
     "ingest": IngestConfig,
@@ -21,6 +21,7 @@ __all__ = [
     "ExportConfig",
     "IngestConfig",
     "PredictConfig",
+    "PreviewConfig",
     "ReportConfig",
     "ScoreConfig",
     "StageConfig",

@@ -146,3 +146,12 @@ class TrainConfig(StageConfig):
         if text is not None:
             WantedSpacing.parse(text)
         return text
+
+
+class PreviewConfig(TrainConfig):
+    """Labelled images -> a page that shows what the network would see; with the options that `train` will be given."""
+
+    tiles: int = Field(default=12, ge=1, le=200)
+    """Tiles on the page: the first that the run would see."""
+    output: str | None = None
+    """File to write; reports/preview/preview.html in the workspace where not given."""

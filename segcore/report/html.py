@@ -20,14 +20,6 @@ SCORE_LABELS = {
 }
 """Overall scores that the page shows, in its order; report.json has them all."""
 
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
 
 def percent(score: float | None) -> str:
     """A score for people: `87.3 %`; a dash where there is none."""
@@ -41,11 +33,24 @@ def number(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-_ENVIRONMENT.filters["percent"] = percent
-_ENVIRONMENT.filters["number"] = number
+def templates(folder: Path) -> jinja2.Environment:
+    """The templates of a folder, which may use the report's style and parts; they escape what they are given."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader((folder, Path(__file__).parent)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["number"] = number
+    return environment
+
+
+_TEMPLATES = templates(Path(__file__).parent)
 
 
 def render(content: ReportContent) -> str:
     """The page as text; it loads nothing, and a content policy forbids it to."""
-    template = _ENVIRONMENT.get_template("report.html.j2")
+    template = _TEMPLATES.get_template("report.html.j2")
     return template.render(content=content, score_labels=SCORE_LABELS)

@@ -22,6 +22,10 @@ DARK = 160
 TINT = 0.5
 OUT_OF_SCORE: tuple[int, int, int] = (200, 200, 200)
 """Grey of pixels that are ignored or not usable."""
+HATCH_PX = 14
+"""From one line of a hatching to the next."""
+CASING = 30
+"""Grey of the line outside of an outline, which lets its colour show on a ground of the same one."""
 WRONG: tuple[int, int, int] = (213, 40, 40)
 
 
@@ -90,6 +94,37 @@ def overlay(picture: Rgb, ids: Ids, classes: Sequence[ClassInfo], foreground: Se
     out = np.where(shown[..., None], blended.astype(np.uint8), picture)
     line = _borders(np.where(shown, ids, 65535)) & shown
     out[line] = color[line]
+    return out
+
+
+def outlined(picture: Rgb, ids: Ids, classes: Sequence[ClassInfo], foreground: Sequence[int]) -> Rgb:
+    """The picture with a line in the class colours inside the borders of the foreground, and a dark one outside.
+
+    Args:
+        picture: (Y, X, 3).
+        ids: (Y, X) class ids.
+        classes: their colours.
+        foreground: indices into `classes` that are outlined, see `counts.foreground_rows`.
+    """
+    shown = np.isin(ids, [classes[row].id for row in foreground])
+    line = _borders(np.where(shown, ids, 65535))
+    out = picture.copy()
+    out[line] = CASING
+    out[line & shown] = colored(ids, classes)[line & shown]
+    return out
+
+
+def hatched(picture: Rgb, where: npt.NDArray[np.bool_]) -> Rgb:
+    """The picture with slanting lines, light beside dark so that they show on any ground.
+
+    Args:
+        picture: (Y, X, 3).
+        where: (Y, X), True = hatched.
+    """
+    out = picture.copy()
+    slant = np.indices(where.shape).sum(axis=0) % HATCH_PX
+    out[where & (slant < 2)] = 255
+    out[where & (slant >= 2) & (slant < 4)] = CASING
     return out
 
 

@@ -97,3 +97,27 @@ def test_shrunk_and_sampled_have_the_same_sides() -> None:
     assert sampled[0, 0] == ids[1, 1]
     assert sampled[-1, -1] == ids[298, 99]
     np.testing.assert_array_equal(pictures.sampled(ids, ids.shape), ids)
+
+
+def test_outlined_draws_the_class_inside_and_dark_outside_and_nothing_else() -> None:
+    ids = np.zeros((9, 9), np.uint8)
+    ids[3:6, 3:6] = 1
+    picture = np.full((9, 9, 3), 200, np.uint8)
+    found = pictures.outlined(picture, ids, CLASSES, [1])
+    inside, outside = found[3:6, 3:6].reshape(-1, 3).tolist(), found[2, 3:6].tolist()
+    assert inside.count(list(CLASSES[1].color)) == 8  # all but the middle
+    assert outside == [[pictures.CASING] * 3] * 3
+    assert (found[4, 4] == 200).all()
+    assert (found[0] == 200).all()
+
+
+def test_hatched_changes_only_what_is_asked() -> None:
+    picture = np.full((28, 28, 3), 120, np.uint8)
+    where = np.zeros((28, 28), bool)
+    where[:, 14:] = True
+    found = pictures.hatched(picture, where)
+    assert (found[:, :14] == 120).all()
+    values, counts = np.unique(found[:, 14:, 0], return_counts=True)
+    assert dict(zip(values.tolist(), (counts / 14 / 28).round(3).tolist(), strict=True)) == {
+        pictures.CASING: 0.143, 120: 0.714, 255: 0.143
+    }  # fmt: skip

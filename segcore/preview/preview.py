@@ -1,0 +1,128 @@
+"""Preview: settings of a training -> *the page*, and the numbers on it as a result."""
+
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from segcore.augment import Augmenter, choose_augments, facts_of
+from segcore.config import PreviewConfig
+from segcore.errors import SegcoreError
+from segcore.measure import Peak
+from segcore.preview.content import AugmentRow, BandRow, ClassRow, PreviewContent, render
+from segcore.preview.tiles import SeenTile, picture_row, seen_tiles
+from segcore.progress import SILENT, Progress
+from segcore.report import Chip, Fact
+from segcore.report.html import number
+from segcore.results import StageResult
+from segcore.sampling import Sampler, keep_what_fits
+from segcore.store import Workspace
+from segcore.training.choice import Choice, choose
+from segcore.training.data import TrainingData, gather
+
+PAGE = "reports/preview/preview.html"
+MIN_SAMPLED = 64
+"""Class shares are taken over at least so many tiles."""
+
+
+def preview(config: PreviewConfig, progress: Progress = SILENT) -> StageResult:
+    """Write a page of what the network would see in a training with these settings. Nothing is trained.
+
+    Returns:
+        `paths[0]` is the page; `details` has the shares of classes and augmentation.
+
+    Raises:
+        ConfigError: if there is nothing to learn from, or the settings don't fit the images.
+        SegcoreError: if the page cannot be written.
+    """
+    with Peak() as peak:
+        workspace = Workspace.open(config.workspace)
+        data = gather(workspace, config)
+        keep_what_fits(data.training, config.cache_mib)
+        content = _content(config, data, workspace.uri, progress)
+        path = "" if config.dry_run else _written(workspace, config.output, render(content))
+    return StageResult(
+        stage="preview",
+        paths=(path,) if path else (),
+        seconds=peak.seconds,
+        peak_mib=peak.mib,
+        details=_details(content),
+    )
+
+
+def _content(config: PreviewConfig, data: TrainingData, uri: str, progress: Progress) -> PreviewContent:
+    choice = choose(config, data)
+    augments = choose_augments(config, facts_of(data.training, data.classes, data.mean))
+    augmenter = Augmenter(augments, config.seed, data.mean, data.std)
+    sampler = Sampler(data.training, data.index, choice.tile_px, config.foreground_share, config.seed)
+    num_sampled = max(MIN_SAMPLED, config.tiles)
+    progress.start("preview", num_sampled, "tiles")
+    rows, sampled = [], np.zeros(len(data.classes))
+    for k, tile in enumerate(islice(seen_tiles(data, sampler, augmenter, choice.batch), num_sampled)):
+        sampled += class_pixels(tile, len(data.classes))
+        if k < config.tiles:
+            rows.append(picture_row(tile, k + 1, data))
+        progress.advance()
+    return PreviewContent(
+        title="What the network sees",
+        subtitle=f"Training images of {uri}",
+        created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        chips=_chips(data, choice),
+        tiles=tuple(rows),
+        classes=_class_rows(data, sampled),
+        num_sampled=num_sampled,
+        augments=tuple(AugmentRow(name, share, augments.reasons[name]) for name, share in augments.shares.items()),
+        bands=tuple(BandRow(*row) for row in zip(data.bands, data.mean, data.std, strict=True)),
+        is_stretched=data.stretch,
+        chosen=tuple(Fact(name.replace("_", " "), reason) for name, reason in choice.reasons.items()),
+    )
+
+
+def class_pixels(tile: SeenTile, num_classes: int) -> npt.NDArray[np.int64]:
+    """Pixels of each class in a tile as drawn."""
+    return np.bincount(tile.classes[tile.classes >= 0].ravel(), minlength=num_classes)
+
+
+def _class_rows(data: TrainingData, sampled: npt.NDArray[np.float64]) -> tuple[ClassRow, ...]:
+    in_images, in_tiles = (pixels / max(1.0, pixels.sum()) for pixels in (data.index.pixels.sum(axis=0), sampled))
+    return tuple(ClassRow(info, float(in_images[info.id]), float(in_tiles[info.id])) for info in data.classes)
+
+
+def _chips(data: TrainingData, choice: Choice) -> tuple[Chip, ...]:
+    return (
+        Chip("training images", number(len(data.training))),
+        Chip("held out", number(len(data.validation))),
+        Chip("classes", number(len(data.classes))),
+        Chip("tile", f"{choice.tile_px} px"),
+        Chip("tiles a step", number(choice.batch)),
+    )
+
+
+def _written(workspace: Workspace, output: str | None, page: str) -> str:
+    """Write the page; where it is."""
+    if output is None:
+        workspace.objects.put(PAGE, page.encode())
+        return workspace.describe(PAGE)
+    try:
+        Path(output).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SegcoreError(
+            f"preview: {output} cannot be written ({error.strerror or error}); give another --output"
+        ) from error
+    return output
+
+
+def _details(content: PreviewContent) -> dict[str, object]:
+    return {
+        "tiles": len(content.tiles),
+        "augments": {row.name: row.share for row in content.augments},
+        "reasons": {row.name: row.reason for row in content.augments},
+        "class_shares": {
+            row.info.name: {"images": round(row.in_images, 4), "tiles": round(row.in_tiles, 4)}
+            for row in content.classes
+        },
+        "mean": [row.mean for row in content.bands],
+        "std": [row.std for row in content.bands],
+    }
