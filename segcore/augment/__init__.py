@@ -5,12 +5,13 @@ host, a pure function of seed, step and tile) -> geometry, colour, mix (torch, o
 """
 
 from segcore.augment.augmenter import Augmenter, augment
-from segcore.augment.choice import Augments, choose_augments
+from segcore.augment.choice import OFF, Augments, choose_augments
 from segcore.augment.draw import Augmentation, draw_augmentation
 from segcore.augment.facts import ImageFacts, facts_of
 from segcore.augment.mix import Augmented
 
 __all__ = [
+    "OFF",
     "Augmentation",
     "Augmented",
     "Augmenter",

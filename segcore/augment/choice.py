@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from segcore.augment.facts import ImageFacts
-from segcore.config import TrainConfig
 from segcore.config.train import Augment
 from segcore.errors import ConfigError
 
@@ -38,6 +37,13 @@ class Augments:
     """The symmetries that `flip` draws from."""
     max_angle: float = ANY_DEGREES
     """Largest rotation either way, in degrees."""
+
+    def __str__(self) -> str:
+        """The shares of what is done, in one line."""
+        return ", ".join(f"{name} {share:g}" for name, share in self.shares.items() if share) or "none"
+
+
+OFF = Augments(dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, "augment is off"))
 
 
 @dataclass(frozen=True)
@@ -74,18 +80,20 @@ UPRIGHT = _Kind(LEFT_RIGHT, 1 / 2, FEW_DEGREES, "", 0.0, "bent streets and walls
 PICTURE = _Kind(ALL_FLIPS, 7 / 8, ANY_DEGREES, "no class keeps to the top or the bottom", BENT, "a gentle bend")
 
 
-def choose_augments(config: TrainConfig, facts: ImageFacts) -> Augments:
+def choose_augments(asked: Mapping[Augment, float], facts: ImageFacts) -> Augments:
     """What suits the images, with what was asked for laid over it.
+
+    Args:
+        asked: `TrainConfig.augments`.
+        facts: of the training images.
 
     Raises:
         ConfigError: if something was asked for that the images do not allow.
     """
-    if not config.augment:
-        return Augments(dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, "augment is off"))
     kind = _kind(facts)
     chosen = _chosen(kind, facts)
-    _check_asked(config.augments, facts)
-    chosen |= {name: (share, "asked for") for name, share in config.augments.items()}
+    _check_asked(asked, facts)
+    chosen |= {name: (share, "asked for") for name, share in asked.items()}
     shares, reasons = {name: chosen[name][0] for name in NAMES}, {name: chosen[name][1] for name in NAMES}
     return Augments(shares, reasons, kind.flips, kind.max_angle)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from segcore.augment import Augmenter, choose_augments, facts_of
+from segcore.augment import Augmenter
 from segcore.config import PreviewConfig
 from segcore.errors import SegcoreError
+from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.preview.content import AugmentRow, BandRow, ClassRow, PreviewContent, render
 from segcore.preview.tiles import SeenTile, picture_row, seen_tiles
@@ -19,7 +20,7 @@ from segcore.report.html import number
 from segcore.results import StageResult
 from segcore.sampling import Sampler, keep_what_fits
 from segcore.store import Workspace
-from segcore.training.choice import Choice, choose
+from segcore.training.choice import Choice, choose, class_shares
 from segcore.training.data import TrainingData, gather
 
 PAGE = "reports/preview/preview.html"
@@ -53,8 +54,8 @@ def preview(config: PreviewConfig, progress: Progress = SILENT) -> StageResult:
 
 
 def _content(config: PreviewConfig, data: TrainingData, uri: str, progress: Progress) -> PreviewContent:
-    choice = choose(config, data)
-    augments = choose_augments(config, facts_of(data.training, data.classes, data.mean))
+    choice = choose(config, data, resolve_device(config.device))
+    augments = choice.augments
     augmenter = Augmenter(augments, config.seed, data.mean, data.std)
     sampler = Sampler(data.training, data.index, choice.tile_px, config.foreground_share, config.seed)
     num_sampled = max(MIN_SAMPLED, config.tiles)
@@ -76,7 +77,7 @@ def _content(config: PreviewConfig, data: TrainingData, uri: str, progress: Prog
         augments=tuple(AugmentRow(name, share, augments.reasons[name]) for name, share in augments.shares.items()),
         bands=tuple(BandRow(*row) for row in zip(data.bands, data.mean, data.std, strict=True)),
         is_stretched=data.stretch,
-        chosen=tuple(Fact(name.replace("_", " "), reason) for name, reason in choice.reasons.items()),
+        chosen=tuple(Fact(name, reason) for name, reason in choice.reasons.items() if name != "augments"),
     )
 
 
@@ -86,8 +87,8 @@ def class_pixels(tile: SeenTile, num_classes: int) -> npt.NDArray[np.int64]:
 
 
 def _class_rows(data: TrainingData, sampled: npt.NDArray[np.float64]) -> tuple[ClassRow, ...]:
-    in_images, in_tiles = (pixels / max(1.0, pixels.sum()) for pixels in (data.index.pixels.sum(axis=0), sampled))
-    return tuple(ClassRow(info, float(in_images[info.id]), float(in_tiles[info.id])) for info in data.classes)
+    in_images, in_tiles = class_shares(data), sampled / max(1.0, sampled.sum())
+    return tuple(ClassRow(info, in_images[info.name], float(in_tiles[info.id])) for info in data.classes)
 
 
 def _chips(data: TrainingData, choice: Choice) -> tuple[Chip, ...]:

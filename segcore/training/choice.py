@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from segcore.augment import OFF, Augments, choose_augments, facts_of
 from segcore.config import TrainConfig
 from segcore.config.train import Loss
 from segcore.errors import ConfigError
@@ -40,6 +41,8 @@ class Choice:
     learning_rate: float
     class_weights: tuple[float, ...] = ()
     """In the loss, by class; none = all alike."""
+    augments: Augments = OFF
+    """What is done to the tiles."""
     reasons: dict[str, str] = field(default_factory=dict, compare=False)
     """By setting that was not given: what was chosen, and why."""
 
@@ -52,6 +55,7 @@ class Choice:
             "loss": dict(self.loss),
             "learning_rate": self.learning_rate,
             "class_weights": list(self.class_weights),
+            "augments": dict(self.augments.shares),
         }
 
 
@@ -59,7 +63,8 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device) -> Cho
     """Settle what a config leaves open.
 
     Raises:
-        ConfigError: if a class weight is given for a class that there is not.
+        ConfigError: if a class weight is given for a class that there is not, or an augmentation asked for that the
+            images do not allow.
     """
     reasons: dict[str, str] = {}
     is_cpu = device.type == "cpu"
@@ -96,7 +101,11 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device) -> Cho
     if "schedule" not in config.model_fields_set:
         span = f"{config.max_steps} steps" if config.max_steps is not None else f"{config.minutes:g} minutes"
         reasons["schedule"] = f"{config.schedule}: fitted to the {span} at hand"
-    return Choice(channels, tile_px, batch, loss, rate, class_weights(config, data), reasons)
+    augments = OFF
+    if config.augment:
+        augments = choose_augments(config.augments, facts_of(data.training, data.classes, data.mean))
+        reasons["augments"] = f"{augments}: {augments.reasons['flip']} (segcore preview shows more)"
+    return Choice(channels, tile_px, batch, loss, rate, class_weights(config, data), augments, reasons)
 
 
 def _tile_px(wanted: int, smallest_side: int) -> int:

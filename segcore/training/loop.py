@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from segcore.augment import Augmented, Augmenter, choose_augments, facts_of
+from segcore.augment import Augmented, Augmenter
 from segcore.config import TrainConfig
 from segcore.errors import SegcoreError
 from segcore.progress import Progress
@@ -69,8 +69,7 @@ class Training:
     ) -> None:
         self.config, self.choice = config, _ = settings
         self.data, self.learner, self.held_out = data, learner, held_out
-        augments = choose_augments(config, facts_of(data.training, data.classes, data.mean))
-        self._augmenter = Augmenter(augments, config.seed, data.mean, data.std)
+        self._augmenter = Augmenter(self.choice.augments, config.seed, data.mean, data.std)
         self._run, self._progress, self._group = run, progress, group
         self._own = group.share_of(self.choice.batch)
         self.state = State(precision=learner.precision)

@@ -8,7 +8,6 @@ import torch
 from segcore.augment import Augmentation, Augments, ImageFacts, choose_augments
 from segcore.augment.choice import NAMES
 from segcore.augment.draw import NODES
-from segcore.config import TrainConfig
 from segcore.sampling import IGNORED
 
 RGB = ImageFacts(num_bands=3, dtype="uint8")
@@ -34,7 +33,7 @@ def doing_nothing(n: int, c: int) -> Augmentation:
 def only(facts: ImageFacts = RGB, **shares: float) -> Augments:
     """Augments with these shares, and 0 for all others."""
     asked: Any = dict.fromkeys(NAMES, 0.0) | shares
-    return choose_augments(TrainConfig(workspace="w", augments=asked), facts)
+    return choose_augments(asked, facts)
 
 
 def some_tiles(n: int = 2, c: int = 3, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:

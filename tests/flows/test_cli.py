@@ -186,6 +186,7 @@ JSON_ARGUMENTS: dict[str, list[str]] = {
     "ingest": ["a.tif"],
     "inspect": ["a.tif"],
     "predict": ["--model", "m"],
+    "preview": [],
     "repair": [],
     "report": ["--model", "m"],
     "score": ["--model", "m"],

@@ -25,6 +25,7 @@ from segcore.preview.preview import PAGE
 from segcore.preview.tiles import picture_row, seen_tiles
 from segcore.sampling import IGNORED, Sampler
 from segcore.store import Workspace
+from segcore.training.choice import choose
 from segcore.training.data import TrainingData, gather
 from tests.synthetic import put_image, put_label
 
@@ -70,7 +71,7 @@ def data(uri: str) -> TrainingData:
 
 def tiles_of(data: TrainingData, **settings: Any) -> Iterator[Any]:
     config = TrainConfig(workspace="w", **SMALL, **settings)
-    augments = choose_augments(config, facts_of(data.training, data.classes, data.mean))
+    augments = choose(config, data, torch.device("cpu")).augments
     sampler = Sampler(data.training, data.index, 32, config.foreground_share, config.seed)
     return seen_tiles(data, sampler, Augmenter(augments, config.seed, data.mean, data.std), 4)
 
@@ -107,7 +108,7 @@ def test_tiles_are_those_of_the_sampler_and_the_augmenter(data: TrainingData) ->
     sampler = Sampler(data.training, data.index, 32, 0.5, 3)
     pixels, classes = sampler.tiles(1, 4)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (data.mean, data.std))
-    augments = choose_augments(TrainConfig(workspace="w"), facts_of(data.training, data.classes, data.mean))
+    augments = choose_augments({}, facts_of(data.training, data.classes, data.mean))
     normalised = torch.from_numpy(((pixels - mean) / std).astype(np.float32))
     batch = Augmenter(augments, 3, data.mean, data.std)(normalised, torch.from_numpy(classes.astype(np.int64)), 1)
     for k, tile in enumerate(seen[4:]):

@@ -26,7 +26,8 @@ def data(*sides: int, pixels: tuple[float, ...] = (900.0, 100.0)) -> TrainingDat
 
 
 def config(**settings: Any) -> TrainConfig:
-    return TrainConfig(workspace="w", **settings)
+    """Without augmentation, whose choice looks into the images: see tests/augment."""
+    return TrainConfig(workspace="w", augment=False, **settings)
 
 
 CPU = torch.device("cpu")
@@ -48,6 +49,7 @@ def test_what_is_given_stands_without_a_reason() -> None:
     found = choose(config(schedule="poly", **given), data(500), CPU)
     assert {key: getattr(found, key) for key in given} == given
     assert found.reasons == {}
+    assert not any(found.augments.shares.values())
 
 
 def test_the_rate_suits_the_optimizer() -> None:
