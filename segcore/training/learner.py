@@ -118,7 +118,7 @@ class Learner:
         A gradient with NaN or Inf changes nothing; `skipped` counts such steps in a row.
 
         Args:
-            batches: normalised tiles, this process's own, with the classes of those of all; their gradients are averaged.
+            batches: normalised tiles, this process's own, with the classes of all processes'; gradients are averaged.
             rate: learning rate.
             number: steps done before this one.
             settled: whether batch norm takes its running statistics, and leaves them as they are.

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from segcore.augment import Augmented
 from segcore.config import PredictConfig, TrainConfig, build_config
 from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError, SegcoreError
 from segcore.inference import predict
@@ -232,9 +233,9 @@ def test_steps_that_are_not_finite_are_skipped_then_end_the_run_at_the_last_good
     loss_of, bad = learner.Learner._loss_of, {2, *range(5, 60)}
     calls: list[int] = []
 
-    def sometimes(self: learner.Learner, tiles: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    def sometimes(self: learner.Learner, batch: Augmented) -> torch.Tensor:
         calls.append(len(calls))
-        return loss_of(self, tiles, classes) * (float("nan") if calls[-1] in bad else 1.0)
+        return loss_of(self, batch) * (float("nan") if calls[-1] in bad else 1.0)
 
     monkeypatch.setattr(learner.Learner, "_loss_of", sometimes)
     with pytest.raises(SegcoreError, match=r"run r: 20 steps in a row gave NaN or Inf; .* step 5: .*--no-amp"):
@@ -287,20 +288,14 @@ def test_what_is_left_open_is_chosen_and_told(uri: str) -> None:
     asked = {"workspace": uri, "max_steps": 2, "device": "cpu", "threads": 1}
     result = train(TrainConfig(**asked), Listener())
     chosen = result.details["chosen"]
-    assert set(chosen) == {"tile_px", "channels", "batch", "loss", "learning_rate", "schedule"}
+    assert set(chosen) == {"tile_px", "channels", "batch", "loss", "learning_rate", "schedule", "augments"}
     assert chosen["tile_px"].startswith("128: for a CPU and images of 96 px")
     assert all(f"chosen: {name} {reason}" in notes for name, reason in chosen.items())
     config = json.loads(Path(uri, result.paths[1], "config.json").read_text())
     assert (config["tile_px"], config["batch"], config["loss"]) == (128, 4, {"ce": 1.0, "dice": 1.0})
     assert config["channels"] == [16, 32, 64, 128, 128]
-    assert (
-        "chosen"
-        not in train(
-            TrainConfig(
-                **asked, tile_px=32, batch=2, channels=(4, 8), loss={"ce": 1.0}, learning_rate=0.01, schedule="poly"
-            )
-        ).details
-    )
+    given = {"tile_px": 32, "batch": 2, "channels": (4, 8), "loss": {"ce": 1.0}, "learning_rate": 0.01}
+    assert "chosen" not in train(TrainConfig(**asked, **given, schedule="poly", augment=False)).details
 
 
 def test_a_level_that_images_do_not_have_is_refused_at_once(uri: str) -> None:
