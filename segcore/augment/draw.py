@@ -68,7 +68,7 @@ class Augmentation(NamedTuple):
             "blur": self.blur[k] > 0,
             "noise": self.noise[k] > 0,
             f"bands dropped: {self.dropped[k].sum()}": self.dropped[k].any(),
-            f"mixed with {1 - self.mixup[k]:.0%} of another": self.mixup[k] < 1,
+            f"mixed with {100 * (1 - self.mixup[k]):.0f} % of another": self.mixup[k] < 1,
             "a rectangle of another": self.cut[k].any(),
         }
         return [name for name, applies in found.items() if applies]
