@@ -32,7 +32,7 @@ class Job:
 
     def tiling(self, grid: ModelGrid) -> Tiling:
         """The tile grid of an image."""
-        return self.shaped(tiling_for(self.config, self.package, grid, self.tuning, self.shaped))
+        return tiling_for(self.config, self.package, grid, self.tuning, self.shaped)
 
     def shaped(self, tiling: Tiling) -> Tiling:
         """The grid, its tiles cut at the far borders where they may.

@@ -60,7 +60,7 @@ def tiling_for(
     package: ModelPackage,
     grid: ModelGrid,
     tuning: Tuning | None = None,
-    shaped: Callable[[Tiling], Tiling] | None = None,
+    shaped: Callable[[Tiling], Tiling] = lambda tiling: tiling,
 ) -> Tiling:
     """The tile grid of an image: what the config asks for, else what is fastest, or the package was made with.
 
@@ -77,14 +77,13 @@ def tiling_for(
     stride = sides(contract.stride_planes, contract.stride, 1)
     if blend_for(config, contract) == "gaussian":
         px, planes = _halo(config, (tile_px // 8, tile_planes // 8), contract)
-        return gaussian_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride)
+        return shaped(gaussian_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride))
     px, planes = _halo(config, (contract.halo_px, contract.halo_planes), contract)
     if config.halo == "exact" and config.tile_px is None:
         tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes, len(package.classes))
 
     def cropped(tile_px: int) -> Tiling:
-        tiling = crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px)
-        return tiling if shaped is None else shaped(tiling)
+        return shaped(crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px))
 
     if tuning is not None and is_tuned(config, contract, shape):
         tile_px = min(tuning.px_per_s, key=lambda side: tuning.seconds(side, cropped(side)))
