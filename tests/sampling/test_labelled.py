@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segcore import sampling
 from segcore.classes import default_classes
 from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.sampling import IGNORED, ClassIndex, LabelledImage, Sampler, batches, keep_what_fits
+from segcore.sampling import index as index_module
 from segcore.store import PyramidSpec, Staging, Workspace
 from tests.synthetic import put_image, put_label
 
@@ -141,7 +141,7 @@ def test_class_index_of_a_coarse_level_points_into_the_class(
     ids[400:480, 200:320] = 1
     put_image(workspace, "a", pixels)
     put_label(workspace, "a", "target", ids)
-    monkeypatch.setattr(sampling, "MAX_INDEX_PX", 300_000)
+    monkeypatch.setattr(index_module, "MAX_INDEX_PX", 300_000)
     index = ClassIndex([labelled(workspace)], 2)
     assert index.pixels.tolist() == [[1100 * 600 - 9600, 9600]]
     places = index.found[0][1].places

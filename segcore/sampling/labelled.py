@@ -1,15 +1,7 @@
-"""Sampling: store -> *tiles* -> model. Random tiles straight from the store, no folder of cut-outs between.
+"""Labelled: an image and its target, read together: store -> *pixels and class numbers* -> tiles."""
 
-Which tile is the k-th of step s is a pure function of (seed, s, k): a resumed run sees the tiles of an undisturbed
-one, whatever was prefetched. An index, made once at the start, knows where each class is, so that rare ones are
-seen as often as common ones.
-"""
-
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +13,6 @@ from segcore.stretch import Stretch
 
 IGNORED = -1
 """Class number, in tiles, of pixels that change neither loss nor score: `ignore` in the target, or not usable."""
-
-MAX_INDEX_PX = 16 << 20
-"""The class index is made from the finest level that has at most so many pixels in a plane."""
-MAX_POSITIONS = 1 << 21
-"""Pixels that the index keeps of each class, over all images."""
 
 Pixels = npt.NDArray[Any]
 Int16s = npt.NDArray[np.int16]
@@ -155,139 +142,3 @@ def keep_what_fits(images: Sequence[LabelledImage], cache_mib: int) -> None:
         if image.num_bytes <= left:
             image.keep()
             left -= image.num_bytes
-
-
-class _Places(NamedTuple):
-    """Some pixels of one class in one image."""
-
-    num_px: int
-    """Pixels of the class there, of which `places` is a sample."""
-    places: npt.NDArray[np.int32]
-    """(n, 3): plane, y, x at the training level."""
-
-
-class ClassIndex:
-    """Where each class is: `found[image][class]`, made once from targets at a coarse level."""
-
-    def __init__(self, images: Sequence[LabelledImage], num_classes: int, seed: int = 0) -> None:
-        self.num_classes = num_classes
-        share = max(64, MAX_POSITIONS // max(1, sum(image.num_planes for image in images)))
-        self.found = [self._of_image(image, share, seed) for image in images]
-        self.pixels = np.array([[places.num_px for places in row] for row in self.found], dtype=np.float64)
-        """(images, classes): usable pixels of each class, scaled up to the training level."""
-
-    def _of_image(self, image: LabelledImage, share: int, seed: int) -> list[_Places]:
-        level = image.level
-        while level + 1 < image.target.num_levels and np.prod(image.target.shape(level)[-2:]) > MAX_INDEX_PX:
-            level += 1
-        factor = 2 ** (level - image.level)
-        rng = np.random.default_rng((seed, len(image.image_id)))
-        rows: list[list[npt.NDArray[np.int32]]] = [[] for _ in range(self.num_classes)]
-        pixels = [0] * self.num_classes
-        for plane in range(image.num_planes):
-            classes = image.read_classes(plane, level)
-            for number in range(self.num_classes):
-                where = np.flatnonzero(classes == number)
-                pixels[number] += len(where) * factor**2
-                if len(where) > share:
-                    where = np.sort(rng.choice(where, share, replace=False))
-                y, x = np.unravel_index(where, classes.shape)
-                rows[number].append(
-                    np.stack([np.full(len(where), plane), y * factor + factor // 2, x * factor + factor // 2], axis=1)
-                    .astype(np.int32)
-                )  # fmt: skip
-        return [_Places(n, np.concatenate(parts)) for n, parts in zip(pixels, rows, strict=True)]
-
-    @property
-    def occurring(self) -> list[int]:
-        """Classes that have a pixel anywhere."""
-        return [number for number in range(self.num_classes) if self.pixels[:, number].any()]
-
-
-class Draw(NamedTuple):
-    """Which tile: all that decides its pixels."""
-
-    image: int
-    plane: int
-    window: Window
-    """Over (y, x), may reach over the border."""
-
-
-class Sampler:
-    """Draws tiles: tile k of step s is the same in every run with the same seed.
-
-    Args:
-        images: to draw from.
-        index: of these images.
-        tile_px: side of a tile.
-        class_share: of the tiles, share that is placed at a pixel of a class drawn evenly, in an image drawn evenly
-            among those that have it; the rest lies at any usable pixel, each as likely as the other.
-        seed: of the whole run.
-    """
-
-    def __init__(
-        self, images: Sequence[LabelledImage], index: ClassIndex, tile_px: int, class_share: float, seed: int
-    ) -> None:
-        self.images, self.tile_px, self.seed = images, tile_px, seed
-        self._index, self._class_share = index, class_share
-        self._classes = index.occurring
-        self._holders = {number: np.flatnonzero(index.pixels[:, number]) for number in self._classes}
-        self._flat = index.pixels.ravel() / index.pixels.sum()
-
-    def draw(self, step: int, k: int) -> Draw:
-        """The place of tile k of a step."""
-        rng = np.random.default_rng((self.seed, step, k))
-        if rng.random() < self._class_share:
-            number = self._classes[rng.integers(len(self._classes))]
-            image = int(rng.choice(self._holders[number]))
-        else:
-            image, number = divmod(int(rng.choice(len(self._flat), p=self._flat)), self._index.num_classes)
-        places = self._index.found[image][number].places
-        plane, *centre = (int(value) for value in places[rng.integers(len(places))])
-        reach = self.tile_px // 4
-        jitter = rng.integers(-reach, reach + 1, 2)
-        start = tuple(
-            self._start(middle + int(shift) - self.tile_px // 2, size)
-            for middle, shift, size in zip(centre, jitter, self.images[image].shape_yx, strict=True)
-        )
-        return Draw(image, plane, Window(start, (self.tile_px, self.tile_px)))
-
-    def _start(self, wanted: int, size: int) -> int:
-        """Mostly inside the image, and a little over its border, as tiles with a halo are in prediction."""
-        over = self.tile_px // 8
-        low, high = -over, size - self.tile_px + over
-        return (size - self.tile_px) // 2 if high < low else min(max(wanted, low), high)
-
-    def tiles(self, step: int, batch: int) -> tuple[Pixels, Int16s]:
-        """One batch: pixels (N, C, Y, X) in the images' own dtype, class numbers (N, Y, X)."""
-        read = [self._tile(self.draw(step, k)) for k in range(batch)]
-        return np.stack([pixels for pixels, _ in read]), np.stack([target for _, target in read])
-
-    def _tile(self, draw: Draw) -> tuple[Pixels, Int16s]:
-        return self.images[draw.image].read_reflected(draw.plane, draw.window)
-
-
-def batches(
-    sampler: Sampler, batch: int, first: int = 0, threads: int = 2, ahead: int = 4
-) -> Generator[tuple[int, Pixels, Int16s]]:
-    """The batches of all steps from `first` on, without end, read ahead by threads; close it to end them.
-
-    Args:
-        sampler: draws and reads.
-        batch: tiles in each.
-        first: the first step.
-        threads: that read.
-        ahead: batches that are read or waiting at any time: the bound on memory.
-
-    Yields:
-        Step, pixels (N, C, Y, X) and class numbers (N, Y, X).
-    """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="segcore-tiles")
-    waiting: deque[Future[tuple[Pixels, Int16s]]] = deque()
-    try:
-        for step in count(first):
-            while len(waiting) < ahead:
-                waiting.append(pool.submit(sampler.tiles, step + len(waiting), batch))
-            yield (step, *waiting.popleft().result())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
