@@ -47,7 +47,7 @@ class TrainConfig(StageConfig):
     level: int | None = Field(default=None, ge=0)
     """Pyramid level to train on; predict reads the level of the same pixel size. 0 where not given."""
     spacing: str | None = None
-    """Train at this size of a pixel (0.5um, 10m): of each image the nearest finer level is resampled to it."""
+    """Train at this size of a pixel (0.5um, 10m): of each image the nearest level is resampled to it."""
     minutes: float = Field(default=15.0, gt=0)
     """Time budget; the schedule is fitted to it."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -57,7 +57,7 @@ class TrainConfig(StageConfig):
     """`random` draws tiles anywhere, again and again; `epoch` takes every place once before any comes again."""
     foreground_share: float = Field(default=0.5, ge=0, le=1)
     """Of `random` tiles, share that lies at a pixel of a class drawn evenly, the rest anywhere usable."""
-    weights: dict[str, float] = Field(default={})
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default={})
     """By image id or group: how often its tiles are drawn; 1 where not given, 0 = never."""
     cache_mib: int = Field(default=1024, ge=0)
     """Memory for decoded training images that stay at hand; the others are read region by region."""

@@ -1,23 +1,26 @@
-"""Sampling: store -> *tiles* -> model. Random tiles straight from the store, no folder of cut-outs between.
+"""Sampling: store -> *tiles* -> model. Tiles straight from the store, no folder of cut-outs between.
 
-Which tile is the k-th of step s is a pure function of (seed, s, k): a resumed run sees the tiles of an undisturbed
-one, whatever was prefetched. An index, made once at the start, knows where each class is, so that rare ones are
-seen as often as common ones.
+labelled.py reads an image and its target; index.py knows where each class is; anywhere.py and epoch.py decide which
+tile is the i-th of a run, as a pure function of the seed; loader.py reads them.
 """
 
+from segcore.sampling.anywhere import RandomSampler
+from segcore.sampling.epoch import EpochSampler
 from segcore.sampling.index import ClassIndex
 from segcore.sampling.labelled import IGNORED, Int16s, LabelledImage, Pixels, keep_what_fits
-from segcore.sampling.loader import batches
+from segcore.sampling.loader import Loader
 from segcore.sampling.sampler import Draw, Sampler
 
 __all__ = [
     "IGNORED",
     "ClassIndex",
     "Draw",
+    "EpochSampler",
     "Int16s",
     "LabelledImage",
+    "Loader",
     "Pixels",
+    "RandomSampler",
     "Sampler",
-    "batches",
     "keep_what_fits",
 ]

@@ -1,7 +1,7 @@
 """Labelled: an image and its target, read together: store -> *pixels and class numbers* -> tiles."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,10 @@ from segcore.errors import ConfigError
 from segcore.geometry import Window, reflected
 from segcore.store import Image, Label
 from segcore.stretch import Stretch
+from segcore.taps import Axis
+
+if TYPE_CHECKING:  # it lies in a package that loads torch
+    from segcore.inference.model_grid import ModelGrid
 
 IGNORED = -1
 """Class number, in tiles, of pixels that change neither loss nor score: `ignore` in the target, or not usable."""
@@ -19,17 +23,31 @@ Int16s = npt.NDArray[np.int16]
 
 
 class LabelledImage:
-    """An image and its target at one level, read together, plane by plane (axes beside c, y and x are planes)."""
+    """An image and its target at one size of pixel, read together, plane by plane (axes beside c, y, x are planes).
 
-    def __init__(self, image: Image, target: Label, level: int = 0) -> None:
+    Args:
+        image: complete.
+        target: its classes.
+        level: whose pixels are read.
+        grid: of the image, where its pixels are resampled; it has a level of its own then.
+    """
+
+    def __init__(self, image: Image, target: Label, level: int = 0, grid: "ModelGrid | None" = None) -> None:
+        level = level if grid is None else grid.level
         if level >= min(image.num_levels, target.num_levels):
             raise ConfigError(
                 f"image {image.image_id}: expected a pyramid level below {image.num_levels}, got level {level}"
             )
         self.image, self.target, self.level = image, target, level
+        self._grid = grid if grid is not None and grid.is_resampled else None
         shape = dict(zip(image.axes, image.shape(level), strict=True))
         self.num_channels = shape["c"]
-        self.shape_yx = (shape["y"], shape["x"])
+        self.level_yx = (shape["y"], shape["x"])
+        """Sides of the level in px."""
+        self.step = (1.0, 1.0) if self._grid is None else self._grid.step
+        """Sides (y, x) of a pixel as it is read, in pixels of the level."""
+        self.shape_yx = self.level_yx if self._grid is None else self._grid.shape[-2:]
+        """Sides in pixels as they are read."""
         self._plane_shape = tuple(n for axis, n in shape.items() if axis not in "cyx")
         self._num_classes = len(target.classes)
         self._kept: dict[int, tuple[Pixels, Int16s]] | None = None
@@ -48,6 +66,11 @@ class LabelledImage:
     def num_bytes(self) -> int:
         """Memory that pixels and target take when they are kept."""
         return self.num_planes * int(np.prod(self.shape_yx)) * (self.num_channels * self.image.dtype.itemsize + 2)
+
+    @property
+    def is_kept(self) -> bool:
+        """True if planes stay in memory, so that a window of them costs nothing."""
+        return self._kept is not None
 
     def keep(self) -> None:
         """Decode each plane once, at its first use, and keep it; changes no pixel, only the time to read it."""
@@ -69,14 +92,20 @@ class LabelledImage:
 
     def read_reflected(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
         """As `read`, of a window that may reach over the border; what lies outside is mirrored, target too."""
-        if Window.whole(self.shape_yx).contains(window):
-            return self.read(plane, window)
-        rows, columns = (reflected(*side) for side in zip(window.start, window.shape, self.shape_yx, strict=True))
-        start = (int(rows.min()), int(columns.min()))
-        inside = Window(start, (int(rows.max()) + 1 - start[0], int(columns.max()) + 1 - start[1]))
+        inside = self.inside(window)
         pixels, target = self.read(plane, inside)
-        rows, columns = rows - start[0], columns - start[1]
+        if inside == window:
+            return pixels, target
+        rows, columns = mirrored(window, self.shape_yx, inside.start)
         return pixels[:, rows[:, None], columns], target[rows[:, None], columns]
+
+    def inside(self, window: Window) -> Window:
+        """The pixels from which a window is made that may reach over the border."""
+        if Window.whole(self.shape_yx).contains(window):
+            return window
+        sides = mirrored(window, self.shape_yx, (0, 0))
+        start = tuple(int(indices.min()) for indices in sides)
+        return Window(start, tuple(int(indices.max()) + 1 - a for indices, a in zip(sides, start, strict=True)))
 
     def read_classes(self, plane: int, level: int) -> Int16s:
         """Class numbers (Y, X) of a whole plane at a level of its own."""
@@ -90,7 +119,9 @@ class LabelledImage:
         Fill values such as -3.4e38 would reach their neighbours: NaN becomes an average value, band by band.
         """
         pixels = self.image.read(self._full(self.image.axes, plane, window), level)
-        pixels = pixels.reshape(self.num_channels, *window.shape)
+        return self._without_fill(pixels.reshape(self.num_channels, *window.shape))
+
+    def _without_fill(self, pixels: Pixels) -> Pixels:
         if np.issubdtype(pixels.dtype, np.floating):
             pixels[self.image.missing(pixels)] = np.nan
         return pixels
@@ -103,8 +134,23 @@ class LabelledImage:
         return self.image.usable(pixels)
 
     def _read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
+        if self._grid is not None:
+            return self._resampled(self._grid, plane, window)
         pixels = self.read_pixels(plane, window, self.level)
         classes = self._classes(plane, window, self.level, pixels)
+        return self.stretched(pixels), classes
+
+    def _resampled(self, grid: "ModelGrid", plane: int, window: Window) -> tuple[Pixels, Int16s]:
+        """Target and `valid` have the class of the level's pixel in which the centre of a read one lies."""
+        pixels = grid.read(self._full(self.target.axes, plane, window)).reshape(self.num_channels, *window.shape)
+        pixels = self._without_fill(pixels)
+        sides = zip(self.step, self.level_yx, window.start, window.stop, strict=True)
+        rows, columns = (Axis(step, n).nearest(start, stop) for step, n, start, stop in sides)
+        start = (int(rows[0]), int(columns[0]))
+        under = Window(start, (int(rows[-1]) + 1 - start[0], int(columns[-1]) + 1 - start[1]))
+        classes = self._classes(plane, under, self.level, None)[np.ix_(rows - start[0], columns - start[1])]
+        if self.image.pixels_tell:
+            classes[~self.image.usable(pixels)] = IGNORED
         return self.stretched(pixels), classes
 
     def stretched(self, pixels: Pixels) -> Pixels:
@@ -114,14 +160,18 @@ class LabelledImage:
     def _classes(self, plane: int, window: Window, level: int, pixels: Pixels | None) -> Int16s:
         """Class numbers; `pixels` of the same window are needed where they, not a label, say what is usable."""
         ids = self.target.read(self._full(self.target.axes, plane, window), level).reshape(window.shape)
-        classes = np.where(ids == self.target.ignore, IGNORED, ids.astype(np.int32)).astype(np.int16)
-        if self.image.has_valid or pixels is not None:
+        classes = ids.astype(np.int16)
+        if ids.max(initial=0) >= self._num_classes:
+            is_ignored = ids == self.target.ignore
+            classes[is_ignored] = IGNORED
+            highest = ids.max(initial=0, where=~is_ignored)
+            if highest >= self._num_classes:
+                raise ConfigError(
+                    f"target of {self.image_id}: expected class ids below {self._num_classes} or ignore "
+                    f"({self.target.ignore}), got {highest}; complete the class table and ingest again"
+                )
+        if self.image.has_valid or (self.image.pixels_tell and pixels is not None):
             classes[~self.read_valid(plane, window, level, pixels)] = IGNORED
-        if classes.max(initial=IGNORED) >= self._num_classes:
-            raise ConfigError(
-                f"target of {self.image_id}: expected class ids below {self._num_classes} or ignore "
-                f"({self.target.ignore}), got {classes.max()}; complete the class table and ingest again"
-            )
         return classes
 
     def _full(self, axes: tuple[str, ...], plane: int, window: Window) -> Window:
@@ -142,3 +192,11 @@ def keep_what_fits(images: Sequence[LabelledImage], cache_mib: int) -> None:
         if image.num_bytes <= left:
             image.keep()
             left -= image.num_bytes
+
+
+def mirrored(
+    window: Window, shape: tuple[int, ...], origin: tuple[int, ...]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows and columns, counted from `origin`, of a window that may reach over the border of an image of this shape."""
+    rows, columns = (reflected(*side) for side in zip(window.start, window.shape, shape, strict=True))
+    return rows - origin[0], columns - origin[1]

@@ -1,35 +1,134 @@
-"""Loader: batches of tiles, read ahead by threads."""
+"""Loader: batches of tiles, made ahead by threads: regions -> *tiles of a round* -> batches.
 
+    readers    | regions of round 1 |  of round 2, spread over round 1  |  of round 3 ...
+    assembler       | batches of round 1 ...            | batches of round 2 ...
+    caller             | takes them, one by one
+
+Each region is read once, and tiles are copied from it straight into their batch. In memory are the regions of two
+rounds (`sampler.ROUND_BYTES` each, or MIN_REGIONS regions where these take more) and the batches that are ready.
+"""
+
+import time
 from collections import deque
-from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count
+from typing import Self
 
-from segcore.sampling.labelled import Int16s, Pixels
-from segcore.sampling.sampler import Sampler
+import numpy as np
+
+from segcore.geometry import Window
+from segcore.sampling.labelled import Int16s, Pixels, mirrored
+from segcore.sampling.sampler import Round, Sampler
+
+AHEAD = 4
+"""Batches that are being made or ready."""
+
+Read = tuple[Pixels, Int16s]
 
 
-def batches(
-    sampler: Sampler, batch: int, first: int = 0, threads: int = 2, ahead: int = 4
-) -> Generator[tuple[int, Pixels, Int16s]]:
-    """The batches of all steps from `first` on, without end, read ahead by threads; close it to end them.
+class _Reading:
+    """A round whose regions are being read."""
+
+    def __init__(self, sampler: Sampler, number: int, readers: ThreadPoolExecutor) -> None:
+        self.number = number
+        self.round: Round = sampler.round(number)
+        self.num_tiles = len(self.round.owner)
+        self._images, self._readers, self._tile_px = sampler.images, readers, sampler.tile_px
+        self._futures: list[Future[Read]] = []
+
+    def begin(self, share: float = 1.0) -> None:
+        """Have so large a part of the regions read."""
+        wanted = min(len(self.round.regions), int(share * len(self.round.regions)) + 1)
+        for region in self.round.regions[len(self._futures) : wanted]:
+            read = self._images[region.image].read
+            self._futures.append(self._readers.submit(read, region.plane, region.window))
+
+    def read(self, at: int) -> Read:
+        """Pixels and target of a tile's region."""
+        return self._futures[int(self.round.owner[at])].result()
+
+    def cut(self, at: int, pixels: Pixels, target: Int16s) -> None:
+        """Copy a tile to where it belongs: (C, Y, X) and (Y, X)."""
+        region = self.round.regions[int(self.round.owner[at])]
+        whole_pixels, whole_target = self.read(at)
+        y, x = self.round.start[at].tolist()
+        window = Window((y, x), (self._tile_px, self._tile_px))
+        if region.window.contains(window):
+            place = window.relative_to(region.window.start)
+            pixels[...] = whole_pixels[place.behind]
+            target[...] = whole_target[place.slices]
+            return
+        rows, columns = mirrored(window, self._images[region.image].shape_yx, region.window.start)
+        pixels[...] = whole_pixels[:, rows[:, None], columns]
+        target[...] = whole_target[rows[:, None], columns]
+
+
+class Loader:
+    """The batches of all steps from the first one on, without end; close it to end its threads.
+
+    Yields step, pixels (N, C, Y, X) in the images' own dtype, and class numbers (N, Y, X).
 
     Args:
-        sampler: draws and reads.
+        sampler: draws.
         batch: tiles in each.
         first: the first step.
-        threads: that read.
-        ahead: batches that are read or waiting at any time: the bound on memory.
-
-    Yields:
-        Step, pixels (N, C, Y, X) and class numbers (N, Y, X).
+        readers: threads that read regions; the store decodes with threads of its own.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="segcore-tiles")
-    waiting: deque[Future[tuple[Pixels, Int16s]]] = deque()
-    try:
-        for step in count(first):
-            while len(waiting) < ahead:
-                waiting.append(pool.submit(sampler.tiles, step + len(waiting), batch))
-            yield (step, *waiting.popleft().result())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def __init__(self, sampler: Sampler, batch: int, first: int = 0, readers: int = 2) -> None:
+        self.waited_s = 0.0
+        """Time that was spent waiting for batches."""
+        self._sampler, self._batch, self._next = sampler, batch, first
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="segcore-regions")
+        self._assembler = ThreadPoolExecutor(1, thread_name_prefix="segcore-tiles")
+        self._waiting: deque[tuple[int, Future[Read]]] = deque()
+        self._now: _Reading | None = None
+        self._following: _Reading | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[int, Pixels, Int16s]:
+        began = time.perf_counter()
+        while len(self._waiting) < AHEAD:
+            self._waiting.append((self._next, self._assembler.submit(self._assembled, self._next)))
+            self._next += 1
+        step, future = self._waiting.popleft()
+        found = future.result()
+        self.waited_s += time.perf_counter() - began
+        return (step, *found)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._assembler.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._assembler.shutdown(wait=True)
+
+    # By the assembler's thread
+
+    def _assembled(self, step: int) -> Read:
+        """One batch."""
+        pixels = target = None
+        for k in range(self._batch):
+            reading, at = self._located(step * self._batch + k)
+            if pixels is None or target is None:
+                first, tile_px = reading.read(at)[0], self._sampler.tile_px
+                pixels = np.empty((self._batch, len(first), tile_px, tile_px), first.dtype)
+                target = np.empty((self._batch, tile_px, tile_px), np.int16)
+            reading.cut(at, pixels[k], target[k])
+        assert pixels is not None, "a batch without tiles"
+        assert target is not None, "a batch without tiles"
+        return pixels, target
+
+    def _located(self, tile: int) -> tuple[_Reading, int]:
+        """The round of a tile, all of it asked for; the next one as far as this one is used up."""
+        number, at = self._sampler.find(tile)
+        if self._now is None or self._now.number != number:
+            follows = self._following is not None and self._following.number == number
+            self._now = self._following if follows else _Reading(self._sampler, number, self._readers)
+            assert self._now is not None, f"round {number} was not begun"
+            self._now.begin()
+            following = self._sampler.find(tile - at + self._now.num_tiles)[0]
+            self._following = _Reading(self._sampler, following, self._readers)
+        assert self._following is not None, f"nothing follows round {number}"
+        self._following.begin(at / self._now.num_tiles)
+        return self._now, at

@@ -11,11 +11,13 @@ from segcore.classes import ClassInfo
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.geometry import Window
-from segcore.sampling import ClassIndex, LabelledImage
+from segcore.sampling import ClassIndex, EpochSampler, LabelledImage, RandomSampler, Sampler
 from segcore.spatial import Spacing
 from segcore.store import Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
+from segcore.training.spacing import asked, resampled
+from segcore.training.weights import checked_names, image_weights
 
 MAX_STATISTICS_PX = 4 << 20
 """Mean and deviation come from the finest level that has at most so many pixels in a plane."""
@@ -32,6 +34,15 @@ class TrainingData:
     """Of the training images."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    weights: tuple[float, ...]
+    """Of the training images."""
+    asked: Spacing | None = None
+    """The pixel size that all images were resampled to."""
+
+    @property
+    def level(self) -> int:
+        """That the model reads of an image whose pixel size nobody knows."""
+        return self.training[0].level if self.asked is None else 0
 
     @property
     def stretch(self) -> bool:
@@ -58,7 +69,9 @@ class TrainingData:
 
     @property
     def spacing(self) -> Spacing | None:
-        """Pixel size at the training level, if all training images have the same; else None."""
+        """Pixel size of training, if all images have the same; else None."""
+        if self.asked is not None:
+            return self.asked
         first = self.training[0].image.spacing
         if first is None:
             return None
@@ -79,12 +92,9 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
     Raises:
         ConfigError: if there are none, their bands, types or classes differ, or their targets teach nothing.
     """
-    images = [
-        LabelledImage(workspace.image(image_id), workspace.label(image_id, "target"), config.level or 0)
-        for image_id in workspace.image_ids()
-        if "target" in workspace.label_names(image_id)
-    ]
+    images, asked_for = _labelled(workspace, config)
     splits = group_splits(images)
+    checked_names(config.weights, images)
     images = [image for image in images if splits.get(image.image_id) != "test"]
     if not images:
         raise ConfigError(
@@ -111,7 +121,25 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
         for image in (*training, *validation):
             image.stretch = stretch_of(image.image)
     mean, std = statistics(training)
-    return TrainingData(tuple(training), tuple(validation), classes, index, mean, std)
+    weights = image_weights(config.weights, training)
+    return TrainingData(tuple(training), tuple(validation), classes, index, mean, std, weights, asked_for)
+
+
+def _labelled(workspace: Workspace, config: TrainConfig) -> tuple[list[LabelledImage], Spacing | None]:
+    """All labelled images, at the level or the spacing that is asked for; and this spacing."""
+    ids = [image_id for image_id in workspace.image_ids() if "target" in workspace.label_names(image_id)]
+    pairs = [(workspace.image(image_id), workspace.label(image_id, "target")) for image_id in ids]
+    if config.spacing is None:
+        return [LabelledImage(image, target, config.level or 0) for image, target in pairs], None
+    wanted = asked(config.spacing, [image for image, _ in pairs])
+    return [LabelledImage(image, target, grid=resampled(image, wanted)) for image, target in pairs], wanted
+
+
+def sampler_of(config: TrainConfig, data: TrainingData, tile_px: int) -> Sampler:
+    """Draws the run's training tiles; made when it is settled which images are kept in memory."""
+    if config.sampling == "epoch":
+        return EpochSampler(data.training, tile_px, config.seed, data.weights)
+    return RandomSampler(data.training, data.index, tile_px, config.foreground_share, config.seed, data.weights)
 
 
 def group_splits(images: Sequence[LabelledImage]) -> dict[str, str]:
@@ -224,9 +252,9 @@ def _check_alike(images: Sequence[LabelledImage]) -> None:
                     f"training images differ: {first.image_id} has {what} {a}, {image.image_id} has {b}; "
                     "train on images of one kind"
                 )
-        if image.shape_yx != image.target.shape(image.level)[-2:]:
+        if image.level_yx != image.target.shape(image.level)[-2:]:
             raise ConfigError(
-                f"image {image.image_id}: expected a target of {image.shape_yx} px at level {image.level}, "
+                f"image {image.image_id}: expected a target of {image.level_yx} px at level {image.level}, "
                 f"got {image.target.shape(image.level)[-2:]}"
             )
 

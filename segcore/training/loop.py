@@ -1,7 +1,6 @@
 """Loop: tiles -> steps -> validations -> checkpoints, in one place to read."""
 
 import time
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
@@ -12,10 +11,10 @@ from segcore.augment import Augmented, Augmenter
 from segcore.config import TrainConfig
 from segcore.errors import SegcoreError
 from segcore.progress import Progress
-from segcore.sampling import Int16s, Pixels, Sampler, batches
+from segcore.sampling import Int16s, Loader, Pixels
 from segcore.training.choice import Choice
 from segcore.training.clock import Clock
-from segcore.training.data import TrainingData
+from segcore.training.data import TrainingData, sampler_of
 from segcore.training.learner import Learner
 from segcore.training.parallel import ALONE, Group
 from segcore.training.runs import Curve, Run
@@ -103,10 +102,10 @@ class Training:
         config = self.config
         return learning_rate(config.schedule, self.choice.learning_rate, fraction, config.warm_up, self.state.halvings)
 
-    def _batches(self) -> Generator[tuple[int, Pixels, Int16s]]:
-        config, choice, data = self.config, self.choice, self.data
-        sampler = Sampler(data.training, data.index, choice.tile_px, config.foreground_share, config.seed)
-        return batches(sampler, choice.batch, first=self.state.step * config.accumulate, threads=config.readers)
+    def _batches(self) -> Loader:
+        config, batch = self.config, self.choice.batch
+        sampler = sampler_of(config, self.data, self.choice.tile_px)
+        return Loader(sampler, batch, first=self.state.step * config.accumulate, readers=config.readers)
 
     def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> Augmented:
         """The batch on the device, normalised and augmented: this process's own tiles, the truth of all."""

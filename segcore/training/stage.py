@@ -37,7 +37,7 @@ from segcore.training.validate import HeldOut, summary
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
-_NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "cache_mib", "device", "mlflow"}
+_NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "device", "mlflow"}
 """Settings that decide where and how fast a run goes, not what it is."""
 
 
@@ -231,7 +231,7 @@ def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
         bands=data.bands,
         dtype=data.dtype,
         spacing=data.spacing,
-        level=data.training[0].level,
+        level=data.level,
         stretch=data.stretch,
         mean=data.mean,
         std=data.std,

@@ -1,8 +1,4 @@
-"""Sampling: tiles hold the store's own pixels, rare classes come up, and tile k of step s is always the same one."""
-
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+"""Labelled: what is read are the store's own pixels, or those of the grid that they are resampled to."""
 
 import numpy as np
 import pytest
@@ -10,24 +6,11 @@ import pytest
 from segcore.classes import default_classes
 from segcore.errors import ConfigError
 from segcore.geometry import Window
-from segcore.sampling import IGNORED, ClassIndex, LabelledImage, Sampler, batches, keep_what_fits
-from segcore.sampling import index as index_module
+from segcore.inference.model_grid import ModelGrid
+from segcore.sampling import IGNORED, LabelledImage
 from segcore.store import PyramidSpec, Staging, Workspace
+from tests.sampling.scenes import labelled, random_image, rare
 from tests.synthetic import put_image, put_label
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace.open(str(tmp_path / "ws"), create=True)
-
-
-def labelled(workspace: Workspace, image_id: str = "a", level: int = 0) -> LabelledImage:
-    return LabelledImage(workspace.image(image_id), workspace.label(image_id, "target"), level)
-
-
-def random_image(seed: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 255, (3, *shape), dtype=np.uint8), rng.integers(0, 2, shape, dtype=np.uint8)
 
 
 def test_read_reflected_equals_numpy_reflect_over_every_border(workspace: Workspace) -> None:
@@ -112,92 +95,44 @@ def test_planes_of_a_volume_are_read_one_by_one(workspace: Workspace) -> None:
         assert np.array_equal(target, ids[plane, 2:6, 3:8])
 
 
-def rare(workspace: Workspace) -> LabelledImage:
-    """900 x 700 px with four pixels of class 1."""
-    pixels, _ = random_image(4, (900, 700))
-    ids = np.zeros((900, 700), np.uint8)
-    ids[640:642, 300:302] = 1
-    ids[:50] = 255
-    put_image(workspace, "a", pixels)
-    put_label(workspace, "a", "target", ids)
-    return labelled(workspace)
-
-
-def test_a_rare_class_is_in_its_share_of_the_tiles(workspace: Workspace) -> None:
-    image = rare(workspace)
-    sampler = Sampler([image], ClassIndex([image], 2), tile_px=64, class_share=1.0, seed=0)
-    held = [(image.read_reflected(0, sampler.draw(0, k).window)[1] == 1).any() for k in range(200)]
-    assert 0.4 < np.mean(held) < 0.6  # of two classes, drawn evenly
-    sampler = Sampler([image], ClassIndex([image], 2), tile_px=64, class_share=0.0, seed=0)
-    held = [(image.read_reflected(0, sampler.draw(0, k).window)[1] == 1).any() for k in range(200)]
-    assert np.mean(held) < 0.06
-
-
-def test_class_index_of_a_coarse_level_points_into_the_class(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels, ids = random_image(4, (1100, 600))
-    ids[:] = 0
-    ids[400:480, 200:320] = 1
-    put_image(workspace, "a", pixels)
-    put_label(workspace, "a", "target", ids)
-    monkeypatch.setattr(index_module, "MAX_INDEX_PX", 300_000)
-    index = ClassIndex([labelled(workspace)], 2)
-    assert index.pixels.tolist() == [[1100 * 600 - 9600, 9600]]
-    places = index.found[0][1].places
-    assert len(places) == 9600 // 4
-    assert (ids[places[:, 1], places[:, 2]] == 1).all()
-
-
-def test_draw_is_a_pure_function_of_seed_step_and_number(workspace: Workspace) -> None:
-    image = rare(workspace)
-    index = ClassIndex([image], 2)
-    first = [Sampler([image], index, 64, 0.5, seed=7).draw(step, k) for step in range(3) for k in range(4)]
-    again = Sampler([image], index, 64, 0.5, seed=7)
-    backwards = [again.draw(step, k) for step in (2, 1, 0) for k in (3, 2, 1, 0)]
-    assert first == backwards[::-1]
-    assert first != [Sampler([image], index, 64, 0.5, seed=8).draw(step, k) for step in range(3) for k in range(4)]
-
-
-def test_tiles_lie_at_most_an_eighth_over_the_border(workspace: Workspace) -> None:
-    image = rare(workspace)
-    sampler = Sampler([image], ClassIndex([image], 2), 64, 0.5, seed=1)
-    for k in range(300):
-        window = sampler.draw(0, k).window
-        assert all(-8 <= a <= n - 56 for a, n in zip(window.start, (900, 700), strict=True))
-
-
-def test_batches_are_those_of_the_sampler_in_order_and_cached_pixels_are_the_same(workspace: Workspace) -> None:
-    image, cached = rare(workspace), labelled(workspace)
-    keep_what_fits([cached], 64)
-    index = ClassIndex([image], 2)
-    plain, kept = (Sampler([each], index, 64, 0.5, seed=2) for each in (image, cached))
-    with closing(batches(kept, 3, first=5)) as ahead:
-        for expected_step in range(5, 11):
-            step, pixels, target = next(ahead)
-            assert step == expected_step
-            expected_pixels, expected_target = plain.tiles(step, 3)
-            assert np.array_equal(pixels, expected_pixels)
-            assert np.array_equal(target, expected_target)
-
-
-def test_batches_read_no_further_ahead_than_told() -> None:
-    class Counting:
-        asked = 0
-
-        def tiles(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-            self.asked += 1
-            return np.zeros((batch, 1, 2, 2)), np.zeros((batch, 2, 2), np.int16)
-
-    sampler = Counting()
-    ahead: Iterator[object] = batches(sampler, 2, ahead=3)  # type: ignore[arg-type]
-    for taken in range(1, 6):
-        next(ahead)
-        assert sampler.asked <= taken + 2
-    ahead.close()  # type: ignore[attr-defined]
-
-
 def test_a_level_that_is_not_there_is_refused(workspace: Workspace) -> None:
     rare(workspace)
     with pytest.raises(ConfigError, match="image a: expected a pyramid level below 2, got level 5"):
         labelled(workspace, level=5)
+
+
+@pytest.mark.parametrize("step", [(1.6, 2.5), (0.8, 0.7)])
+@pytest.mark.parametrize("told_by", ["valid", "nodata"])
+def test_a_resampled_image_is_its_model_grid_with_the_nearest_classes(
+    workspace: Workspace, step: tuple[float, float], told_by: str
+) -> None:
+    pixels, ids = random_image(5, (90, 70))
+    pixels += 1
+    ids[20:30, 10:40] = 255
+    valid = np.ones((90, 70), np.uint8)
+    valid[50:60] = 0
+    if told_by == "nodata":
+        pixels[:, valid == 0] = 0
+    put_image(workspace, "a", pixels, has_valid=told_by == "valid", nodata=0 if told_by == "nodata" else None)
+    put_label(workspace, "a", "target", ids)
+    if told_by == "valid":
+        put_label(workspace, "a", "valid", valid)
+    grid = ModelGrid(workspace.image("a"), 0, step)
+    image = LabelledImage(workspace.image("a"), workspace.label("a", "target"), grid=grid)
+    assert image.shape_yx == grid.shape
+    whole, classes = image.read(0, Window.whole(grid.shape))
+    np.testing.assert_array_equal(whole, grid.read(Window.whole(grid.shape)))
+    places = [
+        [min(int((i + 0.5) * side), n - 1) for i in range(num)]
+        for side, n, num in zip(step, (90, 70), grid.shape, strict=True)
+    ]
+    known = np.where(ids == 255, IGNORED, ids.astype(np.int16))
+    if told_by == "valid":
+        expected = np.where(valid == 1, known, IGNORED)[np.ix_(*places)]
+    else:
+        expected = np.where((whole == 0).all(axis=0), IGNORED, known[np.ix_(*places)])
+        assert 0.05 < (whole == 0).all(axis=0).mean() < 0.2
+    np.testing.assert_array_equal(classes, expected)
+    part = Window((7, 5), (11, 13))
+    for got, of_whole in zip(image.read(0, part), (whole[:, *part.slices], classes[part.slices]), strict=True):
+        np.testing.assert_array_equal(got, of_whole)
