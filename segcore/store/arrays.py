@@ -174,9 +174,14 @@ class TensorstoreReader:
         self._array = array
         self.shape: Ints = tuple(array.shape)
         self.dtype = np.dtype(array.dtype.numpy_dtype)
+        order = array.chunk_layout.inner_order
+        self._order: Ints = tuple(range(array.rank)) if order is None else tuple(order)
+        """Axes in the order of a chunk's bytes."""
 
     def read(self, window: Window) -> Pixels:
-        return np.ascontiguousarray(self._array[window.slices].read().result())
+        # Interleaved channels are copied as they lie and put in order at one go: a third faster than chunk by chunk.
+        stored = self._array[window.slices].transpose(self._order).read().result()
+        return np.ascontiguousarray(stored.transpose(np.argsort(self._order)))
 
 
 class ZarrReader:
