@@ -96,14 +96,16 @@ class LabelledImage:
         pixels, target = self.read(plane, inside)
         if inside == window:
             return pixels, target
-        rows, columns = mirrored(window, self.shape_yx, inside.start)
-        return pixels[:, rows[:, None], columns], target[rows[:, None], columns]
+        out = np.empty((len(pixels), *window.shape), pixels.dtype), np.empty(window.shape, np.int16)
+        for planes, mirrored in zip((pixels, target), out, strict=True):
+            cut(planes, inside, window, self.shape_yx, mirrored)
+        return out
 
     def inside(self, window: Window) -> Window:
         """The pixels from which a window is made that may reach over the border."""
         if Window.whole(self.shape_yx).contains(window):
             return window
-        sides = mirrored(window, self.shape_yx, (0, 0))
+        sides = [reflected(*side) for side in zip(window.start, window.shape, self.shape_yx, strict=True)]
         start = tuple(int(indices.min()) for indices in sides)
         return Window(start, tuple(int(indices.max()) + 1 - a for indices, a in zip(sides, start, strict=True)))
 
@@ -194,9 +196,29 @@ def keep_what_fits(images: Sequence[LabelledImage], cache_mib: int) -> None:
             left -= image.num_bytes
 
 
-def mirrored(
-    window: Window, shape: tuple[int, ...], origin: tuple[int, ...]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Rows and columns, counted from `origin`, of a window that may reach over the border of an image of this shape."""
-    rows, columns = (reflected(*side) for side in zip(window.start, window.shape, shape, strict=True))
-    return rows - origin[0], columns - origin[1]
+def cut(planes: Pixels, region: Window, window: Window, shape_yx: tuple[int, ...], out: Pixels) -> None:
+    """Copy a window out of a region of an image; what lies over the image's border is mirrored.
+
+    Args:
+        planes: the region's pixels, (..., Y, X).
+        region: over (y, x), inside the image; it holds all that the window is made from.
+        window: over (y, x).
+        shape_yx: of the image.
+        out: (..., *window.shape).
+    """
+    if region.contains(window):
+        out[...] = planes[window.relative_to(region.start).behind]
+        return
+    inside = window.intersected(Window.whole(shape_yx))
+    before = [b - a for a, b in zip(window.start, inside.start, strict=True)]
+    behind = [a - b for a, b in zip(window.stop, inside.stop, strict=True)]
+    if any(max(over) >= n for *over, n in zip(before, behind, inside.shape, strict=True)):  # mirrored more than once
+        sides = zip(window.start, window.shape, shape_yx, region.start, strict=True)
+        rows, columns = (reflected(start, n, size) - origin for start, n, size, origin in sides)
+        out[...] = planes[..., rows[:, None], columns]
+        return
+    out[inside.relative_to(window.start).behind] = planes[inside.relative_to(region.start).behind]
+    for axis, (low, high, n) in enumerate(zip(before, behind, window.shape, strict=True)):
+        side = np.moveaxis(out, axis - 2, 0)
+        side[:low] = side[low + 1 : 2 * low + 1][::-1]
+        side[n - high :] = side[n - 2 * high - 1 : n - high - 1][::-1]

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from segcore.geometry import Window
-from segcore.sampling.labelled import Int16s, Pixels, mirrored
+from segcore.sampling.labelled import Int16s, Pixels, cut
 from segcore.sampling.sampler import Round, Sampler
 
 AHEAD = 4
@@ -52,14 +52,9 @@ class _Reading:
         whole_pixels, whole_target = self.read(at)
         y, x = self.round.start[at].tolist()
         window = Window((y, x), (self._tile_px, self._tile_px))
-        if region.window.contains(window):
-            place = window.relative_to(region.window.start)
-            pixels[...] = whole_pixels[place.behind]
-            target[...] = whole_target[place.slices]
-            return
-        rows, columns = mirrored(window, self._images[region.image].shape_yx, region.window.start)
-        pixels[...] = whole_pixels[:, rows[:, None], columns]
-        target[...] = whole_target[rows[:, None], columns]
+        shape_yx = self._images[region.image].shape_yx
+        cut(whole_pixels, region.window, window, shape_yx, pixels)
+        cut(whole_target, region.window, window, shape_yx, target)
 
 
 class Loader:

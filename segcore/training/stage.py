@@ -14,6 +14,7 @@ from segcore import __version__
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
+from segcore.inference.allocator import memory_is_kept
 from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
 from segcore.models import ModelConfig, build_model
@@ -70,6 +71,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
     began = time.monotonic()
     with (
         Peak() as peak,
+        memory_is_kept(),
         _threads(config.threads),
         _kernels(config.deterministic),
         joined(resolve_device(config.device)) as (group, device),
