@@ -16,11 +16,14 @@ from segcore.spatial import Spacing
 from segcore.store import Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
-from segcore.training.spacing import asked, resampled
+from segcore.training.spacing import MAX_ENLARGED, asked, resampled
 from segcore.training.weights import checked_names, image_weights
 
 MAX_STATISTICS_PX = 4 << 20
 """Mean and deviation come from the finest level that has at most so many pixels in a plane."""
+
+SPACING_TOLERANCE = 0.1
+"""Of a model that was trained on pixels as they are."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class TrainingData:
     def level(self) -> int:
         """That the model reads of an image whose pixel size nobody knows."""
         return self.training[0].level if self.asked is None else 0
+
+    @property
+    def spacing_tolerance(self) -> float:
+        """Relative difference of pixel size that predict is to accept: as much as training has seen, where it was asked
+        for a size.
+        """
+        if self.asked is None:
+            return SPACING_TOLERANCE
+        steps = [step for image in (*self.training, *self.validation) for step in image.step]
+        return max(MAX_ENLARGED - 1, *(abs(1 / step - 1) for step in steps))
 
     @property
     def stretch(self) -> bool:

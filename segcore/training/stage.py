@@ -233,6 +233,7 @@ def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
         bands=data.bands,
         dtype=data.dtype,
         spacing=data.spacing,
+        spacing_tolerance=data.spacing_tolerance,
         level=data.level,
         stretch=data.stretch,
         mean=data.mean,
