@@ -37,8 +37,8 @@ class TrainingData:
     """Of the training images."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    weights: tuple[float, ...]
-    """Of the training images."""
+    weights: tuple[float, ...] | None = None
+    """Of the training images; None = all alike."""
     asked: Spacing | None = None
     """The pixel size that all images were resampled to."""
 
@@ -105,14 +105,14 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
     Raises:
         ConfigError: if there are none, their bands, types or classes differ, or their targets teach nothing.
     """
-    images, asked_for = _labelled(workspace, config)
-    splits = group_splits(images)
-    checked_names(config.weights, images)
-    images = [image for image in images if splits.get(image.image_id) != "test"]
+    labelled, asked_for = _labelled(workspace, config)
+    splits = group_splits(labelled)
+    images = [image for image in labelled if splits.get(image.image_id) != "test"]
     if not images:
         raise ConfigError(
             f"workspace {workspace.uri}: no labelled images to train on; ingest some with --targets or a manifest"
         )
+    checked_names(config.weights, labelled)
     _check_alike(images)
     classes = _checked_classes(images)
     if fold is None:

@@ -62,7 +62,7 @@ def test_every_tile_is_made_of_its_region(workspace: Workspace, tile_px: int, sh
 
 
 def test_a_region_serves_many_tiles_and_neighbours_come_from_others(workspace: Workspace) -> None:
-    found = sampler_of(bands(workspace, "a", (3000, 3000)), kept=False, tile_px=256).round(0)
+    found = sampler_of(bands(workspace, "a", (1100, 1100)), kept=False, tile_px=256).round(0)
     per_region = np.bincount(found.owner)
     assert (len(found.regions), set(per_region.tolist())) == (25, {64})
     assert np.mean(found.owner[1:] == found.owner[:-1]) < 0.1
@@ -112,7 +112,7 @@ def test_marginal_shares_of_images_and_classes_are_those_of_tiles_drawn_alone(wo
 
 
 def test_kept_images_are_drawn_tile_by_tile_beside_others(workspace: Workspace) -> None:
-    kept, far = bands(workspace, "a", (600, 600)), bands(workspace, "b", (2000, 2000), seed=1)
+    kept, far = bands(workspace, "a", (600, 600)), bands(workspace, "b", (900, 1200), seed=1)
     keep_what_fits([kept], 64)
     found = RandomSampler([kept, far], ClassIndex([kept, far], 2), 64, 1.0, 0).round(0)
     sizes = {region.image: 0 for region in found.regions}
