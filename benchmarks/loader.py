@@ -10,6 +10,9 @@ has two workers. They take turns, so that a busy machine is busy for all.
 
 `wait_share` is the share of `segcore train`'s steps (the default U-Net, tiles of 256 px, 8 a batch) that was spent
 waiting for data, the first batch included.
+
+Ours reads in threads: two processes with a loader each took 0.27 ms of CPU time a tile, one with two readers 0.25 ms,
+and between processes each batch would be copied once more.
 """
 
 import argparse
