@@ -135,6 +135,8 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
             image.stretch = stretch_of(image.image)
     mean, std = statistics(training)
     weights = image_weights(config.weights, training)
+    if not index.pixels[np.array(weights) > 0].any():
+        raise ConfigError("weights: the targets of all training images with a weight above 0 are empty")
     return TrainingData(tuple(training), tuple(validation), classes, index, mean, std, weights, asked_for)
 
 

@@ -57,6 +57,12 @@ def test_weights_that_leave_no_image_are_refused(workspace: Workspace) -> None:
         gather(workspace, config_of(workspace, {"patient-1": 0, "slide-c": 0}))
 
 
+def test_weights_that_leave_empty_targets_are_refused(workspace: Workspace) -> None:
+    put_label(workspace, "slide-c", "target", np.full((64, 96), 255, np.uint8), version=1)
+    with pytest.raises(ConfigError, match="weights: the targets of all training images with a weight above 0"):
+        gather(workspace, config_of(workspace, {"patient-1": 0}))
+
+
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_a_weight_is_a_number_from_0_on(workspace: Workspace, weight: float) -> None:
     with pytest.raises(ConfigError, match=r"weights.slide-a: Input should be"):
