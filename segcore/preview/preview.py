@@ -18,10 +18,10 @@ from segcore.progress import SILENT, Progress
 from segcore.report import Chip, Fact
 from segcore.report.html import number
 from segcore.results import StageResult
-from segcore.sampling import Sampler, keep_what_fits
+from segcore.sampling import keep_what_fits
 from segcore.store import Workspace
 from segcore.training.choice import Choice, choose, class_shares
-from segcore.training.data import TrainingData, gather
+from segcore.training.data import TrainingData, gather, sampler_of
 
 PAGE = "reports/preview/preview.html"
 MIN_SAMPLED = 64
@@ -57,7 +57,7 @@ def _content(config: PreviewConfig, data: TrainingData, uri: str, progress: Prog
     choice = choose(config, data, resolve_device(config.device))
     augments = choice.augments
     augmenter = Augmenter(augments, config.seed, data.mean, data.std)
-    sampler = Sampler(data.training, data.index, choice.tile_px, config.foreground_share, config.seed)
+    sampler = sampler_of(config, data, choice.tile_px)
     num_sampled = max(MIN_SAMPLED, config.tiles)
     progress.start("preview", num_sampled, "tiles")
     rows, sampled = [], np.zeros(len(data.classes))

@@ -49,7 +49,7 @@ def seen_tiles(data: TrainingData, sampler: Sampler, augmenter: Augmenter, batch
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (data.mean, data.std))
     while True:
         pixels, classes = sampler.tiles(step, batch)
-        images = [data.training[sampler.draw(step, k).image].image_id for k in range(batch)]
+        images = [data.training[draw.image].image_id for draw in sampler.draws(step * batch, batch)]
         tiles = torch.from_numpy(np.nan_to_num((pixels.astype(np.float32) - mean) / std, posinf=0.0, neginf=0.0))
         what = augmenter.draw(step, batch)
         batch_seen = augmenter(tiles, torch.from_numpy(classes.astype(np.int64)), step)

@@ -23,10 +23,10 @@ from segcore.errors import SegcoreError
 from segcore.preview import preview
 from segcore.preview.preview import PAGE
 from segcore.preview.tiles import picture_row, seen_tiles
-from segcore.sampling import IGNORED, Sampler
+from segcore.sampling import IGNORED, RandomSampler
 from segcore.store import Workspace
 from segcore.training.choice import choose
-from segcore.training.data import TrainingData, gather
+from segcore.training.data import TrainingData, gather, sampler_of
 from tests.synthetic import put_image, put_label
 
 EVIL = '<script>alert("x")</script>'
@@ -72,7 +72,7 @@ def data(uri: str) -> TrainingData:
 def tiles_of(data: TrainingData, **settings: Any) -> Iterator[Any]:
     config = TrainConfig(workspace="w", **SMALL, **settings)
     augments = choose(config, data, torch.device("cpu")).augments
-    sampler = Sampler(data.training, data.index, 32, config.foreground_share, config.seed)
+    sampler = sampler_of(config, data, 32)
     return seen_tiles(data, sampler, Augmenter(augments, config.seed, data.mean, data.std), 4)
 
 
@@ -105,7 +105,7 @@ def test_shares_of_classes_and_augmentation_are_told(uri: str) -> None:
 def test_tiles_are_those_of_the_sampler_and_the_augmenter(data: TrainingData) -> None:
     """The same that a step of training gets, brought back to the image's values."""
     seen = list(islice(tiles_of(data), 8))
-    sampler = Sampler(data.training, data.index, 32, 0.5, 3)
+    sampler = RandomSampler(data.training, data.index, 32, 0.5, 3)
     pixels, classes = sampler.tiles(1, 4)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (data.mean, data.std))
     augments = choose_augments({}, facts_of(data.training, data.classes, data.mean))
