@@ -45,7 +45,8 @@ class TrainConfig(StageConfig):
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients make one step."""
     level: int | None = Field(default=None, ge=0)
-    """Pyramid level to train on; predict reads the level of the same pixel size. 0 where not given."""
+    """Pyramid level to train on; predict reads the level of the same pixel size. Where neither this nor `spacing` is
+    given it is 0, or, of images whose pixel sizes differ, all are resampled to one."""
     spacing: str | None = None
     """Train at this size of a pixel (0.5um, 10m): of each image the nearest level is resampled to it."""
     minutes: float = Field(default=15.0, gt=0)

@@ -70,6 +70,8 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device) -> Cho
     is_cpu = device.type == "cpu"
     kind = "a CPU" if is_cpu else f"{device.type.upper()}"
     sides = [side for image in data.training for side in image.shape_yx]
+    if data.asked is not None and config.spacing is None:
+        reasons["spacing"] = f"{data.asked.values['y']:g} {data.asked.unit}: one size for {data.asked.origin}"
     tile_px, channels = config.tile_px, config.channels
     if tile_px is None:
         tile_px = _tile_px(CPU_TILE_PX if is_cpu else GPU_TILE_PX, min(sides))

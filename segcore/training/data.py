@@ -16,7 +16,7 @@ from segcore.spatial import Spacing
 from segcore.store import Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
-from segcore.training.spacing import MAX_ENLARGED, asked, resampled
+from segcore.training.spacing import MAX_ENLARGED, asked, common, resampled
 from segcore.training.weights import checked_names, image_weights
 
 MAX_STATISTICS_PX = 4 << 20
@@ -40,7 +40,7 @@ class TrainingData:
     weights: tuple[float, ...] | None = None
     """Of the training images; None = all alike."""
     asked: Spacing | None = None
-    """The pixel size that all images were resampled to."""
+    """The pixel size that all images were resampled to; its origin says why."""
 
     @property
     def level(self) -> int:
@@ -144,9 +144,13 @@ def _labelled(workspace: Workspace, config: TrainConfig) -> tuple[list[LabelledI
     """All labelled images, at the level or the spacing that is asked for; and this spacing."""
     ids = [image_id for image_id in workspace.image_ids() if "target" in workspace.label_names(image_id)]
     pairs = [(workspace.image(image_id), workspace.label(image_id, "target")) for image_id in ids]
-    if config.spacing is None:
+    images = [image for image, _ in pairs]
+    if config.spacing is not None:
+        wanted: Spacing | None = asked(config.spacing, images)
+    else:
+        wanted = common(images) if config.level is None else None
+    if wanted is None:
         return [LabelledImage(image, target, config.level or 0) for image, target in pairs], None
-    wanted = asked(config.spacing, [image for image, _ in pairs])
     return [LabelledImage(image, target, grid=resampled(image, wanted)) for image, target in pairs], wanted
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from segcore.errors import ConfigError
-from segcore.inference.contract import sized
+from segcore.inference.contract import SAME, sized
 from segcore.inference.model_grid import ModelGrid
 from segcore.spatial import METERS_PER_UNIT, Spacing, WantedSpacing
 from segcore.store import Image
@@ -18,6 +18,30 @@ def asked(text: str, images: Sequence[Image]) -> Spacing:
     wanted = WantedSpacing.parse(text)
     unit = wanted.unit or next((image.spacing.unit for image in images if image.spacing is not None), "micrometer")
     return Spacing(values={"y": wanted.value, "x": wanted.value}, unit=unit, origin="asked for")
+
+
+def common(images: Sequence[Image]) -> Spacing | None:
+    """One size for images whose own differ: their median, or larger where the coarsest could not be brought to it.
+
+    The median is what nnU-Net trains at (Isensee et al., Nature Methods 18, 2021). None where all are alike, or some
+    image has no size that compares with the others'.
+    """
+    own = [image.spacing for image in images]
+    known = [spacing for spacing in own if spacing is not None]
+    if not known or len(known) < len(own):
+        return None
+    unit = known[0].unit
+    if any(spacing.unit != unit and not {spacing.unit, unit} <= METERS_PER_UNIT.keys() for spacing in known):
+        return None
+    scale = METERS_PER_UNIT.get(unit, 1.0)
+    sizes = sorted(
+        METERS_PER_UNIT.get(spacing.unit, 1.0) / scale * math.sqrt(spacing.values["y"] * spacing.values["x"])
+        for spacing in known
+    )
+    if sizes[-1] <= (1 + SAME) * sizes[0]:
+        return None
+    value = max(sizes[len(sizes) // 2], sizes[-1] / MAX_ENLARGED)
+    return Spacing(values={"y": value, "x": value}, unit=unit, origin=f"images of {sizes[0]:g} to {sizes[-1]:g} {unit}")
 
 
 def resampled(image: Image, wanted: Spacing) -> ModelGrid:

@@ -118,7 +118,7 @@ def test_spacing_is_given_where_all_images_agree_at_the_level(workspace: Workspa
     assert gathered(workspace).spacing is not None
     assert gathered(workspace).spacing.values == {"y": 0.5, "x": 0.5}
     put(workspace, "c", spacing=half.model_copy(update={"values": {"y": 0.25, "x": 0.25}}), split="train")
-    assert gathered(workspace).spacing is None
+    assert gathered(workspace, level=0).spacing is None
 
 
 def test_digest_follows_images_targets_and_roles(workspace: Workspace) -> None:

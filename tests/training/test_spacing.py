@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from segcore.config import PredictConfig, TrainConfig
 from segcore.errors import ConfigError
@@ -15,7 +16,9 @@ from segcore.models.package import read_package
 from segcore.spatial import Spacing
 from segcore.store import Workspace
 from segcore.training import train
+from segcore.training.choice import choose
 from segcore.training.data import TrainingData, gather
+from segcore.training.spacing import common
 from tests.synthetic import put_image, put_label
 
 
@@ -54,6 +57,39 @@ def test_each_image_is_read_at_the_size_asked_for(workspace: Workspace) -> None:
     assert data.spacing is not None
     assert (data.spacing.values, data.spacing.unit, data.level) == ({"y": 1.0, "x": 1.0}, "micrometer", 0)
     assert data.index.pixels == pytest.approx(np.full((3, 2), 40_000), rel=0.03)
+
+
+def test_images_of_different_sizes_train_at_one_that_is_chosen(workspace: Workspace) -> None:
+    for image_id, size in (("fine", 0.4), ("same", 1.0), ("coarse", 1.4)):
+        put_stripes(workspace, image_id, size, split="train")
+    data = gathered(workspace)
+    assert data.asked is not None
+    assert (data.asked.values["y"], data.asked.origin) == (1.0, "images of 0.4 to 1.4 micrometer")
+    assert {image.shape_yx for image in data.training} == {(400, 200)}
+    told = choose(TrainConfig(workspace=workspace.uri), data, torch.device("cpu")).reasons["spacing"]
+    assert told == "1 micrometer: one size for images of 0.4 to 1.4 micrometer"
+    assert {image.level for image in gathered(workspace, level=0).training} == {0}
+    assert gathered(workspace, level=0).asked is None, "what is given stands"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((0.5, 0.5, 0.505), None),
+        ((0.5, None), None),
+        ((0.25, 0.5, 0.5), 0.5),
+        ((0.25, 0.25, 0.25, 0.6), 0.4),
+    ],
+    ids=["alike", "unknown", "median", "coarsest"],
+)
+def test_the_common_size_is_the_median_that_all_can_be_brought_to(
+    workspace: Workspace, sizes: tuple[float | None, ...], expected: float | None
+) -> None:
+    for number, size in enumerate(sizes):
+        spacing = Spacing(values={"y": size, "x": size}, unit="micrometer", origin="file") if size else None
+        put_image(workspace, f"i{number}", np.zeros((1, 8, 8), np.uint8), spacing=spacing)
+    found = common([workspace.image(image_id) for image_id in workspace.image_ids()])
+    assert (found and found.values["y"]) == pytest.approx(expected)
 
 
 def test_a_spacing_without_a_unit_is_in_that_of_the_images(workspace: Workspace) -> None:
