@@ -14,6 +14,7 @@ from segcore.augment import OFF, Augments, choose_augments, facts_of
 from segcore.config import TrainConfig
 from segcore.config.train import Loss
 from segcore.errors import ConfigError
+from segcore.geometry import rounded_up
 from segcore.training.data import TrainingData
 
 CPU_CHANNELS = (16, 32, 64, 128, 128)
@@ -59,8 +60,8 @@ class Choice:
         }
 
 
-def choose(config: TrainConfig, data: TrainingData, device: torch.device) -> Choice:
-    """Settle what a config leaves open.
+def choose(config: TrainConfig, data: TrainingData, device: torch.device, processes: int = 1) -> Choice:
+    """Settle what a config leaves open; a batch that so many processes share is a multiple of their number.
 
     Raises:
         ConfigError: if a class weight is given for a class that there is not, or an augmentation asked for that the
@@ -87,6 +88,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device) -> Cho
     batch = config.batch
     if batch is None:
         batch, why = _batch(tile_px, device)
+        batch = rounded_up(batch, processes)
         reasons["batch"] = f"{batch}: {why}"
     shares = class_shares(data)
     loss = dict(config.loss)

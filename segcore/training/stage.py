@@ -78,7 +78,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
     ):
         workspace = Workspace.open(config.workspace)
         data = gather(workspace, config, fold)
-        choice = choose(config, data, device)
+        choice = choose(config, data, device, group.size)
         model = _model_config(config, choice, data)
         _check_tile(choice, model)
         resolved = _resolved(config, choice, data, model) | {"device": device.type, "fold": fold}

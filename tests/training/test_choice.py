@@ -52,6 +52,10 @@ def test_what_is_given_stands_without_a_reason() -> None:
     assert not any(found.augments.shares.values())
 
 
+def test_a_batch_can_be_shared_evenly() -> None:
+    assert [choose(config(), data(500), CPU, processes).batch for processes in (1, 2, 3, 8)] == [4, 4, 6, 8]
+
+
 def test_the_rate_suits_the_optimizer() -> None:
     rates = [choose(config(optimizer=name), data(500), CPU).learning_rate for name in ("adamw", "sgd")]
     assert rates == [3e-3, 0.05]
