@@ -16,6 +16,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
 from flows.console import chosen, named_error
@@ -26,7 +28,7 @@ UPDATE_EVERY_S = 2.0
 """Between two updates of a progress artifact."""
 
 CURVE_EVERY_S = 10.0
-"""Between two pictures of a training's curve; each is a version of one artifact."""
+"""Between two pictures of a training's curve."""
 
 JOIN_S = 5.0
 """How long a finished stage waits for the last update."""
@@ -68,6 +70,7 @@ class FlowProgress:
         self._shown: tuple[float, str] | None = None
         self._artifact: Any = None
         self._curves: dict[str, Rows] = {}
+        self._pages: dict[str, Any] = {}
         self._drawn_at = -CURVE_EVERY_S
         self._stop = threading.Event()
         # The artifact belongs to this run, which a new thread would not know of.
@@ -119,8 +122,17 @@ class FlowProgress:
         with self._lock:
             curves, self._curves = self._curves, {}
         for name, rows in curves.items():
-            self._best_effort(_show_curve, name, rows)
+            self._best_effort(self._show, name, curve_markdown(name, rows))
             self._drawn_at = time.monotonic()
+
+    def _show(self, name: str, page: str) -> None:
+        """One artifact for each run, renewed in place: versions by the hundred would fill the server."""
+        if name in self._pages:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._pages[name], ArtifactUpdate(data=page))
+        else:
+            about = "Loss and scores of the training, by step"
+            self._pages[name] = create_markdown_artifact(page, curve_key(name), about)
 
     def _update(self) -> None:
         with self._lock:
@@ -134,10 +146,6 @@ class FlowProgress:
             self._artifact = self._best_effort(create_progress_artifact, percent, self._key, state[1])
         else:
             self._best_effort(update_progress_artifact, self._artifact, percent, state[1])
-
-
-def _show_curve(name: str, rows: Rows) -> None:
-    create_markdown_artifact(curve_markdown(name, rows), curve_key(name), "Loss and scores of the training, by step")
 
 
 def escaped(text: Any) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows import functions
-from flows.artifacts import escaped, image_rows, summary
+from flows.artifacts import FlowProgress, escaped, image_rows, summary
 from flows.curve import curve_markdown
 from flows.ending import final_state
 from flows.nightly import nightly
@@ -177,6 +178,9 @@ def train_with_a_curve(config: StageConfig, progress: Progress) -> StageResult:
     progress.start("train", 2, "steps")
     progress.status("loss 0.5000")
     progress.curve("My.Run_1", ROWS[:1])
+    until = time.monotonic() + 5
+    while isinstance(progress, FlowProgress) and not progress._pages and time.monotonic() < until:
+        time.sleep(0.01)
     progress.curve("My.Run_1", ROWS)
     return StageResult(stage="train", details={"run": "My.Run_1"})
 
@@ -185,11 +189,14 @@ ROWS = ({"step": 1, "loss": 0.75, "learning_rate": 0.01}, {"step": 2, "loss": 0.
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_training_leaves_its_curve_on_prefects_page(stages: dict[str, Stage]) -> None:
+def test_training_renews_its_curve_on_prefects_page(stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.artifacts.UPDATE_EVERY_S", 0.05)
     stages["train"] = train_with_a_curve
     run_stage_flow("train", TrainConfig(workspace="w"))
     with get_client(sync_client=True) as client:
-        shown = {artifact.key: artifact for artifact in client.read_artifacts()}
+        made = client.read_artifacts()
+    shown = {artifact.key: artifact for artifact in made}
+    assert len([artifact for artifact in made if artifact.key == "curve-my-run-1"]) == 1
     assert shown["curve-my-run-1"].type == "markdown"
     assert "| loss, mean of 20 steps | 0.5000 | |" in str(shown["curve-my-run-1"].data)
     assert str(shown["progress-train"].description).endswith(" · loss 0.5000")

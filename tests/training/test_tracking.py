@@ -201,6 +201,27 @@ def _places(image: LabelledImage) -> list[Any]:
     return list(dict.fromkeys(places([image], [1], 32)))
 
 
+def test_glimpse_shows_the_rarest_classes_first(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
+    target = np.ones((128, 128), np.uint8)
+    target[10:14, 100:104] = 2
+    target[90:110, 10:30] = 3
+    classes = tuple(ClassInfo(id=n, name=name, color=(n, 0, 0)) for n, name in enumerate(("background", *"abc")))
+    put_image(workspace, "a", np.zeros((3, 128, 128), np.uint8))
+    put_label(workspace, "a", "target", target, classes=classes)
+    image = LabelledImage(workspace.image("a"), workspace.label("a", "target"))
+    shown = Glimpse([image], classes, 32).look(Bright3())  # type: ignore[arg-type]
+    assert {name: int(is_class.sum()) > 0 for name, (is_class, _) in shown.per_class.items()} == dict.fromkeys(
+        "abc", True
+    )
+    assert len(shown.pictures) == 4
+
+
+class Bright3(Bright):
+    def average(self, tiles: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super().average(tiles)] * 2, dim=1)
+
+
 def test_glimpse_of_images_smaller_than_a_tile_mirrors_them_once(tmp_path: Path) -> None:
     workspace = Workspace.open(str(tmp_path / "ws"), create=True)
     put_image(workspace, "a", np.full((3, 20, 24), 9, np.uint8))

@@ -33,7 +33,7 @@ class Shown:
 
 
 class Glimpse:
-    """Tiles that lie on foreground, spread over the held-out images; read once.
+    """Tiles that lie on the classes in turn, spread over the held-out images; read once.
 
     Args:
         images: held out; there may be none.
@@ -86,14 +86,21 @@ def _probs(learner: Learner, pixels: Pixels) -> npt.NDArray[np.float32]:
 def _places(
     images: Sequence[LabelledImage], foreground: Sequence[int], tile_px: int
 ) -> Iterator[tuple[int, int, Window]]:
-    """Image, plane and window of each tile; small images may give one several times."""
+    """Image, plane and window of each tile, about a pixel of one class after the other, the rarest first.
+
+    Small images may give one tile several times.
+    """
     numbers = [n * len(images) // NUM_TILES for n in range(NUM_TILES)] if images else []
     for nth, number in enumerate(numbers):
         image, rank, of = images[number], nth - numbers.index(number), numbers.count(number)
         plane = (2 * rank + 1) * image.num_planes // (2 * of)
         coarse = image.read_classes(plane, image.target.num_levels - 1)
-        places = np.argwhere(np.isin(coarse, foreground))
-        middle = places[(2 * rank + 1) * len(places) // (2 * of)] if len(places) else np.array(coarse.shape) // 2
+        found = {row: int((coarse == row).sum()) for row in foreground if (coarse == row).any()}
+        rarest_first = sorted(found, key=found.__getitem__)
+        middle = np.array(coarse.shape) // 2
+        if found:
+            places = np.argwhere(coarse == rarest_first[nth % len(found)])
+            middle = places[(2 * rank + 1) * len(places) // (2 * of)]
         sides = zip(middle, coarse.shape, image.shape_yx, strict=True)
         start = tuple(_start((int(at) + 0.5) * size / length, tile_px, size) for at, length, size in sides)
         yield number, plane, Window(start, (tile_px, tile_px))
