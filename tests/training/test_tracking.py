@@ -15,12 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segcore.classes import ClassInfo
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
+from segcore.geometry import Window
 from segcore.progress import Silent
 from segcore.sampling import IGNORED, LabelledImage
 from segcore.store import Workspace
 from segcore.training import train
 from segcore.training.runs import Run
 from segcore.training.tracking import Glimpse, Pace, mlflow
+from segcore.training.tracking.glimpse import _places
 from segcore.training.tracking.mlflow import without_password
 from tests.synthetic import put_image, put_label
 
@@ -189,16 +191,14 @@ def test_glimpse_shows_target_and_mask_of_tiles_that_lie_on_foreground(tmp_path:
         left, right = (half[..., 0] > half[..., 1] for half in (picture[:, :32], picture[:, 36:]))
         assert left.sum() > right.sum() > 0, "the mask misses a stripe of the target"
     is_spot, probs = shown.per_class["spot"]
-    tiles = [image.read_reflected(0, window)[1] for _, _, window in _places(image)]
+    tiles = [image.read_reflected(0, window)[1] for window in _windows(image, [1])]
     assert len(is_spot) == len(probs) == sum(int((tile != IGNORED).sum()) for tile in tiles)
     assert set(np.unique(probs[is_spot] > 0.5)) == {False, True}
     assert not (probs[~is_spot] > 0.5).any()
 
 
-def _places(image: LabelledImage) -> list[Any]:
-    from segcore.training.tracking.glimpse import _places as places
-
-    return list(dict.fromkeys(places([image], [1], 32)))
+def _windows(image: LabelledImage, foreground: list[int]) -> list[Window]:
+    return list(dict.fromkeys(window for _, _, window in _places([image], foreground, 32)))
 
 
 def test_glimpse_shows_the_rarest_classes_first(tmp_path: Path) -> None:
@@ -210,16 +210,8 @@ def test_glimpse_shows_the_rarest_classes_first(tmp_path: Path) -> None:
     put_image(workspace, "a", np.zeros((3, 128, 128), np.uint8))
     put_label(workspace, "a", "target", target, classes=classes)
     image = LabelledImage(workspace.image("a"), workspace.label("a", "target"))
-    shown = Glimpse([image], classes, 32).look(Bright3())  # type: ignore[arg-type]
-    assert {name: int(is_class.sum()) > 0 for name, (is_class, _) in shown.per_class.items()} == dict.fromkeys(
-        "abc", True
-    )
-    assert len(shown.pictures) == 4
-
-
-class Bright3(Bright):
-    def average(self, tiles: torch.Tensor) -> torch.Tensor:
-        return torch.cat([super().average(tiles)] * 2, dim=1)
+    targets = [image.read_reflected(0, window)[1] for window in _windows(image, [1, 2, 3])]
+    assert [(tile == number).sum() for tile, number in zip(targets[:2], (2, 3), strict=True)] == [16, 400]
 
 
 def test_glimpse_of_images_smaller_than_a_tile_mirrors_them_once(tmp_path: Path) -> None:

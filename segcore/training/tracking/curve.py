@@ -45,6 +45,7 @@ class Curve:
         text = (run.get("curve.csv") or b"").decode()
         read = csv.DictReader(io.StringIO(text))
         self.rows: list[Row] = [row for row in map(_numbers, read) if row["step"] <= upto_step]
+        self._newest: Row = {name: value for row in self.rows for name, value in row.items()}
         self.trackers: list[Tracker] = []
 
     def __enter__(self) -> Self:
@@ -62,6 +63,7 @@ class Curve:
             self.rows[-1].update(values)
         else:
             self.rows.append({"step": step, **values})
+        self._newest.update(values)
         for tracker in self.trackers:
             tracker.scalars(step, values)
 
@@ -82,7 +84,7 @@ class Curve:
 
     def last(self, name: str) -> float | None:
         """The newest value of a column; None before the first."""
-        return next((row[name] for row in reversed(self.rows) if name in row), None)
+        return self._newest.get(name)
 
     def write(self, step: int) -> None:
         """Write all rows, and have the trackers write, before the checkpoint of a step."""
