@@ -225,10 +225,6 @@ def test_glimpse_of_images_smaller_than_a_tile_mirrors_them_once(tmp_path: Path)
     assert Glimpse([], classes, 32).look(Bright()).names == ()  # type: ignore[arg-type]
 
 
-def server_of(kind: str, folder: Path) -> str:
-    return str(folder / "ml") if kind == "folder" else f"sqlite:///{folder}/ml.db"
-
-
 @pytest.fixture
 def client() -> Any:
     """MLflow's own, for what stands on a server."""
@@ -238,7 +234,7 @@ def client() -> Any:
 def test_mlflow_has_each_number_once_over_an_interruption(
     uri: str, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = server_of("folder", tmp_path)
+    server = str(tmp_path / "ml")
     interrupted(monkeypatch, uri, mlflow=server)
     train(TrainConfig(workspace=uri, run="r", **TINY, mlflow=server))
     read = client(tracking_uri=server)
