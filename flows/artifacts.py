@@ -5,6 +5,7 @@ All of it is best effort: a server that is down or slow costs a log line, never 
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +16,19 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
 from flows.console import chosen, named_error
+from flows.curve import Rows, curve_key, curve_markdown
 from segcore.results import StageResult, failures
 
 UPDATE_EVERY_S = 2.0
 """Between two updates of a progress artifact."""
+
+CURVE_EVERY_S = 10.0
+"""Between two pictures of a training's curve."""
 
 JOIN_S = 5.0
 """How long a finished stage waits for the last update."""
@@ -58,10 +65,13 @@ class FlowProgress:
         self._logger = get_run_logger()
         self._best_effort = BestEffort()
         self._lock = threading.Lock()
-        self._text, self._unit = stage, ""
+        self._text, self._unit, self._status = stage, "", ""
         self._total = self._done = 0
         self._shown: tuple[float, str] | None = None
         self._artifact: Any = None
+        self._curves: dict[str, Rows] = {}
+        self._pages: dict[str, Any] = {}
+        self._drawn_at = -CURVE_EVERY_S
         self._stop = threading.Event()
         # The artifact belongs to this run, which a new thread would not know of.
         context = contextvars.copy_context()
@@ -81,7 +91,7 @@ class FlowProgress:
 
     def start(self, stage: str, total: int, unit: str) -> None:
         with self._lock:
-            self._text, self._total, self._unit, self._done = stage, total, unit, 0
+            self._text, self._total, self._unit, self._done, self._status = stage, total, unit, 0, ""
         self._logger.info("%s: %d %s", stage, total, unit)
 
     def advance(self, amount: int = 1) -> None:
@@ -91,15 +101,44 @@ class FlowProgress:
     def note(self, message: str) -> None:
         self._logger.info("%s", message)
 
+    def status(self, text: str) -> None:
+        with self._lock:
+            self._status = text
+
+    def curve(self, name: str, rows: Rows) -> None:
+        with self._lock:
+            self._curves[name] = rows
+
     def _update_until_stopped(self) -> None:
         while not self._stop.wait(UPDATE_EVERY_S):
             self._update()
+            if time.monotonic() - self._drawn_at >= CURVE_EVERY_S:
+                self._draw()
         self._update()
+        self._draw()
+
+    def _draw(self) -> None:
+        """Show the curves that are new since the last time."""
+        with self._lock:
+            curves, self._curves = self._curves, {}
+        for name, rows in curves.items():
+            self._best_effort(self._show, name, curve_markdown(name, rows))
+            self._drawn_at = time.monotonic()
+
+    def _show(self, name: str, page: str) -> None:
+        """One artifact for each run, renewed in place: versions by the hundred would fill the server."""
+        if name in self._pages:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._pages[name], ArtifactUpdate(data=page))
+        else:
+            about = "Loss and scores of the training, by step"
+            self._pages[name] = create_markdown_artifact(page, curve_key(name), about)
 
     def _update(self) -> None:
         with self._lock:
             percent = 100 * min(self._done / self._total, 1.0) if self._total else 0.0
-            state = (percent, f"{self._text}: {self._done} of {self._total} {self._unit}")
+            text = f"{self._text}: {self._done} of {self._total} {self._unit}"
+            state = (percent, f"{text} · {self._status}" if self._status else text)
         if self._total == 0 or state == self._shown:
             return
         self._shown = state

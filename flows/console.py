@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from flows.options import Switches
-from segcore.progress import Progress
+from segcore.progress import Progress, Silent
 from segcore.results import STATED, ItemResult, StageResult
 
 LINE_EVERY_S = 10.0
@@ -28,18 +28,18 @@ SHOWN_PATHS = 10
 STATES = {0: "done", 1: "failed", 3: "partly"}
 
 
-class Lines:
+class Lines(Silent):
     """Progress as plain lines on stderr, for cron and logs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stage, self._unit = "", ""
+        self._stage, self._unit, self._status = "", "", ""
         self._total = self._done = 0
         self._began = self._said = 0.0
 
     def start(self, stage: str, total: int, unit: str) -> None:
         with self._lock:
-            self._stage, self._total, self._unit, self._done = stage, total, unit, 0
+            self._stage, self._total, self._unit, self._done, self._status = stage, total, unit, 0, ""
             self._began = self._said = time.monotonic()
             self._say(f"{stage}: {total} {unit}")
 
@@ -52,24 +52,31 @@ class Lines:
             self._said = now
             left_s = (now - self._began) / max(self._done, 1) * max(self._total - self._done, 0)
             share = f"{100 * self._done / self._total:.0f} %" if self._total else ""
-            self._say(f"{self._stage}: {self._done}/{self._total} {self._unit}, {share}, {left_s:.0f} s left")
+            line = f"{self._stage}: {self._done}/{self._total} {self._unit}, {share}, {left_s:.0f} s left"
+            self._say(f"{line} · {self._status}" if self._status else line)
 
     def note(self, message: str) -> None:
         with self._lock:
             self._say(message)
+
+    def status(self, text: str) -> None:
+        """It comes with the next line."""
+        with self._lock:
+            self._status = text
 
     @staticmethod
     def _say(text: str) -> None:
         typer.echo(text, err=True)
 
 
-class Bars:
+class Bars(Silent):
     """Progress as live bars on a terminal; one bar for each `start`."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
         self._rich = RichProgress(
             TextColumn("{task.description}"),
@@ -78,6 +85,7 @@ class Bars:
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
         )
         self._task: Any = None
@@ -89,11 +97,15 @@ class Bars:
         self._rich.stop()
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        self._task = self._rich.add_task(stage, total=total, unit=unit)
+        self._task = self._rich.add_task(stage, total=total, unit=unit, status="")
 
     def advance(self, amount: int = 1) -> None:
         if self._task is not None:
             self._rich.advance(self._task, amount)
+
+    def status(self, text: str) -> None:
+        if self._task is not None:
+            self._rich.update(self._task, status=text)
 
     def note(self, message: str) -> None:
         self._rich.console.print(message, markup=False, highlight=False, soft_wrap=True)

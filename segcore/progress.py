@@ -1,5 +1,6 @@
 """Progress: how a long stage tells the outside how far it is; a terminal, a log or a flow listens."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -15,6 +16,12 @@ class Progress(Protocol):
     def note(self, message: str) -> None:
         """One line that a person should see (a warning, a failed image, a score)."""
 
+    def status(self, text: str) -> None:
+        """What stands beside the bar from now on, in a few words; the next call replaces it."""
+
+    def curve(self, name: str, rows: Sequence[Mapping[str, float]]) -> None:
+        """The numbers of a training so far, by step; `name` is its run. The rows will not change any more."""
+
 
 class Silent:
     """The listener that hears nothing; the default of every stage."""
@@ -26,6 +33,12 @@ class Silent:
         return
 
     def note(self, message: str) -> None:
+        return
+
+    def status(self, text: str) -> None:
+        return
+
+    def curve(self, name: str, rows: Sequence[Mapping[str, float]]) -> None:
         return
 
 

@@ -17,6 +17,9 @@ from segcore.classes import PALETTE
 INK, FAINT, ACCENT = "#22303c", "#d5dde3", "#1f6f8b"
 MOST_LABELLED = 14
 """With more classes the cells of the confusion matrix carry no numbers: they would not be readable."""
+PNG_DPI = 90
+MOST_POINTS = 300
+"""Of a line in a PNG."""
 
 Curve = Mapping[str, Sequence[tuple[float, float]]]
 """Column of the curve file -> (step, value) points."""
@@ -72,6 +75,35 @@ def _number(cell: Any) -> float | None:
 
 def curves_svg(curve: Curve) -> bytes | None:
     """Training curves: losses on the left, validation scores on the right; None where there is neither."""
+    figure = _curves(curve)
+    return None if figure is None else _svg(figure)
+
+
+def curve_picture(rows: Sequence[Mapping[str, float]]) -> bytes | None:
+    """A PNG of the training curves of rows with a `step`, for places that show no SVG; None where there is nothing.
+
+    Long lines are drawn by the means of their pieces.
+    """
+    curve: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step":
+                curve.setdefault(name, []).append((row["step"], value))
+    figure = _curves({name: _in_pieces(points) for name, points in curve.items()})
+    if figure is None:
+        return None
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PNG_DPI)
+    return buffer.getvalue()
+
+
+def _in_pieces(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    num_pieces = min(len(points), MOST_POINTS)
+    pieces = np.array_split(np.asarray(points, np.float64), num_pieces)
+    return [(float(piece[-1, 0]), float(piece[:, 1].mean())) for piece in pieces]
+
+
+def _curves(curve: Curve) -> Figure | None:
     losses = {name: points for name, points in curve.items() if "loss" in name.lower()}
     scores = {name: points for name, points in curve.items() if name not in losses and not is_setting(name)}
     panels = [(title, lines) for title, lines in (("loss", losses), ("validation", scores)) if lines]
@@ -84,12 +116,12 @@ def curves_svg(curve: Curve) -> bytes | None:
         axes.set_xlabel("step", color=INK)
         if title == "validation" and all(0 <= value <= 1 for points in lines.values() for _, value in points):
             axes.set_ylim(0, 1)
-    return _svg(figure)
+    return figure
 
 
 def is_setting(name: str) -> bool:
     """True for a column of a curve file that is neither a loss nor a score."""
-    return name.lower() in {"lr", "learning_rate", "seconds", "time", "epoch", "wall_s"}
+    return name.lower() in {"lr", "learning_rate", "skipped", "seconds", "time", "epoch", "wall_s"}
 
 
 def _draw_lines(axes: Axes, lines: Curve) -> None:

@@ -193,6 +193,11 @@ def svg_uri(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
+def png_uri(png: bytes) -> str:
+    """A drawing as pixels, for pages that show no SVG."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
 def _uri(image: Pillow.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind.upper(), **options)

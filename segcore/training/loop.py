@@ -10,6 +10,7 @@ import torch
 from segcore.augment import Augmented, Augmenter
 from segcore.config import TrainConfig
 from segcore.errors import SegcoreError
+from segcore.geometry import rounded_up
 from segcore.progress import Progress
 from segcore.sampling import Int16s, Loader, Pixels
 from segcore.training.choice import Choice
@@ -17,12 +18,17 @@ from segcore.training.clock import Clock
 from segcore.training.data import TrainingData, sampler_of
 from segcore.training.learner import Learner
 from segcore.training.parallel import ALONE, Group
-from segcore.training.runs import Curve, Run
+from segcore.training.runs import Run
 from segcore.training.schedule import PLATEAU_PATIENCE, is_settled, learning_rate
+from segcore.training.tracking import Glimpse, Pace, tracked
 from segcore.training.validate import HeldOut, main_score, summary
 
 CHECKPOINT_EVERY_S = 60.0
 """So much is lost at most by a kill between two validations."""
+TELL_EVERY_S = 2.0
+"""Between two updates of the status line."""
+GRAPH_PX = 128
+"""The network is drawn as it takes a tile of about this side."""
 MAX_PENDING = 20
 """Losses that stay on a GPU before they are fetched: each fetch waits for the device."""
 FINAL_SHARE = 16
@@ -66,7 +72,7 @@ class Training:
         progress: Progress,
         group: Group = ALONE,
     ) -> None:
-        self.config, self.choice = config, _ = settings
+        self.config, self.choice = config, choice = settings
         self.data, self.learner, self.held_out = data, learner, held_out
         self._augmenter = Augmenter(self.choice.augments, config.seed, data.mean, data.std)
         self._run, self._progress, self._group = run, progress, group
@@ -79,23 +85,30 @@ class Training:
             self.state.validation_cost_s,
             FINAL_SHARE * config.validation_mpx * 1e6 / max(1, held_out.num_px),
         )
-        self._curve = Curve(run, self.state.step)
+        self._curve = tracked(run, self.state.step, config.mlflow, progress)
+        self._glimpse = Glimpse(data.validation if run.writes else (), data.classes, choice.tile_px)
+        self._pace = Pace(choice.batch * config.accumulate)
         self._pending: list[tuple[int, float, torch.Tensor]] = []
-        self._saved_at = time.monotonic()
+        self._saved_at = self._told_at = time.monotonic()
+        self._told_s = int(self.state.elapsed_s)
 
     def fit(self) -> None:
         """Train until the steps, the time or the patience are used up."""
         state, clock = self.state, self.clock
         self._begin_progress()
-        with closing(self._curve), closing(self._batches()) as ahead:
+        with self._curve, closing(self._batches()) as ahead:
             while not state.finished:
                 step, fraction = state.step, self._group.agreed(clock.fraction(state.step))
                 rate = self._rate(fraction)
-                together = [self._prepared(*next(ahead)) for _ in range(self.config.accumulate)]
+                began = time.monotonic()
+                drawn = [next(ahead) for _ in range(self.config.accumulate)]
+                waited_s = time.monotonic() - began
+                together = [self._prepared(*batch) for batch in drawn]
                 is_frozen = fraction < self.config.freeze
                 loss = self.learner.step(together, rate, step, settled=is_settled(fraction), frozen=is_frozen)
                 self._pending.append((step + 1, rate, loss))
                 state.step = step + 1
+                self._pace.add(time.monotonic() - began, waited_s)
                 self._after_step(self._group.agreed(clock.fraction(state.step)))
 
     def _rate(self, fraction: float) -> float:
@@ -118,13 +131,17 @@ class Training:
         if self.learner.skipped >= MAX_SKIPPED:
             self._stop_at_last_good()
         due = self.clock.validation_due(state.step, state.validated_step, state.validated_fraction, fraction)
-        if due or len(self._pending) >= MAX_PENDING:
+        is_told = due or time.monotonic() - self._told_at > TELL_EVERY_S
+        if is_told or len(self._pending) >= MAX_PENDING:
             self._fetch_losses()
         if due:
             self._validate(fraction)
+            self._show()
             state.finished = fraction >= 1 or 0 < self.config.patience <= state.stale
         if due or time.monotonic() - self._saved_at > CHECKPOINT_EVERY_S:
             self._checkpoint()
+        if is_told:
+            self._tell()
 
     def _fetch_losses(self) -> None:
         """Move pending losses into the curve; one that is not finite changed nothing, and is left out."""
@@ -134,6 +151,14 @@ class Training:
         if self.config.max_steps is not None:
             self._progress.advance(len(self._pending))
         self._pending.clear()
+
+    def _tell(self) -> None:
+        """The status line, and of a budget of time how much of it is over."""
+        self._told_at, elapsed_s = time.monotonic(), int(self.clock.elapsed_s)
+        if self.config.max_steps is None:
+            self._progress.advance(elapsed_s - self._told_s)
+        self._told_s = elapsed_s
+        self._progress.status(self._pace.told(self._curve.recent("loss", 20), self._curve.last("foreground_iou")))
 
     def _stop_at_last_good(self) -> None:
         """The weights are those of the last good step: keep them, and give up.
@@ -172,6 +197,14 @@ class Training:
             f" (best {state.best_score:.4f} at step {state.best_step})"
         )
 
+    def _show(self) -> None:
+        """Pictures of this validation, and once the network."""
+        if self._run.writes:
+            average = self.learner.average
+            side = min(self.choice.tile_px, rounded_up(GRAPH_PX, int(average.stride)))
+            self._curve.show(self.state.step, self._glimpse.look(self.learner))
+            self._curve.draw(average, (1, len(self.data.mean), side, side))
+
     def final_px(self) -> float:
         """How many held-out pixels the finished model can be scored on without a run over the time."""
         clock = self.clock
@@ -186,11 +219,8 @@ class Training:
     def _checkpoint(self) -> None:
         """Write all that a later start needs; the checkpoint last, so that the curve never lacks a row of it."""
         self._fetch_losses()
-        self._curve.write()
-        elapsed_s = self.clock.elapsed_s
-        if self.config.max_steps is None:
-            self._progress.advance(int(elapsed_s) - int(self.state.elapsed_s))
-        self.state.elapsed_s = elapsed_s
+        self._curve.write(self.state.step)
+        self.state.elapsed_s = self.clock.elapsed_s
         note = {"state": asdict(self.state), "scaler": self.learner.scaler_state()}
         self._run.save("last", self.learner.tensors(), note)
         self._saved_at = time.monotonic()
@@ -213,4 +243,4 @@ class Training:
             self._progress.advance(self.state.step)
         else:
             self._progress.start("train", int(60 * self.config.minutes), "s")
-            self._progress.advance(int(self.state.elapsed_s))
+            self._progress.advance(self._told_s)

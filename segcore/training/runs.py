@@ -7,34 +7,30 @@
         curve.csv           step, loss, learning rate, validation scores
         scores.json         those of the finished model
         log.txt             what was told to the user, and when
-        tensorboard/        the curve once more, for TensorBoard
+        tensorboard/        the curve once more, with pictures, for TensorBoard
+        mlflow.json         which run of an MLflow server has the curve too
         example.png         the picture on the model's card
         lease/              who trains at this moment
 
 Checkpoints are safetensors with a JSON note in the header, so that reading one can run no code.
 """
 
-import csv
-import io
 import json
-import tempfile
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from segcore.errors import PlanMismatchError, StoreError
 from segcore.progress import Progress
 from segcore.store import Lease, Workspace
 
 Tensors = dict[str, torch.Tensor]
-Row = dict[str, float | int]
 
 
 class Run:
@@ -122,63 +118,17 @@ class Log:
 
     def __init__(self, run: Run, listener: Progress) -> None:
         """Go on from the lines that the run has."""
-        self._run = run
+        self._run, self._lock = run, threading.Lock()
         self._text = (run.get("log.txt") or b"").decode()
         self.start, self.advance, self._tell = listener.start, listener.advance, listener.note
+        self.status, self.curve = listener.status, listener.curve
 
     def note(self, message: str) -> None:
         """Write the log anew with one more line; notes come about as often as checkpoints."""
-        self._text += f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n"
-        self._run.put("log.txt", self._text.encode())
+        with self._lock:
+            self._text += f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n"
+            self._run.put("log.txt", self._text.encode())
         self._tell(message)
-
-
-class Curve:
-    """Loss, rate and scores by step; kept in memory, written whole at each checkpoint."""
-
-    def __init__(self, run: Run, upto_step: int) -> None:
-        """Go on from the rows that the run has up to a step; later ones will be made again."""
-        self._run = run
-        text = (run.get("curve.csv") or b"").decode()
-        read = csv.DictReader(io.StringIO(text))
-        self.rows: list[Row] = [row for row in map(_numbers, read) if row["step"] <= upto_step]
-        self._folder = tempfile.TemporaryDirectory(prefix="segcore-events-")
-        self._events = SummaryWriter(self._folder.name, purge_step=upto_step + 1 if upto_step else None)
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of one step; a second call for a step adds columns to its row."""
-        if self.rows and self.rows[-1]["step"] == step:
-            self.rows[-1].update(values)
-        else:
-            self.rows.append({"step": step, **values})
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
-
-    def recent(self, name: str, num_rows: int) -> float:
-        """Mean of the last values of a column."""
-        values = [row[name] for row in self.rows[-num_rows:] if name in row]
-        return sum(values) / max(1, len(values))
-
-    def write(self) -> None:
-        """Write all rows, and the events so far."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        self._run.put("curve.csv", text.getvalue().encode())
-        self._events.flush()
-        for path in Path(self._folder.name).iterdir():
-            self._run.put(f"tensorboard/{path.name}", path.read_bytes())
-
-    def close(self) -> None:
-        """End the events; what was not written is dropped, as a killed run would."""
-        self._events.close()
-        self._folder.cleanup()
-
-
-def _numbers(row: Mapping[str, str]) -> Row:
-    return {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

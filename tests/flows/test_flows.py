@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 
 from flows import functions
-from flows.artifacts import escaped, image_rows, summary
+from flows.artifacts import FlowProgress, escaped, image_rows, summary
+from flows.curve import curve_markdown
 from flows.ending import final_state
 from flows.nightly import nightly
 from flows.running import run_stage_flow, stage_results
@@ -169,6 +172,61 @@ def test_a_server_that_refuses_artifacts_fails_no_stage(
     for kind in ("create_markdown", "create_progress", "create_table"):
         monkeypatch.setattr(f"flows.artifacts.{kind}_artifact", refuse)
     assert run_stage_flow("score", STAGES["score"](workspace="w", model="m")).items == (GOOD,)  # type: ignore[call-arg]
+
+
+def train_with_a_curve(config: StageConfig, progress: Progress) -> StageResult:
+    progress.start("train", 2, "steps")
+    progress.status("loss 0.5000")
+    progress.curve("My.Run_1", ROWS[:1])
+    until = time.monotonic() + 5
+    while isinstance(progress, FlowProgress) and not progress._pages and time.monotonic() < until:
+        time.sleep(0.01)
+    progress.curve("My.Run_1", ROWS)
+    return StageResult(stage="train", details={"run": "My.Run_1"})
+
+
+ROWS = ({"step": 1, "loss": 0.75, "learning_rate": 0.01}, {"step": 2, "loss": 0.25, "miou": 0.5})
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_training_renews_its_curve_on_prefects_page(stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.artifacts.UPDATE_EVERY_S", 0.05)
+    stages["train"] = train_with_a_curve
+    run_stage_flow("train", TrainConfig(workspace="w"))
+    with get_client(sync_client=True) as client:
+        made = client.read_artifacts()
+    shown = {artifact.key: artifact for artifact in made}
+    assert len([artifact for artifact in made if artifact.key == "curve-my-run-1"]) == 1
+    assert shown["curve-my-run-1"].type == "markdown"
+    assert "| loss, mean of 20 steps | 0.5000 | |" in str(shown["curve-my-run-1"].data)
+    assert str(shown["progress-train"].description).endswith(" · loss 0.5000")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_curve_that_prefect_refuses_fails_no_training(
+    stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise ConnectionError("the server is away")
+
+    stages["train"] = train_with_a_curve
+    for kind in ("create_markdown", "create_progress"):
+        monkeypatch.setattr(f"flows.artifacts.{kind}_artifact", refuse)
+    assert run_stage_flow("train", TrainConfig(workspace="w")).details["run"] == "My.Run_1"
+
+
+def test_curve_markdown_shows_a_picture_and_the_newest_numbers() -> None:
+    text = curve_markdown("r", ROWS)
+    assert "![loss and scores by step](data:image/png;base64," in text
+    assert text[text.index("Step") :].splitlines() == [
+        "Step 2",
+        "",
+        "| | now | best |",
+        "| --- | --- | --- |",
+        "| loss, mean of 20 steps | 0.5000 | |",
+        "| miou | 0.5000 | 0.5000 |",
+    ]
+    assert curve_markdown("r", ()).splitlines() == ["# Training r", "", "no step yet"]
 
 
 def test_is_transient_looks_at_what_an_error_came_from() -> None:
