@@ -52,8 +52,9 @@ class Lease:
         LeaseHeldError: if another live process holds it.
     """
 
-    def __init__(self, objects: Objects, prefix: str, term_s: float = TERM_S) -> None:
-        self._objects, self._prefix, self._term_s = objects, prefix, term_s
+    def __init__(self, objects: Objects, prefix: str, term_s: float = TERM_S, wait: bool = True) -> None:
+        """With `wait` the term of an owner elsewhere, who may be gone, is waited for; without it counts as held."""
+        self._objects, self._prefix, self._term_s, self._wait = objects, prefix, term_s, wait
         self._number = self._take()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease {prefix}", daemon=True)
@@ -83,7 +84,7 @@ class Lease:
         held = LeaseHeldError(
             f"{self._objects.describe(self._prefix)}: {who} is writing it; wait for it, or end it and run this again"
         )
-        if owner.get("machine") == _machine():
+        if owner.get("machine") == _machine() or not self._wait:
             raise held
         time.sleep(float(term.get("term_s", self._term_s)))
         newest = self._newest()

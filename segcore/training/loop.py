@@ -1,6 +1,7 @@
 """Loop: tiles -> steps -> validations -> checkpoints, in one place to read."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
@@ -36,6 +37,13 @@ FINAL_SHARE = 16
 MAX_SKIPPED = 20
 """Steps in a row with NaN or Inf in the gradient before the run stops; float16's scaler takes a dozen to start."""
 CURVE_SCORES = ("foreground_iou", "foreground_dice", "miou", "pixel_accuracy")
+
+Watch = Callable[[float, float], bool]
+"""Called after each validation with the share of the run that is over and the score; True = no more of this run."""
+
+
+class StoppedError(Exception):
+    """The watcher of a run wants no more of it. Its checkpoint stands; without the watcher it would go on."""
 
 
 @dataclass
@@ -76,6 +84,7 @@ class Training:
         self.data, self.learner, self.held_out = data, learner, held_out
         self._augmenter = Augmenter(self.choice.augments, config.seed, data.mean, data.std)
         self._run, self._progress, self._group = run, progress, group
+        self.watch: Watch | None = None
         self._own = group.share_of(self.choice.batch)
         self.state = State(precision=learner.precision)
         self._restore()
@@ -93,7 +102,11 @@ class Training:
         self._told_s = int(self.state.elapsed_s)
 
     def fit(self) -> None:
-        """Train until the steps, the time or the patience are used up."""
+        """Train until the steps, the time or the patience are used up.
+
+        Raises:
+            StoppedError: if the watcher wants no more of it.
+        """
         state, clock = self.state, self.clock
         self._begin_progress()
         with self._curve, closing(self._batches()) as ahead:
@@ -135,13 +148,15 @@ class Training:
         if is_told or len(self._pending) >= MAX_PENDING:
             self._fetch_losses()
         if due:
-            self._validate(fraction)
+            score = self._validate(fraction)
             self._show()
             state.finished = fraction >= 1 or 0 < self.config.patience <= state.stale
         if due or time.monotonic() - self._saved_at > CHECKPOINT_EVERY_S:
             self._checkpoint()
         if is_told:
             self._tell()
+        if due and not state.finished and self.watch is not None and self.watch(fraction, score):
+            raise StoppedError
 
     def _fetch_losses(self) -> None:
         """Move pending losses into the curve; one that is not finite changed nothing, and is left out."""
@@ -175,13 +190,13 @@ class Training:
             f"learning_rate below {self.choice.learning_rate:g}, or with --no-amp"
         )
 
-    def _validate(self, fraction: float) -> None:
+    def _validate(self, fraction: float) -> float:
         """Score the averaged weights, and keep them if they are the best so far; without held-out images the last."""
         state, began = self.state, time.monotonic()
         state.validated_step, state.validated_fraction = state.step, fraction
         if not self.held_out.parts:
             self._keep_best(0.0)
-            return
+            return 0.0
         counts = self.held_out.count(self.learner.average.state_dict(), self._group)
         cost_s = self._group.agreed(time.monotonic() - began)
         self.clock.validation_cost_s = state.validation_cost_s = cost_s
@@ -196,6 +211,7 @@ class Training:
             f"step {state.step}: loss {self._curve.recent('loss', 20):.4f}, foreground IoU {score:.4f}"
             f" (best {state.best_score:.4f} at step {state.best_step})"
         )
+        return score
 
     def _show(self) -> None:
         """Pictures of this validation, and once the network."""

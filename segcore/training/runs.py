@@ -45,8 +45,12 @@ class Run:
         """The path or URL of a file of the run, for people."""
         return self._describe(f"{self.prefix}/{name}".rstrip("/"))
 
-    def agree(self, resolved: Mapping[str, Any]) -> None:
+    def agree(self, resolved: Mapping[str, Any], option: str = "--run") -> None:
         """Write config.json, or check that the run which stands under this id was begun with the same.
+
+        Args:
+            resolved: all that decides how it goes, JSON.
+            option: that gives it another id.
 
         Raises:
             PlanMismatchError: naming the first difference.
@@ -58,12 +62,12 @@ class Run:
         try:
             old = dict(_flat(json.loads(standing or b"{}")))
         except ValueError as error:
-            raise StoreError(f"{self.describe('config.json')}: damaged; give another --run") from error
+            raise StoreError(f"{self.describe('config.json')}: damaged; give another {option}") from error
         for key, value in _flat(json.loads(text)):
             if old.get(key) != value:
                 raise PlanMismatchError(
                     f"run {self.run_id}: it was begun with {key} = {old.get(key)!r}, now it is {value!r}; "
-                    "give another --run, or none"
+                    f"give another {option}, or none"
                 )
 
     def lease(self) -> AbstractContextManager[object]:

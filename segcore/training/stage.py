@@ -31,18 +31,18 @@ from segcore.training.data import TrainingData, gather
 from segcore.training.example import example_picture
 from segcore.training.folds import cross_validated
 from segcore.training.learner import Learner
-from segcore.training.loop import Training
+from segcore.training.loop import Training, Watch
 from segcore.training.parallel import Group, joined
 from segcore.training.runs import Log, Run
 from segcore.training.validate import HeldOut, summary
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
-_NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "device", "mlflow"}
+NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "device", "mlflow"}
 """Settings that decide where and how fast a run goes, not what it is."""
 
 
-def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
+def train(config: TrainConfig, progress: Progress = SILENT, watch: Watch | None = None) -> StageResult:
     """Train a model on the labelled images of a workspace, from scratch or from the run's last checkpoint.
 
     The same call again, after a kill, goes on; after the end it gives the package that stands. With `folds` there is a
@@ -51,6 +51,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
     Args:
         config: what to train, and how long.
         progress: listener.
+        watch: asked after each validation whether it has seen enough; of a run without folds.
 
     Returns:
         `paths[0]` is the package, `details["model"]` its id, `scores` those of the best checkpoint on the held-out
@@ -60,13 +61,14 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> StageResult:
         ConfigError: if there is nothing to learn from, or the settings don't fit the images.
         PlanMismatchError: if `config.run` was begun with other settings or data.
         LeaseHeldError: if another process is training the same run.
+        StoppedError: if `watch` said so.
     """
     if config.folds:
         return cross_validated(config, lambda config, fold: _train(config, progress, fold))
-    return _train(config, progress)
+    return _train(config, progress, watch=watch)
 
 
-def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> StageResult:
+def _train(config: TrainConfig, progress: Progress, fold: int | None = None, watch: Watch | None = None) -> StageResult:
     """One model; of a cross-validation that which does not see the images of a fold."""
     began = time.monotonic()
     with (
@@ -108,7 +110,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None) -> 
             limit_px = config.validation_mpx * 1e6
             held_out = HeldOut.of(info, learner, data.validation, limit_px, config.threads)
             training = Training((config, choice), data, learner, held_out, run, progress, group)
-            training.clock.began = began
+            training.clock.began, training.watch = began, watch
             training.fit()
             group.wait()  # for the best weights, which one process writes
             scores = _final_scores(data, training, run, group)
@@ -186,7 +188,7 @@ def _check_tile(choice: Choice, model: ModelConfig) -> None:
 def _resolved(config: TrainConfig, choice: Choice, data: TrainingData, model: ModelConfig) -> dict[str, Any]:
     """All that decides how the run goes, JSON."""
     return {
-        **config.model_dump(mode="json", exclude=_NOT_RESOLVED),
+        **config.model_dump(mode="json", exclude=NOT_RESOLVED),
         **choice.as_json(),
         "model": model.model_dump(mode="json"),
         "data_digest": data.digest,
