@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ingest": ("stage", "Copy sources and their targets into the workspace."),
     "train": ("stage", "Train a model on the labelled images."),
     "preview": ("preview", "Show what the network sees: tiles, augmentation."),
+    "tune": ("stage", "Search for the settings that train the best model."),
     "predict": ("stage", "Segment images tile by tile, from where it stopped."),
     "score": ("stage", "Compare masks with targets, per image and class."),
     "report": ("stage", "Write one HTML page of scores and pictures."),

@@ -12,6 +12,7 @@ StageFunction = Callable[[StageConfig, Progress], StageResult]
 FUNCTIONS = {
     "ingest": ("segcore.ingest", "ingest"),
     "train": ("segcore.training", "train"),
+    "tune": ("segcore.tune", "tune"),
     "predict": ("segcore.inference", "predict"),
     "score": ("segcore.scoring.score", "score"),
     "report": ("segcore.publish", "report"),

@@ -5,10 +5,12 @@ from segcore.config.ingest import IngestConfig, escaped, parse_shares
 from segcore.config.predict import RESERVED_NAMES, PredictConfig
 from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
 from segcore.config.train import PreviewConfig, TrainConfig
+from segcore.config.tune import TuneConfig
 
 STAGES: dict[str, type[StageConfig]] = {
     "ingest": IngestConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
     "predict": PredictConfig,
     "score": ScoreConfig,
     "report": ReportConfig,
@@ -26,6 +28,7 @@ __all__ = [
     "ScoreConfig",
     "StageConfig",
     "TrainConfig",
+    "TuneConfig",
     "build_config",
     "escaped",
     "load_yaml",
