@@ -167,6 +167,14 @@ def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
     return [{column: row.get(column, "") for column in columns} for row in rows.values()][:MAX_ROWS]
 
 
+def trial_rows(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per trial of a study, its settings in columns."""
+    trials = details["trials"] if isinstance(details["trials"], list) else []  # a dry run has their number alone
+    return [
+        {"trial": row["trial"], "state": row["state"], "score": number(row["score"]), **row["params"]} for row in trials
+    ][:MAX_ROWS]
+
+
 def named_failures(results: Iterable[StageResult]) -> list[tuple[str, str]]:
     """What failed in earlier stages, by image id (or source) and error, for the report's `failures`."""
     return [(item.image or item.source or "?", item.error or "") for item in failures(results)]
@@ -195,6 +203,8 @@ def publish(results: list[StageResult], picture: str | None = None) -> None:
     best_effort = BestEffort()
     if rows := image_rows(results):
         best_effort(create_table_artifact, rows, "images", "Every source and image, with its state and scores")
+    if rows := [row for result in results if result.stage == "tune" for row in trial_rows(result.details)]:
+        best_effort(create_table_artifact, rows, "trials", "Every trial of the study, with its score and settings")
     best_effort(create_markdown_artifact, summary(results, picture), "summary", "What this run did")
 
 
@@ -213,7 +223,8 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
     for result in results:
         if result.stage == "score" and result.scores:
             lines += ["", *class_table(result.scores)]
-    if paths := [path for result in results if result.stage in ("report", "export", "train") for path in result.paths]:
+    opened = ("report", "export", "train", "tune")
+    if paths := [path for result in results if result.stage in opened for path in result.paths]:
         lines += ["", "## Open", *(f"- `{path}`" for path in paths)]
     return "\n".join(lines)
 

@@ -172,6 +172,8 @@ def result_lines(result: StageResult) -> Iterator[str]:
             yield f"failed: {named_error(item)}"
     if result.stage == "predict" and result.details.get("dry_run"):
         yield from planned_lines(result.details)
+    elif result.stage == "tune" and "trials" in result.details:
+        yield from tuned_lines(result.details)
     else:
         yield from mapping_lines(result.details)
     if result.scores:
@@ -181,6 +183,18 @@ def result_lines(result: StageResult) -> Iterator[str]:
     if len(result.paths) > SHOWN_PATHS:
         yield f"-> and {len(result.paths) - SHOWN_PATHS} more (all of them: --json)"
     yield one_line(result)
+
+
+def tuned_lines(details: Mapping[str, Any]) -> Iterator[str]:
+    """The trials of a study as a table, the best of them, and how to train it again."""
+    trials = details["trials"]
+    yield f"study: {details['study']}"
+    yield from table_lines(
+        "trial", {str(row["trial"]): {"state": row["state"], "score": row["score"], **row["params"]} for row in trials}
+    )
+    if best := details.get("best"):
+        yield f"best: trial {best['trial']}, run {best['run']}, model {best['model']}"
+        yield f"to train with its settings: {details['command']}"
 
 
 def planned_lines(details: Mapping[str, Any]) -> Iterator[str]:

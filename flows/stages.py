@@ -12,6 +12,7 @@ from prefect.states import Failed
 from flows.artifacts import publish
 from flows.ending import final_state
 from flows.tasks import StageStoppedError, stage
+from flows.trials import alone, run_workers
 from segcore.config import (
     ExportConfig,
     IngestConfig,
@@ -20,6 +21,7 @@ from segcore.config import (
     ScoreConfig,
     StageConfig,
     TrainConfig,
+    TuneConfig,
 )
 
 
@@ -43,6 +45,14 @@ def ingest(config: IngestConfig) -> State[Any]:
 def train(config: TrainConfig) -> State[Any]:
     """Labelled images -> a model package."""
     return single_stage("train", config)
+
+
+@flow(name="tune", persist_result=True, result_serializer="json")
+def tune(config: TuneConfig) -> State[Any]:
+    """Labelled images -> the settings that train the best model, and that model."""
+    if config.workers > 1 and not config.dry_run:
+        run_workers(config)
+    return single_stage("tune", alone(config))  # finds all trials finished, or goes on with what workers left
 
 
 @flow(name="predict", persist_result=True, result_serializer="json")
@@ -72,6 +82,7 @@ def export(config: ExportConfig) -> State[Any]:
 FLOWS: dict[str, Flow[..., Any]] = {
     "ingest": ingest,
     "train": train,
+    "tune": tune,
     "predict": predict,
     "score": score,
     "report": report,

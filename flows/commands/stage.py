@@ -1,4 +1,4 @@
-"""The commands of the stages: ingest, train, predict, score, report, export. Options are the config's fields."""
+"""The commands of the stages: ingest, train, tune, predict, score... Options are the config's fields."""
 
 from typing import Any
 
@@ -17,7 +17,8 @@ def command(stage: str) -> Any:
 
     def run(config: StageConfig, switches: Switches) -> None:
         with stdout_kept_clean():
-            result = as_flow(stage, config, switches.debug) if switches.prefect else as_function(stage, config)
+            is_flow = switches.prefect or getattr(config, "workers", 1) > 1  # Prefect runs the workers of a study
+            result = as_flow(stage, config, switches.debug) if is_flow else as_function(stage, config)
         show_result(result, switches)
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None)

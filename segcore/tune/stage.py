@@ -59,7 +59,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
         resolved |= {"search": config.searched, "data_digest": data.digest}
         name = config.study or _study_id(config, resolved)
         if config.dry_run:
-            details = {"study": name, "trials": config.trials, "search": config.searched}
+            details = {"study": name, "num_trials": config.trials, "search": config.searched}
             return StageResult(stage="tune", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         Run(workspace, name).agree(resolved, option="--study")
         study = study_class(workspace, name, config.space, config.seed)
@@ -167,5 +167,10 @@ def _told(workspace: Workspace, study: "Study", config: TuneConfig, choice: Choi
 
 
 def _row(trial: "FrozenTrial") -> dict[str, Any]:
-    row = {"trial": trial.number, "state": trial.state.name.lower(), "score": trial.value, **trial.user_attrs}
+    row = {
+        "trial": trial.number,
+        "state": "failed" if trial.state.name == "FAIL" else trial.state.name.lower(),
+        "score": trial.value,
+        **trial.user_attrs,
+    }
     return row | {"params": dict(trial.params)}
