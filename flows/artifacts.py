@@ -169,9 +169,9 @@ def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
 
 def trial_rows(details: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per trial of a study, its settings in columns."""
-    trials = details["trials"] if isinstance(details["trials"], list) else []  # a dry run has their number alone
     return [
-        {"trial": row["trial"], "state": row["state"], "score": number(row["score"]), **row["params"]} for row in trials
+        {"trial": row["trial"], "state": row["state"], "score": number(row["score"]), **row["params"]}
+        for row in details.get("trials", [])
     ][:MAX_ROWS]
 
 
