@@ -4,7 +4,7 @@ import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -138,7 +138,8 @@ def _kind(field: str) -> Any:
     kind = TrainConfig.model_fields[field].annotation
     if get_origin(kind) in (Union, types.UnionType):
         (kind,) = (part for part in get_args(kind) if part is not type(None))
-    return get_args(kind)[1] if get_origin(kind) is dict else kind
+    kind = get_args(kind)[1] if get_origin(kind) is dict else kind
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _space(name: str, text: str) -> Range | Choices:

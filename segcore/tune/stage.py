@@ -11,6 +11,7 @@ from segcore.config import TrainConfig, TuneConfig, build_config
 from segcore.errors import ConfigError, PlanMismatchError, SegcoreError, StoreError
 from segcore.inference.numerics import resolve_device
 from segcore.measure import Peak
+from segcore.models.foreign import digest_of_init
 from segcore.models.package import read_package
 from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
@@ -57,6 +58,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
         choice = choose(config, data, resolve_device(config.device))
         resolved = config.model_dump(mode="json", exclude=NOT_RESOLVED | {"trials", "workers", "study"})
         resolved |= {"search": config.searched, "data_digest": data.digest}
+        resolved["init_digest"] = digest_of_init(workspace, config.init)
         name = config.study or _study_id(config, resolved)
         if config.dry_run:
             details = {"study": name, "num_trials": config.trials, "search": config.searched}

@@ -14,7 +14,7 @@ def start_values(config: TuneConfig, choice: Choice) -> dict[str, Any]:
 
     What a setting with entries does not name is missing.
     """
-    settings = config.model_dump() | choice.as_json()
+    settings = config.model_dump() | choice.as_json() | {"class_weights": config.class_weights}
     values: dict[str, Any] = {}
     for name, place in config.space.items():
         field, _, entry = name.partition(".")

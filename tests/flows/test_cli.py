@@ -191,6 +191,7 @@ JSON_ARGUMENTS: dict[str, list[str]] = {
     "report": ["--model", "m"],
     "score": ["--model", "m"],
     "train": [],
+    "tune": [],
     "verify": [],
 }
 

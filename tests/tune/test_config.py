@@ -24,6 +24,7 @@ def config(**settings: Any) -> TuneConfig:
         ("schedule", "poly|cosine", Choices(("poly", "cosine"))),
         ("augment", "true|false", Choices(("true", "false"))),
         ("loss.dice", "0..2", Range(0.0, 2.0, log=False, whole=False)),
+        ("augments.flip", "0..0.5", Range(0.0, 0.5, log=False, whole=False)),
         ("class_weights.a.b", "1..2", Range(1.0, 2.0, log=False, whole=False)),
     ],
 )
@@ -48,6 +49,7 @@ def test_what_is_searched_is_read(name: str, text: str, place: Any) -> None:
         ("tile_px", "16|64", r"tile_px=16: Input should be greater than or equal to 32"),
         ("loss", "0..2", r"expected loss\.NAME, got 'loss'"),
         ("loss.foo", "0..2", r"loss\.foo=0\.0: Input should be 'ce', 'bce'"),
+        ("augments.flip", "0..2", r"augments\.flip=2\.0: Input should be less than or equal to 1"),
         ("ema.x", "0..1", r"expected ema, got 'ema\.x'"),
         ("freeze", "0..0.5", r"freeze=0\.5: freeze: an encoder that begins with random weights"),
     ],

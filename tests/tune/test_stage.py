@@ -62,6 +62,37 @@ def test_each_trial_is_a_run_and_the_best_is_told(uri: str) -> None:
     assert result.details["model"] == best["model"]
 
 
+def test_the_first_trial_is_what_train_would_take(uri: str) -> None:
+    given = config(
+        uri,
+        trials=1,
+        tile_px=None,
+        loss={"ce": 1, "lovasz": 0.5},
+        class_weights={"foreground": 2.0},
+        search={
+            "tile_px": "32|64",
+            "loss.lovasz": "0..1",
+            "loss.focal": "0.5..1",
+            "class_weights.foreground": "1..3",
+            "learning_rate": "1e-3..1e-2",
+            "schedule": "poly|cosine",
+            "augments.flip": "0..1",
+        },
+    )
+    chosen = train(TrainConfig(workspace=uri, **{**TINY, "tile_px": None, "dry_run": True})).details["chosen"]
+    params = tune(given).details["best"]["params"]
+    assert 0.5 <= params.pop("loss.focal") <= 1
+    assert chosen["tile_px"].startswith("64:")
+    assert params == {
+        "tile_px": "64",
+        "loss.lovasz": 0.5,
+        "class_weights.foreground": 2.0,
+        "learning_rate": 3e-3,
+        "schedule": "cosine",
+        "augments.flip": 0.875,
+    }
+
+
 def test_finished_trials_stay_and_more_can_be_asked_for(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tune(config(uri, trials=2))
     monkeypatch.setattr(loop.Learner, "step", None)  # any step would fail
