@@ -60,7 +60,6 @@ def prepare_prefect(debug: bool = False, pages: bool = False) -> TemporaryServer
         return None
     server = TemporaryServer(settings.home, pages)
     SETTINGS.enter_context(temporary_settings({PREFECT_API_URL: server.url}))
-    os.environ["PREFECT_API_URL"] = server.url  # threads and processes of Prefect's own don't know the context
     return server
 
 
