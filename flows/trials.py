@@ -5,11 +5,8 @@ the others, and more of them may run elsewhere: `segcore tune` on another machin
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from prefect.logging import get_run_logger
-from prefect.settings import get_current_settings
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows.tasks import run_stage
@@ -26,26 +23,12 @@ def run_workers(config: TuneConfig) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = {"threads": config.threads or max(1, cores // config.workers)}
     settings = config.model_dump(mode="json", exclude_unset=True) | share | ONE
-    with _server_for_all(), ProcessPoolTaskRunner(max_workers=config.workers) as runner:
+    with ProcessPoolTaskRunner(max_workers=config.workers) as runner:
         futures = [runner.submit(run_stage, {"stage": "tune", "settings": settings}) for _ in range(config.workers)]
         for future in futures:
             future.wait()
             if not future.state.is_completed():
                 get_run_logger().warning("a worker of the study ended early: %s", future.state.message)
-
-
-@contextmanager
-def _server_for_all() -> Iterator[None]:
-    """The server's address in the environment: the runner's own thread has no other settings, and would start one."""
-    name, url = "PREFECT_API_URL", get_current_settings().api.url
-    before = os.environ.get(name)
-    os.environ[name] = str(url)
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 def alone(config: TuneConfig) -> TuneConfig:
