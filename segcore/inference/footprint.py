@@ -21,7 +21,7 @@ from segcore.store import UNIT_SHARDS
 WRITTEN_AT_ONCE = 4
 """Times its own size that a shard takes while it is written: compressed, halved, and the next that waits for it."""
 SLACK_BYTES = 88 << 20
-"""Of threads, of objects on their way to the store, of what two runs of the same differ by: 60 MiB on a busy machine."""
+"""Of threads, of objects on their way to the store, of what two runs differ by: 60 MiB on a busy machine."""
 PIECE_COPIES = 2
 """Of the pixels of a piece: as they are decoded, and mirrored at the border, resampled or stretched."""
 FRAGMENTED = 1.15
