@@ -83,7 +83,7 @@ class Training:
         self.config, self.choice = config, choice = settings
         self.data, self.learner, self.held_out = data, learner, held_out
         self._augmenter = Augmenter(self.choice.augments, config.seed, data.mean, data.std)
-        self._run, self._progress, self._group = run, progress, group
+        self._run, self.progress, self._group = run, progress, group
         self.watch: Watch | None = None
         self._own = group.share_of(self.choice.batch)
         self.state = State(precision=learner.precision)
@@ -164,16 +164,16 @@ class Training:
             value = float(loss)
             self._curve.add(step, {"loss": value} | {"learning_rate": rate} if np.isfinite(value) else {"skipped": 1})
         if self.config.max_steps is not None:
-            self._progress.advance(len(self._pending))
+            self.progress.advance(len(self._pending))
         self._pending.clear()
 
     def _tell(self) -> None:
         """The status line, and of a budget of time how much of it is over."""
         self._told_at, elapsed_s = time.monotonic(), int(self.clock.elapsed_s)
         if self.config.max_steps is None:
-            self._progress.advance(elapsed_s - self._told_s)
+            self.progress.advance(elapsed_s - self._told_s)
         self._told_s = elapsed_s
-        self._progress.status(self._pace.told(self._curve.recent("loss", 20), self._curve.last("foreground_iou")))
+        self.progress.status(self._pace.told(self._curve.recent("loss", 20), self._curve.last("foreground_iou")))
 
     def _stop_at_last_good(self) -> None:
         """The weights are those of the last good step: keep them, and give up.
@@ -207,7 +207,7 @@ class Training:
             self._keep_best(score)
         elif state.stale % PLATEAU_PATIENCE == 0:
             state.halvings += 1  # only `plateau` heeds it
-        self._progress.note(
+        self.progress.note(
             f"step {state.step}: loss {self._curve.recent('loss', 20):.4f}, foreground IoU {score:.4f}"
             f" (best {state.best_score:.4f} at step {state.best_step})"
         )
@@ -251,12 +251,12 @@ class Training:
         if not self.state.finished:
             before, self.state.precision = self.state.precision, self.learner.precision
             other = f", in {self.learner.precision}: it was in {before}" if before != self.learner.precision else ""
-            self._progress.note(f"run {self._run.run_id} goes on at step {self.state.step}{other}")
+            self.progress.note(f"run {self._run.run_id} goes on at step {self.state.step}{other}")
 
     def _begin_progress(self) -> None:
         if self.config.max_steps is not None:
-            self._progress.start("train", self.config.max_steps, "steps")
-            self._progress.advance(self.state.step)
+            self.progress.start("train", self.config.max_steps, "steps")
+            self.progress.advance(self.state.step)
         else:
-            self._progress.start("train", int(60 * self.config.minutes), "s")
-            self._progress.advance(self._told_s)
+            self.progress.start("train", int(60 * self.config.minutes), "s")
+            self.progress.advance(self._told_s)

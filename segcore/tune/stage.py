@@ -20,7 +20,7 @@ from segcore.training import StoppedError, train
 from segcore.training.choice import Choice, choose
 from segcore.training.data import gather
 from segcore.training.runs import Run
-from segcore.training.stage import NOT_RESOLVED
+from segcore.training.settle import NOT_RESOLVED
 from segcore.tune.words import command, shown, start_values
 
 if TYPE_CHECKING:

@@ -1,0 +1,152 @@
+"""Settle: all that decides a run, before its first step; config, workspace -> *settled*."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from segcore import __version__
+from segcore.config import TrainConfig
+from segcore.errors import ConfigError
+from segcore.geometry import rounded_up
+from segcore.models import ModelConfig, build_model
+from segcore.models.foreign import digest_of_init
+from segcore.models.package import InputContract, PackageInfo
+from segcore.models.receptive import measured
+from segcore.store import Workspace
+from segcore.training.choice import Choice, choose
+from segcore.training.data import TrainingData, gather
+from segcore.training.parallel import Group
+
+PREDICT_TILE_PX = 512
+PREDICT_HALO_PX = 32
+NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "device", "mlflow"}
+"""Settings that decide where and how fast a run goes, not what it is."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A run that is about to begin, or to go on."""
+
+    config: TrainConfig
+    workspace: Workspace
+    data: TrainingData
+    choice: Choice
+    model: ModelConfig
+    device: torch.device
+    group: Group
+    fold: int | None = None
+    """Of a cross-validation."""
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """All that decides how the run goes, JSON."""
+        return {
+            **self.config.model_dump(mode="json", exclude=NOT_RESOLVED),
+            **self.choice.as_json(),
+            "device": self.device.type,
+            "fold": self.fold,
+            "model": self.model.model_dump(mode="json"),
+            "init_digest": digest_of_init(self.workspace, self.config.init),
+            "data_digest": self.data.digest,
+            "code_version": __version__,
+            "torch_version": str(torch.__version__),
+        }
+
+    @property
+    def run_id(self) -> str:
+        """The same settings on the same data are the same run, so that a killed one is found again."""
+        digest = hashlib.sha256(json.dumps(self.resolved, sort_keys=True).encode()).hexdigest()
+        name = self.config.run or f"{self.config.name}-{digest[:8]}"
+        return name if self.fold is None else f"{name}-fold{self.fold + 1}"
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Of the data."""
+        return {
+            "training_images": len(self.data.training),
+            "validation_images": len(self.data.validation),
+            "training_mpx": round(float(self.data.index.pixels.sum()) / 1e6, 3),
+            "classes": [info.name for info in self.data.classes],
+        }
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """For the stage's result."""
+        chosen = {"chosen": self.choice.reasons} if self.choice.reasons else {}
+        return {"run": self.run_id, "device": str(self.device), **self.sizes, **chosen}
+
+    @cached_property
+    def info(self) -> PackageInfo:
+        """What the package will say of the model before it is trained."""
+        return PackageInfo(
+            name=self.config.name,
+            architecture=self.model,
+            contract=_contract(self.data, self.model),
+            classes=self.data.classes,
+        )
+
+
+def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | None = None) -> Settled:
+    """Look at the labelled images, and choose what the config leaves open.
+
+    Raises:
+        ConfigError: if there is nothing to learn from, or the settings don't fit the images.
+    """
+    workspace = Workspace.open(config.workspace)
+    data = gather(workspace, config, fold)
+    choice = choose(config, data, device, group.size)
+    model = _model_config(config, choice, data)
+    _check_tile(choice, model)
+    return Settled(config, workspace, data, choice, model, device, group, fold)
+
+
+def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:
+    arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
+    if config.architecture == "unet":
+        arguments["channels"] = list(choice.channels)
+    if config.dropout:
+        arguments["dropout"] = config.dropout
+    return ModelConfig(architecture=config.architecture, arguments=arguments)
+
+
+def _stride(model: ModelConfig) -> int:
+    with torch.device("meta"):
+        return int(build_model(model).stride)  # type: ignore[arg-type]
+
+
+def _check_tile(choice: Choice, model: ModelConfig) -> None:
+    """Refuse a training tile that the model cannot take.
+
+    Raises:
+        ConfigError: naming the nearest that it can.
+    """
+    stride = _stride(model)
+    if choice.tile_px % stride:
+        nearest = max(stride, round(choice.tile_px / stride) * stride)
+        raise ConfigError(
+            f"tile_px {choice.tile_px}: expected a multiple of the model's stride {stride}; the nearest is {nearest}"
+        )
+
+
+def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
+    """What the model will expect, and how far it looks: measured before the training, on weights of its own."""
+    stride = _stride(model)
+    contract = InputContract(
+        bands=data.bands,
+        dtype=data.dtype,
+        spacing=data.spacing,
+        spacing_tolerance=data.spacing_tolerance,
+        level=data.level,
+        stretch=data.stretch,
+        mean=data.mean,
+        std=data.std,
+        tile_px=rounded_up(PREDICT_TILE_PX, stride),
+        halo_px=rounded_up(PREDICT_HALO_PX, stride),
+        stride=stride,
+    )
+    with torch.random.fork_rng(devices=[]):
+        return measured(contract, build_model(model))
