@@ -12,8 +12,9 @@ for the same minutes; of drive and dsb2018 the first fold is trained with two mo
 pixels of a training together. Each finished training is a line of the results file, and is not run again: a table of
 all of them is benchmarks/quality.md. Nothing is tuned to a data set. The images are those of SEGCORE_DATA.
 
-    vs_peer        mean over the trainings of ours - peer's
-    interval       of that difference, 95 %, by a bootstrap over held-out images, paired
+    vs_peer        mean over the folds (seeds of one averaged) of ours - peer's
+    image_difference, interval
+                   mean over the held-out images of ours - peer's, and its 95 % interval by a bootstrap over them
     half           ours after half of the minutes - the peer after all of them (`--half`)
 
     python benchmarks/quality.py drive dsb2018 --minutes 10
@@ -155,7 +156,13 @@ def run(case: Case, workspace: Workspace) -> dict[str, Any]:
     each = {key: np.asarray(value, np.int64) for key, value in found.pop("confusion").items()}
     score = score_of(case.data, classes, np.asarray(sum(each.values())))
     images = {key: score_of(case.data, classes, value) for key, value in each.items()}
-    return {**case._asdict(), "score": score, "images": images, **found}
+    return {**case._asdict(), "code": code_version(), "score": score, "images": images, **found}
+
+
+def code_version() -> str:
+    """The commit, for the record."""
+    call = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run_all(wanted: Sequence[Case], results: Path, folder: Path) -> None:
@@ -198,16 +205,25 @@ def compared(rows: Sequence[dict[str, Any]], name: str, minutes: float, ours_min
     both = sorted(ours.keys() & peer.keys())
     if not both:
         return {}
-    pairs = [(ours[key]["images"][i] - peer[key]["images"][i]) for key in both for i in ours[key]["images"]]
-    differences = np.asarray([value for value in pairs if np.isfinite(value)])
+    of_image: dict[tuple[int, str], list[float]] = {}  # seeds of one fold are averaged: they saw the same images
+    for fold, seed in both:
+        for image, value in ours[fold, seed]["images"].items():
+            of_image.setdefault((fold, image), []).append(value - peer[fold, seed]["images"][image])
+    differences = np.asarray([value for value in map(statistics.fmean, of_image.values()) if np.isfinite(value)])
     picks = np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
     low, high = np.quantile(differences[picks].mean(axis=1), (0.025, 0.975))
-    own, other = ([side[key]["score"] for key in both] for side in (ours, peer))
+    folds = sorted({fold for fold, _ in both})
+
+    def mean(side: dict[tuple[int, int], dict[str, Any]]) -> float:
+        return statistics.fmean(
+            statistics.fmean(side[fold, seed]["score"] for fold, seed in both if fold == own) for own in folds
+        )
+
     return {
         "trainings": len(both),
-        "ours": statistics.fmean(own),
-        "peer": statistics.fmean(other),
-        "vs_peer": statistics.fmean(own) - statistics.fmean(other),
+        "ours": mean(ours),
+        "peer": mean(peer),
+        "vs_peer": mean(ours) - mean(peer),
         "image_difference": float(differences.mean()),
         "interval": [float(low), float(high)],
     }

@@ -155,7 +155,7 @@ def result_object(result: StageResult) -> dict[str, Any]:
 
 def show_result(result: StageResult, switches: Switches) -> None:
     """Print what a stage did, and leave with its exit code; of torchrun's processes the first one speaks for all."""
-    if os.environ.get("RANK", "0") != "0":
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         raise typer.Exit(result.exit_code)
     if switches.json:
         typer.echo(json.dumps(result_object(result), default=str))

@@ -116,7 +116,7 @@ class TrainConfig(StageConfig):
     """Use only kernels that give the same numbers each time, also on a GPU; slower there."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of the model; 0 = all cores."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Of weights, tiles and augmentation."""
     run: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Run id; the same id goes on from its last checkpoint."""
@@ -137,8 +137,20 @@ class TrainConfig(StageConfig):
             raise ValueError("level, spacing: expected one of the two, got both")
         if self.folds == 1:
             raise ValueError("folds: expected 2 or more, or 0 for one model")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_for_nothing_in_vain(self) -> Self:
         if self.freeze and self.init is None:
             raise ValueError("freeze: an encoder that begins with random weights would stay random; give init too")
+        if self.freeze and self.architecture != "unet":
+            raise ValueError(f"freeze: expected an architecture with an encoder (unet), got {self.architecture}")
+        if self.loss and (min(self.loss.values()) < 0 or not any(self.loss.values())):
+            raise ValueError(f"loss: expected weights of 0 or more, one of them above 0, got {self.loss}")
+        if self.label_smoothing and self.loss and not self.loss.get("ce"):
+            raise ValueError("label_smoothing: it is of the cross-entropy; give loss ce=1 too")
+        if self.augments and not self.augment:
+            raise ValueError("augments: nothing is augmented with augment off; leave one of the two out")
         return self
 
     @field_validator("spacing")

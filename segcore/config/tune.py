@@ -87,6 +87,7 @@ class TuneConfig(TrainConfig):
             return {name: text.replace(" ", "") for name, text in self.search.items()}
         rates = {"learning_rate": SGD_LEARNING_RATE} if self.optimizer == "sgd" else {}
         given = self.model_fields_set | (set() if self.architecture == "unet" else {"channels"})
+        given |= {"foreground_share"} if self.sampling == "epoch" else set()
         return {name: text for name, text in (DEFAULT_SEARCH | rates).items() if name.partition(".")[0] not in given}
 
     @property
@@ -126,7 +127,7 @@ class TuneConfig(TrainConfig):
         for name, place in self.space.items():
             for value in (place.low, place.high) if isinstance(place, Range) else place.texts:
                 try:
-                    TrainConfig.model_validate(self.train_settings({name: value}, {}))
+                    TrainConfig.model_validate(self.train_settings({name: value}, {"loss": {"ce": 1.0}}))
                 except ValidationError as error:
                     reason = error.errors()[0]["msg"].removeprefix("Value error, ")
                     raise ValueError(f"search: {name}={value}: {reason}") from error

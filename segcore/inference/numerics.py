@@ -52,8 +52,8 @@ def resolve_device(asked: str) -> torch.device:
 
 
 def devices_of(device: torch.device) -> list[torch.device]:
-    """Every device of the kind that this process may use: all GPUs, but one CPU."""
-    if device.type != "cuda":
+    """Every device of the kind that this process may use: all GPUs, but one CPU, or the GPU that has a number."""
+    if str(device) != "cuda":
         return [device]
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 
 from segcore.config import PredictConfig
@@ -26,6 +27,9 @@ from segcore.store import Image, Staging, Workspace
 
 SHARD_PX = 512
 """What is told of at once, and may be left out: the tile of a usual package, and much less than a mask's shard."""
+
+SEED = 0
+"""Of which shards are looked at where not all are."""
 
 
 class Diverted:
@@ -89,17 +93,23 @@ class Trial:
         self._runs = [run for run in found if run is not None]
 
     def parts(self, limit_px: float) -> list[Part]:
-        """All shards, or every n-th of them (at least one), so that they have about `limit_px` pixels."""
+        """All shards, or one of each n neighbours (at least one), so that they have about `limit_px` pixels.
+
+        Which one is drawn by a seed: the n-th of each could lie at the same place of every image.
+        """
         units = [Part(run, unit, tuple(shards)) for run in self._runs for unit, shards in run.units]
         every = max(1, -(-sum(part.num_px for part in units) // max(1, int(limit_px))))
+        total = sum(len(part.shards) for part in units)
+        rng = np.random.default_rng((SEED, total, every))
+        chosen = {start + int(rng.integers(min(every, total - start))) for start in range(0, total, every)}
+        found: list[Part] = []
         number = 0
-        chosen: list[Part] = []
         for part in units:
-            own = tuple(shard for i, shard in enumerate(part.shards, number) if i % every == every // 2)
+            own = tuple(shard for i, shard in enumerate(part.shards, number) if i in chosen)
             number += len(part.shards)
             if own:
-                chosen.append(Part(part.run, part.unit, own))
-        return chosen or [Part(part.run, part.unit, part.shards[:1]) for part in units[:1]]
+                found.append(Part(part.run, part.unit, own))
+        return found
 
     def run(self, package: ModelPackage, parts: Sequence[Part], tell: Callable[[Answered], None]) -> None:
         """Infer, and tell of each shard; `tell` is called by many threads at once.

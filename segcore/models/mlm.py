@@ -45,7 +45,7 @@ def mlm_item(package: ModelPackage, artifacts: Sequence[Artifact], folder: str, 
         created: becomes the item's time; UTC.
     """
     training = package.info.training
-    init = training.get("init")
+    init = training.get("init_digest")
     properties = {
         "datetime": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "description": f"Semantic segmentation into {', '.join(info.name for info in package.classes)}.",
@@ -57,7 +57,7 @@ def mlm_item(package: ModelPackage, artifacts: Sequence[Artifact], folder: str, 
         "mlm:framework_version": str(training.get("torch_version", torch.__version__)),
         "mlm:total_parameters": sum(weight.numel() for weight in package.load_weights().parameters()),
         "mlm:pretrained": init is not None,
-        "mlm:pretrained_source": init,
+        "mlm:pretrained_source": None,
         "mlm:accelerator": None,
         "mlm:input": [_input(package.contract)],
         "mlm:output": [_output(package.contract, package.classes)],

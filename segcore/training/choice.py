@@ -87,8 +87,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         )
     batch = config.batch
     if batch is None:
-        batch, why = _batch(tile_px, device)
-        batch = rounded_up(batch, processes)
+        batch, why = _batch(tile_px, device, processes)
         reasons["batch"] = f"{batch}: {why}"
     shares = class_shares(data)
     loss = dict(config.loss)
@@ -119,16 +118,17 @@ def _tile_px(wanted: int, smallest_side: int) -> int:
     return wanted
 
 
-def _batch(tile_px: int, device: torch.device) -> tuple[int, str]:
-    """Tiles a step, and why."""
+def _batch(tile_px: int, device: torch.device, processes: int) -> tuple[int, str]:
+    """Tiles a step, and why. By what a GPU has, not by what is free of it: a run that goes on has to find the same."""
     if device.type == "cpu":
-        return max(2, STEP_PX["cpu"] // tile_px**2), "small steps, and many of them, learn most in little time on a CPU"
-    batch, why = max(2, STEP_PX["gpu"] // tile_px**2), "keeps a GPU busy"
+        batch = rounded_up(max(2, STEP_PX["cpu"] // tile_px**2), processes)
+        return batch, "small steps, and many of them, learn most in little time on a CPU"
+    batch, why = rounded_up(max(2, STEP_PX["gpu"] // tile_px**2), processes), "keeps a GPU busy"
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        fitting = int(0.8 * free / (BYTES_PER_PX * tile_px**2))
+        _, memory = torch.cuda.mem_get_info(device)
+        fitting = max(1, int(0.8 * memory / (BYTES_PER_PX * tile_px**2))) * processes
         if fitting < batch:
-            return max(1, fitting), f"as many as fit {free >> 20} MiB"
+            return fitting, f"as many as fit {memory >> 20} MiB{' each' if processes > 1 else ''}"
     return batch, why
 
 

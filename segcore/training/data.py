@@ -13,7 +13,7 @@ from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.sampling import ClassIndex, EpochSampler, LabelledImage, RandomSampler, Sampler
 from segcore.spatial import Spacing
-from segcore.store import Workspace
+from segcore.store import Image, Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
 from segcore.training.spacing import MAX_ENLARGED, asked, common, resampled
@@ -105,14 +105,16 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
     Raises:
         ConfigError: if there are none, their bands, types or classes differ, or their targets teach nothing.
     """
-    labelled, asked_for = _labelled(workspace, config)
+    ids = [image_id for image_id in workspace.image_ids() if "target" in workspace.label_names(image_id)]
+    labelled = [workspace.image(image_id) for image_id in ids]
     splits = group_splits(labelled)
-    images = [image for image in labelled if splits.get(image.image_id) != "test"]
-    if not images:
+    seen = [image for image in labelled if splits.get(image.image_id) != "test"]
+    if not seen:
         raise ConfigError(
             f"workspace {workspace.uri}: no labelled images to train on; ingest some with --targets or a manifest"
         )
     checked_names(config.weights, labelled)
+    images, asked_for = _labelled(workspace, config, seen)
     _check_alike(images)
     classes = _checked_classes(images)
     if fold is None:
@@ -140,11 +142,11 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
     return TrainingData(tuple(training), tuple(validation), classes, index, mean, std, weights, asked_for)
 
 
-def _labelled(workspace: Workspace, config: TrainConfig) -> tuple[list[LabelledImage], Spacing | None]:
-    """All labelled images, at the level or the spacing that is asked for; and this spacing."""
-    ids = [image_id for image_id in workspace.image_ids() if "target" in workspace.label_names(image_id)]
-    pairs = [(workspace.image(image_id), workspace.label(image_id, "target")) for image_id in ids]
-    images = [image for image, _ in pairs]
+def _labelled(
+    workspace: Workspace, config: TrainConfig, images: Sequence[Image]
+) -> tuple[list[LabelledImage], Spacing | None]:
+    """The images with their targets, at the level or the spacing that is asked for or chosen; and this spacing."""
+    pairs = [(image, workspace.label(image.image_id, "target")) for image in images]
     if config.spacing is not None:
         wanted: Spacing | None = asked(config.spacing, images)
     else:
@@ -161,27 +163,27 @@ def sampler_of(config: TrainConfig, data: TrainingData, tile_px: int) -> Sampler
     return RandomSampler(data.training, data.index, tile_px, config.foreground_share, config.seed, data.weights)
 
 
-def group_splits(images: Sequence[LabelledImage]) -> dict[str, str]:
+def group_splits(images: Sequence[Image]) -> dict[str, str]:
     """The split of each image id that has one: the image's own, or else its group's.
 
     Raises:
         ConfigError: if two images of a group have different splits.
     """
-    first: dict[str, LabelledImage] = {}
+    first: dict[str, Image] = {}
     splits: dict[str, str] = {}
     for image in images:
-        if image.image.split is None:
+        if image.split is None:
             continue
-        splits[image.image_id] = image.image.split
-        other = first.setdefault(image.image.group, image) if image.image.group else image
-        if other.image.split != image.image.split:
+        splits[image.image_id] = image.split
+        other = first.setdefault(image.group, image) if image.group else image
+        if other.split != image.split:
             raise ConfigError(
-                f"group {image.image.group}: expected one split, got {other.image.split} of {other.image_id} and "
-                f"{image.image.split} of {image.image_id}; give both the same in the manifest"
+                f"group {image.group}: expected one split, got {other.split} of {other.image_id} and {image.split} of "
+                f"{image.image_id}; give both the same in the manifest"
             )
     for image in images:
-        if image.image.group in first:
-            splits[image.image_id] = str(first[image.image.group].image.split)
+        if image.group in first:
+            splits[image.image_id] = str(first[image.group].split)
     return splits
 
 

@@ -64,7 +64,8 @@ def summarised(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     A score that a fold lacks (a class that its images do not have) is left out of the mean.
     """
-    names = [name for name, value in each[0].items() if isinstance(value, int | float) and name not in _SUMS]
+    numbers = {name for scores in each for name, value in scores.items() if isinstance(value, int | float)}
+    names = [name for name in each[0] if name in numbers and name not in _SUMS]
     found: dict[str, Any] = {name: _mean(scores[name] for scores in each) for name in names}
     found["deviation"] = {name: _deviation([scores[name] for scores in each]) for name in names}
     found["classes"] = {

@@ -91,7 +91,8 @@ class SegmentationLoss:
 
 def _cross_entropy(seen: _Seen, smoothing: float) -> torch.Tensor:
     weights = seen.weights_k
-    summed = F.nll_loss(seen.log_probs_nkyx, seen.classes_nyx, weights, ignore_index=IGNORED, reduction="sum")
+    # Not by `nll_loss`, which has no kernel on CUDA that gives the same sum each time.
+    summed = -(seen.log_probs_nkyx * seen.truth_nkyx * weights[:, None, None]).sum()
     if smoothing:
         even = -((seen.log_probs_nkyx * weights[:, None, None]).mean(1) * seen.known_nyx).sum()
         summed = (1 - smoothing) * summed + smoothing * even

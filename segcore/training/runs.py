@@ -63,10 +63,11 @@ class Run:
             old = dict(_flat(json.loads(standing or b"{}")))
         except ValueError as error:
             raise StoreError(f"{self.describe('config.json')}: damaged; give another {option}") from error
-        for key, value in _flat(json.loads(text)):
-            if old.get(key) != value:
+        new = dict(_flat(json.loads(text)))
+        for key in dict.fromkeys([*new, *old]):  # what is left out now differs, too
+            if old.get(key) != new.get(key):
                 raise PlanMismatchError(
-                    f"run {self.run_id}: it was begun with {key} = {old.get(key)!r}, now it is {value!r}; "
+                    f"run {self.run_id}: it was begun with {key} = {old.get(key)!r}, now it is {new.get(key)!r}; "
                     f"give another {option}, or none"
                 )
 

@@ -23,8 +23,10 @@ from segcore.training.parallel import Group
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
-NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "device", "mlflow"}
-"""Settings that decide where and how fast a run goes, not what it is."""
+NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "device", "mlflow", "init", "weights"}
+"""Settings that decide where and how fast a run goes, not what it is; and two that may hold a password or a patient's
+name, of which a digest decides.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Settled:
             "model": self.model.model_dump(mode="json"),
             "init_digest": digest_of_init(self.workspace, self.config.init),
             "data_digest": self.data.digest,
+            "resampled_to": None if self.data.asked is None else self.data.asked.model_dump(mode="json"),
+            "weights_digest": _digest(self.config.weights),
             "code_version": __version__,
             "torch_version": str(torch.__version__),
         }
@@ -59,8 +63,7 @@ class Settled:
     @property
     def run_id(self) -> str:
         """The same settings on the same data are the same run, so that a killed one is found again."""
-        digest = hashlib.sha256(json.dumps(self.resolved, sort_keys=True).encode()).hexdigest()
-        name = self.config.run or f"{self.config.name}-{digest[:8]}"
+        name = self.config.run or f"{self.config.name}-{_digest(self.resolved)[:8]}"
         return name if self.fold is None else f"{name}-fold{self.fold + 1}"
 
     @property
@@ -102,6 +105,11 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     model = _model_config(config, choice, data)
     _check_tile(choice, model)
     return Settled(config, workspace, data, choice, model, device, group, fold)
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:

@@ -68,6 +68,6 @@ def resampled(image: Image, wanted: Spacing) -> ModelGrid:
     if min(grid.step) < (1 - 1e-9) / MAX_ENLARGED:
         raise ConfigError(
             f"{where}: expected pixels of at most {MAX_ENLARGED * wanted.values['y']:g} {wanted.unit} to make {size} "
-            f"of, got {own.values['y']:g} {own.unit}; ask for a larger spacing, or leave the image out"
+            f"of, got {own.values['y']:g} {own.unit}; ask for a larger spacing, or give the image the split test"
         )
     return grid

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from segcore.errors import ConfigError
 from segcore.sampling import LabelledImage
+from segcore.store import Image
 
 
-def checked_names(weights: Mapping[str, float], images: Sequence[LabelledImage]) -> None:
+def checked_names(weights: Mapping[str, float], images: Sequence[Image]) -> None:
     """Refuse a name that no image and no group has.
 
     Raises:
         ConfigError: with the nearest name.
     """
-    known = {image.image_id for image in images} | {str(image.image.group) for image in images if image.image.group}
+    known = {image.image_id for image in images} | {str(image.group) for image in images if image.group}
     for name in weights:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)

@@ -11,10 +11,9 @@
                     kill |  | claim, once its lease is nobody's
                          +--+
 
-Values are drawn by TPE (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011), whose multivariate form
-Optuna has; a trial ends early by the median rule (Golovin et al., "Google Vizier", 2017): when its best score so far is
-below the median of what the complete trials had after the same share of the run. Hyperband needs more trials than a
-study of training runs has.
+Values are drawn by TPE (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011). A trial ends early by
+the median rule (Golovin et al., "Google Vizier", 2017): when its best score so far is below the median of what the
+complete trials had after the same share of the run. Hyperband needs more trials than a study of training runs has.
 """
 
 import math

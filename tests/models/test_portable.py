@@ -59,7 +59,7 @@ def package_in(folder: Path, config: ModelConfig, expected: InputContract, name:
     objects = Objects(str(folder))
     objects.create()
     classes = CLASSES[: config.arguments["num_classes"]]
-    training = {"torch_version": "2.13.0+cpu", "init": None, "loss": {"ce": 1.0}}
+    training = {"torch_version": "2.13.0+cpu", "init_digest": None, "loss": {"ce": 1.0}}
     info = PackageInfo(
         name=name, architecture=config, contract=expected, classes=classes, training=training, seed=3, code_version="1"
     )

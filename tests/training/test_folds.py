@@ -71,10 +71,11 @@ def test_cross_validation_trains_a_model_for_each_fold_and_finds_them_again(ws: 
 
 
 def test_a_score_that_a_fold_lacks_enters_no_mean() -> None:
-    rare = {"miou": 0.5, "classes": {"a": {"iou": None}}, "images": 1, "pixels": 10}
-    usual = {"miou": 0.7, "classes": {"a": {"iou": 0.4}}, "images": 2, "pixels": 30}
+    rare = {"miou": 0.5, "foreground_iou": None, "classes": {"a": {"iou": None}}, "images": 1, "pixels": 10}
+    usual = {"miou": 0.7, "foreground_iou": 0.9, "classes": {"a": {"iou": 0.4}}, "images": 2, "pixels": 30}
     found = summarised([rare, usual])
     assert found["miou"] == pytest.approx(0.6)
+    assert found["foreground_iou"] == 0.9
     assert found["classes"] == {"a": {"iou": 0.4}}
     assert (found["images"], found["pixels"]) == (3, 40)
     assert found["deviation"]["miou"] == pytest.approx(0.1 * 2**0.5)

@@ -68,6 +68,8 @@ def test_images_of_different_sizes_train_at_one_that_is_chosen(workspace: Worksp
     assert {image.shape_yx for image in data.training} == {(400, 200)}
     told = choose(TrainConfig(workspace=workspace.uri), data, torch.device("cpu")).reasons["spacing"]
     assert told == "1 micrometer: one size for images of 0.4 to 1.4 micrometer"
+    put_stripes(workspace, "far", 5.0, split="test")
+    assert gathered(workspace).asked == data.asked, "images that are only scored decide nothing"
     assert {image.level for image in gathered(workspace, level=0).training} == {0}
     assert gathered(workspace, level=0).asked is None, "what is given stands"
 

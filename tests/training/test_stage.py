@@ -300,6 +300,30 @@ def test_what_is_left_open_is_chosen_and_told(uri: str) -> None:
     assert "chosen" not in train(TrainConfig(**asked, **given, schedule="poly", augment=False)).details
 
 
+def test_a_run_is_not_gone_on_with_when_a_setting_is_left_out(uri: str) -> None:
+    train(TrainConfig(workspace=uri, run="r", loss={"ce": 1.0, "dice": 1.0}, augments={"blur": 0.5}, **TINY))
+    with pytest.raises(PlanMismatchError, match=r"begun with loss.dice = 1.0, now it is None"):
+        train(TrainConfig(workspace=uri, run="r", loss={"ce": 1.0}, augments={"blur": 0.5}, **TINY))
+    with pytest.raises(PlanMismatchError, match="run r: it was begun with augments"):
+        train(TrainConfig(workspace=uri, run="r", loss={"ce": 1.0, "dice": 1.0}, **TINY))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": {"ce": 0.0}}, "loss: expected weights of 0 or more, one of them above 0"),
+        ({"loss": {"ce": 1.0, "dice": -1.0}}, "loss: expected weights of 0 or more"),
+        ({"loss": {"dice": 1.0}, "label_smoothing": 0.1}, "label_smoothing: it is of the cross-entropy"),
+        ({"augment": False, "augments": {"flip": 1.0}}, "augments: nothing is augmented with augment off"),
+        ({"freeze": 0.5}, "freeze: an encoder that begins with random weights would stay random"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_config(TrainConfig, {"workspace": "w", **settings})
+
+
 def test_a_level_that_images_do_not_have_is_refused_at_once(uri: str) -> None:
     with pytest.raises(ConfigError, match="image i0: expected a pyramid level below 1, got level 1"):
         train(TrainConfig(workspace=uri, level=1, **TINY))

@@ -85,6 +85,8 @@ def test_a_limit_takes_a_spread_of_shards(ws: Workspace) -> None:
     held_out = HeldOut.of(info, learner, images, 1024 * 1024)
     assert held_out.num_px == 1024 * 1024
     assert [part.run.image.image_id for part in held_out.parts] == list("abcd")
+    places = [part.run.staging.shard_window(part.shards[0]).start for part in held_out.parts]
+    assert len(set(places)) > 1, "not the same corner of every image"
     seen: list[tuple[str, Window]] = []
 
     def tell(shard: Answered) -> None:
