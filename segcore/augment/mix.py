@@ -4,7 +4,6 @@ Partners are neighbours, 0 and 1, 2 and 3...: a batch that is cut between proces
 one does. The last of an odd number has no partner and stays.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +11,10 @@ import torch
 
 from segcore.augment.draw import Augmentation
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits (N, K, Y, X), classes (N, Y, X) -> loss."""
-
 
 @dataclass(frozen=True)
 class Augmented:
-    """A batch as the model gets it, and its truth.
-
-    Loss of a tile: share * loss(classes) + (1 - share) * loss(other_classes).
-    """
+    """A batch as the model gets it, and its truth: of a pixel that is a mixture two classes, each with its share."""
 
     tiles: torch.Tensor
     """(N, C, Y, X), normalised, float32."""
@@ -31,16 +24,6 @@ class Augmented:
     """(N, Y, X), int64; None where no tile of the batch is a mixture."""
     share: torch.Tensor | None = None
     """(N,), weight of `classes`, 1 for tiles that are no mixture; None with `other_classes`."""
-
-    def loss(self, logits_nkyx: torch.Tensor, of: Loss) -> torch.Tensor:
-        """The loss of a batch: with mixtures the mean over its tiles, each against both its truths."""
-        if self.other_classes is None or self.share is None:
-            return of(logits_nkyx, self.classes)
-        terms = []
-        for k, share in enumerate(self.share):
-            logits, classes, other = (values[k : k + 1] for values in (logits_nkyx, self.classes, self.other_classes))
-            terms.append(share * of(logits, classes) + (1 - share) * of(logits, other))
-        return torch.stack(terms).mean()
 
 
 def mixed(tiles_ncyx: torch.Tensor, classes_nyx: torch.Tensor, what: Augmentation) -> Augmented:

@@ -233,9 +233,9 @@ class Network:
         elif self.device.type == "mps" and raw.dtype == torch.float64:  # MPS knows no float64
             raw = raw.float()
         moved = raw.to(self.device).to(torch.float32, memory_format=channels_last(self._num_axes))
+        # Fill values such as -3.4e38, -32768 or NaN would reach their neighbours through the halo.
         if not np.issubdtype(tiles.dtype, np.floating):
-            return moved, None
-        # Fill values such as -3.4e38 or NaN would reach their neighbours through the halo.
+            return moved, None if nodata is None else (moved == nodata).all(dim=1, keepdim=True)
         missing = ~moved.isfinite()
         if nodata is not None:
             missing |= moved == float(torch.tensor(nodata, dtype=torch.float64).to(raw.dtype).to(torch.float32))

@@ -67,23 +67,44 @@ class ClassIndex:
         area = factor**2 / (image.step[0] * image.step[1])
         rng = np.random.default_rng((seed, len(image.image_id)))
         rows: list[list[Int32s]] = [[] for _ in range(self.num_classes)]
-        pixels = [0] * self.num_classes
+        counts: list[list[int]] = [[] for _ in range(self.num_classes)]
         for plane in range(image.num_planes):
             classes = image.read_classes(plane, level)
             for number in range(self.num_classes):
                 where = np.flatnonzero(classes == number)
-                pixels[number] += len(where)
+                counts[number].append(len(where))
                 if len(where) > share:
                     where = np.sort(rng.choice(where, share, replace=False))
                 sides = zip(np.unravel_index(where, classes.shape), image.step, image.shape_yx, strict=True)
                 y, x = (np.minimum((at + 0.5) * factor / step, n - 1).astype(np.int32) for at, step, n in sides)
                 rows[number].append(np.stack([np.full_like(y, plane), y, x], axis=1))
-        return [Places(round(n * area), np.concatenate(parts)) for n, parts in zip(pixels, rows, strict=True)]
+        return [
+            Places(round(sum(found) * area), np.concatenate(_thinned(parts, found, rng)))
+            for found, parts in zip(counts, rows, strict=True)
+        ]
 
     @property
     def occurring(self) -> list[int]:
         """Classes that have a pixel anywhere."""
         return [number for number in range(self.num_classes) if self.pixels[:, number].any()]
+
+
+def _thinned(kept: Sequence[Int32s], counts: Sequence[int], rng: np.random.Generator) -> list[Int32s]:
+    """Of each plane as many places for each of its pixels as of the plane that keeps the least of them.
+
+    Else a place on a plane with many would be drawn as rarely as the plane was cut.
+
+    Args:
+        kept: places of each plane, some of its pixels.
+        counts: all pixels of each plane.
+        rng: chooses.
+    """
+    rate = min((len(places) / count for places, count in zip(kept, counts, strict=True) if count), default=1.0)
+    if rate == 1.0:
+        return list(kept)
+    # A plane with few pixels keeps one of them by chance: as likely as its pixels are many.
+    wanted = [int(rate * count + rng.random()) for count in counts]
+    return [places[np.sort(rng.permutation(len(places))[:n])] for places, n in zip(kept, wanted, strict=True)]
 
 
 def coarse_level(image: LabelledImage) -> int:

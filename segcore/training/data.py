@@ -71,6 +71,12 @@ class TrainingData:
         return self.training[0].image.dtype.name
 
     @property
+    def nodata(self) -> float | None:
+        """Of integer images that all have the same; floats without a value are NaN by now."""
+        values = {image.image.nodata for image in self.training}
+        return values.pop() if len(values) == 1 and np.issubdtype(self.training[0].image.dtype, np.integer) else None
+
+    @property
     def digest(self) -> str:
         """SHA-256 of which images train and validate, and of all that the store knows of them and their targets."""
         lines = [

@@ -39,6 +39,7 @@ class Learner:
         std: per band, in the image's values.
         device: where the model lives.
         group: the processes that share each batch.
+        nodata: of integer images: pixels that have it in every band become the mean, as they do in prediction.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class Learner:
         std: tuple[float, ...],
         device: torch.device,
         group: Group = ALONE,
+        nodata: float | None = None,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             built = build_model(model)
-        self.device, self._group = device, group
+        self.device, self._group, self._nodata = device, group, nodata
         self.model = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.model = group.synced(self.model)
@@ -88,11 +90,14 @@ class Learner:
         return line
 
     def to_input(self, pixels: npt.NDArray[Any]) -> torch.Tensor:
-        """Pixels (N, C, Y, X) as read -> normalised float32 on the device; NaN and Inf become the mean."""
+        """Pixels (N, C, Y, X) as read -> normalised float32 on the device; what has no value becomes the mean."""
         if pixels.dtype.name not in _TORCH_TYPES:
             pixels = pixels.astype(np.float32)
         tiles = self._on_device(torch.from_numpy(pixels)).to(torch.float32)
+        missing = None if self._nodata is None else (tiles == self._nodata).all(dim=1, keepdim=True)
         tiles = torch.nan_to_num((tiles - self._mean) / self._std, nan=0.0, posinf=0.0, neginf=0.0)
+        if missing is not None:
+            tiles.masked_fill_(missing, 0.0)
         return tiles.contiguous(memory_format=torch.channels_last)
 
     def to_classes(self, target: npt.NDArray[np.int16]) -> torch.Tensor:
@@ -155,7 +160,7 @@ class Learner:
         tiles = batch.tiles.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.model(tiles)
-        return batch.loss(self._group.gathered(logits), self._loss)
+        return self._loss(self._group.gathered(logits), batch.classes, batch.other_classes, batch.share)
 
     def _set_modes(self, settled: bool, frozen: bool) -> None:
         """Training mode, but for batch norm that is to keep its statistics, and an encoder that is to stay."""

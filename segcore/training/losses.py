@@ -37,8 +37,7 @@ class _Seen(NamedTuple):
     probs_nkyx: torch.Tensor
     """0 where a pixel does not count."""
     truth_nkyx: torch.Tensor
-    """One-hot, likewise."""
-    classes_nyx: torch.Tensor
+    """One-hot, or the shares of two classes; likewise."""
     known_nyx: torch.Tensor
     """True = counts."""
     weights_k: torch.Tensor
@@ -70,19 +69,33 @@ class SegmentationLoss:
         self._terms = [(of[name], weight) for name, weight in terms.items() if weight]
         self._class_weights = class_weights
 
-    def __call__(self, logits_nkyx: torch.Tensor, classes_nyx: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self,
+        logits_nkyx: torch.Tensor,
+        classes_nyx: torch.Tensor,
+        other_nyx: torch.Tensor | None = None,
+        share_n: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The loss of a batch, a scalar; 0 if every pixel is ignored.
 
         Args:
             logits_nkyx: of any float dtype; the loss is taken in float32.
             classes_nyx: int64, 0..K-1 or `IGNORED`.
+            other_nyx: of tiles that are mixtures the other truth, likewise; a pixel counts if both are known.
+            share_n: (N,), of `classes_nyx` in each tile's truth; 1 for a tile that is no mixture.
         """
         logits = logits_nkyx.float()
         log_probs, known = F.log_softmax(logits, dim=1), classes_nyx != IGNORED
+        truth = torch.zeros_like(log_probs).scatter_(1, classes_nyx.clamp_min(0)[:, None], 1.0)
+        if other_nyx is not None and share_n is not None:
+            share = share_n[:, None, None, None]
+            known = known & ((other_nyx != IGNORED) | (share[:, 0] == 1))
+            other = torch.zeros_like(log_probs).scatter_(1, other_nyx.clamp_min(0)[:, None], 1.0)
+            truth = torch.lerp(other, truth, share)
         mask = known[:, None].to(log_probs.dtype)
-        truth = torch.zeros_like(log_probs).scatter_(1, classes_nyx.clamp_min(0)[:, None], mask)
         weights = logits.new_ones(logits.shape[1]) if self._class_weights is None else self._class_weights
-        seen = _Seen(logits, log_probs, log_probs.exp() * mask, truth, classes_nyx, known, weights.to(logits.device))
+        probs, truth = log_probs.exp() * mask, truth * mask
+        seen = _Seen(logits, log_probs, probs, truth, known, weights.to(logits.device))
         loss = logits_nkyx.new_zeros((), dtype=torch.float32)
         for term, weight in self._terms:
             loss = loss + weight * term(seen)
@@ -118,7 +131,7 @@ def _boundary(seen: _Seen) -> torch.Tensor:
     lacks has none. Give it beside a term per region, which it refines.
     """
     shape = seen.truth_nkyx.shape
-    truth, distances = seen.truth_nkyx.cpu().numpy() > 0, np.zeros(shape, np.float32)
+    truth, distances = seen.truth_nkyx.cpu().numpy() > 0.5, np.zeros(shape, np.float32)
     for n, k in np.ndindex(shape[:2]):
         inside = truth[n, k]
         if inside.any() and not inside.all():
@@ -146,7 +159,7 @@ def _lovasz(seen: _Seen) -> torch.Tensor:
 
 def _pixel_weights(seen: _Seen) -> torch.Tensor:
     """(N, Y, X): the weight of each pixel's class; 0 where it does not count."""
-    return seen.weights_k[seen.classes_nyx.clamp_min(0)] * seen.known_nyx
+    return torch.einsum("nkyx,k->nyx", seen.truth_nkyx, seen.weights_k)
 
 
 def _by_class(losses: torch.Tensor, weights_k: torch.Tensor) -> torch.Tensor:

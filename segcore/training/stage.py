@@ -93,7 +93,9 @@ def _begun(settled: Settled, run: Run, progress: Progress) -> Training:
     for setting, reason in settled.choice.reasons.items():
         progress.note(f"chosen: {setting} {reason}")
     keep_what_fits(data.training, config.cache_mib)
-    learner = Learner(settled.model, config, settled.choice, data.mean, data.std, settled.device, settled.group)
+    learner = Learner(
+        settled.model, config, settled.choice, data.mean, data.std, settled.device, settled.group, data.nodata
+    )
     if config.init is not None and not run.has("last"):
         progress.note(learner.begin_with(settled.workspace, config))
     held_out = HeldOut.of(settled.info, learner, data.validation, config.validation_mpx * 1e6, config.threads)

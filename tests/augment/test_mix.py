@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from segcore.augment import Augmented, draw_augmentation
 from segcore.augment.mix import mixed
@@ -58,14 +57,3 @@ def test_so_many_tiles_are_mixed_and_none_twice(mixup: float, cutmix: float) -> 
     assert pasted.mean() == pytest.approx(cutmix, abs=0.04)
     assert not (blended & pasted).any()
     assert (what.mixup >= 0.5).all()
-
-
-def test_loss_is_the_mean_over_tiles_of_both_truths_by_share() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(3, 4, 8, 8)
-    classes, other = torch.randint(4, (3, 8, 8)), torch.randint(4, (3, 8, 8))
-    share = torch.tensor([1.0, 0.7, 0.5])
-    found = Augmented(logits, classes, other, share).loss(logits, F.cross_entropy)
-    each = [F.cross_entropy(logits, truth, reduction="none").mean((1, 2)) for truth in (classes, other)]
-    torch.testing.assert_close(found, (share * each[0] + (1 - share) * each[1]).mean())
-    assert Augmented(logits, classes).loss(logits, F.cross_entropy) == F.cross_entropy(logits, classes)

@@ -382,3 +382,21 @@ def test_network_is_never_asked_for_another_batch_size(
     monkeypatch.setattr(Network, "forward", spy)
     predict(config(ws, package, batch=5, precision="float32"))
     assert sizes == {5}
+
+
+@pytest.mark.parametrize("fill", [-32768, -9999, 0])
+def test_the_fill_value_of_integers_reaches_no_pixel_that_counts(ws: Workspace, fill: int) -> None:
+    usable = np.ones((200, 170), bool)
+    usable[:70] = usable[:, 120:] = False
+    values = np.random.default_rng(0).integers(1, 255, (3, 200, 170)).astype(np.int16)
+    masks = []
+    package = unet_package(ws, dtype="int16", tile_px=64, halo_px=16)
+    for image_id, nodata in (("of", fill), ("other", 300)):
+        put_image(ws, image_id, np.where(usable, values, nodata).astype(np.int16), nodata=float(nodata))
+        how = {"images": (image_id,), "precision": "float32", "shard_px": 256, "name": "m"}
+        (item,) = predict(PredictConfig(workspace=ws.uri, model=package.model_id, **how)).items
+        assert item.error is None
+        masks.append(mask_of(ws, image_id, "m"))
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0] == 255, ~usable)
+    assert len(np.unique(masks[0])) > 2

@@ -7,7 +7,7 @@ from segcore.geometry import Window
 from segcore.inference.model_grid import ModelGrid
 from segcore.sampling import IGNORED, ClassIndex, LabelledImage
 from segcore.sampling import index as index_module
-from segcore.sampling.index import usable_cells
+from segcore.sampling.index import _thinned, usable_cells
 from segcore.store import Workspace
 from tests.sampling.scenes import bands, labelled, random_image
 from tests.synthetic import put_image, put_label
@@ -72,3 +72,18 @@ def test_usable_cells_are_those_of_a_brute_force(
     ]
     assert usable_cells(image, cell_px).tolist() == expected
     assert (image.read(0, Window((996, 4), (4, 4)))[1] != IGNORED).all()
+
+
+def test_planes_are_thinned_alike() -> None:
+    counts = [10_000, 100, 0, 2_500, 3] * 40
+    kept = [np.stack([np.full(min(n, 700), plane), *2 * [np.arange(min(n, 700))]], 1) for plane, n in enumerate(counts)]
+    thinned = _thinned(kept, counts, np.random.default_rng(0))
+    sizes = np.array([len(places) for places in thinned])
+    assert (sizes[::5] == 700).all()
+    assert (sizes[1::5] == 7).all()
+    assert (sizes[2::5] == 0).all()
+    assert (sizes[3::5] == 175).all()
+    assert 0 < sizes[4::5].sum() < 30, "0.21 each, by chance"
+    assert all((places[:, 0] == plane).all() for plane, places in enumerate(thinned))
+    assert all(len(np.unique(places[:, 1])) == len(places) for places in thinned)
+    assert _thinned(kept, [len(places) for places in kept], np.random.default_rng(0)) == kept

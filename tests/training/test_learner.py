@@ -18,7 +18,7 @@ from segcore.training.losses import SegmentationLoss
 MODEL = ModelConfig(architecture="unet", arguments={"in_channels": 2, "num_classes": 2, "channels": (4, 4)})
 
 
-def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0, **how: Any) -> Learner:
+def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0, nodata: float | None = None, **how: Any) -> Learner:
     config = TrainConfig(workspace="w", seed=seed, amp=amp, dropout=dropout, **how)
     model = MODEL.model_copy(update={"arguments": {**MODEL.arguments, "dropout": dropout}})
     return Learner(
@@ -28,6 +28,7 @@ def learner(seed: int = 0, amp: bool = False, dropout: float = 0.0, **how: Any) 
         (10.0, 20.0),
         (2.0, 4.0),
         torch.device("cpu"),
+        nodata=nodata,
     )
 
 
@@ -47,6 +48,13 @@ def test_to_input_normalises_per_band(dtype: str) -> None:
 def test_to_input_takes_what_is_not_finite_for_average() -> None:
     pixels = np.array([np.nan, np.inf, -np.inf, 12], np.float32).reshape(1, 1, 2, 2).repeat(2, axis=1)
     assert learner().to_input(pixels)[0, 0].tolist() == [[0, 0], [0, 1]]
+
+
+def test_pixels_without_a_value_in_any_band_become_the_mean() -> None:
+    pixels = np.array([[[7, 12], [7, 7]], [[7, 7], [28, 7]]], np.int16)[None]  # bands of 2 x 2
+    found = learner(nodata=7.0).to_input(pixels)[0]
+    assert found.tolist() == [[[0, 1], [-1.5, 0]], [[0, -3.25], [2, 0]]]
+    assert learner().to_input(pixels)[0, 0, 0, 0] == -1.5
 
 
 def test_weights_come_from_the_seed_alone_and_leave_the_global_generator() -> None:
@@ -186,17 +194,13 @@ def test_gradients_of_accumulated_batches_are_averaged() -> None:
 
 
 def test_a_mixture_is_held_against_both_its_truths() -> None:
-    trained, one, other = (learner(max_gradient=0.0, optimizer="sgd", weight_decay=0.0) for _ in range(3))
-    mixture = Augmented(batch(0).tiles, batch(0).classes, batch(1).classes, torch.full((2,), 0.75))
+    trained, one = (learner(max_gradient=0.0, optimizer="sgd", weight_decay=0.0) for _ in range(2))
+    share = torch.tensor([0.75, 1.0])
+    mixture = Augmented(batch(0).tiles, batch(0).classes, batch(1).classes, share)
     loss = trained.step([mixture], rate=0.01, number=0)
-    losses = [
-        torch.stack([SegmentationLoss({"ce": 1.0, "dice": 1.0})(logits[k : k + 1], truth[k : k + 1]) for k in (0, 1)])
-        for logits, truth in (
-            (one.model.train()(batch(0).tiles), batch(0).classes),
-            (other.model.train()(batch(0).tiles), batch(1).classes),
-        )
-    ]
-    torch.testing.assert_close(loss, (0.75 * losses[0] + 0.25 * losses[1]).mean().detach())
+    logits = one.model.train()(batch(0).tiles)
+    expected = SegmentationLoss({"ce": 1.0, "dice": 1.0})(logits, batch(0).classes, batch(1).classes, share)
+    torch.testing.assert_close(loss, expected.detach())
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:

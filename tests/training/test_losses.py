@@ -197,3 +197,30 @@ def test_every_term_falls_when_a_model_learns(term: Loss) -> None:
         losses.append(value.item())
     assert losses[-1] < losses[0] - 0.05
     assert (logits.argmax(1) == classes).float().mean() > 0.99
+
+
+def test_of_a_mixture_both_truths_count_by_their_shares() -> None:
+    logits, classes = some()
+    other, share = some(7)[1], torch.tensor([0.7, 1.0])
+    other[:, 2] = IGNORED  # counts in the mixture alone
+    each = [torch.nn.functional.cross_entropy(logits, t.clamp_min(0), reduction="none") for t in (classes, other)]
+    blended = share[:, None, None] * each[0] + (1 - share[:, None, None]) * each[1]
+    known = torch.ones_like(classes, dtype=torch.bool)
+    known[0, 2] = False
+    found = SegmentationLoss({"ce": 1.0})(logits, classes, other, share)
+    torch.testing.assert_close(found, blended[known].mean())
+    probs = logits.softmax(1).movedim(1, -1)[known].double()
+    one_hot = [torch.nn.functional.one_hot(t.clamp_min(0), 3).double() for t in (classes, other)]
+    truth = (share[:, None, None, None] * one_hot[0] + (1 - share[:, None, None, None]) * one_hot[1])[known]
+    dice = (2 * (probs * truth).sum(0) + 1e-5) / (probs.sum(0) + truth.sum(0) + 1e-5)
+    assert float(SegmentationLoss({"dice": 1.0})(logits, classes, other, share)) == pytest.approx(
+        float(1 - dice.mean()), abs=1e-3
+    )
+
+
+def test_a_mixture_of_one_truth_is_no_mixture() -> None:
+    logits, classes = some()
+    for term in TERMS:
+        loss_of = SegmentationLoss({term: 1.0})
+        mixture = loss_of(logits, classes, classes.roll(1, 2), torch.ones(2))
+        torch.testing.assert_close(mixture, loss_of(logits, classes))
