@@ -44,6 +44,7 @@ def recorded(workspace: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found if "#" not in path.name}
 
 
+@pytest.mark.slow
 def test_sigkill_at_ten_random_moments_ends_in_the_same_pixels(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     picture, classes = rng.integers(0, 256, (*SHAPE, 3), np.uint8), rng.integers(0, 4, SHAPE, np.uint8)

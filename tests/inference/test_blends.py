@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_erosion
 
 from segcore.config import PredictConfig
 from segcore.geometry import Window
@@ -223,7 +224,10 @@ def test_nodata_is_ignored_and_not_inferred(ws: Workspace, package: ModelPackage
     valid = (pixels != 0).any(axis=0)
     np.testing.assert_array_equal(mask == 255, ~valid)
     plain = run(ws, "holed", **{**common, "images": (f"plain-{blend}",)})
-    np.testing.assert_array_equal(mask[valid], plain[valid])
+    # Nearer than the model looks, the empty part is the average to it, and black in the other image.
+    far = binary_erosion(valid, np.ones((49, 49)), border_value=1)
+    assert far.mean() > 0.3
+    np.testing.assert_array_equal(mask[far], plain[far])
     if blend == "crop":  # 11 x 9 tiles of 64 px; 4 rows of them lie in the empty part
         assert result.items[0].details["tiles"] == 99
         assert result.items[0].details["skipped_share"] == pytest.approx(36 / 99, abs=1e-6)

@@ -56,6 +56,7 @@ def torchrun(uri: str, run: str, **settings: Any) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(uri: str) -> None:
     """Only the order of sums differs: of statistics, gradients and losses."""
     one = train(TrainConfig(workspace=uri, run="one", **RECIPE))

@@ -127,6 +127,7 @@ def test_other_settings_under_the_same_study_are_refused(uri: str) -> None:
         tune(config(uri, trials=1, search={**SEARCH, "learning_rate": "1e-3..1e-2"}))
 
 
+@pytest.mark.slow
 def test_killed_study_ends_as_an_undisturbed_one(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in its second trial, after a checkpoint: the first is not touched, the second goes on where it was."""
     settings = {"trials": 2, "max_steps": 30, "validate_every": 3}
