@@ -1,5 +1,6 @@
 """Small images, targets and masks, written through the store as ingest and predict write them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,33 @@ def put_label(
     with Staging.begin(workspace, image_id, name, {"version": version}, spec, overwrite=True) as staging:
         staging.put_all(ids)
         staging.finish({"digest": f"{name}-{version}"} | (attributes or {}), classes=classes or default_classes(2))
+
+
+def put_discs(
+    workspace: Workspace,
+    held_out: Sequence[bool],
+    shape_yx: tuple[int, int],
+    centres: tuple[tuple[int, int], tuple[int, int]],
+    radius: int,
+    num_bands: int,
+) -> None:
+    """Images i0, i1... of a bright disc on a dark, noisy ground, with their targets.
+
+    Args:
+        workspace: where they are put.
+        held_out: of each image, whether it validates; the others train.
+        shape_yx: of each.
+        centres: from which to which, in y and in x, the disc's centre may lie.
+        radius: of the disc in px.
+        num_bands: of each image.
+    """
+    y, x = np.mgrid[: shape_yx[0], : shape_yx[1]]
+    for number, validates in enumerate(held_out):
+        rng = np.random.default_rng(number)
+        disc = (y - rng.integers(*centres[0])) ** 2 + (x - rng.integers(*centres[1])) ** 2 < radius**2
+        pixels = rng.normal(60 + 80 * disc, 12, (num_bands, *shape_yx)).clip(0, 255).astype(np.uint8)
+        put_image(workspace, f"i{number}", pixels, split="val" if validates else "train")
+        put_label(workspace, f"i{number}", "target", disc.astype(np.uint8))
 
 
 def write(staging: Staging, pixels: npt.NDArray[Any], stop_after: int | None = None) -> list[Ints]:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from segcore.errors import ConfigError
+from segcore.spatial import WantedSpacing
 
 StageT = TypeVar("StageT", bound="StageConfig")
 
@@ -29,6 +30,17 @@ class StageConfig(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(unknown_key(str(key), list(cls.model_fields)))
         return values
+
+
+def checked_spacing(text: str | None) -> str | None:
+    """For `field_validator`: a spacing that can be read, such as 0.5um; or none.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    if text is not None:
+        WantedSpacing.parse(text)
+    return text
 
 
 def unknown_key(key: str, known: list[str]) -> str:

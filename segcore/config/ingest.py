@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from segcore.config.base import StageConfig
-from segcore.spatial import WantedSpacing
+from segcore.config.base import StageConfig, checked_spacing
 
 
 def escaped(name: Any) -> Any:
@@ -141,9 +140,4 @@ class IngestConfig(StageConfig):
             raise ValueError(f"not a regular expression ({error})") from error
         return pattern
 
-    @field_validator("spacing")
-    @classmethod
-    def _is_a_spacing(cls, text: str | None) -> str | None:
-        if text is not None:
-            WantedSpacing.parse(text)
-        return text
+    _is_a_spacing = field_validator("spacing")(checked_spacing)

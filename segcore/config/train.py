@@ -8,8 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from segcore.config.base import StageConfig
-from segcore.spatial import WantedSpacing
+from segcore.config.base import StageConfig, checked_spacing
 
 Loss = Literal["ce", "bce", "dice", "jaccard", "tversky", "focal", "lovasz", "boundary"]
 Augment = Literal[
@@ -153,12 +152,7 @@ class TrainConfig(StageConfig):
             raise ValueError("augments: nothing is augmented with augment off; leave one of the two out")
         return self
 
-    @field_validator("spacing")
-    @classmethod
-    def _is_a_spacing(cls, text: str | None) -> str | None:
-        if text is not None:
-            WantedSpacing.parse(text)
-        return text
+    _is_a_spacing = field_validator("spacing")(checked_spacing)
 
 
 class PreviewConfig(TrainConfig):

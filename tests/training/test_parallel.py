@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,7 +17,7 @@ from segcore.errors import ConfigError
 from segcore.store import Workspace
 from segcore.training import train
 from segcore.training.parallel import ALONE, Group
-from tests.synthetic import put_image, put_label
+from tests.synthetic import put_discs
 
 RECIPE: dict[str, Any] = {
     "channels": (4, 8), "tile_px": 32, "batch": 4, "threads": 1, "max_steps": 6, "device": "cpu", "amp": False,
@@ -29,13 +28,7 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
     workspace = Workspace.open(str(tmp_path / "ws"), create=True)
-    y, x = np.mgrid[:96, :80]
-    for number in range(4):
-        rng = np.random.default_rng(number)
-        disc = (y - rng.integers(30, 66)) ** 2 + (x - rng.integers(30, 50)) ** 2 < 24**2
-        pixels = rng.normal(60 + 80 * disc, 12, (2, 96, 80)).clip(0, 255).astype(np.uint8)
-        put_image(workspace, f"i{number}", pixels, split="val" if number > 1 else "train")
-        put_label(workspace, f"i{number}", "target", disc.astype(np.uint8))
+    put_discs(workspace, (False, False, True, True), (96, 80), ((30, 66), (30, 50)), 24, num_bands=2)
     return workspace.uri
 
 

@@ -29,7 +29,7 @@ from segcore.spatial import Spacing
 from segcore.store import Lease, Objects, Workspace
 from segcore.training import clock, learner, loop, stage, train
 from segcore.training.runs import Run
-from tests.synthetic import put_image, put_label
+from tests.synthetic import put_discs, put_image, put_label
 
 TINY: dict[str, Any] = {"channels": (4, 8), "tile_px": 32, "batch": 2, "threads": 1, "max_steps": 12, "device": "cpu"}
 
@@ -38,13 +38,7 @@ TINY: dict[str, Any] = {"channels": (4, 8), "tile_px": 32, "batch": 2, "threads"
 def uri(tmp_path: Path) -> str:
     """Three images of bright discs on a dark, noisy ground, and one that is held out."""
     workspace = Workspace.open(str(tmp_path / "ws"), create=True)
-    y, x = np.mgrid[:96, :96]
-    for number in range(4):
-        rng = np.random.default_rng(number)
-        disc = (y - rng.integers(30, 66)) ** 2 + (x - rng.integers(30, 66)) ** 2 < 24**2
-        pixels = rng.normal(60 + 80 * disc, 12, (2, 96, 96)).clip(0, 255).astype(np.uint8)
-        put_image(workspace, f"i{number}", pixels, split="val" if number == 3 else "train")
-        put_label(workspace, f"i{number}", "target", disc.astype(np.uint8))
+    put_discs(workspace, (False, False, False, True), (96, 96), ((30, 66), (30, 66)), 24, num_bands=2)
     return workspace.uri
 
 
