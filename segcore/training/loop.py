@@ -113,15 +113,14 @@ class Training:
             while not state.finished:
                 step, fraction = state.step, self._group.agreed(clock.fraction(state.step))
                 rate = self._rate(fraction)
-                began = time.monotonic()
+                began, waited_before_s = time.monotonic(), ahead.waited_s
                 drawn = [next(ahead) for _ in range(self.config.accumulate)]
-                waited_s = time.monotonic() - began
                 together = [self._prepared(*batch) for batch in drawn]
                 is_frozen = fraction < self.config.freeze
                 loss = self.learner.step(together, rate, step, settled=is_settled(fraction), frozen=is_frozen)
                 self._pending.append((step + 1, rate, loss))
                 state.step = step + 1
-                self._pace.add(time.monotonic() - began, waited_s)
+                self._pace.add(time.monotonic() - began, ahead.waited_s - waited_before_s)
                 self._after_step(self._group.agreed(clock.fraction(state.step)))
 
     def _rate(self, fraction: float) -> float:
