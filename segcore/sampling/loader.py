@@ -60,19 +60,24 @@ class _Reading:
 class Loader:
     """The batches of all steps from the first one on, without end; close it to end its threads.
 
-    Yields step, pixels (N, C, Y, X) in the images' own dtype, and class numbers (N, Y, X).
+    Yields step, pixels (N, C, Y, X) in the images' own dtype, and class numbers (N, Y, X): of the whole batch, or of
+    those of its tiles that are this process's own.
 
     Args:
         sampler: draws.
         batch: tiles in each.
         first: the first step.
         readers: threads that read regions; the store decodes with threads of its own.
+        own: which tiles of a batch are made; None = all.
     """
 
-    def __init__(self, sampler: Sampler, batch: int, first: int = 0, readers: int = 2) -> None:
+    def __init__(
+        self, sampler: Sampler, batch: int, first: int = 0, readers: int = 2, own: range | None = None
+    ) -> None:
         self.waited_s = 0.0
         """Time that was spent waiting for batches."""
         self._sampler, self._batch, self._next = sampler, batch, first
+        self._own = range(batch) if own is None else own
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="segcore-regions")
         self._assembler = ThreadPoolExecutor(1, thread_name_prefix="segcore-tiles")
         self._waiting: deque[tuple[int, Future[Read]]] = deque()
@@ -103,12 +108,12 @@ class Loader:
     def _assembled(self, step: int) -> Read:
         """One batch."""
         pixels = target = None
-        for k in range(self._batch):
-            reading, at = self._located(step * self._batch + k)
+        for k, number in enumerate(self._own):
+            reading, at = self._located(step * self._batch + number)
             if pixels is None or target is None:
                 first, tile_px = reading.read(at)[0], self._sampler.tile_px
-                pixels = np.empty((self._batch, len(first), tile_px, tile_px), first.dtype)
-                target = np.empty((self._batch, tile_px, tile_px), np.int16)
+                pixels = np.empty((len(self._own), len(first), tile_px, tile_px), first.dtype)
+                target = np.empty((len(self._own), tile_px, tile_px), np.int16)
             reading.cut(at, pixels[k], target[k])
         assert pixels is not None, "a batch without tiles"
         assert target is not None, "a batch without tiles"

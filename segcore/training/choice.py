@@ -65,7 +65,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
 
     Raises:
         ConfigError: if a class weight is given for a class that there is not, or an augmentation asked for that the
-            images do not allow.
+            images do not allow, or cannot be done in such a batch.
     """
     reasons: dict[str, str] = {}
     is_cpu = device.type == "cpu"
@@ -108,7 +108,24 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     if config.augment:
         augments = choose_augments(config.augments, facts_of(data.training, data.classes, data.mean))
         reasons["augments"] = f"{augments}: {augments.reasons['flip']} (segcore preview shows more)"
+        check_partners(augments, batch, processes)
     return Choice(channels, tile_px, batch, loss, rate, class_weights(config, data), augments, reasons)
+
+
+def check_partners(augments: Augments, batch: int, processes: int) -> None:
+    """Refuse mixtures where some tiles of a batch have no partner in their own process.
+
+    Raises:
+        ConfigError: naming the nearest batch in which all have.
+    """
+    pairs = 2 * processes
+    for name in ("mixup", "cutmix"):
+        if augments.shares[name] and batch % pairs and (processes > 1 or batch == 1):
+            nearest = max(pairs, round(batch / pairs) * pairs)
+            raise ConfigError(
+                f"{name}: it mixes pairs of tiles, got a batch of {batch} for {processes} processes; expected a "
+                f"multiple of {pairs}, the nearest is {nearest}"
+            )
 
 
 def _tile_px(wanted: int, smallest_side: int) -> int:

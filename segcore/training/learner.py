@@ -63,6 +63,7 @@ class Learner:
         self._seed, self._has_dropout = config.seed, has_dropout(built)
         weights = torch.tensor(choice.class_weights, device=device) if choice.class_weights else None
         self._loss = SegmentationLoss(choice.loss, weights, config.label_smoothing)
+        self._mixes = choice.augments.shares.get("mixup", 0.0) > 0
         self._ema, self._max_gradient = config.ema, config.max_gradient
         self._frozen = False
         self.skipped = 0
@@ -123,7 +124,7 @@ class Learner:
         A gradient with NaN or Inf changes nothing; `skipped` counts such steps in a row.
 
         Args:
-            batches: normalised tiles, this process's own, with the classes of all processes'; gradients are averaged.
+            batches: this process's own normalised tiles and their classes; gradients are averaged.
             rate: learning rate.
             number: steps done before this one.
             settled: whether batch norm takes its running statistics, and leaves them as they are.
@@ -160,7 +161,12 @@ class Learner:
         tiles = batch.tiles.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.model(tiles)
-        return self._loss(self._group.gathered(logits), batch.classes, batch.other_classes, batch.share)
+        gathered, other, share = self._group.gathered, batch.other_classes, batch.share
+        if self._mixes and (other is None or share is None):  # another process may have mixtures
+            other, share = batch.classes, torch.ones(len(batch.classes), device=batch.classes.device)
+        if other is not None and share is not None:
+            other, share = gathered(other), gathered(share)
+        return self._loss(gathered(logits), gathered(batch.classes), other, share)
 
     def _set_modes(self, settled: bool, frozen: bool) -> None:
         """Training mode, but for batch norm that is to keep its statistics, and an encoder that is to stay."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -107,11 +107,11 @@ class Training:
         Raises:
             StoppedError: if the watcher wants no more of it.
         """
-        state, clock = self.state, self.clock
+        state = self.state
         self._begin_progress()
         with self._curve, closing(self._batches()) as ahead:
             while not state.finished:
-                step, fraction = state.step, self._group.agreed(clock.fraction(state.step))
+                step, fraction = state.step, self._fraction()
                 rate = self._rate(fraction)
                 began, waited_before_s = time.monotonic(), ahead.waited_s
                 drawn = [next(ahead) for _ in range(self.config.accumulate)]
@@ -121,7 +121,12 @@ class Training:
                 self._pending.append((step + 1, rate, loss))
                 state.step = step + 1
                 self._pace.add(time.monotonic() - began, ahead.waited_s - waited_before_s)
-                self._after_step(self._group.agreed(clock.fraction(state.step)))
+                self._after_step(self._fraction())
+
+    def _fraction(self) -> float:
+        """Share of the run that is over; of a budget of time by one clock for all processes."""
+        fraction = self.clock.fraction(self.state.step)
+        return fraction if self.config.max_steps is not None else self._group.agreed(fraction)
 
     def _rate(self, fraction: float) -> float:
         config = self.config
@@ -130,12 +135,11 @@ class Training:
     def _batches(self) -> Loader:
         config, batch = self.config, self.choice.batch
         sampler = sampler_of(config, self.data, self.choice.tile_px)
-        return Loader(sampler, batch, first=self.state.step * config.accumulate, readers=config.readers)
+        return Loader(sampler, batch, self.state.step * config.accumulate, config.readers, self._own)
 
     def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> Augmented:
-        """The batch on the device, normalised and augmented: this process's own tiles, the truth of all."""
-        batch = self._augmenter(self.learner.to_input(pixels), self.learner.to_classes(target), step)
-        return replace(batch, tiles=batch.tiles[self._own.start : self._own.stop])
+        """This process's own tiles of a batch, on the device, normalised and augmented."""
+        return self._augmenter(self.learner.to_input(pixels), self.learner.to_classes(target), step, self._own.start)
 
     def _after_step(self, fraction: float) -> None:
         """Validate, checkpoint and tell, where it is time."""

@@ -101,10 +101,25 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     """
     workspace = Workspace.open(config.workspace)
     data = gather(workspace, config, fold)
+    _check_validated(config, data)
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
     _check_tile(choice, model)
     return Settled(config, workspace, data, choice, model, device, group, fold)
+
+
+def _check_validated(config: TrainConfig, data: TrainingData) -> None:
+    """Refuse what waits for scores, where no image is held out.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    waits = {"patience": bool(config.patience), "schedule plateau": config.schedule == "plateau"}
+    for setting in (name for name, is_asked in waits.items() if is_asked and not data.validation):
+        raise ConfigError(
+            f"{setting}: it follows the scores of held-out images, and there are none; give some images the split val, "
+            "or images of more than one group"
+        )
 
 
 def _digest(value: Any) -> str:

@@ -18,7 +18,7 @@ from segcore.training.folds import cross_validated
 from segcore.training.learner import Learner
 from segcore.training.loop import Training, Watch
 from segcore.training.outcome import concluded
-from segcore.training.parallel import joined
+from segcore.training.parallel import joined, processes_here
 from segcore.training.runs import Log, Run
 from segcore.training.settle import Settled, settle
 from segcore.training.validate import HeldOut
@@ -104,10 +104,10 @@ def _begun(settled: Settled, run: Run, progress: Progress) -> Training:
 
 @contextmanager
 def _threads(wanted: int) -> Iterator[None]:
-    """Torch's CPU threads during a block: as wanted, or one per core that this process may use."""
+    """Torch's CPU threads during a block: as wanted, or one per core, shared evenly by the run's processes."""
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(wanted or cores)
+    torch.set_num_threads(wanted or max(1, cores // processes_here()))
     try:
         yield
     finally:

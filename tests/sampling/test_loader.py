@@ -53,6 +53,20 @@ def test_resumed_at_any_step_the_tiles_are_those_of_an_uninterrupted_run(
                 np.testing.assert_array_equal(got[2], target)
 
 
+def test_processes_that_share_a_batch_make_it_together(images: list[LabelledImage]) -> None:
+    sampler = sampler_of(images, "random")
+    with closing(Loader(sampler, BATCH)) as ahead:
+        whole = [next(ahead) for _ in range(3)]
+    parts = []
+    for own in (range(1), range(1, BATCH)):
+        with closing(Loader(sampler, BATCH, own=own)) as ahead:
+            parts.append([next(ahead) for _ in range(3)])
+    for (step, pixels, target), *shares in zip(whole, *parts, strict=True):
+        assert {share[0] for share in shares} == {step}
+        np.testing.assert_array_equal(np.concatenate([share[1] for share in shares]), pixels)
+        np.testing.assert_array_equal(np.concatenate([share[2] for share in shares]), target)
+
+
 def test_tiles_are_right_over_the_border_of_rounds(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

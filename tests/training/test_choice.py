@@ -1,15 +1,17 @@
 """Choice: what is given stands; what is open follows from the images, the device and the time."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from segcore.augment import OFF
 from segcore.classes import ClassInfo
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
-from segcore.training.choice import choose, class_weights
+from segcore.training.choice import check_partners, choose, class_weights
 from segcore.training.data import TrainingData
 
 
@@ -54,6 +56,17 @@ def test_what_is_given_stands_without_a_reason() -> None:
 
 def test_a_batch_can_be_shared_evenly() -> None:
     assert [choose(config(), data(500), CPU, processes).batch for processes in (1, 2, 3, 8)] == [4, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "processes", "nearest"), [("mixup", 1, 1, 2), ("mixup", 6, 2, 8), ("cutmix", 2, 2, 4)]
+)
+def test_every_tile_that_mixes_needs_a_partner(name: str, batch: int, processes: int, nearest: int) -> None:
+    asked = replace(OFF, shares={**OFF.shares, name: 0.5})
+    with pytest.raises(ConfigError, match=rf"{name}: it mixes pairs of tiles, got a batch of {batch}.* is {nearest}$"):
+        check_partners(asked, batch, processes)
+    check_partners(asked, nearest, processes)
+    check_partners(OFF, batch, processes)
 
 
 def test_the_rate_suits_the_optimizer() -> None:

@@ -50,10 +50,11 @@ def torchrun(uri: str, run: str, **settings: Any) -> subprocess.CompletedProcess
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(uri: str) -> None:
+@pytest.mark.parametrize("settings", [{}, {"augments": {"mixup": 0.5, "cutmix": 0.3}}], ids=["plain", "mixed"])
+def test_two_processes_learn_what_one_does(uri: str, settings: dict[str, Any]) -> None:
     """Only the order of sums differs: of statistics, gradients and losses."""
-    one = train(TrainConfig(workspace=uri, run="one", **RECIPE))
-    done = torchrun(uri, "two")
+    one = train(TrainConfig(workspace=uri, run="one", **RECIPE, **settings))
+    done = torchrun(uri, "two", **settings)
     assert done.returncode == 0, done.stderr
     alone, shared = curve(uri, "one"), curve(uri, "two")
     assert [row["step"] for row in shared] == [row["step"] for row in alone] == [1, 2, 3, 4, 5, 6]

@@ -95,6 +95,16 @@ def test_same_seed_same_curve_and_same_model(uri: str) -> None:
     assert [int(row["step"]) for row in rows(uri, "a")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"patience": 2}, "patience"), ({"schedule": "plateau"}, "schedule plateau")]
+)
+def test_what_waits_for_scores_needs_held_out_images(tmp_path: Path, settings: dict[str, Any], named: str) -> None:
+    workspace = Workspace.open(str(tmp_path / "one"), create=True)
+    put_discs(workspace, (False,), (96, 80), ((30, 66), (30, 50)), 24, num_bands=2)
+    with pytest.raises(ConfigError, match=f"^{named}: it follows the scores of held-out images, and there are none"):
+        train(TrainConfig(workspace=workspace.uri, **{**TINY, **settings}))
+
+
 def test_interrupted_run_ends_as_an_undisturbed_one(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error at an awkward place: after the best weights were written, before the checkpoint was."""
     train(TrainConfig(workspace=uri, run="whole", **TINY))
