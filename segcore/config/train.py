@@ -4,7 +4,8 @@ Most of it may be left out: what is None, `auto` or empty is chosen from the ima
 and the run says what it chose, and why.
 """
 
-from typing import Annotated, Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,12 +24,15 @@ class TrainConfig(StageConfig):
 
     name: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Name of the model; its id is this and 8 hex digits of the package's digest."""
-    architecture: Literal["unet", "conv1"] = "unet"
-    """Kind of network."""
+    architecture: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")
+    """Kind of network; `segcore models` lists them."""
+    arguments: dict[str, str] = Field(default={})
+    """Of the architecture, by name, e.g. encoder=resnet18; `segcore models NAME` lists them."""
     channels: tuple[int, ...] = Field(default=(), max_length=8)
-    """Feature channels of each U-Net stage, finest first; the stride is 2^(stages - 1). Chosen where not given."""
+    """Feature channels of each stage of a U-Net and its like, finest first; the stride is 2^(stages - 1). Chosen where
+    not given."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of channels that the coarser half of a U-Net drops in training; what predict's `samples` need."""
+    """Share of channels that the coarser half of a network drops in training; what predict's `samples` need."""
     init: str | None = None
     """Weights to begin with: a model in the workspace, the path of a model package, or a .safetensors file; layers that
     differ in shape (the last one, where the classes differ) begin anew, and are named."""
@@ -125,12 +129,6 @@ class TrainConfig(StageConfig):
     """Say what would be done, and do nothing."""
 
     @model_validator(mode="after")
-    def _has_stages_to_drop_from(self) -> Self:
-        if self.dropout and self.architecture != "unet":
-            raise ValueError(f"dropout: expected the architecture unet, got {self.architecture}, which has no dropout")
-        return self
-
-    @model_validator(mode="after")
     def _is_of_one_size(self) -> Self:
         if self.spacing is not None and self.level is not None:
             raise ValueError("level, spacing: expected one of the two, got both")
@@ -142,8 +140,6 @@ class TrainConfig(StageConfig):
     def _asks_for_nothing_in_vain(self) -> Self:
         if self.freeze and self.init is None:
             raise ValueError("freeze: an encoder that begins with random weights would stay random; give init too")
-        if self.freeze and self.architecture != "unet":
-            raise ValueError(f"freeze: expected an architecture with an encoder (unet), got {self.architecture}")
         if self.loss and (min(self.loss.values()) < 0 or not any(self.loss.values())):
             raise ValueError(f"loss: expected weights of 0 or more, one of them above 0, got {self.loss}")
         if self.label_smoothing and self.loss and not self.loss.get("ce"):
@@ -151,6 +147,14 @@ class TrainConfig(StageConfig):
         if self.augments and not self.augment:
             raise ValueError("augments: nothing is augmented with augment off; leave one of the two out")
         return self
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _as_written(cls, given: Any) -> Any:
+        """Numbers of a config file as text, as they come from the command line."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
 
     _is_a_spacing = field_validator("spacing")(checked_spacing)
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from segcore.config.train import TrainConfig
 
 SEARCHABLE = (
-    *("architecture", "channels", "dropout", "freeze", "tile_px", "batch", "accumulate"),
+    *("architecture", "arguments", "channels", "dropout", "freeze", "tile_px", "batch", "accumulate"),
     *("sampling", "foreground_share", "weights"),
     *("loss", "class_weighting", "class_weights", "label_smoothing"),
     *("optimizer", "learning_rate", "weight_decay", "schedule", "warm_up", "ema", "max_gradient"),
@@ -169,7 +169,10 @@ def _space(name: str, text: str) -> Range | Choices:
 
 
 def _range(name: str, text: str, ends: tuple[str, str], scale: str) -> Range:
-    kind = _kind(name.partition(".")[0])
+    field = name.partition(".")[0]
+    kind = _kind(field)
+    if field == "arguments":  # of any kind, as text
+        kind = int if all(end.lstrip("-").isdecimal() for end in ends) else float
     if kind not in (int, float):
         raise ValueError(f"search: {name}={text}: expected choices, A|B|C, since it is no number")
     try:

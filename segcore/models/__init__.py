@@ -1,35 +1,66 @@
-"""Models: every architecture behind one signature, tiles (N, C, Y, X) -> logits (N, K, Y, X).
+"""Models: every architecture behind one signature, tiles (N, C, [T|Z,] Y, X) -> logits (N, K, [T|Z,] Y, X).
 
-A new architecture is a file here and a line in `ARCHITECTURES`.
+A new architecture is a file here and an entry in `ARCHITECTURES`.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from segcore.errors import ConfigError
+from segcore.models.arguments import ModelArguments
 from segcore.models.conv1 import Conv1, Conv1Arguments
 from segcore.models.unet import UNet, UNetArguments
 
-__all__ = ["ARCHITECTURES", "Architecture", "ModelConfig", "build_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "ModelConfig",
+    "build_model",
+    "checked_arguments",
+    "find_architecture",
+    "takes",
+]
 
 
 class Architecture(NamedTuple):
-    """The arguments that a model takes, and what builds it from them.
+    """The arguments that a model takes, what builds it from them, and what a user reads of it.
 
     The model has an attribute `stride`: sides of a tile must be multiples of it. One with an encoder names its
     parts in `encoder`: what training can leave as it is for a while.
     """
 
-    arguments: type[BaseModel]
+    arguments: type[ModelArguments]
     build: Callable[[Any], nn.Module]
+    title: str
+    """What the field calls it."""
+    family: str
+    paper: str
+    """Authors, title, year; empty where there is none."""
+    use: str
+    """When to choose it, in one sentence."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "unet": Architecture(UNetArguments, UNet),
-    "conv1": Architecture(Conv1Arguments, Conv1),
+    "unet": Architecture(
+        UNetArguments,
+        UNet,
+        "U-Net",
+        "encoder-decoder",
+        "Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015",
+        "the default: little data, thin or small structures, exact borders",
+    ),
+    "conv1": Architecture(
+        Conv1Arguments,
+        Conv1,
+        "single convolution",
+        "reference",
+        "",
+        "to see what the engine around a model costs, and how far a linear filter gets",
+    ),
 }
 
 
@@ -44,21 +75,59 @@ class ModelConfig(BaseModel):
     """Always `in_channels` and `num_classes`; the rest is the architecture's own."""
 
 
+def find_architecture(name: str) -> Architecture:
+    """The entry of a name.
+
+    Raises:
+        ConfigError: if there is none, with the nearest.
+    """
+    if name not in ARCHITECTURES:
+        nearest = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(ARCHITECTURES)}"
+        raise ConfigError(f"architecture: no network is called '{name}'; {hint}")
+    return ARCHITECTURES[name]
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether an architecture has such an argument.
+
+    Raises:
+        ConfigError: if there is no such architecture.
+    """
+    return argument in find_architecture(name).arguments.model_fields
+
+
+def checked_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of an architecture, JSON: those given, checked, and the defaults of the others.
+
+    Raises:
+        ConfigError: if there is no such architecture, or it does not take one of them.
+    """
+    return _validated(name, arguments).model_dump(mode="json")
+
+
 def build_model(config: ModelConfig) -> nn.Module:
     """A new model with random weights, drawn from torch's global generator.
 
     Raises:
         ConfigError: if there is no such architecture, or it does not take these arguments.
     """
-    architecture = ARCHITECTURES.get(config.architecture)
-    if architecture is None:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ConfigError(f"model: expected one of the architectures {known}, got '{config.architecture}'")
+    arguments = _validated(config.architecture, config.arguments)
     try:
-        return architecture.build(architecture.arguments.model_validate(config.arguments))
+        return find_architecture(config.architecture).build(arguments)
+    except ValueError as error:
+        raise ConfigError(f"architecture {config.architecture}: {error}") from error
+
+
+def _validated(name: str, arguments: Mapping[str, Any]) -> BaseModel:
+    kind = find_architecture(name).arguments
+    for argument in arguments:
+        if argument not in kind.model_fields:
+            known = ", ".join(field for field in kind.model_fields if field not in ModelArguments.model_fields)
+            raise ConfigError(f"architecture {name}: it has no argument '{argument}'; its own are {known or 'none'}")
+    try:
+        return kind.model_validate(dict(arguments))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"model '{config.architecture}': argument {place}: {first['msg']}") from error
-    except ValueError as error:
-        raise ConfigError(f"model '{config.architecture}': {error}") from error
+        raise ConfigError(f"architecture {name}: argument {place}: {first['msg']}") from error

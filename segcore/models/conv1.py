@@ -6,18 +6,15 @@ It shows what the engine around a model costs (memory, time), and its right answ
 from typing import cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
+from segcore.models.arguments import ModelArguments
 
-class Conv1Arguments(BaseModel):
+
+class Conv1Arguments(ModelArguments):
     """What a one-layer model is built from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    in_channels: int = Field(ge=1)
-    """Bands of the image."""
-    num_classes: int = Field(ge=1)
     kernel_px: int = Field(default=1, ge=1, le=31)
     """Side of the kernel; odd, so that logits lie over their pixels. The receptive-field radius is half of it."""
     kernel_planes: int | None = Field(default=None, ge=1, le=31)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from segcore.classes import ClassInfo
+from segcore.models import find_architecture
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
 
@@ -22,7 +23,6 @@ EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 )
-ARCHITECTURES = {"unet": "U-Net"}
 """As the literature writes them."""
 DIMENSIONS = {"t": "time", "z": "depth", "y": "height", "x": "width"}
 
@@ -51,7 +51,7 @@ def mlm_item(package: ModelPackage, artifacts: Sequence[Artifact], folder: str, 
         "description": f"Semantic segmentation into {', '.join(info.name for info in package.classes)}.",
         "bands": [{"name": name} for name in package.contract.bands],
         "mlm:name": package.model_id if package.model_id[0].isalpha() else f"model-{package.model_id}",
-        "mlm:architecture": ARCHITECTURES.get(package.architecture.architecture, package.architecture.architecture),
+        "mlm:architecture": find_architecture(package.architecture.architecture).title,
         "mlm:tasks": ["semantic-segmentation"],
         "mlm:framework": "PyTorch",
         "mlm:framework_version": str(training.get("torch_version", torch.__version__)),

@@ -17,18 +17,15 @@ there it did best in Kendall et al., "Bayesian SegNet" (2015).
 from typing import cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
+from segcore.models.arguments import ModelArguments
 
-class UNetArguments(BaseModel):
+
+class UNetArguments(ModelArguments):
     """What a U-Net is built from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    in_channels: int = Field(ge=1)
-    """Bands of the image."""
-    num_classes: int = Field(ge=1)
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 128), min_length=1, max_length=8)
     """Feature channels of each stage, finest first; the stride is 2^(stages - 1)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

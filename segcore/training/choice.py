@@ -15,6 +15,7 @@ from segcore.config import TrainConfig
 from segcore.config.train import Loss
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
+from segcore.models import takes
 from segcore.training.data import TrainingData
 
 CPU_CHANNELS = (16, 32, 64, 128, 128)
@@ -77,7 +78,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     if tile_px is None:
         tile_px = _tile_px(CPU_TILE_PX if is_cpu else GPU_TILE_PX, min(sides))
         reasons["tile_px"] = f"{tile_px}: for {kind} and images of {min(sides)} px and more a side"
-    if not channels and config.architecture == "unet":
+    if not channels and takes(config.architecture, "channels"):
         widest = CPU_CHANNELS if is_cpu else GPU_CHANNELS
         depth = max(2, min(len(widest), 1 + int(math.log2(tile_px / LEAST_DEEPEST_PX))))
         channels = widest[:depth]

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from segcore import __version__
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import ModelConfig, build_model
+from segcore.models import ModelConfig, build_model, checked_arguments
 from segcore.models.foreign import digest_of_init
 from segcore.models.package import InputContract, PackageInfo
 from segcore.models.receptive import measured
@@ -23,10 +24,12 @@ from segcore.training.parallel import Group
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
-NOT_RESOLVED = {"workspace", "run", "dry_run", "threads", "readers", "device", "mlflow", "init", "weights"}
-"""Settings that decide where and how fast a run goes, not what it is; and two that may hold a password or a patient's
-name, of which a digest decides.
-"""
+NOT_RESOLVED = {
+    *("workspace", "run", "dry_run", "threads", "readers", "device", "mlflow"),  # where and how fast a run goes
+    *("init", "weights"),  # may hold a password or a patient's name: a digest decides
+    "arguments",  # stand with the model, checked
+}
+"""Settings that do not decide what a run is, or not as they are written."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
     _check_tile(choice, model)
+    _check_encoder(config, model)
     return Settled(config, workspace, data, choice, model, device, group, fold)
 
 
@@ -128,17 +132,37 @@ def _digest(value: Any) -> str:
 
 
 def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:
-    arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
-    if config.architecture == "unet":
+    """The network with all of its arguments, those that nobody gave too.
+
+    Raises:
+        ConfigError: if there is no such architecture, or it does not take an argument.
+    """
+    arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes), **config.arguments}
+    if choice.channels:
         arguments["channels"] = list(choice.channels)
     if config.dropout:
         arguments["dropout"] = config.dropout
-    return ModelConfig(architecture=config.architecture, arguments=arguments)
+    return ModelConfig(architecture=config.architecture, arguments=checked_arguments(config.architecture, arguments))
+
+
+def _weightless(model: ModelConfig) -> nn.Module:
+    """The network's shape alone."""
+    with torch.device("meta"):
+        return build_model(model)
 
 
 def _stride(model: ModelConfig) -> int:
-    with torch.device("meta"):
-        return int(build_model(model).stride)  # type: ignore[arg-type]
+    return int(_weightless(model).stride)  # type: ignore[arg-type]
+
+
+def _check_encoder(config: TrainConfig, model: ModelConfig) -> None:
+    """Refuse to freeze what there is not.
+
+    Raises:
+        ConfigError: naming the architecture.
+    """
+    if config.freeze and not getattr(_weightless(model), "encoder", ()):
+        raise ConfigError(f"freeze: expected an architecture with an encoder, got {config.architecture}; leave it out")
 
 
 def _check_tile(choice: Choice, model: ModelConfig) -> None:

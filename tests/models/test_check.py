@@ -101,7 +101,7 @@ def test_weights_that_are_not_finite_and_do_not_fit_are_all_named(package: Model
     ("change", "words"),
     [
         ({"contract.std": [1.0, 0.0]}, "std must be positive"),
-        ({"architecture.architecture": "unett"}, "expected one of the architectures"),
+        ({"architecture.architecture": "unett"}, "no network is called 'unett'; did you mean unet?"),
         (
             {"classes": [c.model_dump() for c in default_classes(3)]},
             r"logits of shape \(1, 3, 8, 8\).*got \(1, 2, 8, 8\)",

@@ -54,7 +54,7 @@ def test_unet_gradient_reaches_every_weight() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (ModelConfig(architecture="unett"), "architectures conv1, unet, got 'unett'"),
+        (ModelConfig(architecture="unett"), "no network is called 'unett'; did you mean unet"),
         (ModelConfig(architecture="unet", arguments={"num_classes": 2}), "argument in_channels: Field required"),
         (
             ModelConfig(architecture="conv1", arguments={"in_channels": 1, "num_classes": 2, "kernel_px": 4}),

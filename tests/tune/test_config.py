@@ -36,7 +36,7 @@ def test_what_is_searched_is_read(name: str, text: str, place: Any) -> None:
     ("name", "text", "message"),
     [
         ("learning_rat", "1..2", r"'learning_rat' is nothing that can be searched: did you mean 'learning_rate'\?"),
-        ("seed", "1..2", r"'seed' is nothing that can be searched: what can be: architecture, channels, "),
+        ("seed", "1..2", r"'seed' is nothing that can be searched: what can be: architecture, arguments, "),
         ("learning_rate", "a..2", r"learning_rate=a\.\.2: expected two floats, LOW\.\.HIGH or LOW\.\.HIGH:log"),
         ("batch", "1.5..3", r"batch=1\.5\.\.3: expected two ints"),
         ("learning_rate", "0..2:log", r"with LOW above 0 below HIGH"),
