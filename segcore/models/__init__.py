@@ -1,19 +1,15 @@
-"""Models: every architecture behind one signature, tiles (N, C, [T|Z,] Y, X) -> logits (N, K, [T|Z,] Y, X).
-
-A new architecture is a file here and an entry in `ARCHITECTURES`.
-"""
+"""Models: every architecture behind one signature, tiles (N, C, [T|Z,] Y, X) -> logits (N, K, [T|Z,] Y, X)."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.models.arguments import ModelArguments
-from segcore.models.conv1 import Conv1, Conv1Arguments
-from segcore.models.unet import UNet, UNetArguments
+from segcore.models.catalog import ARCHITECTURES, Architecture
 
 __all__ = [
     "ARCHITECTURES",
@@ -24,44 +20,6 @@ __all__ = [
     "find_architecture",
     "takes",
 ]
-
-
-class Architecture(NamedTuple):
-    """The arguments that a model takes, what builds it from them, and what a user reads of it.
-
-    The model has an attribute `stride`: sides of a tile must be multiples of it. One with an encoder names its
-    parts in `encoder`: what training can leave as it is for a while.
-    """
-
-    arguments: type[ModelArguments]
-    build: Callable[[Any], nn.Module]
-    title: str
-    """What the field calls it."""
-    family: str
-    paper: str
-    """Authors, title, year; empty where there is none."""
-    use: str
-    """When to choose it, in one sentence."""
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "unet": Architecture(
-        UNetArguments,
-        UNet,
-        "U-Net",
-        "encoder-decoder",
-        "Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015",
-        "the default: little data, thin or small structures, exact borders",
-    ),
-    "conv1": Architecture(
-        Conv1Arguments,
-        Conv1,
-        "single convolution",
-        "reference",
-        "",
-        "to see what the engine around a model costs, and how far a linear filter gets",
-    ),
-}
 
 
 class ModelConfig(BaseModel):

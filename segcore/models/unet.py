@@ -1,4 +1,4 @@
-"""U-Net: the default architecture. tiles (N, C, Y, X) -> logits (N, K, Y, X).
+"""U-Net: the default architecture. tiles (N, C, [Z,] Y, X) -> logits (N, K, [Z,] Y, X).
 
     C -> [conv conv] ------------ skip ------------> [conv conv] -> 1x1 -> K     full resolution
               | pool                                    ^ up
@@ -6,9 +6,12 @@
               | pool                                    ^ up
               +------------> [conv conv] ---------------+                        1/4 ...
 
-After Ronneberger et al., "U-Net" (2015), with batch normalisation and with borders padded by zeros,
-so that the logits have the tile's own shape. Batch norm is frozen in use: unlike instance or group
-norm it gives a pixel the same logits in every tile that holds enough context around it.
+After Ronneberger et al., "U-Net" (2015), with a norm after each convolution and with borders padded by zeros, so that
+the logits have the tile's own shape; of volumes after Çiçek et al., "3D U-Net" (2016). `residual` puts a shortcut
+around each double convolution, as Zhang et al., "Road Extraction by Deep Residual U-Net" (2018), do.
+
+Planes of a volume are often farther apart than its pixels: the first `flat_stages` halve y and x alone, and their
+convolutions stay in their plane (3x3x1), as Isensee et al., "nnU-Net" (2021), advise.
 
 Dropout, asked for, is of whole channels (Tompson et al., 2015), after the stages of the coarser half, down and up:
 there it did best in Kendall et al., "Bayesian SegNet" (2015).
@@ -21,6 +24,16 @@ from pydantic import Field
 from torch import nn
 
 from segcore.models.arguments import ModelArguments
+from segcore.models.blocks import (
+    CONVOLUTION,
+    DROPOUT,
+    POOL,
+    UP_CONVOLUTION,
+    Dims,
+    Norm,
+    Residual,
+    conv_norm_relu,
+)
 
 
 class UNetArguments(ModelArguments):
@@ -30,6 +43,14 @@ class UNetArguments(ModelArguments):
     """Feature channels of each stage, finest first; the stride is 2^(stages - 1)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the channels that are dropped in training after each stage of the coarser half."""
+    dims: Dims = 2
+    """3 = of volumes, tiles of several planes."""
+    flat_stages: int = Field(default=0, ge=0)
+    """Of a volume: stages, finest first, that leave the planes apart."""
+    norm: Norm = "batch"
+    """After each convolution; `group` and `instance` make the mask depend on how the image is cut."""
+    residual: bool = False
+    """Shortcuts around the double convolutions."""
 
 
 class UNet(nn.Module):
@@ -37,43 +58,51 @@ class UNet(nn.Module):
 
     def __init__(self, arguments: UNetArguments) -> None:
         super().__init__()
-        channels = arguments.channels
+        channels, dims, stages = arguments.channels, arguments.dims, len(arguments.channels)
+        flat = arguments.flat_stages if dims == 3 else 0
         self.encoder = ("down",)
-        self.stride = 2 ** (len(channels) - 1)
-        self.down = nn.ModuleList(
-            _double_conv(n_in, n_out) for n_in, n_out in zip((arguments.in_channels, *channels), channels, strict=False)
-        )
-        deeper = channels[:0:-1]
-        finer = channels[-2::-1]
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in zip(deeper, finer, strict=True))
-        self.merge = nn.ModuleList(_double_conv(2 * b, b) for b in finer)
-        coarser = [i >= len(channels) // 2 for i in range(len(channels))]
-        self.drop_down = nn.ModuleList(_dropout(arguments.dropout, is_coarser) for is_coarser in coarser)
-        self.drop_up = nn.ModuleList(_dropout(arguments.dropout, is_coarser) for is_coarser in coarser[-2::-1])
-        self.pool = nn.MaxPool2d(2)
-        self.head = nn.Conv2d(channels[0], arguments.num_classes, 1)
+        self.axes = ("z", "y", "x")[-dims:]
+        self.stride = 2 ** (stages - 1)
+        self.stride_planes = 2 ** max(0, stages - 1 - flat)
+        steps = [_sides(2, dims, is_flat=stage < flat) for stage in range(stages - 1)]  # between two stages
 
-    def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:
-        """Logits (N, K, Y, X) of normalised tiles (N, C, Y, X); y and x must be multiples of `stride`."""
-        y, x = tiles_ncyx.shape[-2:]
+        def double(n_in: int, n_out: int, stage: int) -> nn.Module:
+            kernel = _sides(3, dims, is_flat=stage < flat)
+            first, second = (conv_norm_relu(n, n_out, dims, arguments.norm, kernel) for n in (n_in, n_out))
+            body = nn.Sequential(*first, *second)
+            return Residual(body, n_in, n_out, dims) if arguments.residual else body
+
+        def drop(stage: int) -> nn.Module:
+            is_coarser = stage >= stages // 2
+            return DROPOUT[dims](arguments.dropout) if arguments.dropout and is_coarser else nn.Identity()
+
+        before = (arguments.in_channels, *channels)
+        self.down = nn.ModuleList(double(before[stage], channels[stage], stage) for stage in range(stages))
+        self.pool = nn.ModuleList(POOL[dims](step) for step in steps)
+        finer = range(stages - 2, -1, -1)
+        self.up = nn.ModuleList(
+            UP_CONVOLUTION[dims](channels[stage + 1], channels[stage], steps[stage], stride=steps[stage])  # type: ignore[arg-type]
+            for stage in finer
+        )
+        self.merge = nn.ModuleList(double(2 * channels[stage], channels[stage], stage) for stage in finer)
+        self.drop_down = nn.ModuleList(drop(stage) for stage in range(stages))
+        self.drop_up = nn.ModuleList(drop(stage) for stage in finer)
+        self.head = CONVOLUTION[dims](channels[0], arguments.num_classes, 1)
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Logits (N, K, [Z,] Y, X) of normalised tiles (N, C, [Z,] Y, X); sides must be multiples of the strides."""
+        y, x = tiles.shape[-2:]
         assert y % self.stride == x % self.stride == 0, f"tile {(y, x)} is no multiple of stride {self.stride}"
-        features = self.drop_down[0](self.down[0](tiles_ncyx))
+        features = self.drop_down[0](self.down[0](tiles))
         skips = []
-        for stage, drop in zip(self.down[1:], self.drop_down[1:], strict=True):
+        for pool, stage, drop in zip(self.pool, self.down[1:], self.drop_down[1:], strict=True):
             skips.append(features)
-            features = drop(stage(self.pool(features)))
+            features = drop(stage(pool(features)))
         for up, merge, drop in zip(self.up, self.merge, self.drop_up, strict=True):
             features = drop(merge(torch.cat((skips.pop(), up(features)), dim=1)))
         return cast(torch.Tensor, self.head(features))
 
 
-def _double_conv(n_in: int, n_out: int) -> nn.Sequential:
-    """(conv 3x3 -> batch norm -> ReLU) twice; the norm has a bias, so the convolution needs none."""
-    layers: list[nn.Module] = []
-    for a, b in ((n_in, n_out), (n_out, n_out)):
-        layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
-
-
-def _dropout(share: float, is_coarser: bool) -> nn.Module:
-    return nn.Dropout2d(share) if share and is_coarser else nn.Identity()
+def _sides(px: int, dims: Dims, *, is_flat: bool) -> tuple[int, ...]:
+    """Of a kernel or a pool."""
+    return (px,) * dims if not is_flat else (1,) + (px,) * (dims - 1)

@@ -1,6 +1,10 @@
 """Architectures: arguments are checked before anything is built; every entry tells what it is."""
 
+from typing import Any
+
 import pytest
+import torch
+from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.models import ARCHITECTURES, ModelConfig, build_model, checked_arguments, takes
@@ -38,3 +42,53 @@ def test_each_says_what_it_is(name: str) -> None:
     assert entry.family
     assert entry.use
     assert all(field.description for field in entry.arguments.model_fields.values())
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"channels": (4, 8)},
+    "attention_unet": {"channels": (4, 8)},
+    "segnet": {"channels": (4, 8)},
+    "convlstm_unet": {"channels": (4, 8)},
+    "tile_classifier": {"channels": (4, 8), "hidden": 8},
+}
+"""Where the default is more than a test needs."""
+
+
+def built(name: str, **arguments: Any) -> nn.Module:
+    torch.manual_seed(0)
+    given = {"in_channels": 3, "num_classes": 4, **SMALL.get(name, {}), **arguments}
+    return build_model(ModelConfig(architecture=name, arguments=given))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logits_have_the_shape_of_the_tiles_and_the_gradient_reaches_every_weight(name: str) -> None:
+    model = built(name)
+    stride, planes = int(model.stride), (2,) * (len(getattr(model, "axes", "yx")) - 2)
+    tiles = torch.randn(2, 3, *planes, 2 * stride, 3 * stride)
+    logits = model.train()(tiles)
+    assert logits.shape == (2, 4, *tiles.shape[2:])
+    logits.square().mean().backward()
+    assert [key for key, weight in model.named_parameters() if weight.grad is None] == []
+    assert all(hasattr(model, part) for part in getattr(model, "encoder", ()))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "millions"),
+    [
+        # Of the encoders alone: torchvision's counts without the last layer.
+        ("fcn32s", {"encoder": "resnet18"}, 11.177 + 0.002),
+        ("fcn32s", {"encoder": "resnet34"}, 21.285 + 0.002),
+        ("fcn32s", {"encoder": "resnet50"}, 23.508 + 0.008),
+        # Table 2 of the paper: encoder and decoder of B0 have 3.7 M, of B1 13.7 M.
+        ("segformer", {"size": "b0"}, 3.7),
+        ("segformer", {"size": "b1"}, 13.7),
+        # The paper's SegNet has 29.45 M (its table 1 of the arXiv version).
+        ("segnet", {"channels": (64, 128, 256, 512, 512), "convolutions": 3}, 29.45),
+        # The paper's network, of 31.0 M with two classes.
+        ("unet", {"channels": (64, 128, 256, 512, 1024)}, 31.0),
+    ],
+)
+def test_as_many_weights_as_published(name: str, arguments: dict[str, Any], millions: float) -> None:
+    with torch.device("meta"):
+        model = built(name, **arguments)
+    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(millions * 1e6, rel=0.01)

@@ -1,0 +1,140 @@
+"""Catalog: every architecture by name, with what a user reads before choosing it. A new one is a file and an entry."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from segcore.models.arguments import ModelArguments
+from segcore.models.attention_unet import AttentionUNet, AttentionUNetArguments
+from segcore.models.conv1 import Conv1, Conv1Arguments
+from segcore.models.convlstm_unet import ConvLSTMUNet, ConvLSTMUNetArguments
+from segcore.models.deeplab import DeepLab, DeepLabArguments
+from segcore.models.fcn import FCN, FCNArguments
+from segcore.models.pspnet import PSPNet, PSPNetArguments
+from segcore.models.segformer import SegFormer, SegFormerArguments
+from segcore.models.segnet import SegNet, SegNetArguments
+from segcore.models.tile_classifier import TileClassifier, TileClassifierArguments
+from segcore.models.unet import UNet, UNetArguments
+
+
+class Architecture(NamedTuple):
+    """The arguments that a model takes, what builds it from them, and what a user reads of it.
+
+    The model has an attribute `stride`: sides of a tile must be multiples of it. One with an encoder names its
+    parts in `encoder`: what training can leave as it is for a while.
+    """
+
+    arguments: type[ModelArguments]
+    build: Callable[[Any], nn.Module]
+    title: str
+    """What the field calls it."""
+    family: str
+    paper: str
+    """Authors, title, year; empty where there is none."""
+    use: str
+    """When to choose it, in one sentence."""
+
+
+_FCN_PAPER = "Long et al., Fully Convolutional Networks for Semantic Segmentation, 2015"
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "unet": Architecture(
+        UNetArguments,
+        UNet,
+        "U-Net",
+        "encoder-decoder",
+        "Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015",
+        "the default: little data, thin or small structures, exact borders",
+    ),
+    "attention_unet": Architecture(
+        AttentionUNetArguments,
+        AttentionUNet,
+        "Attention U-Net",
+        "encoder-decoder",
+        "Oktay et al., Attention U-Net: Learning Where to Look for the Pancreas, 2018",
+        "small objects in much that looks alike: skips let through only what the coarse stages ask for",
+    ),
+    "segnet": Architecture(
+        SegNetArguments,
+        SegNet,
+        "SegNet",
+        "encoder-decoder",
+        "Badrinarayanan et al., SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation, 2017",
+        "little memory: of the fine stages only the places of the maxima are kept",
+    ),
+    "fcn32s": Architecture(
+        FCNArguments,
+        partial(FCN, finest=32),
+        "FCN-32s",
+        "fully convolutional",
+        _FCN_PAPER,
+        "large regions, from published encoder weights; borders are coarse",
+    ),
+    "fcn16s": Architecture(
+        FCNArguments,
+        partial(FCN, finest=16),
+        "FCN-16s",
+        "fully convolutional",
+        _FCN_PAPER,
+        "as FCN-32s, with borders twice as fine",
+    ),
+    "fcn8s": Architecture(
+        FCNArguments,
+        partial(FCN, finest=8),
+        "FCN-8s",
+        "fully convolutional",
+        _FCN_PAPER,
+        "the finest of the three, and the one to compare with",
+    ),
+    "pspnet": Architecture(
+        PSPNetArguments,
+        PSPNet,
+        "PSPNet",
+        "pyramid pooling",
+        "Zhao et al., Pyramid Scene Parsing Network, 2017",
+        "scenes whose whole says what a part is: streets, land cover",
+    ),
+    "deeplabv3plus": Architecture(
+        DeepLabArguments,
+        DeepLab,
+        "DeepLabv3+",
+        "atrous convolution",
+        "Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, 2018",
+        "objects of very different sizes, from published encoder weights",
+    ),
+    "segformer": Architecture(
+        SegFormerArguments,
+        SegFormer,
+        "SegFormer",
+        "transformer",
+        "Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021",
+        "much data or published weights, and context from far away",
+    ),
+    "convlstm_unet": Architecture(
+        ConvLSTMUNetArguments,
+        ConvLSTMUNet,
+        "ConvLSTM U-Net",
+        "recurrent",
+        "Shi et al., Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting, 2015",
+        "sequences (video, satellite time series) where a frame is clearer in the light of those before it",
+    ),
+    "tile_classifier": Architecture(
+        TileClassifierArguments,
+        TileClassifier,
+        "tile classifier",
+        "tile classifier",
+        "Sermanet et al., OverFeat: Integrated Recognition, Localization and Detection using Convolutional Networks, "
+        "2014",
+        "a coarse map, fast, from targets that are rough themselves",
+    ),
+    "conv1": Architecture(
+        Conv1Arguments,
+        Conv1,
+        "single convolution",
+        "reference",
+        "",
+        "to see what the engine around a model costs, and how far a linear filter gets",
+    ),
+}
