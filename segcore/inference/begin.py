@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 
 from segcore.errors import ConfigError, PlanMismatchError
+from segcore.inference.adapt import sample_of
 from segcore.inference.batch import Batches
 from segcore.inference.decision import Kind
 from segcore.inference.gaussian import summed_together
 from segcore.inference.job import Job
 from segcore.inference.layers import Layer, layer_spec
-from segcore.inference.model_grid import ModelGrid
+from segcore.inference.model_grid import ModelGrid, Pixels
 from segcore.inference.plan import STALE_WITH, as_finished, freeze, layer_plan, mask_spec
 from segcore.inference.run import MaskRun
-from segcore.inference.search import Scope, scope_of
+from segcore.inference.search import Scope, own_foreground, scope_of
 from segcore.inference.tile_choice import is_tuned
 from segcore.inference.tiling import Tiling
 from segcore.store import UNIT_SHARDS, PyramidSpec, Staging, Workspace, latest_plan, layer_name, plan_difference
-from segcore.stretch import stretch_of
+from segcore.stretch import Stretch, stretch_of
 
 
 def begin(
@@ -57,6 +58,7 @@ def begin(
         layers = tuple(_layers(job, tonight, layer_specs, opened, opened_by))
         if all(each.finished for each in opened):
             return None
+        stretch = stretch_of(grid.image) if job.package.contract.stretch else None
         run = MaskRun(
             grid,
             staging,
@@ -65,7 +67,8 @@ def begin(
             job.ignore,
             scope.search(),
             batch=job.batch,
-            stretch=stretch_of(grid.image) if job.package.contract.stretch else None,
+            stretch=stretch,
+            sample=_sample_reader(job, grid, stretch),
             decision=job.recipe.decision,
             layers=layers,
             compiled=job.is_compiled(tiling),
@@ -77,6 +80,17 @@ def begin(
         for each in opened:
             each.close()
         raise
+
+
+def _sample_reader(job: Job, grid: ModelGrid, stretch: Stretch | None) -> Callable[[], Pixels]:
+    """Reads what the models are adapted to the image by; the same whatever is asked for tonight."""
+    contract = job.package.contract
+
+    def read() -> Pixels:
+        mark = own_foreground(grid.image)
+        return sample_of(grid, mark, contract.strides, contract.tile_planes, stretch)
+
+    return read
 
 
 def _together(job: Job, tiling: Tiling) -> tuple[int, int]:

@@ -141,7 +141,7 @@ class Piece:
     def answer(self, network: Network, tiles: Sequence[Tile]) -> Answers:
         """Answers for the tiles' centres; by many threads at once."""
         batch = stacked(self._pixels, self._origin, tiles, self.run.batch)
-        return network.answers(batch, self.run.tiling.halo, self.run.image.nodata, self.run.compiled)
+        return self.run.adapted(network).answers(batch, self.run.tiling.halo, self.run.image.nodata, self.run.compiled)
 
     def add(self, tiles: Sequence[Tile], answers: Answers) -> None:
         """Put the centres in their places; no two tiles share a pixel."""

@@ -249,7 +249,7 @@ class Strip:
     def answer(self, network: Network, tiles: Sequence[Tile]) -> torch.Tensor:
         """Weighted logits (N, K, ...), float32, on the device; by many threads at once."""
         batch = stacked(self._pixels, self._pixels_origin, tiles, self.run.batch)
-        return self._unit.weighted(network.logits(batch, self.run.image.nodata, self.run.compiled))
+        return self._unit.weighted(self.run.adapted(network).logits(batch, self.run.image.nodata, self.run.compiled))
 
     def add(self, tiles: Sequence[Tile], weighted: torch.Tensor) -> None:
         """Add tiles to the sums; the pipeline calls it in the order of the tiles."""

@@ -6,6 +6,7 @@ tiles of one plane.
 The device gets the image's own dtype and normalises there; what comes back is ids, one byte per pixel.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,6 +105,24 @@ class Network:
         self._members = [
             Member(each, device, precision, recipe.samples, recipe.can_compile) for each in (package, *recipe.ensemble)
         ]
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a model is to be adapted to each image."""
+        return any(member.adapts for member in self._members)
+
+    def adapted(self, sample: Pixels, nodata: float | None = None) -> "Network":
+        """The network for one image, by a sample of it.
+
+        Args:
+            sample: windows of the image (K, C, ...), in its own dtype.
+            nodata: the image's.
+        """
+        with torch.inference_mode():
+            uploaded = self._uploaded(sample, nodata)
+            own = copy.copy(self)
+            own._members = [member.adapted(*uploaded) for member in self._members]
+        return own
 
     @contextmanager
     def tile_worker(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Prepared: a package's model made ready for one device and precision; package -> *modules* -> numerics."""
 
+import copy
 from collections.abc import Callable
 from typing import cast
 
@@ -9,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segcore.inference.compiled import Compiled
 from segcore.inference.dropout import sub_network
+from segcore.models.image_norm import adapted, has_image_norm
 from segcore.models.package import ModelPackage
 
 Answering = Callable[[torch.Tensor], torch.Tensor]
@@ -30,10 +32,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return model
 
 
-def prepared(package: ModelPackage, device: torch.device, precision: str) -> nn.Module:
-    """The package's model, folded, channels last, in `precision` on `device`."""
-    model = fold_batch_norm(package.load_weights("cpu").eval()).requires_grad_(False)
-    model = model.to(device=device, dtype=DTYPES[precision])
+def loaded(package: ModelPackage, device: torch.device) -> nn.Module:
+    """The package's model on a device, channels last, float32."""
+    model = package.load_weights("cpu").eval().requires_grad_(False).to(device)
     layout = channels_last(len(package.contract.axes))
     return cast(nn.Module, model.to(memory_format=layout))  # type: ignore[call-overload]
 
@@ -45,6 +46,8 @@ def channels_last(num_axes: int) -> torch.memory_format:
 
 class Member:
     """One model on the device, or samples of it, with its own normalisation.
+
+    A model with image norms is to be `adapted` to each image; as it is it takes the statistics of each tile.
 
     Args:
         package: the model.
@@ -58,15 +61,33 @@ class Member:
         self, package: ModelPackage, device: torch.device, precision: str, samples: int, can_compile: bool
     ) -> None:
         contract = package.contract
-        model = prepared(package, device, precision)
-        modules = [sub_network(model, sample) for sample in range(samples)] or [model]
-        self._eager: list[Answering] = [*modules]
-        self._compiled: list[Answering] = [Compiled(module, device) for module in modules if can_compile]
         self.stride = contract.stride
-        self._dtype = DTYPES[precision]
+        self._device, self._dtype, self._samples, self._can_compile = device, DTYPES[precision], samples, can_compile
+        model = loaded(package, device)
+        self.adapts = has_image_norm(model)
+        self._as_trained = model if self.adapts else None
+        self._make_ready(copy.deepcopy(model) if self.adapts else model)
         bands = (1, len(contract.bands), *(1,) * len(contract.axes))
         self._mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).reshape(bands)
         self._std = torch.tensor(contract.std, dtype=torch.float32, device=device).reshape(bands)
+
+    def _make_ready(self, model: nn.Module) -> None:
+        """Fold it, in place, and have it answer."""
+        model = fold_batch_norm(model).to(self._dtype)
+        modules = [sub_network(model, sample) for sample in range(self._samples)] or [model]
+        self._eager: list[Answering] = [*modules]
+        self._compiled: list[Answering] = [Compiled(each, self._device) for each in modules if self._can_compile]
+
+    def adapted(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> "Member":
+        """The same for one image, by a sample of it (K, C, ...), float32; itself if it has no image norms.
+
+        The statistics are taken in float32, so that they are the same in every precision.
+        """
+        if self._as_trained is None:
+            return self
+        own = copy.copy(self)
+        own._make_ready(adapted(self._as_trained, self._normal(tiles, missing)))
+        return own
 
     def sampled(self, compiled: bool) -> list[Answering]:
         """The model, or its samples: normalised tiles -> logits."""
@@ -74,5 +95,8 @@ class Member:
 
     def normalised(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
         """(pixel - mean) / std of float32 tiles; what is missing is taken for average."""
+        return self._normal(tiles, missing).to(self._dtype)
+
+    def _normal(self, tiles: torch.Tensor, missing: torch.Tensor | None) -> torch.Tensor:
         normal = tiles.sub(self._mean).div_(self._std)
-        return (normal if missing is None else normal.masked_fill_(missing, 0.0)).to(self._dtype)
+        return normal if missing is None else normal.masked_fill_(missing, 0.0)

@@ -115,7 +115,7 @@ def _answered(network: Network, run: MaskRun, tile: Tile) -> Answers:
     """The answers for the centre of a tile."""
     pixels = stacked(read_reflected(run.grid, tile.read, run.stretch), tile.read.start, [tile], run.batch)
     with network.tile_worker():
-        answers = network.answers(pixels, run.tiling.halo, run.image.nodata, run.compiled)
+        answers = run.adapted(network).answers(pixels, run.tiling.halo, run.image.nodata, run.compiled)
     return {name: values[0] for name, values in answers.items()}
 
 

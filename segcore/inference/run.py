@@ -3,9 +3,10 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from segcore.errors import SegcoreError
 from segcore.geometry import Grid, Ints, Tile, Window, z_order
 from segcore.inference.decision import MASK, Answers, Decision
 from segcore.inference.layers import Layer
-from segcore.inference.model_grid import ModelGrid, Valid
-from segcore.inference.numerics import NotFiniteError
+from segcore.inference.model_grid import ModelGrid, Pixels, Valid
+from segcore.inference.numerics import Network, NotFiniteError
 from segcore.inference.search import Reason, Search
 from segcore.inference.tiling import Tiling
 from segcore.store import UNIT_SHARDS, Image, Staging, UnitWriter
@@ -66,12 +67,16 @@ class MaskRun:
     remaining: int = 0
     """Shards that are not computed yet."""
     counts: Counts = field(default_factory=Counts)
+    sample: Callable[[], Pixels] | None = None
+    """Reads what the network is adapted by."""
     error: BaseException | None = None
     """Why the image failed; the first error counts."""
     finished: bool = False
     began_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _adapting: threading.Lock = field(default_factory=threading.Lock)
+    _networks: WeakKeyDictionary[Network, Network] = field(default_factory=WeakKeyDictionary)
     _writer: UnitWriter | None = None
 
     @property
@@ -81,6 +86,15 @@ class MaskRun:
     @property
     def failed(self) -> bool:
         return self.error is not None
+
+    def adapted(self, network: Network) -> Network:
+        """The network for this image: itself, or what its image norms make of it; the first call infers the sample."""
+        if not network.adapts or self.sample is None:
+            return network
+        with self._adapting:
+            if network not in self._networks:
+                self._networks[network] = network.adapted(self.sample(), self.image.nodata)
+            return self._networks[network]
 
     def fail(self, error: BaseException) -> None:
         """The image is given up; what is in the pipeline for it is dropped, and its lease let go."""
@@ -152,6 +166,7 @@ class MaskRun:
             self.staging.finish(attributes, classes)
         self.seconds = time.monotonic() - self.began_s
         self.finished = True
+        self._networks.clear()
 
     def close(self) -> None:
         """Give the leases back; unfinished work stays for the next run."""

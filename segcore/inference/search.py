@@ -133,8 +133,12 @@ def _foreground_of(ws: Workspace, job: Job, image: Image) -> Label | None:
         return None
     if wanted != "auto" and wanted == job.name:
         raise ConfigError(f"foreground {wanted}: the mask is to have the same name; give the mask another")
-    if wanted != "auto":
-        return ws.label(image.image_id, wanted)
+    return own_foreground(image) if wanted == "auto" else ws.label(image.image_id, wanted)
+
+
+def own_foreground(image: Image) -> Label | None:
+    """What ingest marked; None = everywhere."""
+    ws = Workspace(image.objects)
     if not ws.is_complete(image.image_id, "foreground"):
         return None
     plan = latest_plan(ws.objects, image.image_id, "foreground")

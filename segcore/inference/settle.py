@@ -22,11 +22,13 @@ from segcore.inference.precision import (
     check_precision,
     device_slug,
     faster_formats,
+    noise_tile,
 )
 from segcore.inference.recipe import jointly, recipe_of
 from segcore.inference.survey import survey
 from segcore.inference.tile_choice import check_halo, is_tuned
 from segcore.inference.tuning import Tuning, tuned
+from segcore.models.image_norm import has_image_norm
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace
 
@@ -97,11 +99,16 @@ def _tuned(ws: Workspace, job: Job) -> Job:
 
 
 def _fastest(ws: Workspace, job: Job) -> Job:
-    """With the speed of tiles, and compiled where that is measured to pay."""
+    """With the speed of tiles, and compiled where that is measured to pay.
+
+    Not of a model that is adapted to each image: each would have to be compiled.
+    """
+    contract = job.package.contract
 
     def measured(compiled: bool) -> Tuning | None:
         recipe = Recipe(Decision(len(job.package.classes), job.ignore), can_compile=compiled)
-        network = Network(job.package, job.device, job.precision, 1, recipe)
+        noise = noise_tile(contract, (*contract.strides[:-2], 2 * contract.stride, 2 * contract.stride))
+        network = Network(job.package, job.device, job.precision, 1, recipe).adapted(noise[None])
         return tuned(ws, network, job.package.contract, job.package.model_id, job.config.dry_run)
 
     if job.config.compile == "on":
@@ -109,6 +116,7 @@ def _fastest(ws: Workspace, job: Job) -> Job:
     eager = measured(False)
     # What is measured is one model with one tile at once, and says nothing of others.
     is_open = job.config.compile == "auto" and job.device.type == "cuda" and job.batch == 1 and not job.recipe.samples
+    is_open = is_open and not has_image_norm(job.package.load_weights())
     compiled = measured(True) if is_open and eager is not None and lacking(job.device) is None else None
     if eager is None or compiled is None or not eager.is_worth_compiling(compiled):
         return replace(job, tuning=eager)

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Norm = Literal["batch", "layer", "group", "instance"]
-"""`batch` stands still in use, `layer` takes the channels of one pixel: with both a pixel has the same logits in every
-tile that holds its context. `group` and `instance` take the whole tile, so that no halo is enough."""
+from segcore.models.image_norm import ImageNorm
+
+Norm = Literal["image", "batch", "group"]
+"""`batch` takes the statistics of the training set, `image` those of the image: with both a pixel has the same logits
+in every tile that holds its context. `group` takes those of the tile, so that no halo is enough."""
 Dims = Literal[2, 3]
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -23,23 +25,13 @@ MAX_GROUPS = 32
 """Wu and He, "Group Normalization" (2018)."""
 
 
-class PixelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each pixel, as Liu et al., "A ConvNet for the 2020s" (2022), use it."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, C, ...) -> the same shape."""
-        return super().forward(features.movedim(1, -1)).movedim(-1, 1)
-
-
 def normalisation(kind: Norm, channels: int, dims: Dims = 2) -> nn.Module:
     """One of the norms, with a weight and a bias for each channel."""
-    if kind == "layer":
-        return PixelNorm(channels)
+    if kind == "image":
+        return ImageNorm(channels, dims)
     if kind == "group":
         groups = next(n for n in range(min(MAX_GROUPS, channels), 0, -1) if channels % n == 0)
         return nn.GroupNorm(groups, channels)
-    if kind == "instance":
-        return nn.InstanceNorm3d(channels, affine=True) if dims == 3 else nn.InstanceNorm2d(channels, affine=True)
     return nn.BatchNorm3d(channels) if dims == 3 else nn.BatchNorm2d(channels)
 
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.geometry import Ints
+from segcore.models.image_norm import standing
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
 
@@ -82,7 +83,7 @@ def receptive_field(model: nn.Module, in_channels: int, stride: Ints) -> Recepti
         ConfigError: if the logits move with the image only in larger steps than `stride`.
     """
     # In float64 the kernels spread NaN no farther than the layers read, unlike Winograd's.
-    probe = _Probe(copy.deepcopy(model).cpu().double().eval(), in_channels, stride)
+    probe = _Probe(standing(copy.deepcopy(model)).cpu().double().eval(), in_channels, stride)
     with one_thread(), torch.inference_mode():
         reaches = [probe.reach(axis) for axis in range(len(stride))]
         context = tuple(reach for reach in reaches if reach is not None)

@@ -48,7 +48,8 @@ class UNetArguments(ModelArguments):
     flat_stages: int = Field(default=0, ge=0)
     """Of a volume: stages, finest first, that leave the planes apart."""
     norm: Norm = "batch"
-    """After each convolution; `group` and `instance` make the mask depend on how the image is cut."""
+    """After each convolution, by the statistics of the image, of the training set (batch), or of the tile (group), with
+    which the mask depends on how the image is cut."""
     residual: bool = False
     """Shortcuts around the double convolutions."""
 

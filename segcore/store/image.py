@@ -53,6 +53,11 @@ class _Pyramid:
         return LinkedLevel(located(self._link, self._objects), self._spec, level)
 
     @property
+    def objects(self) -> Objects:
+        """Of the workspace that it lies in."""
+        return self._objects
+
+    @property
     def is_linked(self) -> bool:
         """True if the pixels, and coarser levels with them, are the source's own."""
         return self._link is not None

@@ -41,6 +41,8 @@ class Choice:
     batch: int
     loss: dict[Loss, float]
     learning_rate: float
+    norm: str = ""
+    """Of the network, where it has several to choose from."""
     class_weights: tuple[float, ...] = ()
     """In the loss, by class; none = all alike."""
     augments: Augments = OFF
@@ -56,6 +58,7 @@ class Choice:
             "batch": self.batch,
             "loss": dict(self.loss),
             "learning_rate": self.learning_rate,
+            "norm": self.norm,
             "class_weights": list(self.class_weights),
             "augments": dict(self.augments.shares),
         }
@@ -86,6 +89,10 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
             f"{','.join(map(str, channels))}: for {kind}; a tile of {tile_px} px is {tile_px >> (depth - 1)} px at the "
             "coarsest stage"
         )
+    norm = config.arguments.get("norm", "")
+    if not norm and takes(config.architecture, "norm"):
+        norm = "image"
+        reasons["norm"] = "image: images differ in light, stain and scanner; each is taken by its own statistics"
     batch = config.batch
     if batch is None:
         batch, why = _batch(tile_px, device, processes)
@@ -110,7 +117,8 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         augments = choose_augments(config.augments, facts_of(data.training, data.classes, data.mean))
         reasons["augments"] = f"{augments}: {augments.reasons['flip']} (segcore preview shows more)"
         check_partners(augments, batch, processes)
-    return Choice(channels, tile_px, batch, loss, rate, class_weights(config, data), augments, reasons)
+    weights = class_weights(config, data)
+    return Choice(channels, tile_px, batch, loss, rate, norm, weights, augments, reasons)
 
 
 def check_partners(augments: Augments, batch: int, processes: int) -> None:

@@ -140,6 +140,8 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
     arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes), **config.arguments}
     if choice.channels:
         arguments["channels"] = list(choice.channels)
+    if choice.norm:
+        arguments["norm"] = choice.norm
     if config.dropout:
         arguments["dropout"] = config.dropout
     return ModelConfig(architecture=config.architecture, arguments=checked_arguments(config.architecture, arguments))

@@ -1,0 +1,83 @@
+"""Adapt: which pixels of an image say what it is like, for models that are normalised by it; store -> *sample*.
+
+The sample is the same however the work is cut: its windows lie on a grid of their own, and what of the image is looked
+at tonight (AOI, screen) does not move them. They are drawn among those that have tissue, where the image is marked.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from segcore.geometry import Grid, Ints, Window, rounded_up
+from segcore.inference.coarse import CoarseMap, map_of_label, map_of_usable
+from segcore.inference.model_grid import ModelGrid, Pixels
+from segcore.inference.search import Reason, Search
+from segcore.inference.tiling import is_usable, read_reflected, read_validity
+from segcore.store import Label
+from segcore.stretch import Stretch
+
+SIDE_PX = 256
+MAX_SAMPLE_PX = 1 << 19
+"""Of all windows together: as many as a usual tile has with its halo."""
+MAX_TRIED = 1024
+"""Windows that are looked at for usable pixels."""
+SEED = 0
+
+
+def sample_of(
+    grid: ModelGrid, foreground: Label | None, strides: Ints, planes: int, stretch: Stretch | None = None
+) -> Pixels:
+    """A few windows of an image (K, C, ...), spread over it, in its own dtype.
+
+    Args:
+        grid: the image.
+        foreground: its mark of where there is something to see; None = everywhere.
+        strides: of the model, over the axes of a tile.
+        planes: of z or t in a window, of a model that sees several.
+        stretch: what is done to the intensities.
+    """
+    sides = _sides(grid.shape, strides, planes)
+    count = max(1, MAX_SAMPLE_PX // int(np.prod(sides)))
+    windows = _drawn(grid, sides, _search(grid, foreground), count)
+    return np.stack([read_reflected(grid, window, stretch) for window in windows])
+
+
+def _sides(shape: Ints, strides: Ints, planes: int) -> Ints:
+    """Of a window: about SIDE_PX, so that whole numbers of them fit the image well."""
+    y, x = (rounded_up(-(-n // -(-n // SIDE_PX)), step) for n, step in zip(shape[-2:], strides[-2:], strict=True))
+    leading = [1] * (len(shape) - 2)
+    if len(strides) > 2:
+        leading[-1] = rounded_up(min(planes, shape[-3]), strides[0])
+    return (*leading, y, x)
+
+
+def _search(grid: ModelGrid, foreground: Label | None) -> Search:
+    """Where there is something to see, whatever is asked for tonight."""
+    usable = map_of_usable(grid.image)
+    maps: list[tuple[Reason, CoarseMap]] = [] if usable is None else [("nodata", usable)]
+    if foreground is not None:
+        label = foreground
+        marked = map_of_label(label, grid.image, lambda ids: (ids != 0) & (ids != label.ignore))
+        maps.append(("foreground", marked))
+    return Search(grid, tuple(maps))
+
+
+def _drawn(grid: ModelGrid, sides: Ints, search: Search, count: int) -> list[Window]:
+    """So many windows with usable pixels, or as many as there are; the first one of all if none has."""
+    cells = Grid(grid.shape, sides)
+    order = np.random.default_rng(SEED).choice(cells.num_cells, min(cells.num_cells, MAX_TRIED), replace=False)
+    found: list[Window] = []
+    for index in _indices(order, cells.counts):
+        inside = cells.window(index)
+        write = grid.mask_window(inside)
+        if search.why_not(inside) is None and is_usable(read_validity(grid, write), write, write.start):
+            found.append(Window(inside.start, sides))
+        if len(found) == count:
+            break
+    return found or [Window((0,) * len(sides), sides)]
+
+
+def _indices(order: npt.NDArray[np.int64], counts: Ints) -> Iterator[Ints]:
+    for number in order.tolist():
+        yield tuple(int(i) for i in np.unravel_index(number, counts))

@@ -1,0 +1,79 @@
+"""Image norm: an instance norm in training; with an image's statistics in its place, a batch norm that stands still."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from segcore.models import ModelConfig, build_model
+from segcore.models.image_norm import ImageNorm, adapted, has_image_norm, standing
+from segcore.models.receptive import ReceptiveField, receptive_field
+
+
+def unet(norm: str, **arguments: Any) -> nn.Module:
+    torch.manual_seed(0)
+    given = {"in_channels": 3, "num_classes": 2, "channels": (4, 8), "norm": norm, **arguments}
+    return build_model(ModelConfig(architecture="unet", arguments=given)).eval()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8, 6), (2, 4, 3, 8, 6)], ids=["plane", "volume"])
+@pytest.mark.parametrize("learns", [True, False])
+def test_by_itself_it_is_instance_norm(shape: tuple[int, ...], learns: bool) -> None:
+    norm = ImageNorm(4, len(shape) - 2)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.uniform_(-1, 1)
+    features = torch.randn(shape).requires_grad_(learns)
+    with torch.set_grad_enabled(learns):
+        found = norm(features)
+        expected = F.instance_norm(features, weight=norm.weight, bias=norm.bias)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        if learns:
+            towards = torch.randn(shape)
+            gradients = [torch.autograd.grad(made, (features, norm.weight), towards) for made in (found, expected)]
+            torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_adapted_it_normalises_by_the_sample_and_a_tile_says_nothing_of_its_own() -> None:
+    model = nn.Sequential(ImageNorm(2, 2)).eval()
+    sample = torch.randn(3, 2, 16, 16) * torch.tensor([2.0, 5.0])[:, None, None] + 7
+    own = adapted(model, sample)
+    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
+    flat = torch.full((1, 2, 4, 4), 9.0)
+    expected = ((9 - mean) / std)[None, :, None, None].expand(1, 2, 4, 4)
+    torch.testing.assert_close(own(flat), expected, rtol=1e-3, atol=1e-3)
+    assert model(flat).abs().max() < 1e-3, "the model itself stays as it is"
+
+
+def test_adapted_to_an_image_a_network_answers_for_that_image_as_by_itself() -> None:
+    """One tile, which is all of the image, is its own sample."""
+    model = unet("image")
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(model, image)(image), model(image), rtol=1e-2, atol=1e-2)
+
+
+def test_other_light_and_contrast_change_nothing() -> None:
+    model, image = unet("image"), torch.randn(2, 3, 32, 32)
+    brighter = 3 * image + 5
+    with torch.no_grad():
+        one, other = adapted(model, image)(image), adapted(model, brighter)(brighter)
+        inner = (..., slice(8, 24), slice(8, 24))  # zeros around the tile are another value in either
+        assert (one[inner] - other[inner]).abs().max() < 0.5 * one.std()
+
+
+def test_the_field_is_that_of_the_model_as_it_stands() -> None:
+    fields = [receptive_field(unet(norm), 3, (2, 2)) for norm in ("batch", "image", "group")]
+    assert fields[0] == fields[1] == ReceptiveField((8, 8), (2, 2))
+    assert fields[2].context is None
+
+
+def test_only_models_with_image_norms_are_copied() -> None:
+    assert has_image_norm(unet("image"))
+    plain = unet("batch")
+    assert not has_image_norm(plain)
+    assert standing(plain) is plain
+    own = standing(unet("image", dims=3))
+    assert [type(module) for module in own.modules() if "Norm" in type(module).__name__] == [nn.BatchNorm3d] * 6
