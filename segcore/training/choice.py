@@ -108,7 +108,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     rate = config.learning_rate
     if rate is None:
         rate = LEARNING_RATES[config.optimizer]
-        reasons["learning_rate"] = f"{rate}: for {config.optimizer} with a batch norm after each convolution"
+        reasons["learning_rate"] = f"{rate}: for {config.optimizer} with a norm after each convolution"
     if "schedule" not in config.model_fields_set:
         span = f"{config.max_steps} steps" if config.max_steps is not None else f"{config.minutes:g} minutes"
         reasons["schedule"] = f"{config.schedule}: fitted to the {span} at hand"
