@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Say what this installation has, and what it lacks."),
     "inspect": ("inspect", "Show how segcore reads a file: axes, shape, spacing, CRS."),
     "ingest": ("stage", "Copy sources and their targets into the workspace."),
+    "models": ("models", "List the networks, and what each is good for."),
     "train": ("stage", "Train a model on the labelled images."),
     "preview": ("preview", "Show what the network sees: tiles, augmentation."),
     "tune": ("stage", "Search for the settings that train the best model."),

@@ -35,6 +35,9 @@ class Architecture(NamedTuple):
     """Authors, title, year; empty where there is none."""
     use: str
     """When to choose it, in one sentence."""
+    context_px: int | None
+    """What a tile needs to see around the part that it writes, with the default arguments: a multiple of the stride.
+    None: all of it, so that no halo is enough."""
 
 
 _FCN_PAPER = "Long et al., Fully Convolutional Networks for Semantic Segmentation, 2015"
@@ -47,6 +50,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "encoder-decoder",
         "Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015",
         "the default: little data, thin or small structures, exact borders",
+        96,
     ),
     "attention_unet": Architecture(
         AttentionUNetArguments,
@@ -55,6 +59,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "encoder-decoder",
         "Oktay et al., Attention U-Net: Learning Where to Look for the Pancreas, 2018",
         "small objects in much that looks alike: skips let through only what the coarse stages ask for",
+        96,
     ),
     "segnet": Architecture(
         SegNetArguments,
@@ -63,6 +68,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "encoder-decoder",
         "Badrinarayanan et al., SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation, 2017",
         "little memory: of the fine stages only the places of the maxima are kept",
+        128,
     ),
     "fcn32s": Architecture(
         FCNArguments,
@@ -71,6 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "fully convolutional",
         _FCN_PAPER,
         "large regions, from published encoder weights; borders are coarse",
+        256,
     ),
     "fcn16s": Architecture(
         FCNArguments,
@@ -79,6 +86,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "fully convolutional",
         _FCN_PAPER,
         "as FCN-32s, with borders twice as fine",
+        256,
     ),
     "fcn8s": Architecture(
         FCNArguments,
@@ -87,6 +95,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "fully convolutional",
         _FCN_PAPER,
         "the finest of the three, and the one to compare with",
+        256,
     ),
     "pspnet": Architecture(
         PSPNetArguments,
@@ -95,6 +104,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "pyramid pooling",
         "Zhao et al., Pyramid Scene Parsing Network, 2017",
         "scenes whose whole says what a part is: streets, land cover",
+        None,
     ),
     "deeplabv3plus": Architecture(
         DeepLabArguments,
@@ -103,6 +113,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "atrous convolution",
         "Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, 2018",
         "objects of very different sizes, from published encoder weights",
+        None,
     ),
     "segformer": Architecture(
         SegFormerArguments,
@@ -111,6 +122,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "transformer",
         "Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021",
         "much data or published weights, and context from far away",
+        None,
     ),
     "convlstm_unet": Architecture(
         ConvLSTMUNetArguments,
@@ -119,6 +131,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "recurrent",
         "Shi et al., Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting, 2015",
         "sequences (video, satellite time series) where a frame is clearer in the light of those before it",
+        None,
     ),
     "tile_classifier": Architecture(
         TileClassifierArguments,
@@ -128,6 +141,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "Sermanet et al., OverFeat: Integrated Recognition, Localization and Detection using Convolutional Networks, "
         "2014",
         "a coarse map, fast, from targets that are rough themselves",
+        32,
     ),
     "conv1": Architecture(
         Conv1Arguments,
@@ -136,5 +150,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         "reference",
         "",
         "to see what the engine around a model costs, and how far a linear filter gets",
+        0,
     ),
 }

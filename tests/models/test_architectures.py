@@ -8,6 +8,7 @@ from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.models import ARCHITECTURES, ModelConfig, build_model, checked_arguments, takes
+from segcore.models.receptive import receptive_field
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
@@ -92,3 +93,18 @@ def test_as_many_weights_as_published(name: str, arguments: dict[str, Any], mill
     with torch.device("meta"):
         model = built(name, **arguments)
     assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(millions * 1e6, rel=0.01)
+
+
+QUICK = ("unet", "attention_unet", "tile_classifier", "conv1")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES if name not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_the_catalog_says_how_far_each_looks(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(architecture=name, arguments={"in_channels": 3, "num_classes": 2}))
+    stride = int(model.stride)
+    planes = (int(getattr(model, "stride_planes", 1)),) if len(getattr(model, "axes", "yx")) > 2 else ()
+    field = receptive_field(model, 3, (*planes, stride, stride))
+    assert ARCHITECTURES[name].context_px == (None if field.context is None else field.context[-1])
+    assert field.stride[-2:] == (stride, stride)

@@ -1,0 +1,91 @@
+"""`segcore models`: which networks there are, and what each is good for."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import progress_on_stderr, stdout_kept_clean
+from flows.options import DEBUG, JSON
+from segcore.measure import Peak
+
+
+def command(name: str) -> Any:
+    """The command, ready for the group."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name)(models)
+    return typer.main.get_command(app)
+
+
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Show these alone, with their arguments; none = list all.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Also time each on this machine, a second or so.")] = False,
+    device: Annotated[str, typer.Option(help="Where --measure runs: auto, cpu, cuda or mps.")] = "auto",
+    json_: JSON = False,
+    debug: DEBUG = False,
+) -> None:
+    """List the networks that `segcore train --architecture` knows, with what each is good for."""
+    with stdout_kept_clean(), progress_on_stderr() as progress, Peak() as peak:
+        from segcore.inference.numerics import resolve_device
+        from segcore.models import ARCHITECTURES
+        from segcore.models.listing import described, measured_speed
+
+        rows = [described(name) for name in names or ARCHITECTURES]
+        if measure:
+            where = resolve_device(device)
+            progress.start("models", len(rows), "networks")
+            for row in rows:
+                row |= {"device": str(where), **measured_speed(row["name"], where)._asdict()}
+                progress.advance()
+    if json_:
+        found = {"stage": "models", "state": "done", "paths": [], "seconds": peak.seconds, "peak_mib": peak.mib}
+        typer.echo(json.dumps(found | {"models": rows}))
+        return
+    for line in (line for row in rows for line in in_full(row)) if names else as_table(rows):
+        typer.echo(line)
+
+
+def as_table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each, and one below it that says when to choose it."""
+    width = max(len(row["name"]) for row in rows)
+    lines = []
+    for row in rows:
+        context = "all of the tile" if row["context_px"] is None else f"{row['context_px']} px"
+        speed = f"  {row['mpx_per_s']:.2f} Mpx/s  {row['ms_per_frame']:.0f} ms/frame" if "mpx_per_s" in row else ""
+        size = f"{row['parameters'] / 1e6:.2f} M"
+        lines.append(
+            f"{row['name']:{width}}  {row['family']:19}  {''.join(row['axes']):3}  {size:>8}  "
+            f"stride {row['stride']:2}  sees {context}{speed}"
+        )
+        lines.append(f"{'':{width}}  {row['use']}")
+    exact = (
+        "Where a network sees all of the tile no halo is enough: its masks depend on the tiles' size (docs/halo.md)."
+    )
+    return [*lines, "", exact, "`segcore models NAME` shows a network's arguments, its paper and more."]
+
+
+def in_full(row: dict[str, Any]) -> list[str]:
+    """All of one."""
+    tiling = "depends on the size of the tile, all of which it sees"
+    if row["tiling_is_exact"]:
+        tiling = f"exact with a halo of {row['context_px']} px"
+    told = {
+        "paper": row["paper"],
+        "tiling": tiling,
+        "weights": f"{row['parameters']:,}, of {row['classes']} classes and {row['bands']} bands",
+        "tiles": f"{', '.join(row['axes'])}; y and x are multiples of {row['stride']}",
+    }
+    if "mpx_per_s" in row:
+        told["speed"] = f"{row['mpx_per_s']:.2f} Mpx/s, {row['ms_per_frame']:.0f} ms a 1080p frame on {row['device']}"
+    lines = [f"{row['name']}: {row['title']}", f"  {row['use']}"]
+    lines += [f"  {what:8} {text}" for what, text in told.items() if text]
+    for name, argument in row["arguments"].items():
+        lines += [f"  --arguments {name}={shown(argument['default'])}", f"           {argument['meaning']}"]
+    return lines
+
+
+def shown(default: Any) -> str:
+    """As it would be given."""
+    return ",".join(map(str, default)) if isinstance(default, list) else str(default)

@@ -1,0 +1,84 @@
+"""Listing: architectures -> *rows for a user who has to choose one*."""
+
+import math
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from segcore.geometry import rounded_up
+from segcore.models import ModelConfig, build_model, find_architecture
+from segcore.models.arguments import ModelArguments
+from segcore.models.image_norm import standing
+
+BANDS, CLASSES = 3, 2
+"""Of the networks whose weights are counted."""
+FRAME = (1080, 1920)
+"""Height and width of what `milliseconds_per_frame` is of."""
+MEASURED_PX, MEASURED_PLANES = 512, 4
+REPEATS = 3
+
+
+class Speed(NamedTuple):
+    """Of one network on one device, float32, normalised tiles in memory."""
+
+    mpx_per_s: float
+    ms_per_frame: float
+    """Of 1080 x 1920 px, halo not counted."""
+
+
+def described(name: str) -> dict[str, Any]:
+    """What there is to know of an architecture with its default arguments, JSON.
+
+    Raises:
+        ConfigError: if there is no such architecture.
+    """
+    entry, model = find_architecture(name), _built(name, "meta")
+    return {
+        "name": name,
+        "title": entry.title,
+        "family": entry.family,
+        "paper": entry.paper,
+        "use": entry.use,
+        "axes": list(getattr(model, "axes", ("y", "x"))),
+        "bands": BANDS,
+        "classes": CLASSES,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "stride": int(model.stride),  # type: ignore[arg-type]
+        "context_px": entry.context_px,
+        "tiling_is_exact": entry.context_px is not None,
+        "arguments": arguments_of(name),
+    }
+
+
+def arguments_of(name: str) -> dict[str, dict[str, Any]]:
+    """By name: default and meaning of what may be given with `--arguments`."""
+    found = {}
+    for argument, field in find_architecture(name).arguments.model_fields.items():
+        if argument not in ModelArguments.model_fields:
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            found[argument] = {"default": default, "meaning": " ".join((field.description or "").split())}
+    return found
+
+
+@torch.inference_mode()
+def measured_speed(name: str, device: torch.device) -> Speed:
+    """The median of a few tiles of 512 px with random weights, as the network is in use."""
+    model = standing(_built(name, "cpu").eval()).to(device)
+    stride, volume = int(model.stride), len(getattr(model, "axes", "yx")) > 2  # type: ignore[arg-type]
+    side = rounded_up(MEASURED_PX, stride)
+    planes = (rounded_up(MEASURED_PLANES, int(getattr(model, "stride_planes", 1))),) if volume else ()
+    tiles = torch.randn(1, BANDS, *planes, side, side, device=device)
+    times = []
+    for _ in range(1 + REPEATS):
+        began = time.perf_counter()
+        float(model(tiles).sum())  # waits for the device
+        times.append(time.perf_counter() - began)
+    px_per_s = math.prod(tiles.shape[2:]) / statistics.median(times[1:])
+    return Speed(px_per_s / 1e6, 1e3 * FRAME[0] * FRAME[1] / px_per_s)
+
+
+def _built(name: str, device: str) -> torch.nn.Module:
+    with torch.device(device):
+        return build_model(ModelConfig(architecture=name, arguments={"in_channels": BANDS, "num_classes": CLASSES}))
