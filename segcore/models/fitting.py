@@ -1,6 +1,7 @@
 """Fitting: tensors of another model -> *this model*, by name and shape; what does not fit begins anew, and is named."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +44,10 @@ class Fitted:
 def fitted(model: nn.Module, tensors: Tensors, where: str = "init") -> Fitted:
     """Load what fits by name and shape into the model, in place.
 
-    Names may have a prefix that this model lacks (`module.`, `model.`): that under which most fits is taken off. A
-    first convolution for another number of bands gets the mean over its bands, repeated and scaled so that the sum
+    Names may have a prefix that this model lacks (`module.`, `model.`): that under which most fits is taken off. Those
+    of a published ResNet (torchvision's, timm's) are found to be of the encoder.
+
+    A first convolution for another number of bands gets the mean over its bands, repeated and scaled so that the sum
     over bands, and with it the answer to an image that is alike in all of them, stays: as Carreira and Zisserman,
     "Quo Vadis, Action Recognition?" (2017), inflate theirs.
 
@@ -57,7 +60,7 @@ def fitted(model: nn.Module, tensors: Tensors, where: str = "init") -> Fitted:
         ConfigError: if no layer fits, or one that does holds NaN or Inf.
     """
     own = model.state_dict()
-    found = _without_prefix(own, tensors)
+    found = _placed(own, tensors, [f"{part}." for part in getattr(model, "encoder", ())])
     first = _first_convolution(model)
     new: dict[str, torch.Tensor] = {}
     adapted: list[str] = []
@@ -81,16 +84,24 @@ def fitted(model: nn.Module, tensors: Tensors, where: str = "init") -> Fitted:
     return Fitted(taken, tuple(adapted), anew, len(tensors) - len(found.keys() & new.keys()))
 
 
-def _without_prefix(own: Tensors, tensors: Tensors) -> Tensors:
-    """The tensors below the prefix under which most of them fit, without it; of two as good the shorter one."""
+def _placed(own: Tensors, tensors: Tensors, parts: Sequence[str]) -> Tensors:
+    """The tensors by the names that they have in this model: below the prefix under which most of them fit.
 
-    def num_fitting(prefix: str) -> int:
-        others = ((value, tensors.get(prefix + name)) for name, value in own.items())
-        return sum(other is not None and _fits(value, other) for value, other in others)
+    Weights of an encoder alone, as they are published, belong to that part of the model. Of two ways as good the
+    shorter one.
+    """
 
-    prefixes = sorted({prefix for name in tensors for prefix in _prefixes(name)}, key=lambda text: (len(text), text))
-    best = max(prefixes, key=num_fitting, default="")
-    return {name.removeprefix(best): value for name, value in tensors.items() if name.startswith(best)}
+    def num_fitting(way: tuple[str, str]) -> int:
+        there, here = way
+        others = ((value, tensors.get(there + name.removeprefix(here))) for name, value in own.items())
+        inside = [name.startswith(here) for name in own]
+        fitting = [other is not None and _fits(value, other) for value, other in others]
+        return sum(fits and is_inside for fits, is_inside in zip(fitting, inside, strict=True))
+
+    prefixes = {prefix for name in tensors for prefix in _prefixes(name)}
+    ways = sorted(itertools.product(prefixes, ("", *parts)), key=lambda way: (len(way[0]) + len(way[1]), way))
+    there, here = max(ways, key=num_fitting, default=("", ""))
+    return {here + name.removeprefix(there): value for name, value in tensors.items() if name.startswith(there)}
 
 
 def _prefixes(name: str) -> Iterator[str]:
