@@ -24,7 +24,7 @@ DEFAULT_SEARCH = {
     "weight_decay": "1e-6..1e-2:log",
     "foreground_share": "0.2..0.9",
     "loss.dice": "0.25..4:log",
-    "channels": "8,16,32,64,64|16,32,64,128,128|32,64,128,256,256",
+    "channels": "8,16,32,64,128|16,32,64,128,256|32,64,128,256,256",
     "tile_px": "64|128|256",
 }
 SGD_LEARNING_RATE = "5e-3..0.2:log"

@@ -18,11 +18,12 @@ from segcore.geometry import rounded_up
 from segcore.models import takes
 from segcore.training.data import TrainingData
 
-CPU_CHANNELS = (16, 32, 64, 128, 128)
+CPU_CHANNELS = (8, 16, 32, 64, 128)
 GPU_CHANNELS = (32, 64, 128, 256, 256)
-CPU_TILE_PX, GPU_TILE_PX = 128, 256
-STEP_PX = {"cpu": 4 * CPU_TILE_PX**2, "gpu": 16 * GPU_TILE_PX**2}
-"""Pixels of all tiles of a step: on a CPU many small steps learn more in a few minutes than few large ones."""
+TILE_PX = 256
+STEP_PX = {"cpu": 2 * TILE_PX**2, "gpu": 16 * TILE_PX**2}
+"""Pixels of all tiles of a step: on a CPU many small steps learn more in a few minutes than few large ones. But tiles
+stay large, since the statistics that a network learns with are then nearly those of the image."""
 BYTES_PER_PX = 6000
 """Of a GPU's memory in training, per pixel of a tile, for GPU_CHANNELS."""
 LEARNING_RATES = {"adamw": 3e-3, "sgd": 0.05}
@@ -79,8 +80,8 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         reasons["spacing"] = f"{data.asked.values['y']:g} {data.asked.unit}: one size for {data.asked.origin}"
     tile_px, channels = config.tile_px, config.channels
     if tile_px is None:
-        tile_px = _tile_px(CPU_TILE_PX if is_cpu else GPU_TILE_PX, min(sides))
-        reasons["tile_px"] = f"{tile_px}: for {kind} and images of {min(sides)} px and more a side"
+        tile_px = _tile_px(TILE_PX, min(sides))
+        reasons["tile_px"] = f"{tile_px}: for images of {min(sides)} px and more a side"
     if not channels and takes(config.architecture, "channels"):
         widest = CPU_CHANNELS if is_cpu else GPU_CHANNELS
         depth = max(2, min(len(widest), 1 + int(math.log2(tile_px / LEAST_DEEPEST_PX))))

@@ -36,26 +36,26 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("side", "tile_px", "stages"), [(2000, 128, 5), (129, 128, 5), (65, 128, 5), (64, 64, 5), (33, 64, 5), (20, 32, 4)]
+    ("side", "tile_px", "stages"), [(2000, 256, 5), (129, 256, 5), (128, 128, 5), (64, 64, 5), (33, 64, 5), (20, 32, 4)]
 )
 def test_tiles_and_depth_follow_the_smallest_image(side: int, tile_px: int, stages: int) -> None:
     found = choose(config(), data(4000, side), CPU)
     assert (found.tile_px, len(found.channels)) == (tile_px, stages)
     assert found.tile_px >> (stages - 1) >= 4
-    assert found.batch == 4 * 128**2 // tile_px**2
+    assert found.batch == 2 * 256**2 // tile_px**2
     assert f"images of {side} px" in found.reasons["tile_px"]
 
 
 def test_what_is_given_stands_without_a_reason() -> None:
     given = {"tile_px": 96, "batch": 3, "channels": (8, 16), "loss": {"focal": 2.0}, "learning_rate": 0.1}
-    found = choose(config(schedule="poly", **given), data(500), CPU)
+    found = choose(config(schedule="poly", arguments={"norm": "batch"}, **given), data(500), CPU)
     assert {key: getattr(found, key) for key in given} == given
-    assert found.reasons == {}
+    assert (found.norm, found.reasons) == ("batch", {})
     assert not any(found.augments.shares.values())
 
 
 def test_a_batch_can_be_shared_evenly() -> None:
-    assert [choose(config(), data(500), CPU, processes).batch for processes in (1, 2, 3, 8)] == [4, 4, 6, 8]
+    assert [choose(config(), data(500), CPU, processes).batch for processes in (1, 2, 3, 8)] == [2, 2, 3, 8]
 
 
 @pytest.mark.parametrize(

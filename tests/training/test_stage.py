@@ -294,13 +294,14 @@ def test_what_is_left_open_is_chosen_and_told(uri: str) -> None:
     asked = {"workspace": uri, "max_steps": 2, "device": "cpu", "threads": 1}
     result = train(TrainConfig(**asked), Listener())
     chosen = result.details["chosen"]
-    assert set(chosen) == {"tile_px", "channels", "batch", "loss", "learning_rate", "schedule", "augments"}
-    assert chosen["tile_px"].startswith("128: for a CPU and images of 96 px")
+    assert set(chosen) == {*("tile_px", "channels", "norm", "batch", "loss", "learning_rate", "schedule", "augments")}
+    assert chosen["tile_px"].startswith("128: for images of 96 px")
     assert all(f"chosen: {name} {reason}" in notes for name, reason in chosen.items())
     config = json.loads(Path(uri, result.paths[1], "config.json").read_text())
-    assert (config["tile_px"], config["batch"], config["loss"]) == (128, 4, {"ce": 1.0, "dice": 1.0})
-    assert config["channels"] == [16, 32, 64, 128, 128]
-    given = {"tile_px": 32, "batch": 2, "channels": (4, 8), "loss": {"ce": 1.0}, "learning_rate": 0.01}
+    assert (config["tile_px"], config["batch"], config["loss"]) == (128, 8, {"ce": 1.0, "dice": 1.0})
+    assert config["channels"] == [8, 16, 32, 64, 128]
+    given = {"tile_px": 32, "batch": 2, "channels": (4, 8), "loss": {"ce": 1.0}, "learning_rate": 0.01,
+             "arguments": {"norm": "batch"}}  # fmt: skip
     assert "chosen" not in train(TrainConfig(**asked, **given, schedule="poly", augment=False)).details
 
 
