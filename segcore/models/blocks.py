@@ -51,6 +51,14 @@ def conv_norm_relu(
     return [convolution, normalisation(norm, n_out, dims), nn.ReLU(inplace=True)]
 
 
+def double_conv(
+    n_in: int, n_out: int, dims: Dims = 2, norm: Norm = "batch", kernel: int | Sequence[int] = 3
+) -> nn.Sequential:
+    """Twice convolution -> norm -> ReLU: a stage of a U-Net."""
+    first, second = (conv_norm_relu(n, n_out, dims, norm, kernel) for n in (n_in, n_out))
+    return nn.Sequential(*first, *second)
+
+
 class Residual(nn.Module):
     """Layers with a shortcut around them: He et al., "Deep Residual Learning for Image Recognition" (2016)."""
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from segcore.models.arguments import ModelArguments
-from segcore.models.blocks import conv_norm_relu
+from segcore.models.blocks import Norm, double_conv
 
 
 class ConvLSTMUNetArguments(ModelArguments):
@@ -24,6 +24,8 @@ class ConvLSTMUNetArguments(ModelArguments):
 
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 128), min_length=2, max_length=8)
     """Feature channels of each stage, finest first; the stride is 2^(stages - 1)."""
+    norm: Norm = "batch"
+    """As in a U-Net."""
 
 
 class ConvLSTM(nn.Module):
@@ -60,12 +62,14 @@ class ConvLSTMUNet(nn.Module):
         self.axes = ("t", "y", "x")
         self.stride, self.stride_planes = 2 ** (len(channels) - 1), 1
         before, finer = (arguments.in_channels, *channels), channels[-2::-1]
-        self.down = nn.ModuleList(_double(n_in, n_out) for n_in, n_out in zip(before, channels, strict=False))
+        self.down = nn.ModuleList(
+            double_conv(n_in, n_out, norm=arguments.norm) for n_in, n_out in zip(before, channels, strict=False)
+        )
         self.memory = ConvLSTM(channels[-1])
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in zip(channels[:0:-1], finer, strict=True)
         )
-        self.merge = nn.ModuleList(_double(2 * n, n) for n in finer)
+        self.merge = nn.ModuleList(double_conv(2 * n, n, norm=arguments.norm) for n in finer)
         self.pool = nn.MaxPool2d(2)
         self.head = nn.Conv2d(channels[0], arguments.num_classes, 1)
 
@@ -83,7 +87,3 @@ class ConvLSTMUNet(nn.Module):
             features = merge(torch.cat((skips.pop(), up(features)), dim=1))
         logits = self.head(features)
         return cast(torch.Tensor, logits.reshape(number, length, *logits.shape[1:]).transpose(1, 2))
-
-
-def _double(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(*conv_norm_relu(n_in, n_out), *conv_norm_relu(n_out, n_out))

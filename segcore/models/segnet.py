@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from segcore.models.arguments import ModelArguments
-from segcore.models.blocks import conv_norm_relu
+from segcore.models.blocks import Norm, conv_norm_relu
 
 
 class SegNetArguments(ModelArguments):
@@ -26,6 +26,8 @@ class SegNetArguments(ModelArguments):
     """Feature channels of each stage, finest first; the stride is 2^stages."""
     convolutions: int = Field(default=2, ge=1, le=3)
     """Of each stage, down and up; the finest two have at most 2."""
+    norm: Norm = "batch"
+    """As in a U-Net."""
 
 
 class SegNet(nn.Module):
@@ -38,9 +40,10 @@ class SegNet(nn.Module):
         self.stride = 2**stages
         count = [min(arguments.convolutions, 2) if stage < 2 else arguments.convolutions for stage in range(stages)]
         before = (arguments.in_channels, *channels)
-        self.down = nn.ModuleList(_stage(before[i], channels[i], channels[i], count[i]) for i in range(stages))
+        norm = arguments.norm
+        self.down = nn.ModuleList(_stage(before[i], channels[i], channels[i], count[i], norm) for i in range(stages))
         self.up = nn.ModuleList(
-            _stage(channels[i], channels[i], channels[max(0, i - 1)], count[i]) for i in reversed(range(stages))
+            _stage(channels[i], channels[i], channels[max(0, i - 1)], count[i], norm) for i in reversed(range(stages))
         )
         self.pool = nn.MaxPool2d(2, return_indices=True)
         self.unpool = nn.MaxUnpool2d(2)
@@ -57,7 +60,7 @@ class SegNet(nn.Module):
         return cast(torch.Tensor, self.head(features))
 
 
-def _stage(n_in: int, width: int, n_out: int, count: int) -> nn.Sequential:
+def _stage(n_in: int, width: int, n_out: int, count: int, norm: Norm) -> nn.Sequential:
     """So many convolutions, the last of which changes the number of channels."""
     widths = [n_in, *(width,) * (count - 1), n_out]
-    return nn.Sequential(*(layer for a, b in pairwise(widths) for layer in conv_norm_relu(a, b)))
+    return nn.Sequential(*(layer for a, b in pairwise(widths) for layer in conv_norm_relu(a, b, norm=norm)))

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from segcore.models.arguments import ModelArguments
-from segcore.models.blocks import conv_norm_relu
+from segcore.models.blocks import Norm, conv_norm_relu
 
 
 class TileClassifierArguments(ModelArguments):
@@ -27,6 +27,8 @@ class TileClassifierArguments(ModelArguments):
     """What the fully connected layer sees, in cells a side; odd, so that it lies around its cell."""
     hidden: int = Field(default=128, ge=1)
     """Units of the fully connected layer."""
+    norm: Norm = "batch"
+    """As in a U-Net."""
 
 
 class TileClassifier(nn.Module):
@@ -42,11 +44,13 @@ class TileClassifier(nn.Module):
         before = (arguments.in_channels, *channels)
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(*conv_norm_relu(n_in, n_out), nn.MaxPool2d(2))
+                nn.Sequential(*conv_norm_relu(n_in, n_out, norm=arguments.norm), nn.MaxPool2d(2))
                 for n_in, n_out in zip(before, channels, strict=False)
             )
         )
-        self.connected = nn.Sequential(*conv_norm_relu(channels[-1], arguments.hidden, kernel=arguments.window_cells))
+        self.connected = nn.Sequential(
+            *conv_norm_relu(channels[-1], arguments.hidden, norm=arguments.norm, kernel=arguments.window_cells)
+        )
         self.head = nn.Conv2d(arguments.hidden, arguments.num_classes, 1)
 
     def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ from segcore.models.blocks import (
     Dims,
     Norm,
     Residual,
-    conv_norm_relu,
+    double_conv,
 )
 
 
@@ -69,8 +69,7 @@ class UNet(nn.Module):
 
         def double(n_in: int, n_out: int, stage: int) -> nn.Module:
             kernel = _sides(3, dims, is_flat=stage < flat)
-            first, second = (conv_norm_relu(n, n_out, dims, arguments.norm, kernel) for n in (n_in, n_out))
-            body = nn.Sequential(*first, *second)
+            body = double_conv(n_in, n_out, dims, arguments.norm, kernel)
             return Residual(body, n_in, n_out, dims) if arguments.residual else body
 
         def drop(stage: int) -> nn.Module:

@@ -20,7 +20,8 @@ from segcore.training.data import TrainingData
 
 CPU_CHANNELS = (8, 16, 32, 64, 128)
 GPU_CHANNELS = (32, 64, 128, 256, 256)
-TILE_PX = 256
+TILE_PX, SMALL_TILE_PX = 256, 128
+"""The small one on a CPU for batch norm, which has to see several images in a step."""
 STEP_PX = {"cpu": 2 * TILE_PX**2, "gpu": 16 * TILE_PX**2}
 """Pixels of all tiles of a step: on a CPU many small steps learn more in a few minutes than few large ones. But tiles
 stay large, since the statistics that a network learns with are then nearly those of the image."""
@@ -78,11 +79,15 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     sides = [side for image in data.training for side in image.shape_yx]
     if data.asked is not None and config.spacing is None:
         reasons["spacing"] = f"{data.asked.values['y']:g} {data.asked.unit}: one size for {data.asked.origin}"
+    norm = config.arguments.get("norm", "")
+    if not norm and takes(config.architecture, "norm"):
+        norm = "image"
+        reasons["norm"] = "image: images differ in light, stain and scanner; each is taken by its own statistics"
     tile_px, channels = config.tile_px, config.channels
     if tile_px is None:
-        tile_px = _tile_px(TILE_PX, min(sides))
+        tile_px = _tile_px(SMALL_TILE_PX if is_cpu and norm != "image" else TILE_PX, min(sides))
         reasons["tile_px"] = f"{tile_px}: for images of {min(sides)} px and more a side"
-    if not channels and takes(config.architecture, "channels"):
+    if not channels and "channels" not in config.arguments and takes(config.architecture, "channels"):
         widest = CPU_CHANNELS if is_cpu else GPU_CHANNELS
         depth = max(2, min(len(widest), 1 + int(math.log2(tile_px / LEAST_DEEPEST_PX))))
         channels = widest[:depth]
@@ -90,10 +95,6 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
             f"{','.join(map(str, channels))}: for {kind}; a tile of {tile_px} px is {tile_px >> (depth - 1)} px at the "
             "coarsest stage"
         )
-    norm = config.arguments.get("norm", "")
-    if not norm and takes(config.architecture, "norm"):
-        norm = "image"
-        reasons["norm"] = "image: images differ in light, stain and scanner; each is taken by its own statistics"
     batch = config.batch
     if batch is None:
         batch, why = _batch(tile_px, device, processes)

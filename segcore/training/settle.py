@@ -107,6 +107,7 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     _check_validated(config, data)
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
+    _check_axes(model)
     _check_tile(choice, model)
     _check_encoder(config, model)
     return Settled(config, workspace, data, choice, model, device, group, fold)
@@ -155,6 +156,20 @@ def _weightless(model: ModelConfig) -> nn.Module:
 
 def _stride(model: ModelConfig) -> int:
     return int(_weightless(model).stride)  # type: ignore[arg-type]
+
+
+def _check_axes(model: ModelConfig) -> None:
+    """Refuse a network of volumes or sequences.
+
+    Raises:
+        ConfigError: naming its axes.
+    """
+    axes = getattr(_weightless(model), "axes", ("y", "x"))
+    if len(axes) > 2:
+        raise ConfigError(
+            f"architecture {model.architecture}: it takes tiles of {', '.join(axes)}, and training has tiles of y and "
+            "x alone so far; choose one of planes (`segcore models`)"
+        )
 
 
 def _check_encoder(config: TrainConfig, model: ModelConfig) -> None:

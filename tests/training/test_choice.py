@@ -54,6 +54,16 @@ def test_what_is_given_stands_without_a_reason() -> None:
     assert not any(found.augments.shares.values())
 
 
+def test_batch_norm_sees_more_and_smaller_tiles_on_a_cpu() -> None:
+    found = choose(config(arguments={"norm": "batch"}), data(500), CPU)
+    assert (found.tile_px, found.batch) == (128, 8)
+    assert (choose(config(architecture="fcn8s"), data(500), CPU).tile_px, found.norm) == (128, "batch")
+
+
+def test_channels_among_the_arguments_stand() -> None:
+    assert choose(config(arguments={"channels": "4,8"}), data(500), CPU).channels == ()
+
+
 def test_a_batch_can_be_shared_evenly() -> None:
     assert [choose(config(), data(500), CPU, processes).batch for processes in (1, 2, 3, 8)] == [2, 2, 3, 8]
 

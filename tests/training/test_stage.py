@@ -95,6 +95,18 @@ def test_same_seed_same_curve_and_same_model(uri: str) -> None:
     assert [int(row["step"]) for row in rows(uri, "a")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("settings", [{"architecture": "convlstm_unet"}, {"arguments": {"dims": "3"}}])
+def test_a_network_of_several_planes_is_refused(uri: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"it takes tiles of [tz], y, x, and training has tiles of y and x alone"):
+        train(TrainConfig(workspace=uri, **{**TINY, **settings}))
+
+
+def test_every_setting_of_the_network_may_be_an_argument(uri: str) -> None:
+    settings = {name: value for name, value in TINY.items() if name != "channels"}
+    result = train(TrainConfig(workspace=uri, arguments={"channels": "4,8", "norm": "batch"}, **settings))
+    assert read_package(Workspace.open(uri), result.details["model"]).architecture.arguments["channels"] == [4, 8]
+
+
 @pytest.mark.parametrize(
     ("settings", "named"), [({"patience": 2}, "patience"), ({"schedule": "plateau"}, "schedule plateau")]
 )
