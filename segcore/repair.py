@@ -175,6 +175,7 @@ class _Repair:
             return set()
         search = plan.get("search", {})
         label = {search["foreground"]["label"]} if "foreground" in search else set()
+        label |= {"foreground"} if search.get("sample", {}).get("foreground") else set()
         mask = mask_of_layer(name, plan["layer"]) if "layer" in plan else name
         return label | ({screen_of(mask)} if "screen" in search else set())
 

@@ -144,6 +144,12 @@ class TrainConfig(StageConfig):
             raise ValueError(f"loss: expected weights of 0 or more, one of them above 0, got {self.loss}")
         if self.label_smoothing and self.loss and not self.loss.get("ce"):
             raise ValueError("label_smoothing: it is of the cross-entropy; give loss ce=1 too")
+        for name in ("in_channels", "num_classes"):
+            if name in self.arguments:
+                raise ValueError(f"arguments: {name} follows from the images; leave it out")
+        for name, is_given in (("channels", bool(self.channels)), ("dropout", bool(self.dropout))):
+            if is_given and name in self.arguments:
+                raise ValueError(f"arguments: {name} is given twice; leave it out here, or there")
         if self.augments and not self.augment:
             raise ValueError("augments: nothing is augmented with augment off; leave one of the two out")
         return self
@@ -151,12 +157,18 @@ class TrainConfig(StageConfig):
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_written(cls, given: Any) -> Any:
-        """Numbers of a config file as text, as they come from the command line."""
+        """Numbers and lists of a config file as text, as they come from the command line."""
         if not isinstance(given, dict):
             return given
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+        return {name: _as_text(value) for name, value in given.items()}
 
     _is_a_spacing = field_validator("spacing")(checked_spacing)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_as_text, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class PreviewConfig(TrainConfig):

@@ -88,6 +88,7 @@ class TuneConfig(TrainConfig):
         rates = {"learning_rate": SGD_LEARNING_RATE} if self.optimizer == "sgd" else {}
         given = self.model_fields_set | (set() if self.architecture == "unet" else {"channels"})
         given |= {"foreground_share"} if self.sampling == "epoch" else set()
+        given |= set(self.arguments) & {"channels"}
         return {name: text for name, text in (DEFAULT_SEARCH | rates).items() if name.partition(".")[0] not in given}
 
     @property

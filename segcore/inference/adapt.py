@@ -5,6 +5,7 @@ at tonight (AOI, screen) does not move them. They are drawn among those that hav
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,12 @@ from segcore.stretch import Stretch
 SIDE_PX = 256
 MAX_SAMPLE_PX = 1 << 19
 """Of all windows together: as many as a usual tile has with its halo."""
-MAX_TRIED = 1024
-"""Windows that are looked at for usable pixels."""
+MAX_READ = 1024
+"""Windows whose pixels, or `valid`, are read to know whether they are usable."""
+MAX_DRAWN = 1 << 20
 SEED = 0
+SAMPLE_VERSION = 1
+"""Goes up with every change that can move a window; in the plan of what it decides."""
 
 
 def sample_of(
@@ -64,18 +68,19 @@ def _search(grid: ModelGrid, foreground: Label | None) -> Search:
 
 
 def _drawn(grid: ModelGrid, sides: Ints, search: Search, count: int) -> list[Window]:
-    """So many windows with usable pixels, or as many as there are; the first one of all if none has."""
+    """So many windows with usable pixels, or as many as there are; if none is found, those that may have some."""
     cells = Grid(grid.shape, sides)
-    order = np.random.default_rng(SEED).choice(cells.num_cells, min(cells.num_cells, MAX_TRIED), replace=False)
-    found: list[Window] = []
-    for index in _indices(order, cells.counts):
-        inside = cells.window(index)
-        write = grid.mask_window(inside)
-        if search.why_not(inside) is None and is_usable(read_validity(grid, write), write, write.start):
-            found.append(Window(inside.start, sides))
-        if len(found) == count:
-            break
-    return found or [Window((0,) * len(sides), sides)]
+    order = np.random.default_rng(SEED).choice(cells.num_cells, min(cells.num_cells, MAX_DRAWN), replace=False)
+    marked = (cells.window(index) for index in _indices(order, cells.counts))
+    promising = list(islice((window for window in marked if search.why_not(window) is None), MAX_READ))
+    usable = (window for window in promising if _is_usable(grid, window))
+    found = list(islice(usable, count)) or promising[:count] or [cells.window((0,) * len(sides))]
+    return [Window(window.start, sides) for window in found]
+
+
+def _is_usable(grid: ModelGrid, window: Window) -> bool:
+    write = grid.mask_window(window)
+    return is_usable(read_validity(grid, write), write, write.start)
 
 
 def _indices(order: npt.NDArray[np.int64], counts: Ints) -> Iterator[Ints]:

@@ -37,7 +37,8 @@ class Batches:
         tiles = np.stack([noise_tile(self._contract, sides)] * self._network.batch)
         try:
             with self._network.tile_worker():  # on as many threads as the tiles themselves: kernels differ by it
-                logits = self._network.logits(tiles, compiled=self._network.can_compile)
+                network = self._network.adapted(tiles[:1])  # as it will run
+                logits = network.logits(tiles, compiled=network.can_compile)
         except NotFiniteError:  # whether it is the noise or the model shows when an image's turn comes
             return False
         return bool((logits == logits[:1]).all())

@@ -5,12 +5,13 @@ What cannot be is refused here, before a pixel is read and before anything that 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from segcore.errors import ConfigError, PlanMismatchError
-from segcore.inference.adapt import sample_of
+from segcore.inference.adapt import SAMPLE_VERSION, sample_of
 from segcore.inference.batch import Batches
 from segcore.inference.decision import Kind
 from segcore.inference.gaussian import summed_together
@@ -19,7 +20,7 @@ from segcore.inference.layers import Layer, layer_spec
 from segcore.inference.model_grid import ModelGrid, Pixels
 from segcore.inference.plan import STALE_WITH, as_finished, freeze, layer_plan, mask_spec
 from segcore.inference.run import MaskRun
-from segcore.inference.search import Scope, own_foreground, scope_of
+from segcore.inference.search import own_foreground, scope_of
 from segcore.inference.tile_choice import is_tuned
 from segcore.inference.tiling import Tiling
 from segcore.store import UNIT_SHARDS, PyramidSpec, Staging, Workspace, latest_plan, layer_name, plan_difference
@@ -43,11 +44,12 @@ def begin(
     """
     image_id, overwrite = grid.image.image_id, job.config.overwrite
     scope, spec = scope_of(ws, job, grid), mask_spec(job, grid)
+    frozen = scope.frozen | _frozen_sample(job, grid)
     layer_specs = _layer_specs(job, grid)
-    tiling = _begun_with(ws, job, grid, scope, batches)
+    tiling = _begun_with(ws, job, grid, frozen, batches)
     job = replace(job, batch=batches.of(tiling))
     tiling = job.shaped(tiling)
-    plan = tonight = freeze(job, grid, tiling, scope.frozen)
+    plan = tonight = freeze(job, grid, tiling, frozen)
     if not overwrite and job.name in ws.label_names(image_id):
         plan = as_finished(job, plan, ws.label(image_id, job.name).attributes.get("predict", {}))
         if any(not ws.is_complete(image_id, layer_name(job.name, kind)) for kind in layer_specs):
@@ -86,6 +88,7 @@ def _sample_reader(job: Job, grid: ModelGrid, stretch: Stretch | None) -> Callab
     """Reads what the models are adapted to the image by; the same whatever is asked for tonight."""
     contract = job.package.contract
 
+    @cache
     def read() -> Pixels:
         mark = own_foreground(grid.image)
         return sample_of(grid, mark, contract.strides, contract.tile_planes, stretch)
@@ -100,7 +103,15 @@ def _together(job: Job, tiling: Tiling) -> tuple[int, int]:
     return tiling.core[0] if len(tiling.core) > 2 else 1, UNIT_SHARDS
 
 
-def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope, batches: Batches) -> Tiling:
+def _frozen_sample(job: Job, grid: ModelGrid) -> dict[str, Any]:
+    """For the plan of a model that is adapted to the image: where the sample is from."""
+    if not job.adapts:
+        return {}
+    mark = own_foreground(grid.image)
+    return {"sample": {"version": SAMPLE_VERSION, "foreground": None if mark is None else mark.digest}}
+
+
+def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, frozen: dict[str, Any], batches: Batches) -> Tiling:
     """The image's tiling; that of a mask that was begun with another size of tile, where no size was asked for."""
     tiling, state = job.tiling(grid), latest_plan(ws.objects, grid.image.image_id, job.name)
     if state is None or job.config.overwrite or not is_tuned(job.config, job.package.contract, tiling.shape):
@@ -109,7 +120,7 @@ def _begun_with(ws: Workspace, job: Job, grid: ModelGrid, scope: Scope, batches:
     other = replace(tiling, core=tuple(begun.get("tile_px", tiling.core)))
     if len(other.core) != len(tiling.core):  # the image had other axes then
         return tiling
-    tonight = freeze(replace(job, batch=begun.get("batch", job.batch)), grid, other, scope.frozen)
+    tonight = freeze(replace(job, batch=begun.get("batch", job.batch)), grid, other, frozen)
     return other if tonight == begun and batches.of(other) == begun["batch"] else tiling
 
 

@@ -61,7 +61,12 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     tiles = round(cost.tiles_bytes * max(1.0, batch_px / cost.batch_px))  # another image may have had smaller ones
     on_cpu = threads.tile_workers * logits + sums if job.device.type == "cpu" else 0
     under_way = round(FRAGMENTED * (PIECE_COPIES * pieces + shards_px * _answer_bytes(job)))
-    return cost.base_bytes + SLACK_BYTES + tiles + on_cpu + under_way
+    return cost.base_bytes + SLACK_BYTES + tiles + on_cpu + under_way + threads.slots * _weight_bytes(job)
+
+
+def _weight_bytes(job: Job) -> int:
+    """Of a copy of the models' weights for an image, where they are adapted to it."""
+    return sum(len(package.weights) for package in (job.package, *job.recipe.ensemble) if package.adapts)
 
 
 def _answer_bytes(job: Job) -> int:

@@ -49,6 +49,11 @@ class Job:
         return self.recipe.can_compile and is_wanted
 
     @property
+    def adapts(self) -> bool:
+        """Whether a model is to be adapted to each image."""
+        return any(package.adapts for package in (self.package, *self.recipe.ensemble))
+
+    @property
     def name(self) -> str:
         """Name of the masks under `labels/`."""
         return self.config.name or self.model_id

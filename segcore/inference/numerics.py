@@ -8,6 +8,8 @@ The device gets the image's own dtype and normalises there; what comes back is i
 
 import copy
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +80,10 @@ class Recipe:
         return (1 + len(self.ensemble)) * len(self.views) * max(1, self.samples)
 
 
+KEPT_BYTES, LEAST_KEPT = 256 << 20, 4
+"""Weights of adapted networks that stay at hand, and for how many images at least."""
+
+
 class Network:
     """A model, or several, ready to answer; may be called from several threads.
 
@@ -96,8 +102,9 @@ class Network:
         self.device = device
         self.precision = precision
         self.batch = batch
-        self.fits = batch
-        """Tiles that go through the device at once: less than `batch` after it ran out of memory."""
+        self._room = [batch]
+        self._of_images: OrderedDict[str, Network] = OrderedDict()
+        self._keeping = threading.Lock()
         self.decision = recipe.decision
         self.can_compile = recipe.can_compile
         self._recipe = recipe
@@ -107,22 +114,64 @@ class Network:
         ]
 
     @property
+    def fits(self) -> int:
+        """Tiles that go through the device at once: less than `batch` after it ran out of memory, for any image."""
+        return self._room[0]
+
+    @property
     def adapts(self) -> bool:
         """Whether a model is to be adapted to each image."""
         return any(member.adapts for member in self._members)
 
     def adapted(self, sample: Pixels, nodata: float | None = None) -> "Network":
-        """The network for one image, by a sample of it.
+        """The network for one image, by a sample of it; itself if its models have no image norms.
 
         Args:
             sample: windows of the image (K, C, ...), in its own dtype.
             nodata: the image's.
+
+        Raises:
+            SegcoreError: if the device has not the memory for the sample.
         """
+        if not self.adapts:
+            return self
         with torch.inference_mode():
-            uploaded = self._uploaded(sample, nodata)
             own = copy.copy(self)
-            own._members = [member.adapted(*uploaded) for member in self._members]
+            try:
+                uploaded = self._uploaded(sample, nodata)
+                own._members = [member.adapted(*uploaded) for member in self._members]
+            except torch.OutOfMemoryError as error:
+                raise SegcoreError(
+                    f"device {self.device}: out of memory with a sample of {sample[:, 0].size} px of an image; give "
+                    "device: cpu"
+                ) from error
+            self.wait()  # other workers have streams of their own
         return own
+
+    @property
+    def adapted_bytes(self) -> int:
+        """Of the weights of a network that is adapted to an image; 0 if it needs not be."""
+        return sum(member.num_bytes for member in self._members if member.adapts)
+
+    @property
+    def num_kept(self) -> int:
+        """Images whose networks stay at hand."""
+        return max(LEAST_KEPT, KEPT_BYTES // max(1, self.adapted_bytes))
+
+    def of_image(self, image_id: str) -> "Network | None":
+        """The network that was kept for an image."""
+        with self._keeping:
+            found = self._of_images.pop(image_id, None)
+            if found is not None:
+                self._of_images[image_id] = found  # the last one that was asked for is the last one to go
+            return found
+
+    def keep(self, image_id: str, network: "Network") -> None:
+        """Keep the network of an image, for as long as there is room."""
+        with self._keeping:
+            self._of_images[image_id] = network
+            while len(self._of_images) > self.num_kept:
+                self._of_images.popitem(last=False)
 
     @contextmanager
     def tile_worker(self) -> Iterator[None]:
@@ -265,7 +314,7 @@ class Network:
             raise SegcoreError(
                 f"device {self.device}: out of memory with a single tile; give a smaller tile_px, or device: cpu"
             ) from error
-        self.fits = min(self.fits, size // 2)
+        self._room[0] = min(self.fits, size // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -132,7 +132,7 @@ def calibrate(
     package, *others = packages
     recipe = Recipe(Decision(len(package.classes), ignore=255), tuple(others))
     for precision in candidates:
-        network = Network(package, device, precision, batch=1, recipe=recipe).adapted(tiles[0], nodata)
+        network = Network(package, device, precision, batch=1, recipe=recipe).adapted(np.concatenate(tiles), nodata)
         try:
             masks[precision], seconds[precision] = timed_ids(network, tiles, nodata)
         except NotFiniteError:

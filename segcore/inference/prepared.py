@@ -32,11 +32,15 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return model
 
 
-def loaded(package: ModelPackage, device: torch.device) -> nn.Module:
-    """The package's model on a device, channels last, float32."""
-    model = package.load_weights("cpu").eval().requires_grad_(False).to(device)
+def prepared(package: ModelPackage, device: torch.device, precision: str) -> nn.Module:
+    """The package's model, folded, channels last, in `precision` on `device`."""
+    model = fold_batch_norm(package.load_weights("cpu").eval()).requires_grad_(False)
+    return _placed(model, package, device, DTYPES[precision])
+
+
+def _placed(model: nn.Module, package: ModelPackage, device: torch.device, dtype: torch.dtype) -> nn.Module:
     layout = channels_last(len(package.contract.axes))
-    return cast(nn.Module, model.to(memory_format=layout))  # type: ignore[call-overload]
+    return cast(nn.Module, model.to(device, dtype).to(memory_format=layout))  # type: ignore[call-overload]
 
 
 def channels_last(num_axes: int) -> torch.memory_format:
@@ -63,17 +67,19 @@ class Member:
         contract = package.contract
         self.stride = contract.stride
         self._device, self._dtype, self._samples, self._can_compile = device, DTYPES[precision], samples, can_compile
-        model = loaded(package, device)
+        model = prepared(package, device, precision)
         self.adapts = has_image_norm(model)
-        self._as_trained = model if self.adapts else None
-        self._make_ready(copy.deepcopy(model) if self.adapts else model)
+        self._as_trained: nn.Module | None = None
+        if self.adapts:
+            trained = package.load_weights("cpu").requires_grad_(False)
+            self._as_trained = _placed(trained, package, device, torch.float32)
+        self._make_ready(model)
         bands = (1, len(contract.bands), *(1,) * len(contract.axes))
         self._mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).reshape(bands)
         self._std = torch.tensor(contract.std, dtype=torch.float32, device=device).reshape(bands)
 
     def _make_ready(self, model: nn.Module) -> None:
-        """Fold it, in place, and have it answer."""
-        model = fold_batch_norm(model).to(self._dtype)
+        """Have it answer."""
         modules = [sub_network(model, sample) for sample in range(self._samples)] or [model]
         self._eager: list[Answering] = [*modules]
         self._compiled: list[Answering] = [Compiled(each, self._device) for each in modules if self._can_compile]
@@ -86,8 +92,15 @@ class Member:
         if self._as_trained is None:
             return self
         own = copy.copy(self)
-        own._make_ready(adapted(self._as_trained, self._normal(tiles, missing)))
+        model = fold_batch_norm(adapted(self._as_trained, self._normal(tiles, missing)))
+        own._make_ready(model.to(self._dtype))
         return own
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its weights."""
+        weights = () if self._as_trained is None else self._as_trained.parameters()
+        return sum(weight.numel() for weight in weights) * self._dtype.itemsize * max(1, self._samples)
 
     def sampled(self, compiled: bool) -> list[Answering]:
         """The model, or its samples: normalised tiles -> logits."""

@@ -102,6 +102,8 @@ def rehearse(job: Job, grid: ModelGrid, networks: Sequence[Network], batches: Ba
 def _alone(job: Job, network: Network, run: MaskRun, tiles: Sequence[Tile]) -> tuple[int, int, float]:
     """Memory before one batch and what it adds, and the seconds that it takes, without other tile workers."""
     work = next(_readers(job, run, tiles, 1))()
+    with network.tile_worker():
+        run.adapted(network)  # once for an image, not for each of its tiles
     give_back()  # what was freed and is kept would hide what a tile takes
     before, began_s = tree_bytes(), time.perf_counter()
     with Peak(interval_s=0.02) as peak, network.tile_worker():

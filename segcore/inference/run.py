@@ -6,7 +6,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -76,7 +75,6 @@ class MaskRun:
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _adapting: threading.Lock = field(default_factory=threading.Lock)
-    _networks: WeakKeyDictionary[Network, Network] = field(default_factory=WeakKeyDictionary)
     _writer: UnitWriter | None = None
 
     @property
@@ -92,9 +90,11 @@ class MaskRun:
         if not network.adapts or self.sample is None:
             return network
         with self._adapting:
-            if network not in self._networks:
-                self._networks[network] = network.adapted(self.sample(), self.image.nodata)
-            return self._networks[network]
+            found = network.of_image(self.image.image_id)
+            if found is None:
+                found = network.adapted(self.sample(), self.image.nodata)
+                network.keep(self.image.image_id, found)
+            return found
 
     def fail(self, error: BaseException) -> None:
         """The image is given up; what is in the pipeline for it is dropped, and its lease let go."""
@@ -166,7 +166,6 @@ class MaskRun:
             self.staging.finish(attributes, classes)
         self.seconds = time.monotonic() - self.began_s
         self.finished = True
-        self._networks.clear()
 
     def close(self) -> None:
         """Give the leases back; unfinished work stays for the next run."""

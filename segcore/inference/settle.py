@@ -28,7 +28,6 @@ from segcore.inference.recipe import jointly, recipe_of
 from segcore.inference.survey import survey
 from segcore.inference.tile_choice import check_halo, is_tuned
 from segcore.inference.tuning import Tuning, tuned
-from segcore.models.image_norm import has_image_norm
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace
 
@@ -47,6 +46,11 @@ def resolve(ws: Workspace, config: PredictConfig, package: ModelPackage, image_i
     device = resolve_device(config.device)
     check_precision(config.precision, device)
     check_compile(config.compile, device)
+    if config.compile == "on" and package.adapts:
+        raise ConfigError(
+            f"compile on: model {package.model_id} is adapted to each image and would be compiled anew for each; leave "
+            "it out, or train with --arguments norm=batch"
+        )
     images = survey(ws, package.contract, config.spacing_tolerance, dict.fromkeys(image_ids))
     job = Job(config, package, device, recipe, batch=config.batch, images=images)
     precision = resolve_precision(ws, job) if config.precision == "auto" else config.precision
@@ -116,7 +120,7 @@ def _fastest(ws: Workspace, job: Job) -> Job:
     eager = measured(False)
     # What is measured is one model with one tile at once, and says nothing of others.
     is_open = job.config.compile == "auto" and job.device.type == "cuda" and job.batch == 1 and not job.recipe.samples
-    is_open = is_open and not has_image_norm(job.package.load_weights())
+    is_open = is_open and not job.adapts
     compiled = measured(True) if is_open and eager is not None and lacking(job.device) is None else None
     if eager is None or compiled is None or not eager.is_worth_compiling(compiled):
         return replace(job, tuning=eager)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from segcore.models.arguments import ModelArguments
-from segcore.models.blocks import Norm, double_conv
+from segcore.models.blocks import Norm, double_conv, normalisation
 
 
 class AttentionUNetArguments(ModelArguments):
@@ -28,13 +28,13 @@ class AttentionUNetArguments(ModelArguments):
 class Gate(nn.Module):
     """Additive attention: features of a skip, and what asks for them, of the same size -> the skip, weighed."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
         inner = max(1, channels // 2)
-        self.of_skip = nn.Sequential(nn.Conv2d(channels, inner, 1, bias=False), nn.BatchNorm2d(inner))
-        self.of_coarse = nn.Sequential(nn.Conv2d(channels, inner, 1, bias=False), nn.BatchNorm2d(inner))
+        self.of_skip = nn.Sequential(nn.Conv2d(channels, inner, 1, bias=False), normalisation(norm, inner))
+        self.of_coarse = nn.Sequential(nn.Conv2d(channels, inner, 1, bias=False), normalisation(norm, inner))
         self.weight = nn.Sequential(
-            nn.ReLU(inplace=True), nn.Conv2d(inner, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid()
+            nn.ReLU(inplace=True), nn.Conv2d(inner, 1, 1, bias=False), normalisation(norm, 1), nn.Sigmoid()
         )
 
     def forward(self, skip: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,7 @@ class AttentionUNet(nn.Module):
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in zip(channels[:0:-1], finer, strict=True)
         )
-        self.gate = nn.ModuleList(Gate(n) for n in finer)
+        self.gate = nn.ModuleList(Gate(n, arguments.norm) for n in finer)
         self.merge = nn.ModuleList(double_conv(2 * n, n, norm=arguments.norm) for n in finer)
         self.pool = nn.MaxPool2d(2)
         self.head = nn.Conv2d(channels[0], arguments.num_classes, 1)

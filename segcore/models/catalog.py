@@ -121,7 +121,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "SegFormer",
         "transformer",
         "Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021",
-        "much data or published weights, and context from far away",
+        "much data, and context from far away",
         None,
     ),
     "convlstm_unet": Architecture(

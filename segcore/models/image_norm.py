@@ -29,7 +29,7 @@ class ImageNorm(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, channels, ...) -> the same shape."""
-        if torch.is_grad_enabled() and features.device.type == "cpu":
+        if self.training and features.device.type == "cpu":
             # Group norm's backward pass is three times slower there, with the channels last.
             tiles = torch.split(features, 1)
             return torch.cat([F.batch_norm(tile, None, None, self.weight, self.bias, True, 0.0, EPS) for tile in tiles])
@@ -38,7 +38,7 @@ class ImageNorm(nn.Module):
     def standing(self) -> nn.BatchNorm2d | nn.BatchNorm3d:
         """A batch norm with the same weights, in evaluation mode; its statistics are to be given."""
         kind = nn.BatchNorm3d if self.dims == 3 else nn.BatchNorm2d
-        norm = kind(len(self.weight), EPS, momentum=1.0, device=self.weight.device, dtype=self.weight.dtype)
+        norm = kind(len(self.weight), EPS, device=self.weight.device, dtype=self.weight.dtype)
         norm.weight, norm.bias = self.weight, self.bias
         return norm.requires_grad_(self.weight.requires_grad).eval()
 
@@ -62,10 +62,19 @@ def adapted(model: nn.Module, sample: torch.Tensor) -> nn.Module:
         sample: normalised tiles (K, C, ...) of the image, on the model's device, in its precision.
     """
     own, norms = _with_batch_norms(model)
-    for norm in norms:
-        norm.train()
+    handles = [norm.register_forward_pre_hook(_measured) for norm in norms]
     own(sample)
-    return own.eval()
+    for handle in handles:
+        handle.remove()
+    return own
+
+
+def _measured(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    """Give a batch norm the statistics of what it is about to normalise."""
+    features = inputs[0]
+    variance, mean = torch.var_mean(features, (0, *range(2, features.ndim)), correction=0)
+    norm.get_buffer("running_mean").copy_(mean)
+    norm.get_buffer("running_var").copy_(variance)
 
 
 def _with_batch_norms(model: nn.Module) -> tuple[nn.Module, list[nn.BatchNorm2d | nn.BatchNorm3d]]:

@@ -15,7 +15,7 @@ from segcore.models.image_norm import standing
 BANDS, CLASSES = 3, 2
 """Of the networks whose weights are counted."""
 FRAME = (1080, 1920)
-"""Height and width of what `milliseconds_per_frame` is of."""
+"""Height and width of what `ms_per_frame` is of."""
 MEASURED_PX, MEASURED_PLANES = 512, 4
 REPEATS = 3
 

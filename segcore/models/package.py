@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from segcore.classes import ClassInfo
 from segcore.errors import ConfigError, ContractError
 from segcore.models import ModelConfig, build_model
 from segcore.models.card import PICTURE, model_card
+from segcore.models.image_norm import has_image_norm
 from segcore.models.info import InputContract, PackageInfo
 from segcore.store import Objects, Workspace
 
@@ -78,6 +80,11 @@ class ModelPackage:
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         return self.info.classes
+
+    @cached_property
+    def adapts(self) -> bool:
+        """Whether the model has image norms, which are to be adapted to each image."""
+        return has_image_norm(_unfilled(self.architecture))
 
     def load_weights(self, device: str | torch.device = "cpu") -> nn.Module:
         """A model of its own with these weights on `device`, in evaluation mode, float32."""

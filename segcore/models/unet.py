@@ -60,7 +60,9 @@ class UNet(nn.Module):
     def __init__(self, arguments: UNetArguments) -> None:
         super().__init__()
         channels, dims, stages = arguments.channels, arguments.dims, len(arguments.channels)
-        flat = arguments.flat_stages if dims == 3 else 0
+        flat = arguments.flat_stages
+        if flat and dims == 2:
+            raise ValueError("flat_stages: expected dims=3, since planes alone have nothing to leave apart")
         self.encoder = ("down",)
         self.axes = ("z", "y", "x")[-dims:]
         self.stride = 2 ** (stages - 1)

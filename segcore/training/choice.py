@@ -97,7 +97,8 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         )
     batch = config.batch
     if batch is None:
-        batch, why = _batch(tile_px, device, processes)
+        mixes = config.augments.get("mixup", 0) or config.augments.get("cutmix", 0)
+        batch, why = _batch(tile_px, device, processes * (2 if mixes else 1))
         reasons["batch"] = f"{batch}: {why}"
     shares = class_shares(data)
     loss = dict(config.loss)

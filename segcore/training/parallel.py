@@ -5,8 +5,9 @@
     process 0   tiles 0, 1 -> logits --+--> loss of all 4 tiles --> gradient of tiles 0, 1 --+--> the same step
     process 1   tiles 2, 3 -> logits --+    (each computes it)  --> gradient of tiles 2, 3 --+    in both
 
-Each process reads and augments its own tiles. Logits and classes are exchanged before the loss, so that terms per
-region are those of the whole batch, and batch norm takes the statistics of the whole batch. Process 0 alone writes.
+Each process cuts and augments its own tiles, from regions that all of them read. Logits and classes are exchanged
+before the loss, so that terms per region are those of the whole batch, and batch norm takes the statistics of the whole
+batch. Process 0 alone writes.
 """
 
 import os

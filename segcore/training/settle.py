@@ -194,6 +194,11 @@ def _check_tile(choice: Choice, model: ModelConfig) -> None:
         raise ConfigError(
             f"tile_px {choice.tile_px}: expected a multiple of the model's stride {stride}; the nearest is {nearest}"
         )
+    if choice.norm == "image" and choice.tile_px < 2 * stride:
+        raise ConfigError(
+            f"tile_px {choice.tile_px}: image norm takes the statistics of a tile, a single pixel at the model's stride "
+            f"{stride}; give {2 * stride} or more"
+        )
 
 
 def _contract(data: TrainingData, model: ModelConfig) -> InputContract:

@@ -57,7 +57,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
             raise ConfigError(f"workspace {workspace.uri}: no image is held out, so that trials cannot be compared")
         choice = choose(config, data, resolve_device(config.device))
         resolved = config.model_dump(mode="json", exclude=NOT_RESOLVED | {"trials", "workers", "study"})
-        resolved |= {"search": config.searched, "data_digest": data.digest}
+        resolved |= {"search": config.searched, "arguments": config.arguments, "data_digest": data.digest}
         resolved["init_digest"] = digest_of_init(workspace, config.init)
         name = config.study or _study_id(config, resolved)
         if config.dry_run:

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from segcore.config import PredictConfig
+from segcore.errors import ConfigError
 from segcore.inference import predict
 from segcore.inference.adapt import MAX_SAMPLE_PX, sample_of
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
+from segcore.inference.run import MaskRun
 from segcore.inference.search import own_foreground
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace
@@ -67,10 +69,81 @@ def test_tiles_of_any_size_equal_the_adapted_model_run_once(ws: Workspace, packa
 
 
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])
-def test_workers_shards_and_a_kill_change_nothing(ws: Workspace, package: ModelPackage, blend: str) -> None:
+def test_workers_and_shards_change_nothing(ws: Workspace, package: ModelPackage, blend: str) -> None:
     reference = run(ws, package, f"cut-{blend}-1", blend=blend)
     np.testing.assert_array_equal(run(ws, package, f"cut-{blend}-4", blend=blend, tile_workers=4), reference)
     np.testing.assert_array_equal(run(ws, package, f"cut-{blend}-512", blend=blend, shard_px=512), reference)
+
+
+def test_a_killed_run_goes_on_to_the_same_mask(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = run(ws, package, "undisturbed")
+    settings = {"shard_px": 256, "tile_workers": 1, "halo": 16, "tile_px": 128, "foreground": "off"}
+    config = PredictConfig(workspace=ws.uri, model=package.model_id, name="killed", images=("a",), **settings)
+    write, written = MaskRun.write, []
+
+    def dying(self: MaskRun, shard: Any) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(self, shard)
+        written.append(shard.shard)
+
+    monkeypatch.setattr(MaskRun, "write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        predict(config)
+    monkeypatch.setattr(MaskRun, "write", write)
+    (item,) = predict(config).items
+    assert item.details["shards_resumed"] == 3
+    np.testing.assert_array_equal(mask_of(ws, "a", "killed"), reference)
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (7, 5), (256, 1)])
+def test_the_smallest_images_are_sampled_too(tmp_path: Path, shape: tuple[int, int]) -> None:
+    ws = Workspace.open(str(tmp_path), create=True)
+    put_image(ws, "a", scene(*shape))
+    mask = run(ws, unet_package(ws, norm="image"), "m")
+    assert mask.shape == shape
+
+
+def test_another_mark_of_the_foreground_is_another_plan(tmp_path: Path, package: ModelPackage) -> None:
+    ws = Workspace.open(str(tmp_path), create=True)
+    put_image(ws, "a", scene(HEIGHT, WIDTH))
+    package = unet_package(ws, norm="image")
+    run(ws, package, "m")
+    plans = [ws.label("a", "m").attributes["predict"]["search"]["sample"]]
+    put_label(ws, "a", "foreground", np.ones((HEIGHT, WIDTH), np.uint8))
+    run(ws, package, "m", overwrite=True)
+    plans.append(ws.label("a", "m").attributes["predict"]["search"]["sample"])
+    assert plans[0]["foreground"] is None
+    assert plans[1]["foreground"] is not None
+
+
+def test_networks_of_images_are_kept_for_as_long_as_there_is_room(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segcore.inference.numerics.KEPT_BYTES", 0)
+    network = Network(package, torch.device("cpu"), "float32", batch=1)
+    assert network.adapted_bytes == 4 * sum(weight.numel() for weight in package.load_weights().parameters())
+    for number in range(6):
+        network.keep(str(number), network)
+        network.of_image("1")
+    kept = [str(number) for number in range(6) if network.of_image(str(number))]
+    assert kept == ["1", "3", "4", "5"]
+
+
+def test_a_sparse_image_is_sampled_where_it_has_pixels(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path), create=True)
+    pixels = np.zeros((3, 4000, 6000), np.uint8)
+    pixels[:, 3600:3800, 5100:5300] = 90
+    put_image(ws, "a", pixels, nodata=0)
+    found = sample_of(ModelGrid(ws.image("a")), None, (2, 2), 1)
+    assert all((window == 90).any() for window in found)
+
+
+def test_compiling_for_each_image_is_refused(ws: Workspace, package: ModelPackage) -> None:
+    with pytest.raises(ConfigError, match="is adapted to each image and would be compiled anew"):
+        predict(PredictConfig(workspace=ws.uri, model=package.model_id, name="c", compile="on"))
 
 
 def test_a_darker_image_gets_nearly_the_same_mask_which_batch_norm_does_not_give(

@@ -55,6 +55,11 @@ def test_adapted_to_an_image_a_network_answers_for_that_image_as_by_itself() -> 
         torch.testing.assert_close(adapted(model, image)(image), model(image), rtol=1e-2, atol=1e-2)
 
 
+def test_a_single_pixel_at_the_coarsest_stage_is_enough_of_a_sample() -> None:
+    model, image = unet("image", channels=(4, 8, 8)), torch.randn(1, 3, 4, 4)
+    assert torch.isfinite(adapted(model, image)(image)).all()
+
+
 def test_other_light_and_contrast_change_nothing() -> None:
     model, image = unet("image"), torch.randn(2, 3, 32, 32)
     brighter = 3 * image + 5

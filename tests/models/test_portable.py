@@ -305,3 +305,15 @@ def test_export_model_command_says_what_it_wrote(package: ModelPackage, tmp_path
     assert (found["state"], found["paths"]) == ("done", [str(tmp_path / "item.json")])
     done = RUNNER.invoke(app, ["export-model", "--model", package.folder, "--output", "m.h5"])
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_a_model_with_image_norms_answers_for_each_tile_as_it_is(tmp_path: Path) -> None:
+    arguments = {"in_channels": 3, "num_classes": 2, "channels": [4, 8], "norm": "image"}
+    package = package_in(tmp_path, ModelConfig(architecture="unet", arguments=arguments), contract())
+    (path,) = export_model(package, [str(tmp_path / "m.pt2")])
+    program = torch.export.load(path).module()
+    for shape in ((1, 3, 8, 12), (3, 3, 16, 8)):  # neither the number of tiles nor their sides are frozen
+        tiles = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+        mean, std = (torch.tensor(values)[:, None, None] for values in (package.contract.mean, package.contract.std))
+        expected = package.load_weights()((tiles - mean) / std)
+        torch.testing.assert_close(program(tiles), expected, rtol=1e-3, atol=1e-3)

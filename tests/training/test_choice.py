@@ -68,6 +68,11 @@ def test_a_batch_can_be_shared_evenly() -> None:
     assert [choose(config(), data(500), CPU, processes).batch for processes in (1, 2, 3, 8)] == [2, 2, 3, 8]
 
 
+def test_a_batch_that_is_chosen_has_partners_for_mixtures() -> None:
+    asked = TrainConfig(workspace="w", augment=False).model_copy(update={"augments": {"mixup": 0.5}})
+    assert [choose(asked, data(500), CPU, processes).batch for processes in (1, 2, 3)] == [2, 4, 6]
+
+
 @pytest.mark.parametrize(
     ("name", "batch", "processes", "nearest"), [("mixup", 1, 1, 2), ("mixup", 6, 2, 8), ("cutmix", 2, 2, 4)]
 )

@@ -95,6 +95,24 @@ def test_same_seed_same_curve_and_same_model(uri: str) -> None:
     assert [int(row["step"]) for row in rows(uri, "a")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"arguments": {"in_channels": "5"}}, "arguments: in_channels follows from the images"),
+        ({"arguments": {"channels": [4, 8]}, "channels": [4, 8]}, "arguments: channels is given twice"),
+    ],
+)
+def test_arguments_that_are_not_to_be_given_are_refused(uri: str, settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        build_config(TrainConfig, {"workspace": uri, **settings})
+
+
+def test_lists_of_a_config_file_are_taken(uri: str) -> None:
+    assert build_config(TrainConfig, {"workspace": uri, "arguments": {"channels": [4, 8]}}).arguments == {
+        "channels": "4,8"
+    }
+
+
 @pytest.mark.parametrize("settings", [{"architecture": "convlstm_unet"}, {"arguments": {"dims": "3"}}])
 def test_a_network_of_several_planes_is_refused(uri: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"it takes tiles of [tz], y, x, and training has tiles of y and x alone"):
