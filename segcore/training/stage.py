@@ -72,11 +72,12 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
         with run.lease():
             training = _begun(settled, run, Log(run, progress) if group.writes else SILENT)
             training.clock.began, training.watch = began, watch
-            training.fit()
+            training.fit() if settled.learns else training.keep()
             group.wait()  # for the best weights, which one process writes
             outcome = concluded(settled, training, run)
     if outcome.package is not None:
-        details |= {"model": outcome.package.model_id, "curve": run.describe("curve.csv")}
+        details |= {"model": outcome.package.model_id}
+        details |= {"curve": run.describe("curve.csv")} if settled.learns else {}
     return StageResult(
         stage="train",
         paths=(outcome.package.folder, run.describe()) if outcome.package is not None else (),
