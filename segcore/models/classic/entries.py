@@ -3,6 +3,7 @@
 from segcore.models.architecture import Architecture
 from segcore.models.classic.base import GreyArguments
 from segcore.models.classic.colour import NDVIArguments, NDWIArguments, Stain, StainArguments, ndvi, ndwi
+from segcore.models.classic.graph_cut import GraphCut, GraphCutArguments
 from segcore.models.classic.growing import (
     EdgesWatershed,
     EdgesWatershedArguments,
@@ -102,6 +103,15 @@ CLASSIC: dict[str, Architecture] = {
         "classic",
         "Grady, Random Walks for Image Segmentation, 2006",
         "weak or broken borders in noise; slow",
+        None,
+    ),
+    "graph_cut": Architecture(
+        GraphCutArguments,
+        GraphCut,
+        "graph cut",
+        "classic",
+        "Boykov and Jolly, Interactive Graph Cuts for Optimal Boundary and Region Segmentation, 2001",
+        "much noise, and smooth borders that lie where values change",
         None,
     ),
     "stain": Architecture(
