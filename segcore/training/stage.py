@@ -91,6 +91,8 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
 def _begun(settled: Settled, run: Run, progress: Progress) -> Training:
     """What trains, with random weights or those to begin with, or as the run's last checkpoint has it."""
     config, data = settled.config, settled.data
+    if not settled.learns:
+        config = config.model_copy(update={"amp": False})  # pixels with fewer bits would be all that it brings
     for setting, reason in settled.choice.reasons.items():
         progress.note(f"chosen: {setting} {reason}")
     keep_what_fits(data.training, config.cache_mib)

@@ -10,14 +10,14 @@ import torch
 from segcore.config import PredictConfig, TrainConfig, TuneConfig
 from segcore.errors import ConfigError, SegcoreError
 from segcore.geometry import Window
-from segcore.inference import predict
+from segcore.inference import predict, settle
 from segcore.models import ModelConfig, build_model
 from segcore.models.check import verify_package
 from segcore.models.package import ModelPackage, read_package
 from segcore.models.portable import export_model
 from segcore.results import StageResult
 from segcore.store import Image, Workspace
-from segcore.training import train
+from segcore.training import learner, train
 from segcore.training.parallel import Group
 from segcore.tune import tune
 from tests.synthetic import put_discs
@@ -157,6 +157,15 @@ def test_tune_searches_the_arguments(uri: str) -> None:
         )
         assert package.info.scores["foreground_iou"] == row["score"]
     assert result.details["best"]["score"] == max(row["score"] for row in result.details["trials"])
+
+
+def test_its_pixels_keep_all_their_bits(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (learner, settle):
+        monkeypatch.setattr(module, "faster_formats", lambda device: ["bfloat16"])
+    package = trained(uri, "otsu")[1]
+    assert package.info.training["precision"] == "float32"
+    result = predict(PredictConfig(workspace=uri, model=package.model_id, device="cpu"))
+    assert result.details["precision"] == "float32"
 
 
 def test_several_processes_take_it_as_it_is() -> None:

@@ -130,7 +130,7 @@ class LocalThresholdArguments(GreyMaskArguments):
     """What a local threshold is built from."""
 
     window: int = Field(default=51, ge=3, le=1023)
-    """Side in px of what a pixel is compared with; odd."""
+    """Side in px of what a pixel is compared with; an even one is one more, so that it has a middle."""
     offset: float = 0.02
     """A pixel is foreground where it is brighter (dark: darker) than the mean of its window by more than this, as a
     fraction of the range of the image's type."""
@@ -143,15 +143,10 @@ class LocalThreshold(MaskModel):
 
     The sum of a window is taken anew for each pixel: a running one has other last bits in every tile, which decide in
     even areas.
-
-    Raises:
-        ValueError: if the window has no middle.
     """
 
     def __init__(self, arguments: LocalThresholdArguments) -> None:
-        window = arguments.window
-        if window % 2 == 0:
-            raise ValueError(f"window {window}: expected an odd number of px, so that it has a middle")
+        window = 2 * (arguments.window // 2) + 1
         deviation = (window - 1) / 6 if arguments.method == "gaussian" else None
         super().__init__(arguments, reach_px=window // 2 if deviation is None else gaussian_reach(deviation))
         self._window, self._deviation = window, deviation
