@@ -111,7 +111,7 @@ CLASSIC: dict[str, Architecture] = {
         "graph cut",
         "classic",
         "Boykov and Jolly, Interactive Graph Cuts for Optimal Boundary and Region Segmentation, 2001",
-        "much noise, and smooth borders that lie where values change",
+        "much noise, and smooth borders that lie where values change; slow",
         None,
     ),
     "stain": Architecture(
