@@ -28,6 +28,7 @@ from segcore.inference.recipe import jointly, recipe_of
 from segcore.inference.survey import survey
 from segcore.inference.tile_choice import check_halo, is_tuned
 from segcore.inference.tuning import Tuning, tuned
+from segcore.models.classic.base import ClassicModel
 from segcore.models.package import ModelPackage
 from segcore.store import Workspace
 
@@ -63,7 +64,8 @@ def resolve_precision(ws: Workspace, job: Job) -> str:
     Of an ensemble it is that of all its models together: what agrees for one of them says nothing of the others.
     """
     candidates = ["float32", *faster_formats(job.device)]
-    if len(candidates) == 1:
+    # A classic method is no faster with fewer bits a pixel.
+    if len(candidates) == 1 or isinstance(job.package.load_weights(), ClassicModel):
         return "float32"
     key = f"state/models/{job.model_id}/{device_slug(job.device)}.json"
     known = kept(ws, key, Calibration)

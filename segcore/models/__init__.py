@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from segcore.errors import ConfigError
+from segcore.models.architecture import Architecture
 from segcore.models.arguments import ModelArguments
-from segcore.models.catalog import ARCHITECTURES, Architecture
+from segcore.models.catalog import ARCHITECTURES
 
 __all__ = [
     "ARCHITECTURES",

@@ -1,13 +1,10 @@
 """Catalog: every architecture by name, with what a user reads before choosing it. A new one is a file and an entry."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
-from torch import nn
-
-from segcore.models.arguments import ModelArguments
+from segcore.models.architecture import Architecture
 from segcore.models.attention_unet import AttentionUNet, AttentionUNetArguments
+from segcore.models.classic.entries import CLASSIC
 from segcore.models.conv1 import Conv1, Conv1Arguments
 from segcore.models.convlstm_unet import ConvLSTMUNet, ConvLSTMUNetArguments
 from segcore.models.deeplab import DeepLab, DeepLabArguments
@@ -17,28 +14,6 @@ from segcore.models.segformer import SegFormer, SegFormerArguments
 from segcore.models.segnet import SegNet, SegNetArguments
 from segcore.models.tile_classifier import TileClassifier, TileClassifierArguments
 from segcore.models.unet import UNet, UNetArguments
-
-
-class Architecture(NamedTuple):
-    """The arguments that a model takes, what builds it from them, and what a user reads of it.
-
-    The model has an attribute `stride`: sides of a tile must be multiples of it. One with an encoder names its
-    parts in `encoder`: what training can leave as it is for a while.
-    """
-
-    arguments: type[ModelArguments]
-    build: Callable[[Any], nn.Module]
-    title: str
-    """What the field calls it."""
-    family: str
-    paper: str
-    """Authors, title, year; empty where there is none."""
-    use: str
-    """When to choose it, in one sentence."""
-    context_px: int | None
-    """What a tile needs to see around the part that it writes, with the default arguments: a multiple of the stride.
-    None: all of it, so that no halo is enough."""
-
 
 _FCN_PAPER = "Long et al., Fully Convolutional Networks for Semantic Segmentation, 2015"
 
@@ -152,4 +127,5 @@ ARCHITECTURES: dict[str, Architecture] = {
         "to see what the engine around a model costs, and how far a linear filter gets",
         0,
     ),
+    **CLASSIC,
 }

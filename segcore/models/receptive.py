@@ -26,6 +26,7 @@ from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.geometry import Ints
+from segcore.models.classic.base import ClassicModel
 from segcore.models.image_norm import standing
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
@@ -82,6 +83,9 @@ def receptive_field(model: nn.Module, in_channels: int, stride: Ints) -> Recepti
     Raises:
         ConfigError: if the logits move with the image only in larger steps than `stride`.
     """
+    if isinstance(model, ClassicModel):  # it computes outside of torch, on values that NaN would make senseless
+        told = model.context_px
+        return ReceptiveField(None if told is None else (told,) * len(stride), stride)
     # In float64 the kernels spread NaN no farther than the layers read, unlike Winograd's.
     probe = _Probe(standing(copy.deepcopy(model)).cpu().double().eval(), in_channels, stride)
     with one_thread(), torch.inference_mode():

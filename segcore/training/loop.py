@@ -123,6 +123,11 @@ class Training:
                 self._pace.add(time.monotonic() - began, ahead.waited_s - waited_before_s)
                 self._after_step(self._fraction())
 
+    def keep(self) -> None:
+        """Of a model without weights, in place of `fit`: it is its best as it stands."""
+        with self._curve:
+            self._keep_best(0.0)
+
     def _fraction(self) -> float:
         """Share of the run that is over; of a budget of time by one clock for all processes."""
         fraction = self.clock.fraction(self.state.step)

@@ -95,7 +95,7 @@ class Group:
 
     def synced(self, model: nn.Module) -> nn.Module:
         """With batch norms that take the statistics of the whole batch."""
-        if self.size == 1:
+        if self.size == 1 or next(model.parameters(), None) is None:
             return model
         if next(model.parameters()).device.type == "cuda":
             return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,6 +25,14 @@ from segcore.training.parallel import Group
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
+LEARNING = {
+    *("channels", "dropout", "init", "unsafe_weights", "freeze", "tile_px", "batch", "accumulate"),
+    *("minutes", "max_steps", "sampling", "foreground_share", "weights", "validate_every", "patience"),
+    *("loss", "class_weighting", "class_weights", "label_smoothing"),
+    *("optimizer", "learning_rate", "weight_decay", "schedule", "warm_up", "ema", "max_gradient"),
+    *("augment", "augments", "amp"),
+}
+"""Settings of how a model learns: in vain for one without weights."""
 NOT_RESOLVED = {
     *("workspace", "run", "dry_run", "threads", "readers", "device", "mlflow"),  # where and how fast a run goes
     *("init", "weights"),  # may hold a password or a patient's name: a digest decides
@@ -49,19 +58,27 @@ class Settled:
     @cached_property
     def resolved(self) -> dict[str, Any]:
         """All that decides how the run goes, JSON."""
-        return {
-            **self.config.model_dump(mode="json", exclude=NOT_RESOLVED),
+        how = {
             **self.choice.as_json(),
+            "init_digest": digest_of_init(self.workspace, self.config.init),
+            "weights_digest": _digest(self.config.weights),
+        }
+        return {
+            **self.config.model_dump(mode="json", exclude=NOT_RESOLVED if self.learns else NOT_RESOLVED | LEARNING),
+            **(how if self.learns else {}),
             "device": self.device.type,
             "fold": self.fold,
             "model": self.model.model_dump(mode="json"),
-            "init_digest": digest_of_init(self.workspace, self.config.init),
             "data_digest": self.data.digest,
             "resampled_to": None if self.data.asked is None else self.data.asked.model_dump(mode="json"),
-            "weights_digest": _digest(self.config.weights),
             "code_version": __version__,
             "torch_version": str(torch.__version__),
         }
+
+    @cached_property
+    def learns(self) -> bool:
+        """Whether the model has weights; a classic method has none."""
+        return _has_weights(self.model)
 
     @property
     def run_id(self) -> str:
@@ -108,8 +125,12 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
     _check_axes(model)
-    _check_tile(choice, model)
-    _check_encoder(config, model)
+    if _has_weights(model):
+        _check_tile(choice, model)
+        _check_encoder(config, model)
+    else:
+        _check_nothing_learns(config)
+        choice = replace(choice, reasons={name: why for name, why in choice.reasons.items() if name == "spacing"})
     return Settled(config, workspace, data, choice, model, device, group, fold)
 
 
@@ -172,6 +193,24 @@ def _check_axes(model: ModelConfig) -> None:
         )
 
 
+def _has_weights(model: ModelConfig) -> bool:
+    return next(_weightless(model).parameters(), None) is not None
+
+
+def _check_nothing_learns(config: TrainConfig) -> None:
+    """Refuse settings of how to learn for a model that has nothing to.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    vain = [name for name in type(config).model_fields if name in LEARNING & config.model_fields_set]
+    if vain:
+        raise ConfigError(
+            f"{', '.join(vain)}: {config.architecture} has no weights, and nothing to learn; leave it out, and search "
+            f"its arguments with segcore tune (segcore models {config.architecture})"
+        )
+
+
 def _check_encoder(config: TrainConfig, model: ModelConfig) -> None:
     """Refuse to freeze what there is not.
 
@@ -196,14 +235,21 @@ def _check_tile(choice: Choice, model: ModelConfig) -> None:
         )
     if choice.norm == "image" and choice.tile_px < 2 * stride:
         raise ConfigError(
-            f"tile_px {choice.tile_px}: image norm takes the statistics of a tile, a single pixel at the model's stride "
+            f"tile_px {choice.tile_px}: image norm takes the statistics of a tile, of a single pixel at the stride "
             f"{stride}; give {2 * stride} or more"
         )
 
 
 def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
-    """What the model will expect, and how far it looks: measured before the training, on weights of its own."""
+    """What the model will expect, and how far it looks: measured before the training, on weights of its own.
+
+    One without weights gets fractions of the range of the images' type, in which its arguments are.
+    """
     stride = _stride(model)
+    mean, std = data.mean, data.std
+    if not _has_weights(model):
+        top = float(np.iinfo(data.dtype).max) if np.issubdtype(data.dtype, np.integer) else 1.0
+        mean, std = (0.0,) * len(data.mean), (top,) * len(data.mean)
     contract = InputContract(
         bands=data.bands,
         dtype=data.dtype,
@@ -211,8 +257,8 @@ def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
         spacing_tolerance=data.spacing_tolerance,
         level=data.level,
         stretch=data.stretch,
-        mean=data.mean,
-        std=data.std,
+        mean=mean,
+        std=std,
         tile_px=rounded_up(PREDICT_TILE_PX, stride),
         halo_px=rounded_up(PREDICT_HALO_PX, stride),
         stride=stride,

@@ -72,11 +72,12 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
         with run.lease():
             training = _begun(settled, run, Log(run, progress) if group.writes else SILENT)
             training.clock.began, training.watch = began, watch
-            training.fit()
+            training.fit() if settled.learns else training.keep()
             group.wait()  # for the best weights, which one process writes
             outcome = concluded(settled, training, run)
     if outcome.package is not None:
-        details |= {"model": outcome.package.model_id, "curve": run.describe("curve.csv")}
+        details |= {"model": outcome.package.model_id}
+        details |= {"curve": run.describe("curve.csv")} if settled.learns else {}
     return StageResult(
         stage="train",
         paths=(outcome.package.folder, run.describe()) if outcome.package is not None else (),
@@ -90,6 +91,8 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
 def _begun(settled: Settled, run: Run, progress: Progress) -> Training:
     """What trains, with random weights or those to begin with, or as the run's last checkpoint has it."""
     config, data = settled.config, settled.data
+    if not settled.learns:
+        config = config.model_copy(update={"amp": False})  # pixels with fewer bits would be all that it brings
     for setting, reason in settled.choice.reasons.items():
         progress.note(f"chosen: {setting} {reason}")
     keep_what_fits(data.training, config.cache_mib)

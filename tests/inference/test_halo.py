@@ -77,7 +77,7 @@ STACKS: dict[str, tuple[int, Callable[[int, int], list[nn.Module]]]] = {
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The plain way uses the tile workers' kernels, those for one thread."""
-    monkeypatch.setitem(ARCHITECTURES, "layers", Architecture(Arguments, Layers, "layers", "test", "", "here"))
+    monkeypatch.setitem(ARCHITECTURES, "layers", Architecture(Arguments, Layers, "layers", "test", "", "here", None))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,0 +1,29 @@
+"""Architecture: what the catalog says of each network or method."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from segcore.models.arguments import ModelArguments
+
+
+class Architecture(NamedTuple):
+    """The arguments that a model takes, what builds it from them, and what a user reads of it.
+
+    The model has an attribute `stride`: sides of a tile must be multiples of it. One with an encoder names its
+    parts in `encoder`: what training can leave as it is for a while.
+    """
+
+    arguments: type[ModelArguments]
+    build: Callable[[Any], nn.Module]
+    title: str
+    """What the field calls it."""
+    family: str
+    paper: str
+    """Authors, title, year; empty where there is none."""
+    use: str
+    """When to choose it, in one sentence."""
+    context_px: int | None
+    """What a tile needs to see around the part that it writes, with the default arguments: a multiple of the stride.
+    None: all of it, so that no halo is enough."""

@@ -1,0 +1,1 @@
+"""Classic methods: models without weights, from before networks learnt; the same signature, tiles -> logits."""
