@@ -47,6 +47,12 @@ def sample_of(
     return np.stack([read_reflected(grid, window, stretch) for window in windows])
 
 
+def sample_px(shape: Ints, strides: Ints, planes: int) -> int:
+    """Pixels of the sample of an image of this shape (without c), at most."""
+    sides = _sides(shape, strides, planes)
+    return min(MAX_SAMPLE_PX, Grid(shape, sides).num_cells * int(np.prod(sides)))
+
+
 def _sides(shape: Ints, strides: Ints, planes: int) -> Ints:
     """Of a window: about SIDE_PX, so that whole numbers of them fit the image well."""
     y, x = (rounded_up(-(-n // -(-n // SIDE_PX)), step) for n, step in zip(shape[-2:], strides[-2:], strict=True))

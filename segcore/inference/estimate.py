@@ -13,6 +13,7 @@ import numpy as np
 
 from segcore.errors import StoreError, worded
 from segcore.geometry import Ints, Tile, Window
+from segcore.inference.adapt import sample_px
 from segcore.inference.batch import Batches
 from segcore.inference.begin import begin
 from segcore.inference.contract import check_contract
@@ -43,6 +44,8 @@ class _Left:
     tiles: int = 0
     skipped: Counter[Reason] = field(default_factory=Counter)
     inferred_px: int = 0
+    sample_px: int = 0
+    """Of a network that is adapted to the image."""
     """Of the read windows of all tiles that are not skipped."""
     write_bytes: int = 0
     """Of mask and layers, all levels, before compression."""
@@ -106,6 +109,9 @@ def _left(ws: Workspace, job: Job, image_id: str, batches: Batches) -> _Left:
                     left.inferred_px += tile.read.num_px
                 else:
                     left.skipped[reason] += 1
+    if job.adapts and left.inferred_px:
+        contract = job.package.contract
+        left.sample_px = sample_px(grid.shape, contract.strides, contract.tile_planes)
     left.cpu_s = time.process_time() - began_s
     return left
 
@@ -176,12 +182,13 @@ def _item(job: Job, cost: Cost | None, image_id: str, left: _Left | Exception) -
 def _costs(job: Job, cost: Cost, left: _Left) -> dict[str, Any]:
     """Time and disk."""
     skipped = left.skipped.total() / max(1, left.tiles)
-    tiles_s = left.inferred_px * cost.tile_cpu_s
+    network_px = left.inferred_px + left.sample_px
+    tiles_s = network_px * cost.tile_cpu_s
     write_s = left.write_bytes * ((1 - skipped) * cost.write_cpu_s + skipped * cost.empty_cpu_s)
     cpu_s = left.cpu_s + tiles_s + write_s
     # On a CPU the tile workers keep the cores busy; elsewhere the device decides.
     cores = min(job.tile_workers, num_cores())
-    wall_s = cpu_s / cores if job.device.type == "cpu" else left.cpu_s + max(left.inferred_px * cost.tile_s, write_s)
+    wall_s = cpu_s / cores if job.device.type == "cpu" else left.cpu_s + max(network_px * cost.tile_s, write_s)
     return {
         "disk_bytes": round((1 - skipped) * left.write_bytes * cost.stored_share),
         "expected_cpu_s": round(cpu_s, 2),

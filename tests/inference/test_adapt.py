@@ -10,7 +10,7 @@ import torch
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError
 from segcore.inference import predict
-from segcore.inference.adapt import MAX_SAMPLE_PX, sample_of
+from segcore.inference.adapt import MAX_SAMPLE_PX, sample_of, sample_px
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.run import MaskRun
@@ -139,6 +139,14 @@ def test_a_sparse_image_is_sampled_where_it_has_pixels(tmp_path: Path) -> None:
     put_image(ws, "a", pixels, nodata=0)
     found = sample_of(ModelGrid(ws.image("a")), None, (2, 2), 1)
     assert all((window == 90).any() for window in found)
+
+
+def test_an_estimate_counts_the_sample_once_for_an_image(ws: Workspace, package: ModelPackage) -> None:
+    assert sampled(ws, "a")[:, 0].size == sample_px((HEIGHT, WIDTH), (2, 2), 1)
+    config = PredictConfig(workspace=ws.uri, model=package.model_id, name="dry", images=("a",), dry_run=True)
+    (item,) = predict(config).items
+    assert item.details["expected_cpu_s"] > 0
+    assert sample_px((40_000, 50_000), (16, 16), 1) <= MAX_SAMPLE_PX
 
 
 def test_compiling_for_each_image_is_refused(ws: Workspace, package: ModelPackage) -> None:
