@@ -54,7 +54,7 @@ def as_table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         context = "all of the tile" if row["context_px"] is None else f"{row['context_px']} px"
         speed = f"  {row['mpx_per_s']:.2f} Mpx/s  {row['ms_per_frame']:.0f} ms/frame" if "mpx_per_s" in row else ""
-        size = f"{row['parameters'] / 1e6:.2f} M"
+        size = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
         lines.append(
             f"{row['name']:{width}}  {row['family']:19}  {''.join(row['axes']):3}  {size:>8}  "
             f"stride {row['stride']:2}  sees {context}{speed}"
@@ -63,7 +63,13 @@ def as_table(rows: list[dict[str, Any]]) -> list[str]:
     exact = (
         "Where a network sees all of the tile no halo is enough: its masks depend on the tiles' size (docs/halo.md)."
     )
-    return [*lines, "", exact, "`segcore models NAME` shows a network's arguments, its paper and more."]
+    return [
+        *lines,
+        "",
+        "M: millions of weights.",
+        exact,
+        "`segcore models NAME` shows a network's arguments, its paper and more.",
+    ]
 
 
 def in_full(row: dict[str, Any]) -> list[str]:
@@ -74,7 +80,9 @@ def in_full(row: dict[str, Any]) -> list[str]:
     told = {
         "paper": row["paper"],
         "tiling": tiling,
-        "weights": f"{row['parameters']:,}, of {row['classes']} classes and {row['bands']} bands",
+        "weights": f"{row['parameters']:,}, of {row['classes']} classes and {row['bands']} bands"
+        if row["parameters"]
+        else "none: its arguments take their place",
         "tiles": f"{', '.join(row['axes'])}; y and x are multiples of {row['stride']}",
     }
     if "mpx_per_s" in row:
