@@ -60,7 +60,7 @@ def test_the_catalog_says_how_far_each_looks(name: str) -> None:
     assert field.context == (None if model.context_px is None else (model.context_px,) * 2)
 
 
-@pytest.mark.parametrize("name", CLASSIC.keys() - LARGE)
+@pytest.mark.parametrize("name", sorted(CLASSIC.keys() - LARGE))
 def test_more_than_two_classes_are_refused_with_what_takes_them(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^architecture {name}: it tells two classes apart, got 3; multi_otsu, "):
         classic(name, num_classes=3)
