@@ -185,6 +185,7 @@ JSON_ARGUMENTS: dict[str, list[str]] = {
     "export-model": ["--model", "m", "--output", "m.onnx"],
     "ingest": ["a.tif"],
     "inspect": ["a.tif"],
+    "models": ["conv1"],
     "predict": ["--model", "m"],
     "preview": [],
     "repair": [],
@@ -208,7 +209,7 @@ def test_json_of_every_command_has_the_keys_that_scripts_rely_on(
         "config show train"
     }
     for path, arguments in JSON_ARGUMENTS.items():
-        where = [] if path == "inspect" else ["--workspace", "w"]
+        where = [] if path in ("inspect", "models") else ["--workspace", "w"]
         done = RUNNER.invoke(app, [*path.split(), *arguments, *where, "--json"])
         found = json.loads(done.stdout)
         assert {"paths", "seconds", "peak_mib"} <= set(found), path

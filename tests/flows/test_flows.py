@@ -277,6 +277,7 @@ def test_a_temporary_server_serves_and_ends_with_the_command(tmp_path: Path) -> 
     assert (tmp_path / "prefect.db").exists()
 
 
+@pytest.mark.slow
 def test_a_temporary_server_imports_nothing_from_the_users_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_auto_compiles_what_is_measured_to_be_faster(
         False: Tuning(device="gpu", px_per_s={64: 1e6, 128: 0.9e6}),
         True: None if rates is None else Tuning(device="gpu", px_per_s=rates),
     }
-    monkeypatch.setattr(settle, "Network", lambda package, device, precision, batch, recipe: recipe.can_compile)
+    monkeypatch.setattr(settle, "Network", lambda *args: Mock(**{"adapted.return_value": args[-1].can_compile}))
     monkeypatch.setattr(settle, "tuned", lambda ws, network, *rest: found[network])
     monkeypatch.setattr(settle, "lacking", lambda device: None)
     config = config_of(ws, package, device="auto", **settings)

@@ -52,8 +52,8 @@ def by_hand(package: ModelPackage, sample: int, tiles: torch.Tensor) -> torch.Te
         return features * torch.tensor((drawn >= SHARE) / (1 - SHARE), dtype=torch.float32)[:, None, None]
 
     fine = net.down[0](tiles)
-    middle = dropped(net.down[1](net.pool(fine)), "drop_down.1")
-    coarse = dropped(net.down[2](net.pool(middle)), "drop_down.2")
+    middle = dropped(net.down[1](net.pool[0](fine)), "drop_down.1")
+    coarse = dropped(net.down[2](net.pool[1](middle)), "drop_down.2")
     up = dropped(net.merge[0](torch.cat((middle, net.up[0](coarse)), dim=1)), "drop_up.0")
     logits: torch.Tensor = net.head(net.merge[1](torch.cat((fine, net.up[1](up)), dim=1)))
     return logits

@@ -161,6 +161,7 @@ def cost_of(ws: Workspace, job: Job) -> Cost:
     return rehearse(job, grid, networks, Batches(networks[0], job.package.contract))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])
 def test_the_cost_of_a_tile_grows_with_its_views(ws: Workspace, blend: str) -> None:
     package = unet_package(ws, channels=(16, 32))

@@ -161,6 +161,7 @@ def test_it_is_pictured(ws: Workspace, mask: npt.NDArray[Any]) -> None:
         assert found.size == (round(400 * WIDTH / HEIGHT), 400)
 
 
+@pytest.mark.slow
 def test_it_is_exported_where_it_lies(ws: Workspace, mask: npt.NDArray[Any], tmp_path: Path) -> None:
     for format_ in ("geotiff", "geojson", "png"):
         config = ExportConfig(workspace=ws.uri, model="m", output=str(tmp_path), format=format_, coordinates="crs")

@@ -153,6 +153,7 @@ def test_interrupted_run_ends_as_an_undisturbed_one(uri: str, monkeypatch: pytes
     assert files(uri, "cut") == files(uri, "whole")
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_an_undisturbed_one(uri: str) -> None:
     settings = {**TINY, "max_steps": 40, "validate_every": 5, "workspace": uri}
     whole = train(TrainConfig(run="whole", **settings))

@@ -53,6 +53,7 @@ def check(logs: list[dict[str, Any]]) -> None:
         assert [log["number"] for log in logs if log["writer"] == writer] == list(range(NUM_ENTRIES))
 
 
+@pytest.mark.slow
 def test_entries_of_many_processes_at_once_are_all_there_once(uri: str, process: Callable[..., Any]) -> None:
     environ = dict(os.environ)
     writers = [process(target=append_some, args=(uri, writer, environ)) for writer in range(NUM_WRITERS)]
