@@ -81,8 +81,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         reasons["spacing"] = f"{data.asked.values['y']:g} {data.asked.unit}: one size for {data.asked.origin}"
     norm = config.arguments.get("norm", "")
     if not norm and takes(config.architecture, "norm"):
-        norm = "image"
-        reasons["norm"] = "image: images differ in light, stain and scanner; each is taken by its own statistics"
+        norm, reasons["norm"] = _norm(len(data.classes))
     tile_px, channels = config.tile_px, config.channels
     if tile_px is None:
         tile_px = _tile_px(SMALL_TILE_PX if is_cpu and norm != "image" else TILE_PX, min(sides))
@@ -138,6 +137,16 @@ def check_partners(augments: Augments, batch: int, processes: int) -> None:
                 f"{name}: it mixes pairs of tiles, got a batch of {batch} for {processes} processes; expected a "
                 f"multiple of {pairs}, the nearest is {nearest}"
             )
+
+
+def _norm(num_classes: int) -> tuple[str, str]:
+    """Whose statistics the network normalises by, and why."""
+    if num_classes == 2:
+        return "image", "image: images differ in light, stain and scanner; each is taken by its own statistics"
+    return (
+        "batch",
+        f"batch: {num_classes} classes differ in colour and brightness, which an image's own would take away",
+    )
 
 
 def _tile_px(wanted: int, smallest_side: int) -> int:

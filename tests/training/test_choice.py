@@ -60,6 +60,13 @@ def test_batch_norm_sees_more_and_smaller_tiles_on_a_cpu() -> None:
     assert (choose(config(architecture="fcn8s"), data(500), CPU).tile_px, found.norm) == (128, "batch")
 
 
+def test_colours_of_many_classes_are_not_normalised_away() -> None:
+    found = choose(config(), data(500, pixels=(5.0, 3.0, 2.0)), CPU)
+    assert (found.norm, found.tile_px, found.batch) == ("batch", 128, 8)
+    assert found.reasons["norm"].startswith("batch: 3 classes")
+    assert choose(config(), data(500), CPU).norm == "image"
+
+
 def test_channels_among_the_arguments_stand() -> None:
     assert choose(config(arguments={"channels": "4,8"}), data(500), CPU).channels == ()
 
