@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
@@ -20,6 +21,7 @@ __all__ = [
     "checked_arguments",
     "find_architecture",
     "takes",
+    "weightless",
 ]
 
 
@@ -76,6 +78,16 @@ def build_model(config: ModelConfig) -> nn.Module:
         return find_architecture(config.architecture).build(arguments)
     except ValueError as error:
         raise ConfigError(f"architecture {config.architecture}: {error}") from error
+
+
+def weightless(config: ModelConfig) -> nn.Module:
+    """The model on the meta device: its shape alone. Random weights would cost time, and shift the seed.
+
+    Raises:
+        ConfigError: as `build_model`.
+    """
+    with torch.device("meta"):
+        return build_model(config)
 
 
 def _validated(name: str, arguments: Mapping[str, Any]) -> BaseModel:

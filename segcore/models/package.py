@@ -28,7 +28,7 @@ from torch import nn
 
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError, ContractError
-from segcore.models import ModelConfig, build_model
+from segcore.models import ModelConfig, weightless
 from segcore.models.card import PICTURE, model_card
 from segcore.models.image_norm import has_image_norm
 from segcore.models.info import InputContract, PackageInfo
@@ -84,11 +84,11 @@ class ModelPackage:
     @cached_property
     def adapts(self) -> bool:
         """Whether the model has image norms, which are to be adapted to each image."""
-        return has_image_norm(_unfilled(self.architecture))
+        return has_image_norm(weightless(self.architecture))
 
     def load_weights(self, device: str | torch.device = "cpu") -> nn.Module:
         """A model of its own with these weights on `device`, in evaluation mode, float32."""
-        model = _unfilled(self.architecture).to_empty(device="cpu")
+        model = weightless(self.architecture).to_empty(device="cpu")
         model.load_state_dict(safetensors.torch.load(self.weights))
         return model.eval().to(device)
 
@@ -258,7 +258,7 @@ def weight_problems(architecture: ModelConfig, weights: bytes) -> Iterator[str]:
         if not torch.isfinite(value).all():
             yield f"weight {name} holds NaN or Inf: train the model again"
     try:
-        expected = {name: tuple(value.shape) for name, value in _unfilled(architecture).state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in weightless(architecture).state_dict().items()}
     except ConfigError as error:
         yield str(error)
         return
@@ -269,9 +269,3 @@ def weight_problems(architecture: ModelConfig, weights: bytes) -> Iterator[str]:
                 f"weight {name} does not fit {architecture.architecture}: "
                 f"expected shape {expected.get(name)}, got {actual.get(name)}"
             )
-
-
-def _unfilled(architecture: ModelConfig) -> nn.Module:
-    """The model without weights: random ones would be overwritten, and drawing them shifts the seed."""
-    with torch.device("meta"):
-        return build_model(architecture)

@@ -14,7 +14,7 @@ from segcore import __version__
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import ModelConfig, build_model, checked_arguments
+from segcore.models import ModelConfig, build_model, checked_arguments, weightless
 from segcore.models.foreign import digest_of_init
 from segcore.models.package import InputContract, PackageInfo
 from segcore.models.receptive import measured
@@ -78,7 +78,7 @@ class Settled:
     @cached_property
     def learns(self) -> bool:
         """Whether the model has weights; a classic method has none."""
-        return _has_weights(self.model)
+        return _has_weights(weightless(self.model))
 
     @property
     def run_id(self) -> str:
@@ -124,10 +124,11 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     _check_validated(config, data)
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
-    _check_axes(model)
-    if _has_weights(model):
-        _check_tile(choice, model)
-        _check_encoder(config, model)
+    network = weightless(model)
+    _check_axes(config, network)
+    if _has_weights(network):
+        _check_tile(choice, network)
+        _check_encoder(config, network)
     else:
         _check_nothing_learns(config)
         choice = replace(choice, reasons={name: why for name, why in choice.reasons.items() if name == "spacing"})
@@ -169,32 +170,22 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
     return ModelConfig(architecture=config.architecture, arguments=checked_arguments(config.architecture, arguments))
 
 
-def _weightless(model: ModelConfig) -> nn.Module:
-    """The network's shape alone."""
-    with torch.device("meta"):
-        return build_model(model)
-
-
-def _stride(model: ModelConfig) -> int:
-    return int(_weightless(model).stride)  # type: ignore[arg-type]
-
-
-def _check_axes(model: ModelConfig) -> None:
+def _check_axes(config: TrainConfig, network: nn.Module) -> None:
     """Refuse a network of volumes or sequences.
 
     Raises:
         ConfigError: naming its axes.
     """
-    axes = getattr(_weightless(model), "axes", ("y", "x"))
+    axes = getattr(network, "axes", ("y", "x"))
     if len(axes) > 2:
         raise ConfigError(
-            f"architecture {model.architecture}: it takes tiles of {', '.join(axes)}, and training has tiles of y and "
+            f"architecture {config.architecture}: it takes tiles of {', '.join(axes)}, and training has tiles of y and "
             "x alone so far; choose one of planes (`segcore models`)"
         )
 
 
-def _has_weights(model: ModelConfig) -> bool:
-    return next(_weightless(model).parameters(), None) is not None
+def _has_weights(network: nn.Module) -> bool:
+    return next(network.parameters(), None) is not None
 
 
 def _check_nothing_learns(config: TrainConfig) -> None:
@@ -211,23 +202,23 @@ def _check_nothing_learns(config: TrainConfig) -> None:
         )
 
 
-def _check_encoder(config: TrainConfig, model: ModelConfig) -> None:
+def _check_encoder(config: TrainConfig, network: nn.Module) -> None:
     """Refuse to freeze what there is not.
 
     Raises:
         ConfigError: naming the architecture.
     """
-    if config.freeze and not getattr(_weightless(model), "encoder", ()):
+    if config.freeze and not getattr(network, "encoder", ()):
         raise ConfigError(f"freeze: expected an architecture with an encoder, got {config.architecture}; leave it out")
 
 
-def _check_tile(choice: Choice, model: ModelConfig) -> None:
+def _check_tile(choice: Choice, network: nn.Module) -> None:
     """Refuse a training tile that the model cannot take.
 
     Raises:
         ConfigError: naming the nearest that it can.
     """
-    stride = _stride(model)
+    stride = int(network.stride)  # type: ignore[arg-type]
     if choice.tile_px % stride:
         nearest = max(stride, round(choice.tile_px / stride) * stride)
         raise ConfigError(
@@ -245,9 +236,10 @@ def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
 
     One without weights gets fractions of the range of the images' type, in which its arguments are.
     """
-    stride = _stride(model)
+    network = weightless(model)
+    stride = int(network.stride)  # type: ignore[arg-type]
     mean, std = data.mean, data.std
-    if not _has_weights(model):
+    if not _has_weights(network):
         top = float(np.iinfo(data.dtype).max) if np.issubdtype(data.dtype, np.integer) else 1.0
         mean, std = (0.0,) * len(data.mean), (top,) * len(data.mean)
     contract = InputContract(
