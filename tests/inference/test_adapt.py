@@ -20,6 +20,8 @@ from segcore.store import Workspace
 from tests.inference.scenes import mask_of, padded, scene, unet_package
 from tests.synthetic import put_image, put_label
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEIGHT, WIDTH = 700, 530
 
 
@@ -35,14 +37,6 @@ def ws(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def package(ws: Workspace) -> ModelPackage:
     return unet_package(ws, norm="image")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(ws: Workspace, package: ModelPackage, name: str, image: str = "a", **settings: Any) -> np.ndarray:

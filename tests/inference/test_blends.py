@@ -19,6 +19,8 @@ from segcore.store import Workspace
 from tests.inference.scenes import conv_package, mask_of, padded, scene, unet_package, whole_image_mask
 from tests.synthetic import put_image, put_label
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEIGHT, WIDTH = 700, 530
 
 
@@ -32,15 +34,6 @@ def ws(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def package(ws: Workspace) -> ModelPackage:
     return unet_package(ws)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """The plain way uses the tile workers' kernels, those for one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(ws: Workspace, name: str, **settings: Any) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from segcore.config import PredictConfig
 from segcore.geometry import Window
@@ -20,6 +19,8 @@ from segcore.store import Staging, Workspace, verify
 from tests.inference.scenes import mask_of, scene, unet_package, whole_image_mask
 from tests.synthetic import put_image
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL_UM = 0.5
 HALO = 16
 SIZES = {"oblong": (0.47, 0.53), "level1": (0.27, 0.26), "level0": (0.69, 0.68)}
@@ -28,15 +29,6 @@ SIZES = {"oblong": (0.47, 0.53), "level1": (0.27, 0.26), "level0": (0.69, 0.68)}
 
 def micrometers(y: float, x: float) -> Spacing:
     return Spacing(values={"y": y, "x": x}, unit="micrometer", origin="file")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """The plain way uses the tile workers' kernels, those for one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
