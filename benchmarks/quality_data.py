@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
+
+PARTS = Path(__file__).with_name(".cache") / "quality" / "parts"
 DATA = Path(os.environ.get("SEGCORE_DATA", Path(__file__).parents[2] / "shared" / "data")).absolute()
 
 Row = dict[str, Any]
@@ -40,6 +43,9 @@ class DataSet:
     """A class table, or the name of a built-in one."""
     options: tuple[str, ...] = ()
     """Of `segcore ingest`."""
+    training: tuple[str, ...] = ()
+    """Of `segcore train`, beside minutes, seed and threads."""
+    has_peer: bool = True
 
 
 def held_out(rows: Sequence[Row], test: set[int]) -> list[Row]:
@@ -118,6 +124,36 @@ def magnetic_tile(fold: int, folds: int) -> list[Row]:
     return held_out(rows, {kinds.index(kind) for kind in set(kinds)})
 
 
+def halves(image: Path, target: Path, axis: int, planes: Sequence[tuple[int, int]]) -> list[Row]:
+    """Two parts of a volume along an axis, the first for training; written once, each with its own affine."""
+    PARTS.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for (start, stop), split in zip(planes, ("train", "test"), strict=True):
+        row: Row = {"split": split}
+        for role, path in (("source", image), ("target", target)):
+            row[role] = PARTS / f"{split}-{path.name}"
+            whole = nibabel.load(path)
+            nibabel.save(
+                whole.slicer[tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))], row[role]
+            )
+        rows.append(row)
+    return rows
+
+
+def spleen(fold: int, folds: int) -> list[Row]:
+    """Spleen in a CT, one scan: the lower 14 planes train, the upper 10 are held out, two between them are left out."""
+    folder = DATA / "nifti" / "msd_spleen_ct"
+    names = ("sub-spleen2_ct.nii.gz", "sub-spleen2_ct_seg-manual.nii.gz")
+    return halves(folder / names[0], folder / names[1], 2, ((0, 14), (16, 26)))
+
+
+def cord(fold: int, folds: int) -> list[Row]:
+    """Spinal cord in an MRI, one scan: along the cord 35 mm train, the last 16 are held out, 4 between are left out."""
+    folder = DATA / "nifti" / "sct_t2_cord"
+    return halves(folder / "t2.nii.gz", folder / "t2_seg-manual.nii.gz", 1, ((0, 35), (39, 55)))
+
+
+VOLUMES = ("--architecture", "unet", "--arguments", "dims=3")
 DATA_SETS: dict[str, DataSet] = {
     "drive": DataSet(drive, "foreground_dice", folds=5),
     "dsb2018": DataSet(dsb2018, "foreground_iou", folds=5),
@@ -125,4 +161,6 @@ DATA_SETS: dict[str, DataSet] = {
     "camvid": DataSet(camvid, "miou", classes="camvid"),
     "dubai": DataSet(dubai, "miou", folds=3, classes=DUBAI_CLASSES),
     "magnetic_tile": DataSet(magnetic_tile, "foreground_iou", options=("--threshold", "127")),
+    "spleen": DataSet(spleen, "foreground_dice", training=VOLUMES, has_peer=False),
+    "cord": DataSet(cord, "foreground_dice", training=VOLUMES, has_peer=False),
 }

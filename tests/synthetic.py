@@ -52,11 +52,12 @@ def put_label(
     classes: tuple[ClassInfo, ...] | None = None,
     version: int = 0,
     attributes: dict[str, Any] | None = None,
+    axes: tuple[str, ...] = ("y", "x"),
 ) -> None:
-    """A target, mask or `valid` of axes (y, x); another `version` is another plan, and overwrites."""
+    """A target, mask or `valid`; another `version` is another plan, and overwrites."""
     fill = 0 if name == "valid" else int(np.iinfo(ids.dtype).max)
     dtype, ngff = str(ids.dtype), workspace.ngff_of(image_id)
-    spec = PyramidSpec(axes=("y", "x"), shape=ids.shape, dtype=dtype, kind="mask", fill=fill, shard_px=256, ngff=ngff)
+    spec = PyramidSpec(axes=axes, shape=ids.shape, dtype=dtype, kind="mask", fill=fill, shard_px=256, ngff=ngff)
     with Staging.begin(workspace, image_id, name, {"version": version}, spec, overwrite=True) as staging:
         staging.put_all(ids)
         staging.finish({"digest": f"{name}-{version}"} | (attributes or {}), classes=classes or default_classes(2))

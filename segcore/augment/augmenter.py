@@ -46,12 +46,14 @@ def augment(
     """Apply an augmentation to tiles and their classes; neither is changed in place.
 
     Args:
-        tiles_ncyx: normalised pixels, float32; y and x of the same length.
-        classes_nyx: class numbers, int64, `sampling.IGNORED` among them.
+        tiles_ncyx: normalised pixels, float32; y and x of the same length. Tiles of several planes, (N, C, P, Y, X),
+            are moved and recoloured as one.
+        classes_nyx: class numbers, int64, `sampling.IGNORED` among them; (N, P, Y, X) of several planes.
         what: of as many tiles and bands.
         mean: per band, in the image's values.
         std: per band, in the image's values.
     """
-    tiles, classes = moved(tiles_ncyx, classes_nyx, what)
+    tiles, classes = moved(tiles_ncyx.flatten(1, -3), classes_nyx, what)  # planes move as bands do
+    tiles = tiles.reshape(tiles_ncyx.shape)
     recolour(tiles, what, mean, std)
     return mixed(tiles, classes, what)

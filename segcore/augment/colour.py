@@ -22,19 +22,21 @@ def recolour(tiles_ncyx: torch.Tensor, what: Augmentation, mean: Sequence[float]
     """Change stains, gamma, light, sharpness, noise and bands.
 
     Args:
-        tiles_ncyx: float32, (pixels - mean) / std.
+        tiles_ncyx: float32, (pixels - mean) / std; (N, C, P, Y, X) of several planes. Contiguous.
         what: of as many tiles and bands.
         mean: per band, in the image's values.
         std: per band, in the image's values.
     """
-    _stain(tiles_ncyx, what.stain, mean, std)
-    _gamma(tiles_ncyx, what.gamma)
-    _light(tiles_ncyx, what.light)
-    _blur(tiles_ncyx, what.blur)
-    _noise(tiles_ncyx, what)
+    side = tiles_ncyx.shape[-1]
+    tiles = tiles_ncyx.view(*tiles_ncyx.shape[:2], -1, side)  # planes below each other
+    _stain(tiles, what.stain, mean, std)
+    _gamma(tiles, what.gamma)
+    _light(tiles, what.light)
+    _blur(tiles_ncyx.view(len(tiles), -1, *tiles_ncyx.shape[-2:]), what.blur)  # each plane alone
+    _noise(tiles, what)
     if what.dropped.any():
-        dropped = torch.as_tensor(what.dropped, device=tiles_ncyx.device)
-        tiles_ncyx.masked_fill_(dropped[:, :, None, None], 0.0)
+        dropped = torch.as_tensor(what.dropped, device=tiles.device)
+        tiles.masked_fill_(dropped[:, :, None, None], 0.0)
 
 
 def _stain(tiles: torch.Tensor, stain: npt.NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> None:

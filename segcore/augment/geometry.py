@@ -16,7 +16,10 @@ from segcore.augment.draw import Augmentation
 
 
 def moved(tiles_ncyx: torch.Tensor, classes_nyx: torch.Tensor, what: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
-    """New tensors with every tile and its classes moved; y and x must be of the same length."""
+    """New tensors with every tile and its classes moved; y and x must be of the same length.
+
+    Classes may have planes, (N, P, Y, X): those of a tile move together.
+    """
     assert tiles_ncyx.shape[-1] == tiles_ncyx.shape[-2], f"expected square tiles, got {tuple(tiles_ncyx.shape)}"
     tiles, classes = tiles_ncyx.clone(memory_format=torch.contiguous_format), classes_nyx.clone()
     for symmetry in np.unique(what.symmetry[what.symmetry > 0]):
@@ -27,9 +30,9 @@ def moved(tiles_ncyx: torch.Tensor, classes_nyx: torch.Tensor, what: Augmentatio
     if rows.size:
         grid = _grid(what.matrix[rows], what.bend[rows], tiles.shape[-1], tiles.device)
         tiles[rows] = F.grid_sample(tiles[rows], grid, "bilinear", "reflection", align_corners=False)
-        as_float = classes[rows, None].to(torch.float32)
+        as_float = classes[rows].reshape(len(rows), -1, *classes.shape[-2:]).to(torch.float32)
         nearest = F.grid_sample(as_float, grid, "nearest", "reflection", align_corners=False)
-        classes[rows] = nearest[:, 0].round().to(classes.dtype)
+        classes[rows] = nearest.round().to(classes.dtype).reshape(len(rows), *classes.shape[1:])
     return tiles, classes
 
 

@@ -17,11 +17,11 @@ class Augmented:
     """A batch as the model gets it, and its truth: of a pixel that is a mixture two classes, each with its share."""
 
     tiles: torch.Tensor
-    """(N, C, Y, X), normalised, float32."""
+    """(N, C, [P,] Y, X), normalised, float32."""
     classes: torch.Tensor
-    """(N, Y, X), int64."""
+    """(N, [P,] Y, X), int64."""
     other_classes: torch.Tensor | None = None
-    """(N, Y, X), int64; None where no tile of the batch is a mixture."""
+    """Likewise; None where no tile of the batch is a mixture."""
     share: torch.Tensor | None = None
     """(N,), weight of `classes`, 1 for tiles that are no mixture; None with `other_classes`."""
 
@@ -41,12 +41,13 @@ def mixed(tiles_ncyx: torch.Tensor, classes_nyx: torch.Tensor, what: Augmentatio
     tiles, classes = tiles_ncyx.clone(), classes_nyx.clone()
     for k in np.flatnonzero(pasted):
         y0, y1, x0, x1 = (round(edge * tiles.shape[-1]) for edge in what.cut[k].tolist())
-        tiles[k, :, y0:y1, x0:x1] = tiles_ncyx[partner[k], :, y0:y1, x0:x1]
-        classes[k, y0:y1, x0:x1] = classes_nyx[partner[k], y0:y1, x0:x1]
+        tiles[k, ..., y0:y1, x0:x1] = tiles_ncyx[partner[k], ..., y0:y1, x0:x1]
+        classes[k, ..., y0:y1, x0:x1] = classes_nyx[partner[k], ..., y0:y1, x0:x1]
     if not blended.any():
         return Augmented(tiles, classes)
     own = np.where(blended, what.mixup, 1.0)
     share = torch.as_tensor(own, dtype=torch.float32, device=tiles.device)
     rows = np.flatnonzero(blended)
-    tiles[rows] = torch.lerp(tiles_ncyx[partner[rows]], tiles[rows], share[rows, None, None, None])
+    weight = share[rows].reshape(-1, *(1,) * (tiles.ndim - 1))
+    tiles[rows] = torch.lerp(tiles_ncyx[partner[rows]], tiles[rows], weight)
     return Augmented(tiles, classes, classes_nyx[partner], share)

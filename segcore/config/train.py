@@ -43,6 +43,8 @@ class TrainConfig(StageConfig):
 
     tile_px: int | None = Field(default=None, ge=32)
     """Side of a training tile in px. Chosen where not given."""
+    tile_planes: int | None = Field(default=None, ge=1)
+    """Planes of a training tile, of a network of volumes or sequences. Chosen where not given."""
     batch: int | None = Field(default=None, ge=1)
     """Tiles per training step. Chosen where not given."""
     accumulate: int = Field(default=1, ge=1)

@@ -22,8 +22,9 @@ from segcore.errors import ConfigError, SegcoreError
 from segcore.geometry import Ints
 from segcore.inference.decision import MASK, Answers, Decision, on_host
 from segcore.inference.model_grid import Pixels
-from segcore.inference.prepared import Member, channels_last
+from segcore.inference.prepared import Member
 from segcore.inference.views import View
+from segcore.models.layout import channels_last
 from segcore.models.package import ModelPackage
 
 _SUM = "sum"
@@ -283,7 +284,7 @@ class Network:
             for view in self._recipe.views:
                 seen = normal
                 if view != View():
-                    seen = view.seen(normal, member.stride).contiguous(memory_format=channels_last(self._num_axes))
+                    seen = view.seen(normal, member.stride).contiguous(memory_format=channels_last(2 + self._num_axes))
                 for sample in member.sampled(compiled):
                     yield view.back(sample(seen), (normal.shape[-2], normal.shape[-1]))
 
@@ -300,7 +301,7 @@ class Network:
             raw = raw.pin_memory().to(self.device, non_blocking=True)
         elif self.device.type == "mps" and raw.dtype == torch.float64:  # MPS knows no float64
             raw = raw.float()
-        moved = raw.to(self.device).to(torch.float32, memory_format=channels_last(self._num_axes))
+        moved = raw.to(self.device).to(torch.float32, memory_format=channels_last(2 + self._num_axes))
         # Fill values such as -3.4e38, -32768 or NaN would reach their neighbours through the halo.
         if not np.issubdtype(tiles.dtype, np.floating):
             return moved, None if nodata is None else (moved == nodata).all(dim=1, keepdim=True)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from segcore.inference.compiled import Compiled
 from segcore.inference.dropout import sub_network
 from segcore.models.image_norm import adapted, has_image_norm
+from segcore.models.layout import laid_out
 from segcore.models.package import ModelPackage
 
 Answering = Callable[[torch.Tensor], torch.Tensor]
@@ -35,17 +35,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 def prepared(package: ModelPackage, device: torch.device, precision: str) -> nn.Module:
     """The package's model, folded, channels last, in `precision` on `device`."""
     model = fold_batch_norm(package.load_weights("cpu").eval()).requires_grad_(False)
-    return _placed(model, package, device, DTYPES[precision])
-
-
-def _placed(model: nn.Module, package: ModelPackage, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    layout = channels_last(len(package.contract.axes))
-    return cast(nn.Module, model.to(device, dtype).to(memory_format=layout))  # type: ignore[call-overload]
-
-
-def channels_last(num_axes: int) -> torch.memory_format:
-    """The layout in which the bands of a pixel lie side by side, for tiles of 2 or 3 axes."""
-    return torch.channels_last if num_axes == 2 else torch.channels_last_3d
+    return laid_out(model.to(device, DTYPES[precision]))
 
 
 class Member:
@@ -71,8 +61,7 @@ class Member:
         self.adapts = has_image_norm(model)
         self._as_trained: nn.Module | None = None
         if self.adapts:
-            trained = package.load_weights("cpu").requires_grad_(False)
-            self._as_trained = _placed(trained, package, device, torch.float32)
+            self._as_trained = laid_out(package.load_weights("cpu").requires_grad_(False).to(device))
         self._make_ready(model)
         bands = (1, len(contract.bands), *(1,) * len(contract.axes))
         self._mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).reshape(bands)

@@ -17,6 +17,7 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "ModelConfig",
+    "axes_of",
     "build_model",
     "checked_arguments",
     "find_architecture",
@@ -56,6 +57,17 @@ def takes(name: str, argument: str) -> bool:
         ConfigError: if there is no such architecture.
     """
     return argument in find_architecture(name).arguments.model_fields
+
+
+def axes_of(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Axes of an architecture's tiles, without c: y and x, with z or t before them.
+
+    Raises:
+        ConfigError: if there is no such architecture, or it does not take one of the arguments.
+    """
+    with torch.device("meta"):
+        model = build_model(ModelConfig(architecture=name, arguments={"in_channels": 1, "num_classes": 2, **arguments}))
+    return tuple(getattr(model, "axes", ("y", "x")))
 
 
 def checked_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from segcore.models.package import ModelPackage
 MAX_PX, MAX_PLANES = 1024, 128
 """A field that reaches through a probe of this length is global."""
 NARROW_PX, NARROW_PLANES = 32, 4
-"""Sides of a probe across its length; at least two cells of the stride."""
+"""Sides of a probe across its length; at least two cells of the stride, or one in volumes, which cost so much more."""
 TOLERANCE = 1e-9
 """Relative difference of float64 logits that is rounding; what comes through the deepest layers can be small too."""
 
@@ -170,7 +170,9 @@ class _Probe:
 
     def _narrow(self, axis: int) -> int:
         stride = self.stride[axis]
-        return max(2, -(-(NARROW_PX if self._in_plane(axis) else NARROW_PLANES) // stride)) * stride
+        if len(self.stride) > 2:
+            return max(1, -(-NARROW_PLANES // stride)) * stride
+        return max(2, -(-NARROW_PX // stride)) * stride
 
     def _noise(self, axis: int, length: int) -> torch.Tensor:
         sides = [length if i == axis else self._narrow(i) for i in range(len(self.stride))]

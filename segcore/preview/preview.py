@@ -56,6 +56,8 @@ def preview(config: PreviewConfig, progress: Progress = SILENT) -> StageResult:
 def _content(config: PreviewConfig, data: TrainingData, uri: str, progress: Progress) -> PreviewContent:
     choice = choose(config, data, resolve_device(config.device))
     augments = choice.augments
+    for image in data.training:
+        image.tile_planes = choice.tile_planes
     augmenter = Augmenter(augments, config.seed, data.mean, data.std)
     sampler = sampler_of(config, data, choice.tile_px)
     num_sampled = max(MIN_SAMPLED, config.tiles)
@@ -96,9 +98,13 @@ def _chips(data: TrainingData, choice: Choice) -> tuple[Chip, ...]:
         Chip("training images", number(len(data.training))),
         Chip("held out", number(len(data.validation))),
         Chip("classes", number(len(data.classes))),
-        Chip("tile", f"{choice.tile_px} px"),
+        Chip("tile", _tile_words(choice)),
         Chip("tiles a step", number(choice.batch)),
     )
+
+
+def _tile_words(choice: Choice) -> str:
+    return f"{choice.tile_px} px" if choice.tile_planes == 1 else f"{choice.tile_px} px, {choice.tile_planes} planes"
 
 
 def _written(workspace: Workspace, output: str | None, page: str) -> str:

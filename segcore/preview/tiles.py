@@ -12,7 +12,7 @@ from segcore.augment import Augmenter
 from segcore.classes import ClassInfo
 from segcore.report import Panel, PictureRow, pictures
 from segcore.report.html import percent
-from segcore.sampling import IGNORED, Sampler
+from segcore.sampling import IGNORED, Sampler, middle
 from segcore.scoring.counts import foreground_rows
 from segcore.training.data import TrainingData
 
@@ -32,7 +32,7 @@ class SeenTile:
     image: str
     """Id of the image it is from."""
     pixels: npt.NDArray[Any]
-    """(C, Y, X), in the image's own type."""
+    """(C, Y, X), in the image's own type; of a tile of several planes the middle one."""
     classes: npt.NDArray[Any]
     """(Y, X), `IGNORED` among them."""
     augmented: npt.NDArray[np.float32]
@@ -46,9 +46,11 @@ class SeenTile:
 def seen_tiles(data: TrainingData, sampler: Sampler, augmenter: Augmenter, batch: int) -> Iterator[SeenTile]:
     """The tiles of a run in their order, without end."""
     step = 0
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (data.mean, data.std))
     while True:
         pixels, classes = sampler.tiles(step, batch)
+        mean, std = (
+            np.array(values, np.float32).reshape(-1, *(1,) * (pixels.ndim - 2)) for values in (data.mean, data.std)
+        )
         images = [data.training[draw.image].image_id for draw in sampler.draws(step * batch, batch)]
         tiles = torch.from_numpy(np.nan_to_num((pixels.astype(np.float32) - mean) / std, posinf=0.0, neginf=0.0))
         what = augmenter.draw(step, batch)
@@ -56,7 +58,10 @@ def seen_tiles(data: TrainingData, sampler: Sampler, augmenter: Augmenter, batch
         for k in range(batch):
             augmented = batch_seen.tiles[k].numpy() * std + mean
             done = tuple(what.names(k))
-            yield SeenTile(images[k], pixels[k], classes[k], augmented, batch_seen.classes[k].numpy(), done)
+            after = batch_seen.classes[k].numpy()
+            shown = [middle(values, 3) for values in (pixels[k], augmented)]
+            shown_classes = [middle(values, 2) for values in (classes[k], after)]
+            yield SeenTile(images[k], shown[0], shown_classes[0], shown[1], shown_classes[1], done)
         step += 1
 
 

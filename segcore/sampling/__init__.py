@@ -7,7 +7,7 @@ tile is the i-th of a run, as a pure function of the seed; loader.py reads them.
 from segcore.sampling.anywhere import RandomSampler
 from segcore.sampling.epoch import EpochSampler
 from segcore.sampling.index import ClassIndex
-from segcore.sampling.labelled import IGNORED, Int16s, LabelledImage, Pixels, keep_what_fits
+from segcore.sampling.labelled import IGNORED, Int16s, LabelledImage, Pixels, keep_what_fits, middle
 from segcore.sampling.loader import Loader
 from segcore.sampling.sampler import Draw, Sampler
 
@@ -23,4 +23,5 @@ __all__ = [
     "RandomSampler",
     "Sampler",
     "keep_what_fits",
+    "middle",
 ]

@@ -1,7 +1,7 @@
 """Labelled: an image and its target, read together: store -> *pixels and class numbers* -> tiles."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,21 @@ Pixels = npt.NDArray[Any]
 Int16s = npt.NDArray[np.int16]
 
 
+class _Kept(NamedTuple):
+    """Planes that stay in memory."""
+
+    pixels: Pixels
+    """(C, planes, Y, X)."""
+    target: Int16s
+    """(planes, Y, X)."""
+    there: set[int]
+    """Planes that are decoded."""
+
+
 class LabelledImage:
     """An image and its target at one size of pixel, read together, plane by plane (axes beside c, y, x are planes).
+
+    With `tile_planes` over 1 what is read of a plane is a stack of planes around it, along the last of those axes.
 
     Args:
         image: complete.
@@ -50,7 +63,9 @@ class LabelledImage:
         """Sides in pixels as they are read."""
         self._plane_shape = tuple(n for axis, n in shape.items() if axis not in "cyx")
         self._num_classes = len(target.classes)
-        self._kept: dict[int, tuple[Pixels, Int16s]] | None = None
+        self.tile_planes = 1
+        """Planes that are read at once; where the image has fewer, they are mirrored."""
+        self._kept: _Kept | None = None
         self.stretch: Stretch | None = None
         """What `read` does to the pixels first."""
 
@@ -74,21 +89,53 @@ class LabelledImage:
 
     def keep(self) -> None:
         """Decode each plane once, at its first use, and keep it; changes no pixel, only the time to read it."""
-        self._kept = {}
+        sides = (self.num_planes, *self.shape_yx)
+        self._kept = _Kept(
+            np.empty((self.num_channels, *sides), self.image.dtype), np.empty(sides, np.int16), set()
+        )  # memory that no plane has touched is not taken yet
 
     def read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
         """Pixels (C, Y, X) as `read_pixels` gives them and class numbers (Y, X), `IGNORED` where nothing is known.
+
+        With `tile_planes` over 1 a stack of so many planes that holds this one: (C, planes, Y, X) and (planes, Y, X).
 
         Args:
             plane: number of the plane, in raster order of the axes beside c, y and x.
             window: over (y, x), inside the level.
         """
-        if self._kept is None:
+        if self.tile_planes == 1 and self._kept is None:
             return self._read(plane, window)
-        if plane not in self._kept:
-            self._kept[plane] = self._read(plane, Window.whole(self.shape_yx))
-        pixels, target = self._kept[plane]
-        return pixels[:, *window.slices], target[window.slices]
+        first, count, order = self._stack(plane)
+        if self._kept is None:
+            read = [self._read(number, window) for number in range(first, first + count)]
+            pixels, target = np.stack([part for part, _ in read], axis=1), np.stack([part for _, part in read])
+        else:
+            self._decode(self._kept, range(first, first + count))
+            inside = (slice(first, first + count), *window.slices)
+            pixels, target = self._kept.pixels[:, *inside], self._kept.target[inside]
+        if self.tile_planes == 1:
+            return pixels[:, 0], target[0]
+        return (pixels, target) if order is None else (pixels[:, order], target[order])
+
+    def _stack(self, plane: int) -> tuple[int, int, npt.NDArray[np.intp] | None]:
+        """First plane and number of those to read around one; where these are too few, the order that mirrors them."""
+        depth = self._plane_shape[-1] if self._plane_shape else 1
+        count = min(self.tile_planes, depth)
+        outer, place = divmod(plane, depth)
+        first = min(max(0, place - count // 2), depth - count)
+        order = (
+            None
+            if count == self.tile_planes
+            else reflected(-((self.tile_planes - count) // 2), self.tile_planes, count)
+        )
+        return outer * depth + first, count, order
+
+    def _decode(self, kept: "_Kept", planes: range) -> None:
+        """Fill in what nobody has asked for yet; two threads would write the same."""
+        for plane in planes:
+            if plane not in kept.there:
+                kept.pixels[:, plane], kept.target[plane] = self._read(plane, Window.whole(self.shape_yx))
+                kept.there.add(plane)
 
     def read_reflected(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
         """As `read`, of a window that may reach over the border; what lies outside is mirrored, target too."""
@@ -96,7 +143,8 @@ class LabelledImage:
         pixels, target = self.read(plane, inside)
         if inside == window:
             return pixels, target
-        out = np.empty((len(pixels), *window.shape), pixels.dtype), np.empty(window.shape, np.int16)
+        sides = [(*whole.shape[:-2], *window.shape) for whole in (pixels, target)]
+        out = np.empty(sides[0], pixels.dtype), np.empty(sides[1], np.int16)
         for planes, mirrored in zip((pixels, target), out, strict=True):
             cut(planes, inside, window, self.shape_yx, mirrored)
         return out
@@ -194,6 +242,11 @@ def keep_what_fits(images: Sequence[LabelledImage], cache_mib: int) -> None:
         if image.num_bytes <= left:
             image.keep()
             left -= image.num_bytes
+
+
+def middle(values: Pixels, ndim: int) -> Pixels:
+    """Of a tile of several planes the one in the middle, with so many axes; of another the tile itself."""
+    return values if values.ndim == ndim else values.take(values.shape[-3] // 2, axis=-3)
 
 
 def cut(planes: Pixels, region: Window, window: Window, shape_yx: tuple[int, ...], out: Pixels) -> None:

@@ -47,7 +47,7 @@ class _Reading:
         return self._futures[int(self.round.owner[at])].result()
 
     def cut(self, at: int, pixels: Pixels, target: Int16s) -> None:
-        """Copy a tile to where it belongs: (C, Y, X) and (Y, X)."""
+        """Copy a tile to where it belongs: (C, Y, X) and (Y, X), with planes before y where it has several."""
         region = self.round.regions[int(self.round.owner[at])]
         whole_pixels, whole_target = self.read(at)
         y, x = self.round.start[at].tolist()
@@ -60,8 +60,8 @@ class _Reading:
 class Loader:
     """The batches of all steps from the first one on, without end; close it to end its threads.
 
-    Yields step, pixels (N, C, Y, X) in the images' own dtype, and class numbers (N, Y, X): of the whole batch, or of
-    those of its tiles that are this process's own.
+    Yields step, pixels (N, C, [P,] Y, X) in the images' own dtype, and class numbers (N, [P,] Y, X): of the whole
+    batch, or of those of its tiles that are this process's own.
 
     Args:
         sampler: draws.
@@ -111,9 +111,10 @@ class Loader:
         for k, number in enumerate(self._own):
             reading, at = self._located(step * self._batch + number)
             if pixels is None or target is None:
-                first, tile_px = reading.read(at)[0], self._sampler.tile_px
-                pixels = np.empty((len(self._own), len(first), tile_px, tile_px), first.dtype)
-                target = np.empty((len(self._own), tile_px, tile_px), np.int16)
+                sides = (self._sampler.tile_px, self._sampler.tile_px)
+                pixels, target = (
+                    np.empty((len(self._own), *whole.shape[:-2], *sides), whole.dtype) for whole in reading.read(at)
+                )
             reading.cut(at, pixels[k], target[k])
         assert pixels is not None, "a batch without tiles"
         assert target is not None, "a batch without tiles"

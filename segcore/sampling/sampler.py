@@ -89,7 +89,7 @@ class Sampler(ABC):
         return found
 
     def tiles(self, step: int, batch: int) -> tuple[Pixels, Int16s]:
-        """One batch, tile by tile: pixels (N, C, Y, X) in the images' own dtype, class numbers (N, Y, X)."""
+        """One batch, tile by tile: pixels (N, C, [P,] Y, X) in the images' own dtype, class numbers (N, [P,] Y, X)."""
         draws = self.draws(step * batch, batch)
         read = [self.images[draw.image].read_reflected(draw.plane, draw.window) for draw in draws]
         return np.stack([pixels for pixels, _ in read]), np.stack([target for _, target in read])
@@ -97,7 +97,9 @@ class Sampler(ABC):
     def _num_regions(self, region_px: int) -> int:
         """Regions of a round, by the memory that one takes."""
         images = [image for image, is_far in zip(self.images, self._is_far, strict=True) if is_far]
-        bytes_per_px = max((image.num_channels * image.image.dtype.itemsize + 2 for image in images), default=1)
+        bytes_per_px = max(
+            (image.tile_planes * (image.num_channels * image.image.dtype.itemsize + 2) for image in images), default=1
+        )
         return min(MAX_REGIONS, max(MIN_REGIONS, ROUND_BYTES // (region_px**2 * bytes_per_px)))
 
     def _bounded(self, start: Int64s, images: Int64s | int) -> Int64s:

@@ -15,7 +15,7 @@ from segcore.config import TrainConfig
 from segcore.config.train import Loss
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import takes
+from segcore.models import axes_of, takes
 from segcore.training.data import TrainingData
 
 CPU_CHANNELS = (8, 16, 32, 64, 128)
@@ -27,6 +27,8 @@ STEP_PX = {"cpu": 2 * TILE_PX**2, "gpu": 16 * TILE_PX**2}
 stay large, since the statistics that a network learns with are then nearly those of the image."""
 BYTES_PER_PX = 6000
 """Of a GPU's memory in training, per pixel of a tile, for GPU_CHANNELS."""
+PLANES = {"z": 16, "t": 4}
+MAX_FLAT_STAGES = 4
 LEARNING_RATES = {"adamw": 3e-3, "sgd": 0.05}
 LEAST_DEEPEST_PX = 4
 """The coarsest stage sees a tile as at least so many pixels a side."""
@@ -45,6 +47,10 @@ class Choice:
     learning_rate: float
     norm: str = ""
     """Of the network, where it has several to choose from."""
+    tile_planes: int = 1
+    """More than one for a network of volumes or sequences."""
+    flat_stages: int | None = None
+    """Of a network of volumes; None = it has no such setting, or it was given."""
     class_weights: tuple[float, ...] = ()
     """In the loss, by class; none = all alike."""
     augments: Augments = OFF
@@ -61,6 +67,7 @@ class Choice:
             "loss": dict(self.loss),
             "learning_rate": self.learning_rate,
             "norm": self.norm,
+            "tile_planes": self.tile_planes,
             "class_weights": list(self.class_weights),
             "augments": dict(self.augments.shares),
         }
@@ -79,12 +86,15 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     sides = [side for image in data.training for side in image.shape_yx]
     if data.asked is not None and config.spacing is None:
         reasons["spacing"] = f"{data.asked.values['y']:g} {data.asked.unit}: one size for {data.asked.origin}"
+    axes = axes_of(config.architecture, config.arguments)
+    planes, flat_stages = _planes(config, axes, data, reasons)
     norm = config.arguments.get("norm", "")
     if not norm and takes(config.architecture, "norm"):
         norm, reasons["norm"] = _norm(len(data.classes))
     tile_px, channels = config.tile_px, config.channels
     if tile_px is None:
-        tile_px = _tile_px(SMALL_TILE_PX if is_cpu and norm != "image" else TILE_PX, min(sides))
+        is_small = is_cpu and (norm != "image" or planes > 1)
+        tile_px = _tile_px((SMALL_TILE_PX if is_small else TILE_PX) // (1 if planes == 1 else 2), min(sides))
         reasons["tile_px"] = f"{tile_px}: for images of {min(sides)} px and more a side"
     if not channels and "channels" not in config.arguments and takes(config.architecture, "channels"):
         widest = CPU_CHANNELS if is_cpu else GPU_CHANNELS
@@ -97,7 +107,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     batch = config.batch
     if batch is None:
         mixes = config.augments.get("mixup", 0) or config.augments.get("cutmix", 0)
-        batch, why = _batch(tile_px, device, processes * (2 if mixes else 1))
+        batch, why = _batch(tile_px**2 * planes, device, processes * (2 if mixes else 1))
         reasons["batch"] = f"{batch}: {why}"
     shares = class_shares(data)
     loss = dict(config.loss)
@@ -120,7 +130,8 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         reasons["augments"] = f"{augments}: {augments.reasons['flip']} (segcore preview shows more)"
         check_partners(augments, batch, processes)
     weights = class_weights(config, data)
-    return Choice(channels, tile_px, batch, loss, rate, norm, weights, augments, reasons)
+    shape = (channels, tile_px, batch)
+    return Choice(*shape, loss, rate, norm, planes, flat_stages, weights, augments, reasons)
 
 
 def check_partners(augments: Augments, batch: int, processes: int) -> None:
@@ -149,6 +160,52 @@ def _norm(num_classes: int) -> tuple[str, str]:
     )
 
 
+def _planes(
+    config: TrainConfig, axes: tuple[str, ...], data: TrainingData, reasons: dict[str, str]
+) -> tuple[int, int | None]:
+    """Planes of a tile, and stages that leave them apart.
+
+    Raises:
+        ConfigError: if the network takes planes that the images do not have, or none but several are asked for.
+    """
+    if len(axes) == 2:
+        if config.tile_planes not in (None, 1):
+            raise ConfigError(
+                f"tile_planes {config.tile_planes}: {config.architecture} takes single planes; leave it out, or choose "
+                "a network of volumes or sequences (`segcore models`)"
+            )
+        return 1, None
+    for labelled in (*data.training, *data.validation):
+        leading = [axis for axis in labelled.image.axes if axis not in "cyx"]
+        if leading[-1:] != [axes[0]]:
+            raise ConfigError(
+                f"architecture {config.architecture}: it takes tiles of {', '.join(axes)}, and image "
+                f"{labelled.image_id} has the axes {', '.join(labelled.image.axes)}; choose another network"
+            )
+    planes = config.tile_planes
+    if planes == 1:
+        raise ConfigError(f"tile_planes 1: expected several for {config.architecture}, or a network of single planes")
+    if planes is None:
+        planes = PLANES[axes[0]]
+        reasons["tile_planes"] = f"{planes}: of {axes[0]}, in each tile"
+    flat_stages = None
+    if takes(config.architecture, "flat_stages") and "flat_stages" not in config.arguments:
+        flat_stages, why = _flat_stages(data)
+        reasons["flat_stages"] = why
+    return planes, flat_stages
+
+
+def _flat_stages(data: TrainingData) -> tuple[int, str]:
+    """How often y and x are to be halved before pixels are as long as planes are apart; and why."""
+    spacing = data.training[0].image.spacing if data.asked is None else data.asked
+    values = {} if spacing is None else spacing.values
+    if not {"z", "y", "x"} <= values.keys():
+        return 0, "0: nothing tells how far planes are apart"
+    ratio = values["z"] / max(values["y"], values["x"])
+    stages = min(MAX_FLAT_STAGES, max(0, round(math.log2(ratio))))
+    return stages, f"{stages}: planes are {ratio:.2g} times as far apart as pixels"
+
+
 def _tile_px(wanted: int, smallest_side: int) -> int:
     """Halved until it is no larger than the smallest image's side, rounded up."""
     while wanted > 32 and wanted // 2 >= smallest_side:
@@ -156,15 +213,18 @@ def _tile_px(wanted: int, smallest_side: int) -> int:
     return wanted
 
 
-def _batch(tile_px: int, device: torch.device, processes: int) -> tuple[int, str]:
-    """Tiles a step, and why. By what a GPU has, not by what is free of it: a run that goes on has to find the same."""
+def _batch(px: int, device: torch.device, processes: int) -> tuple[int, str]:
+    """Tiles of so many pixels a step, and why.
+
+    By what a GPU has, not by what is free of it: a run that goes on has to find the same.
+    """
     if device.type == "cpu":
-        batch = rounded_up(max(2, STEP_PX["cpu"] // tile_px**2), processes)
+        batch = rounded_up(max(2, STEP_PX["cpu"] // px), processes)
         return batch, "small steps, and many of them, learn most in little time on a CPU"
-    batch, why = rounded_up(max(2, STEP_PX["gpu"] // tile_px**2), processes), "keeps a GPU busy"
+    batch, why = rounded_up(max(2, STEP_PX["gpu"] // px), processes), "keeps a GPU busy"
     if device.type == "cuda":
         _, memory = torch.cuda.mem_get_info(device)
-        fitting = max(1, int(0.8 * memory / (BYTES_PER_PX * tile_px**2))) * processes
+        fitting = max(1, int(0.8 * memory / (BYTES_PER_PX * px))) * processes
         if fitting < batch:
             return fitting, f"as many as fit {memory >> 20} MiB{' each' if processes > 1 else ''}"
     return batch, why

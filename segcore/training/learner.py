@@ -16,6 +16,7 @@ from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
 from segcore.models.foreign import begin_with
+from segcore.models.layout import channels_last, laid_out
 from segcore.store import Workspace
 from segcore.training.choice import Choice
 from segcore.training.losses import SegmentationLoss
@@ -57,7 +58,7 @@ class Learner:
             torch.manual_seed(config.seed)
             built = build_model(model)
         self.device, self._group, self._nodata = device, group, nodata
-        self.model = built.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = laid_out(built.to(device))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.model = group.synced(self.model)
         self._seed, self._has_dropout = config.seed, has_dropout(built)
@@ -68,8 +69,8 @@ class Learner:
         self._frozen = False
         self.skipped = 0
         """Steps in a row that changed nothing, since their gradient was not finite."""
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]
-        self._std = torch.tensor(std, dtype=torch.float32, device=device)[:, None, None]
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device)
+        self._std = torch.tensor(std, dtype=torch.float32, device=device)
         self.optimizer = _optimizer(self.model, config, choice)
         self.amp_dtype = _amp_dtype(config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
@@ -91,18 +92,19 @@ class Learner:
         return line
 
     def to_input(self, pixels: npt.NDArray[Any]) -> torch.Tensor:
-        """Pixels (N, C, Y, X) as read -> normalised float32 on the device; what has no value becomes the mean."""
+        """Pixels (N, C, [P,] Y, X) as read -> normalised float32 on the device; what has no value becomes the mean."""
         if pixels.dtype.name not in _TORCH_TYPES:
             pixels = pixels.astype(np.float32)
         tiles = self._on_device(torch.from_numpy(pixels)).to(torch.float32)
         missing = None if self._nodata is None else (tiles == self._nodata).all(dim=1, keepdim=True)
-        tiles = torch.nan_to_num((tiles - self._mean) / self._std, nan=0.0, posinf=0.0, neginf=0.0)
+        mean, std = (values.reshape(-1, *(1,) * (tiles.ndim - 2)) for values in (self._mean, self._std))
+        tiles = torch.nan_to_num((tiles - mean) / std, nan=0.0, posinf=0.0, neginf=0.0)
         if missing is not None:
             tiles.masked_fill_(missing, 0.0)
-        return tiles.contiguous(memory_format=torch.channels_last)
+        return tiles.contiguous(memory_format=channels_last(tiles.ndim))
 
     def to_classes(self, target: npt.NDArray[np.int16]) -> torch.Tensor:
-        """Class numbers (N, Y, X) -> int64 on the device."""
+        """Class numbers (N, [P,] Y, X) -> int64 on the device."""
         return self._on_device(torch.from_numpy(target)).to(torch.int64)
 
     def _on_device(self, values: torch.Tensor) -> torch.Tensor:
@@ -158,7 +160,7 @@ class Learner:
         return total
 
     def _loss_of(self, batch: Augmented) -> torch.Tensor:
-        tiles = batch.tiles.contiguous(memory_format=torch.channels_last)
+        tiles = batch.tiles.contiguous(memory_format=channels_last(batch.tiles.ndim))
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.model(tiles)
         gathered, other, share = self._group.gathered, batch.other_classes, batch.share

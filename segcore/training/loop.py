@@ -225,9 +225,10 @@ class Training:
         """Pictures of this validation, and once the network."""
         if self._run.writes:
             average = self.learner.average
-            side = min(self.choice.tile_px, rounded_up(GRAPH_PX, int(average.stride)))
+            side = min(self.choice.tile_px, rounded_up(GRAPH_PX, int(average.stride)))  # type: ignore[arg-type]
             self._curve.show(self.state.step, self._glimpse.look(self.learner))
-            self._curve.draw(average, (1, len(self.data.mean), side, side))
+            planes = (self.choice.tile_planes,) if self.choice.tile_planes > 1 else ()
+            self._curve.draw(average, (1, len(self.data.mean), *planes, side, side))
 
     def final_px(self) -> float:
         """How many held-out pixels the finished model can be scored on without a run over the time."""

@@ -83,7 +83,14 @@ class SegmentationLoss:
             classes_nyx: int64, 0..K-1 or `IGNORED`.
             other_nyx: of tiles that are mixtures the other truth, likewise; a pixel counts if both are known.
             share_n: (N,), of `classes_nyx` in each tile's truth; 1 for a tile that is no mixture.
+
+        Of tiles with planes, (N, K, P, Y, X) and (N, P, Y, X), every plane counts as a tile.
         """
+        if logits_nkyx.ndim == 5:
+            planes = logits_nkyx.shape[2]
+            logits_nkyx, classes_nyx = logits_nkyx.transpose(1, 2).flatten(0, 1), classes_nyx.flatten(0, 1)
+            other_nyx = None if other_nyx is None else other_nyx.flatten(0, 1)
+            share_n = None if share_n is None else share_n.repeat_interleave(planes)
         logits = logits_nkyx.float()
         log_probs, known = F.log_softmax(logits, dim=1), classes_nyx != IGNORED
         truth = torch.zeros_like(log_probs).scatter_(1, classes_nyx.clamp_min(0)[:, None], 1.0)

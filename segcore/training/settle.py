@@ -108,7 +108,7 @@ class Settled:
         return PackageInfo(
             name=self.config.name,
             architecture=self.model,
-            contract=_contract(self.data, self.model),
+            contract=_contract(self.data, self.model, self.choice.tile_planes),
             classes=self.data.classes,
         )
 
@@ -125,7 +125,6 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
     network = weightless(model)
-    _check_axes(config, network)
     if _has_weights(network):
         _check_tile(choice, network)
         _check_encoder(config, network)
@@ -163,25 +162,13 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
     arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes), **config.arguments}
     if choice.channels:
         arguments["channels"] = list(choice.channels)
+    if choice.flat_stages is not None:
+        arguments["flat_stages"] = choice.flat_stages
     if choice.norm:
         arguments["norm"] = choice.norm
     if config.dropout:
         arguments["dropout"] = config.dropout
     return ModelConfig(architecture=config.architecture, arguments=checked_arguments(config.architecture, arguments))
-
-
-def _check_axes(config: TrainConfig, network: nn.Module) -> None:
-    """Refuse a network of volumes or sequences.
-
-    Raises:
-        ConfigError: naming its axes.
-    """
-    axes = getattr(network, "axes", ("y", "x"))
-    if len(axes) > 2:
-        raise ConfigError(
-            f"architecture {config.architecture}: it takes tiles of {', '.join(axes)}, and training has tiles of y and "
-            "x alone so far; choose one of planes (`segcore models`)"
-        )
 
 
 def _has_weights(network: nn.Module) -> bool:
@@ -218,12 +205,14 @@ def _check_tile(choice: Choice, network: nn.Module) -> None:
     Raises:
         ConfigError: naming the nearest that it can.
     """
-    stride = int(network.stride)  # type: ignore[arg-type]
-    if choice.tile_px % stride:
-        nearest = max(stride, round(choice.tile_px / stride) * stride)
-        raise ConfigError(
-            f"tile_px {choice.tile_px}: expected a multiple of the model's stride {stride}; the nearest is {nearest}"
-        )
+    stride, stride_planes = _strides(network)
+    planes = [("tile_planes", choice.tile_planes, stride_planes)] if len(_axes(network)) > 2 else []
+    for what, side, step in (("tile_px", choice.tile_px, stride), *planes):
+        if side % step:
+            nearest = max(step, round(side / step) * step)
+            raise ConfigError(
+                f"{what} {side}: expected a multiple of the model's stride {step}; the nearest is {nearest}"
+            )
     if choice.norm == "image" and choice.tile_px < 2 * stride:
         raise ConfigError(
             f"tile_px {choice.tile_px}: image norm takes the statistics of a tile, of a single pixel at the stride "
@@ -231,18 +220,35 @@ def _check_tile(choice: Choice, network: nn.Module) -> None:
         )
 
 
-def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
+def _axes(network: nn.Module) -> tuple[str, ...]:
+    """Of its tiles, without c."""
+    axes: tuple[str, ...] = getattr(network, "axes", ("y", "x"))
+    return axes
+
+
+def _strides(network: nn.Module) -> tuple[int, int]:
+    """In y and x, and in planes."""
+    planes = getattr(network, "stride_planes", 1) if len(_axes(network)) > 2 else 1
+    return int(network.stride), int(planes)  # type: ignore[arg-type]
+
+
+def _contract(data: TrainingData, model: ModelConfig, planes: int) -> InputContract:
     """What the model will expect, and how far it looks: measured before the training, on weights of its own.
 
     One without weights gets fractions of the range of the images' type, in which its arguments are.
     """
     network = weightless(model)
-    stride = int(network.stride)  # type: ignore[arg-type]
+    stride, stride_planes = _strides(network)
+    predict_px = PREDICT_TILE_PX if planes == 1 else PREDICT_TILE_PX // 2
     mean, std = data.mean, data.std
     if not _has_weights(network):
         top = float(np.iinfo(data.dtype).max) if np.issubdtype(data.dtype, np.integer) else 1.0
         mean, std = (0.0,) * len(data.mean), (top,) * len(data.mean)
     contract = InputContract(
+        axes=_axes(network),
+        tile_planes=planes,
+        halo_planes=0 if planes == 1 else rounded_up(planes // 4, stride_planes),
+        stride_planes=stride_planes,
         bands=data.bands,
         dtype=data.dtype,
         spacing=data.spacing,
@@ -251,7 +257,7 @@ def _contract(data: TrainingData, model: ModelConfig) -> InputContract:
         stretch=data.stretch,
         mean=mean,
         std=std,
-        tile_px=rounded_up(PREDICT_TILE_PX, stride),
+        tile_px=rounded_up(predict_px, stride),
         halo_px=rounded_up(PREDICT_HALO_PX, stride),
         stride=stride,
     )

@@ -95,6 +95,8 @@ def _begun(settled: Settled, run: Run, progress: Progress) -> Training:
         config = config.model_copy(update={"amp": False})  # pixels with fewer bits would be all that it brings
     for setting, reason in settled.choice.reasons.items():
         progress.note(f"chosen: {setting} {reason}")
+    for image in (*data.training, *data.validation):
+        image.tile_planes = settled.choice.tile_planes
     keep_what_fits(data.training, config.cache_mib)
     learner = Learner(
         settled.model, config, settled.choice, data.mean, data.std, settled.device, settled.group, data.nodata

@@ -1,14 +1,14 @@
 """Labelled: what is read are the store's own pixels, or those of the grid that they are resampled to."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from segcore.classes import default_classes
 from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.inference.model_grid import ModelGrid
 from segcore.sampling import IGNORED, LabelledImage
-from segcore.store import PyramidSpec, Staging, Workspace
+from segcore.store import Workspace
 from tests.sampling.scenes import labelled, random_image, rare
 from tests.synthetic import put_image, put_label
 
@@ -77,22 +77,53 @@ def test_a_target_with_an_unknown_id_is_refused(workspace: Workspace) -> None:
         labelled(workspace).read(0, Window.whole((8, 8)))
 
 
-def test_planes_of_a_volume_are_read_one_by_one(workspace: Workspace) -> None:
-    volume = np.random.default_rng(3).integers(0, 255, (2, 3, 10, 12), dtype=np.uint8)
+def put_volume(workspace: Workspace, *leading: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Two bands of noise (C, leading..., 10, 12), and their target."""
+    volume = np.random.default_rng(3).integers(0, 255, (2, *leading, 10, 12), dtype=np.uint8)
     ids = (volume[0] > 99).astype(np.uint8)
-    for name, values, axes in (("image", volume, ("c", "z", "y", "x")), ("target", ids, ("z", "y", "x"))):
-        kind = "image" if name == "image" else "mask"
-        spec = PyramidSpec(axes=axes, shape=values.shape, dtype="uint8", kind=kind, shard_px=256)
-        with Staging.begin(workspace, "v", name, {}, spec) as staging:
-            staging.put_all(values)
-            classes = () if name == "image" else default_classes(2)
-            staging.finish({}, classes=classes, channels=("a", "b") if name == "image" else ())
+    axes = ("t", "z", "y", "x")[-ids.ndim :]
+    put_image(workspace, "v", np.moveaxis(volume, 0, -3), axes=(*axes[:-2], "c", "y", "x"))
+    put_label(workspace, "v", "target", ids, axes=axes)
+    return volume, ids
+
+
+def test_planes_of_a_volume_are_read_one_by_one(workspace: Workspace) -> None:
+    volume, ids = put_volume(workspace, 3)
     image = labelled(workspace, "v")
     assert image.num_planes == 3
     for plane in range(3):
         pixels, target = image.read(plane, Window((2, 3), (4, 5)))
         assert np.array_equal(pixels, volume[:, plane, 2:6, 3:8])
         assert np.array_equal(target, ids[plane, 2:6, 3:8])
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_stack_lies_around_its_plane_and_stays_within_the_last_axis(workspace: Workspace, is_kept: bool) -> None:
+    volume, ids = put_volume(workspace, 2, 7)
+    image = labelled(workspace, "v")
+    image.tile_planes = 4
+    if is_kept:
+        image.keep()
+    for plane, z0 in {0: 0, 2: 0, 3: 1, 5: 3, 6: 3}.items():
+        for t in range(2):
+            pixels, target = image.read(7 * t + plane, Window((2, 3), (4, 5)))
+            assert np.array_equal(pixels, volume[:, t, z0 : z0 + 4, 2:6, 3:8])
+            assert np.array_equal(target, ids[t, z0 : z0 + 4, 2:6, 3:8])
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_planes_that_a_volume_does_not_have_are_mirrored(workspace: Workspace, is_kept: bool) -> None:
+    volume, ids = put_volume(workspace, 3)
+    image = labelled(workspace, "v")
+    image.tile_planes = 6
+    if is_kept:
+        image.keep()
+    outside = Window((-2, 5), (6, 5))
+    for plane in range(3):
+        pixels, target = image.read_reflected(plane, outside)
+        padded = np.pad(volume, ((0, 0), (1, 2), (2, 0), (0, 0)), mode="reflect")
+        assert np.array_equal(pixels, padded[:, :, :6, 5:10])
+        assert np.array_equal(target, np.pad(ids, ((1, 2), (2, 0), (0, 0)), mode="reflect")[:, :6, 5:10])
 
 
 def test_a_level_that_is_not_there_is_refused(workspace: Workspace) -> None:

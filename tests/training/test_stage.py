@@ -113,12 +113,6 @@ def test_lists_of_a_config_file_are_taken(uri: str) -> None:
     }
 
 
-@pytest.mark.parametrize("settings", [{"architecture": "convlstm_unet"}, {"arguments": {"dims": "3"}}])
-def test_a_network_of_several_planes_is_refused(uri: str, settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"it takes tiles of [tz], y, x, and training has tiles of y and x alone"):
-        train(TrainConfig(workspace=uri, **{**TINY, **settings}))
-
-
 def test_every_setting_of_the_network_may_be_an_argument(uri: str) -> None:
     settings = {name: value for name, value in TINY.items() if name != "channels"}
     result = train(TrainConfig(workspace=uri, arguments={"channels": "4,8", "norm": "batch"}, **settings))

@@ -10,7 +10,7 @@ import torch
 from segcore.classes import ClassInfo
 from segcore.geometry import Window
 from segcore.report.pictures import Rgb, overlay, shrunk, to_rgb
-from segcore.sampling import IGNORED, Int16s, LabelledImage, Pixels
+from segcore.sampling import IGNORED, Int16s, LabelledImage, Pixels, middle
 from segcore.scoring.counts import foreground_rows
 from segcore.training.learner import Learner
 
@@ -47,7 +47,7 @@ class Glimpse:
         self._names = tuple(images[number].image_id for number, _, _ in places)
         self._tiles = [images[number].read_reflected(plane, window) for number, plane, window in places]
         channels = images[0].image.channels if images else ()
-        self._rgb = [to_rgb(pixels, channels) for pixels, _ in self._tiles]
+        self._rgb = [to_rgb(middle(pixels, 3), channels) for pixels, _ in self._tiles]
 
     @torch.no_grad()
     def look(self, learner: Learner) -> Shown:
@@ -69,7 +69,7 @@ class Glimpse:
 
     def _picture(self, rgb: Rgb, target: Int16s, probs: npt.NDArray[np.float32]) -> Rgb:
         halves = [
-            shrunk(overlay(rgb, ids, self._classes, self._foreground), LONGEST_PX)
+            shrunk(overlay(rgb, middle(ids, 2), self._classes, self._foreground), LONGEST_PX)
             for ids in (target, probs.argmax(axis=0).astype(np.int16))
         ]
         gap = np.full((halves[0].shape[0], GAP_PX, 3), 255, np.uint8)
@@ -77,7 +77,7 @@ class Glimpse:
 
 
 def _probs(learner: Learner, pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Probabilities (K, Y, X) of one tile (C, Y, X)."""
+    """Probabilities (K, [P,] Y, X) of one tile (C, [P,] Y, X)."""
     logits = learner.average(learner.to_input(pixels[None]))
     found: npt.NDArray[np.float32] = logits[0].float().softmax(dim=0).cpu().numpy()
     return found
