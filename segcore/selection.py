@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segcore.config import RESERVED_NAMES
 from segcore.errors import ConfigError, SegcoreError, StoreError
-from segcore.store import Image, Label, Objects, Workspace
+from segcore.store import Image, Label, Objects, Workspace, is_instances
 
 log = logging.getLogger("segcore.selection")
 
@@ -149,5 +149,6 @@ def is_stale(image: Image, mask: Label) -> bool:
 
 def _masks_there_are(workspace: Workspace) -> str:
     first = workspace.image_ids()[:20]
-    names = {name for image_id in first for name in workspace.label_names(image_id)}.difference(RESERVED_NAMES)
+    found = {name for image_id in first for name in workspace.label_names(image_id)}.difference(RESERVED_NAMES)
+    names = {name for name in found if not is_instances(name)}
     return f"there are {', '.join(sorted(names))}" if names else "run `segcore predict` first"

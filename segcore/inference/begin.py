@@ -18,7 +18,7 @@ from segcore.inference.gaussian import summed_together
 from segcore.inference.job import Job
 from segcore.inference.layers import Layer, layer_spec
 from segcore.inference.model_grid import ModelGrid, Pixels
-from segcore.inference.plan import STALE_WITH, as_finished, freeze, layer_plan, mask_spec
+from segcore.inference.plan import STALE_WITH, as_finished, finest_level, freeze, layer_plan, mask_spec
 from segcore.inference.run import MaskRun
 from segcore.inference.search import own_foreground, scope_of
 from segcore.inference.tile_choice import is_tuned
@@ -99,7 +99,7 @@ def _sample_reader(job: Job, grid: ModelGrid, stretch: Stretch | None) -> Callab
 def _together(job: Job, tiling: Tiling) -> tuple[int, int]:
     """Planes of z or t, and shards side by side, that are computed together."""
     if job.blend == "gaussian":
-        return summed_together(tiling, len(job.package.classes), job.config.shard_px)
+        return summed_together(tiling, job.package.num_logits, job.config.shard_px)
     return tiling.core[0] if len(tiling.core) > 2 else 1, UNIT_SHARDS
 
 
@@ -133,7 +133,8 @@ def _layer_specs(job: Job, grid: ModelGrid) -> dict[Kind, PyramidSpec]:
     kinds, level, image = job.recipe.decision.layers, job.config.layer_level, grid.image
     if kinds and level >= image.num_levels:
         raise ConfigError(f"layer_level {level}: image {image.image_id} has the levels 0 to {image.num_levels - 1}")
-    return {kind: layer_spec(grid, job.recipe.decision, kind, level, job.config.shard_px) for kind in kinds}
+    levels = {kind: finest_level(job, kind) for kind in kinds}
+    return {kind: layer_spec(grid, job.recipe.decision, kind, levels[kind], job.config.shard_px) for kind in kinds}
 
 
 def _layers(

@@ -1,7 +1,11 @@
 """Decision: the logits of a pixel -> its class, and what else is asked for; on the device, after the halo is gone.
 
     logits (N, K, ...) -> mask (N, ...)                      thresholds, minimum confidence
-                       -> layers (N, channels, ...)          probs, entropy, margin, variance
+                       -> layers (N, channels, ...)          probs, entropy, margin, variance, depth
+
+Behind the K logits of the classes come those of border and depth, of a model that tells objects apart: the layer depth
+is how deep in its object a pixel lies, times how surely it is not at the border. Behind all comes the variance, where a
+layer needs it.
 
 Layers are 8-bit (0..255 = 0..1) or float16. Entropy is divided by log K (Shannon), so that 1 is an even draw; margin is
 how far the best probability lies above the second; variance is that of the probabilities over views, models and
@@ -19,11 +23,12 @@ import torch
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError
 from segcore.inference.model_grid import Pixels
+from segcore.models.info import NUM_PARTS
 
 MASK = "mask"
 """Key of the mask among the answers; the others are layers."""
-Kind = Literal["probs", "entropy", "margin", "variance"]
-KINDS: tuple[Kind, ...] = ("probs", "entropy", "margin", "variance")
+Kind = Literal["probs", "entropy", "margin", "variance", "depth"]
+KINDS: tuple[Kind, ...] = ("probs", "entropy", "margin", "variance", "depth")
 Answers = dict[str, Pixels]
 """By name: the mask (...) of ids, and layers (channels, ...)."""
 
@@ -56,9 +61,9 @@ class Decision:
         return len(self.layer_classes) if layer == "probs" else 1
 
     def __call__(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The answers for logits (N, K, ...), or (N, K + 1, ...) with the variance behind them."""
+        """The answers for logits (N, K, ...), and what is behind them."""
         if self.is_plain:
-            return {MASK: best_class(logits)}
+            return {MASK: best_class(logits[:, : self.num_classes])}
         classes = logits[:, : self.num_classes].float()
         probs = classes.softmax(dim=1)
         found = {MASK: self._confident(self._chosen(classes, probs), probs)}
@@ -93,7 +98,10 @@ class Decision:
         if layer == "margin":
             best = probs.topk(2, dim=1).values
             return best[:, :1] - best[:, 1:]
-        return 4 * logits[:, self.num_classes :].float()
+        if layer == "depth":
+            parts = logits[:, self.num_classes : self.num_classes + NUM_PARTS].float().sigmoid()
+            return parts[:, 1:] * (1 - parts[:, :1])
+        return 4 * logits[:, -1:].float()
 
     def _stored(self, values: torch.Tensor) -> torch.Tensor:
         if self.layer_dtype == "float16":

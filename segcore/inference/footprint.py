@@ -39,7 +39,7 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
         grid: the image.
         tiling: its tiles.
     """
-    spec, threads, num_classes = mask_spec(job, grid), threads_of(job), len(job.package.classes)
+    spec, threads, num_classes = mask_spec(job, grid), threads_of(job), job.package.num_logits
     side_px, planes, wide = spec.shard_px, tiling.core[0] if len(tiling.core) > 2 else 1, 1
     rows = max(tiling.core[-2], min(rows_of(job, grid) or MIN_PIECE_PX, tiling.shape[-2])) + 2 * tiling.halo[-2]
     sums = 0

@@ -253,21 +253,26 @@ class Network:
             done += size
 
     def _seen(self, looks: Iterator[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits, of several looks those of their mean probabilities; and the sum of all that went into them."""
+        """Logits, of several looks those of their mean probabilities; and the sum of all that went into them.
+
+        Of what is no class (border and depth) the logits themselves are averaged.
+        """
         count = self._recipe.num_looks
         if count == 1:
             logits = next(looks)
             return logits, logits.sum(dtype=torch.float32)
-        total = squares = sums = torch.zeros((), device=self.device)
+        num_classes = self.decision.num_classes
+        total = squares = sums = others = torch.zeros((), device=self.device)
         for look in looks:
             logits = look.float()
             sums = sums + logits.sum()
-            probs = logits.softmax(dim=1)
+            probs = logits[:, :num_classes].softmax(dim=1)
             total = total + probs
+            others = others + logits[:, num_classes:]
             if self.decision.needs_variance:
                 squares = squares + probs.square()
         mean = total / count
-        logits = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
+        logits = torch.cat([mean.clamp_min(torch.finfo(torch.float32).tiny).log(), others / count], dim=1)
         if not self.decision.needs_variance:
             return logits, sums
         variance = (squares / count - mean.square()).clamp_min(0).amax(dim=1, keepdim=True)

@@ -66,7 +66,12 @@ def layer_plan(job: Job, plan: dict[str, Any], kind: Kind) -> dict[str, Any]:
     """The plan of a layer, beside that of the mask; what is done to the mask alone is not its own."""
     own = {key: value for key, value in plan.items() if key not in ("thresholds", "min_confidence")}
     classes = list(job.recipe.decision.layer_classes) if kind == "probs" else []
-    return {**own, "layer": kind, "layer_classes": classes, "layer_level": job.config.layer_level}
+    return {**own, "layer": kind, "layer_classes": classes, "layer_level": finest_level(job, kind)}
+
+
+def finest_level(job: Job, kind: Kind) -> int:
+    """The finest level of a layer; of the depth that of the mask, whose objects are made of it."""
+    return 0 if kind == "depth" else job.config.layer_level
 
 
 def as_finished(job: Job, plan: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:

@@ -45,10 +45,11 @@ def recipe_of(ws: Workspace, config: PredictConfig, package: ModelPackage) -> Re
         raise ConfigError(f"layers: need a model of several classes, got one, {names[0]}")
     if any(not 0.25 <= scale <= 4 for scale in config.view_scales):
         raise ConfigError(f"view_scales: expected scales from 0.25 to 4, got {config.view_scales}")
+    asked = (*config.layers, *(("depth",) if package.info.instances is not None else ()))
     decision = Decision(
         num_classes=len(names),
         ignore=ignore_of(package),
-        layers=tuple(kind for kind in KINDS if kind in config.layers),
+        layers=tuple(kind for kind in KINDS if kind in asked),
         layer_classes=tuple(map(names.index, config.layer_classes or names)),
         layer_dtype=config.layer_dtype,
         thresholds=ids_of(config.thresholds, package.classes, "thresholds"),

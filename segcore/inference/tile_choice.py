@@ -80,7 +80,7 @@ def tiling_for(
         return shaped(gaussian_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride))
     px, planes = _halo(config, (contract.halo_px, contract.halo_planes), contract)
     if config.halo == "exact" and config.tile_px is None:
-        tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes, len(package.classes))
+        tile_px = exact_tile_px(tile_px, px, tile_planes + 2 * planes, package.num_logits)
 
     def cropped(tile_px: int) -> Tiling:
         return shaped(crop_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride, config.shard_px))

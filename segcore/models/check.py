@@ -60,7 +60,7 @@ def _problems(ws: Workspace | None, model: str) -> list[str]:
 
 def answer_problems(package: ModelPackage) -> list[str]:
     """What is wrong with the logits of one tile of noise, as large as the smallest tile that has a middle."""
-    contract, num_classes = package.contract, len(package.classes)
+    contract, num_logits = package.contract, package.num_logits
     model = package.load_weights()
     if contract.stride % int(model.stride):  # type: ignore[arg-type]
         return [f"{INFO}: expected a stride that is a multiple of the model's {model.stride}, got {contract.stride}"]
@@ -71,10 +71,11 @@ def answer_problems(package: ModelPackage) -> list[str]:
             logits = model(noise)
     except (RuntimeError, AssertionError) as error:
         return [f"the model takes no tile of shape {tuple(noise.shape)} that {INFO} tells: {_one_line(error)}"]
-    expected = (1, num_classes, *sides)
+    expected = (1, num_logits, *sides)
     if tuple(logits.shape) != expected:
         return [
-            f"expected logits of shape {expected} for the {num_classes} classes of {INFO}, got {tuple(logits.shape)}"
+            f"expected logits of shape {expected} for the {len(package.classes)} classes of {INFO}, got "
+            f"{tuple(logits.shape)}"
         ]
     if not torch.isfinite(logits).all():
         return ["the logits of a tile of noise hold NaN or Inf, though no weight does: train the model again"]

@@ -5,8 +5,12 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segcore.classes import ClassInfo
+from segcore.instances.rule import Rule
 from segcore.models import ModelConfig
 from segcore.spatial import Spacing
+
+NUM_PARTS = 2
+"""Logits behind those of the classes, of a model that tells objects apart: border, depth."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -93,6 +97,9 @@ class PackageInfo(BaseModel):
     contract: InputContract
     classes: tuple[ClassInfo, ...] = Field(min_length=1)
     """Class k of the logits is `classes[k]`: ids 0, 1, 2... in order."""
+    instances: Rule | None = None
+    """How objects are made of its answers, if it tells them apart: the logits of border and depth then follow those of
+    the classes (`segcore.instances`)."""
     scores: dict[str, Any] = {}
     """Of the held-out images, at the chosen checkpoint."""
     data: dict[str, Any] = {}
@@ -101,6 +108,11 @@ class PackageInfo(BaseModel):
     """The resolved config, without the workspace's place."""
     seed: int | None = None
     code_version: str = ""
+
+    @property
+    def num_logits(self) -> int:
+        """Channels of the model's answer."""
+        return len(self.classes) + (NUM_PARTS if self.instances is not None else 0)
 
     @model_validator(mode="after")
     def _ids_in_order(self) -> Self:

@@ -81,6 +81,10 @@ class ModelPackage:
     def classes(self) -> tuple[ClassInfo, ...]:
         return self.info.classes
 
+    @property
+    def num_logits(self) -> int:
+        return self.info.num_logits
+
     @cached_property
     def adapts(self) -> bool:
         """Whether the model has image norms, which are to be adapted to each image."""

@@ -4,7 +4,7 @@ from segcore.store.image import Image, Label, Layer
 from segcore.store.lease import Lease
 from segcore.store.mend import attributes_of, mend, metadata_as_before, needs_its_stage, restore_state
 from segcore.store.objects import Objects
-from segcore.store.places import layer_name, mask_of_layer
+from segcore.store.places import instances_name, is_instances, layer_name, mask_of_layer
 from segcore.store.plan import Ending, PlanState, latest_plan, plan_difference, seal, unseal
 from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging
@@ -31,6 +31,8 @@ __all__ = [
     "Workspace",
     "attributes_of",
     "fitting_shard_px",
+    "instances_name",
+    "is_instances",
     "latest_plan",
     "layer_name",
     "mask_of_layer",

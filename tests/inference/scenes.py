@@ -10,7 +10,9 @@ import torch
 from segcore.classes import default_classes
 from segcore.geometry import Window, reflected
 from segcore.inference.numerics import Network
+from segcore.instances.rule import Rule
 from segcore.models import ModelConfig, build_model
+from segcore.models.info import NUM_PARTS
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.spatial import Spacing
 from segcore.store import Workspace
@@ -121,6 +123,7 @@ def _package(
     spacing: Spacing | None = None,
     in_channels: int = 3,
     plain: bool = False,
+    instances: Rule | None = None,
 ) -> ModelPackage:
     contract = InputContract(
         bands=tuple(f"band {i}" for i in range(in_channels)),
@@ -132,7 +135,8 @@ def _package(
         halo_px=halo_px,
         stride=stride,
     )
-    info = PackageInfo(name="seeded", architecture=config, contract=contract, classes=default_classes(num_classes))
+    classes = default_classes(num_classes - (NUM_PARTS if instances else 0))
+    info = PackageInfo(name="seeded", architecture=config, contract=contract, classes=classes, instances=instances)
     return write_package(ws.objects, "models", info, state)
 
 

@@ -1,0 +1,41 @@
+"""Objects: the masks that are finished, of a model that tells objects apart -> *their objects*, image by image."""
+
+import logging
+from collections.abc import Iterable
+
+from segcore.errors import worded
+from segcore.inference.contract import check_contract
+from segcore.inference.job import Job
+from segcore.instances.make import make_objects
+from segcore.progress import Progress
+from segcore.results import ItemResult
+from segcore.store import Workspace
+
+log = logging.getLogger("segcore.inference")
+
+
+def with_objects(ws: Workspace, job: Job, items: Iterable[ItemResult], progress: Progress) -> tuple[ItemResult, ...]:
+    """The items of a call of predict, after the objects of their masks were made too.
+
+    An image whose objects cannot be made has failed; its mask stays, and the next call goes on with the objects.
+    """
+    if job.package.info.instances is None:
+        return tuple(items)
+    return tuple(item if item.state == "failed" else _item(ws, job, item, progress) for item in items)
+
+
+def _item(ws: Workspace, job: Job, item: ItemResult, progress: Progress) -> ItemResult:
+    image_id, rule = item.image, job.package.info.instances
+    assert image_id is not None, "an item of predict has no image"
+    assert rule is not None, f"{job.model_id} tells no objects apart"
+    try:
+        fit = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance)
+        step = fit.grid.step[-2:] if fit.grid.is_resampled else (1.0, 1.0)
+        made = make_objects(ws, image_id, job.name, rule.scaled(step), job.config.overwrite, progress)
+    except Exception as error:  # one bad image never stops the others; it is reported
+        message = worded(error, image_id)
+        log.debug("objects of image %s failed", image_id, exc_info=error)
+        progress.note(message)
+        return item.model_copy(update={"state": "failed", "error": message})
+    details = {**item.details, "objects": made.count}
+    return item.model_copy(update={"state": "done" if made.shards_written else item.state, "details": details})

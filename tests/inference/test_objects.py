@@ -1,0 +1,194 @@
+"""Objects of masks: those of the image that is cut nowhere, however the work was cut and however often killed."""
+
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from segcore.config import PredictConfig
+from segcore.errors import SegcoreError
+from segcore.geometry import Window
+from segcore.inference import predict
+from segcore.instances import make
+from segcore.instances.grow import fragments_of
+from segcore.instances.rule import Rule
+from segcore.instances.stitch import stitched
+from segcore.models.check import verify_package
+from segcore.models.package import ModelPackage, read_package
+from segcore.results import StageResult
+from segcore.store import Staging, Workspace, verify
+from tests.inference.scenes import conv_package, every_level, mask_of
+from tests.instances.scenes import depth_of, discs, with_snakes
+from tests.synthetic import put_image
+
+RULE = Rule(depth_px=5, min_px=10)
+SHAPE = (1100, 600)
+"""More than a work unit of 4 x 4 shards of 256 px."""
+
+
+@cache
+def crowd() -> npt.NDArray[np.uint8]:
+    """What the model sees: touching discs, and long objects that cross all shards."""
+    return seen_by(with_snakes(discs(SHAPE, 1200), 7))
+
+
+def seen_by(ids: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """An image (3, Y, X) that shows objects: foreground, border, depth."""
+    depth = depth_of(ids, RULE.depth_px, noise=45)
+    border = 255 * ((depth < 60) & (ids > 0))
+    return np.stack([255 * (ids > 0), border, depth]).astype(np.uint8)
+
+
+def reader(ws: Workspace, rule: Rule | None = RULE) -> ModelPackage:
+    """A model that says what such an image shows."""
+    weights = np.zeros((4, 3, 1, 1), np.float32)
+    weights[(1, 2, 3), (0, 1, 2)] = 1 / 20
+    return conv_package(ws, weights, np.array([0, -128 / 20, -128 / 20, -110 / 20]), instances=rule)
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(ws, "a", crowd())
+    return ws
+
+
+def run(ws: Workspace, **settings: Any) -> StageResult:
+    base = {"workspace": ws.uri, "model": reader(ws).model_id, "shard_px": 256, "precision": "float32", "name": "m"}
+    result = predict(PredictConfig.model_validate({**base, **settings}))
+    assert [item.error for item in result.items] == [None]
+    return result
+
+
+def whole(ws: Workspace, name: str = "m") -> npt.NDArray[Any]:
+    """The objects of a mask that is cut nowhere."""
+    layer = ws.layer("a", name, "depth")
+    depth = np.asarray(layer.read(Window.whole(layer.shape(0)))).reshape(layer.shape(0)[-2:])
+    foreground = mask_of(ws, "a", name) == 1
+    rows = np.arange(len(depth), dtype=np.int64) * depth.shape[1]
+    labels, fragments = fragments_of(foreground, depth, RULE, Window.whole(depth.shape).slices[-2:], rows)  # type: ignore[arg-type]
+    return stitched([((0, 0), fragments)], RULE.min_px).ids((0, 0), labels, np.uint32)
+
+
+def test_objects_are_those_of_the_whole_image_at_every_level(ws: Workspace) -> None:
+    result = run(ws)
+    expected = whole(ws)
+    levels = every_level(ws, "a", "m_instances")
+    np.testing.assert_array_equal(levels[0], expected)
+    for fine, coarse in pairwise(levels):
+        np.testing.assert_array_equal(coarse, fine[::2, ::2])
+    label = ws.label("a", "m_instances")
+    assert (label.dtype, len(levels)) == (np.uint32, ws.label("a", "m").num_levels)
+    assert result.items[0].details["objects"] == label.attributes["objects"] == expected.max() > 500
+    assert label.attributes["model"] == ws.label("a", "m").attributes["model"]
+    assert ws.layer_names("a") == ["m.depth"]
+    assert verify(ws) == []
+    assert not list(ws.objects.list(f"state/a/m_instances/{label.attributes['plan']}/fragments"))
+
+
+def test_the_depth_is_that_of_both_answers(ws: Workspace) -> None:
+    run(ws)
+    pixels = ws.image("a").read(Window((0, 0, 0), (3, *SHAPE))).astype(np.float64)
+    border, depth = (1 / (1 + np.exp(-(pixels[k] - at) / 20)) for k, at in ((1, 128), (2, 110)))
+    found = ws.layer("a", "m", "depth").read(Window((0, 0, 0), (1, *SHAPE)))[0]
+    np.testing.assert_allclose(found / 255, depth * (1 - border), atol=0.51 / 255)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shard_px": 512, "tile_workers": 3},
+        {"shard_px": 2048, "tile_px": 512},
+        {"views": "flips"},
+        {"blend": "gaussian", "tile_px": 160, "halo": 16},
+        {"layers": ("probs", "entropy"), "layer_level": 1},
+    ],
+)
+def test_however_the_work_is_cut_the_objects_are_the_same(ws: Workspace, settings: dict[str, Any]) -> None:
+    """One pixel of the model sees one of the image, so that no view and no blend changes an answer."""
+    run(ws)
+    run(ws, name="other", **settings)
+    for name in ("m", "m_instances"):
+        np.testing.assert_array_equal(mask_of(ws, "a", name.replace("m", "other", 1)), mask_of(ws, "a", name))
+
+
+@pytest.mark.parametrize("at", ["fragments", "shards", "end"])
+def test_a_killed_call_goes_on_where_it_was(ws: Workspace, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """Nothing that was finished is done again, in either pass."""
+    calls = {"fragments": 0, "shards": 0, "end": 0}
+    dies_at = {"fragments": 12, "shards": 9, "end": 0}
+
+    def counting(name: str, function: Any, counts: Any) -> Any:
+        def counted(self: Any, *given: Any, **named: Any) -> Any:
+            if counts(self, *given):
+                if at == name and calls[name] == dies_at[name]:
+                    raise KeyboardInterrupt
+                calls[name] += 1
+            return function(self, *given, **named)
+
+        return counted
+
+    def is_own(self: Any, *given: Any) -> bool:
+        return self.name == "m_instances" and (not given or given[0] == 0 or isinstance(given[0], dict))
+
+    monkeypatch.setattr(make, "MAX_THREADS", 1)
+    monkeypatch.setattr(make, "KEPT_SHARDS", 0)
+    monkeypatch.setattr(make._Source, "fragments", counting("fragments", make._Source.fragments, lambda *_: True))
+    monkeypatch.setattr(Staging, "write_shard", counting("shards", Staging.write_shard, is_own))
+    monkeypatch.setattr(Staging, "finish", counting("end", Staging.finish, is_own))
+    with pytest.raises(KeyboardInterrupt):
+        run(ws)
+    assert ws.label_names("a") == ["m"]
+    keys = [key for key, _ in ws.objects.list("state/a/m_instances/0")]
+    num_kept, num_done = (sum(part in key for key in keys) for part in ("/fragments/", "/shards/0/"))
+    expected = {"fragments": (12, 0), "shards": (15, 9), "end": (15, 15)}
+    assert (num_kept, num_done) == expected[at]
+    calls, at = dict.fromkeys(calls, 0), "over"
+    run(ws)
+    assert calls == {"fragments": (15 - num_kept) + (15 - num_done), "shards": 15 - num_done, "end": 1}
+    np.testing.assert_array_equal(mask_of(ws, "a", "m_instances"), whole(ws))
+    assert verify(ws) == []
+
+
+def test_another_mask_makes_other_objects(ws: Workspace) -> None:
+    run(ws)
+    first = mask_of(ws, "a", "m_instances")
+    run(ws, thresholds={"foreground": 0.999}, overwrite=True)
+    second = mask_of(ws, "a", "m_instances")
+    assert (second != first).any()
+    np.testing.assert_array_equal(second, whole(ws))
+
+
+def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_image(ws, "b", seen_by(discs((200, 300), 60)))
+    read = make._Source._read
+
+    def broken(self: Any, window: Window) -> Any:
+        if self.image.image_id == "a":
+            raise SegcoreError("no such disk")
+        return read(self, window)
+
+    monkeypatch.setattr(make._Source, "_read", broken)
+    config = {"workspace": ws.uri, "model": reader(ws).model_id, "name": "m"}
+    result = predict(PredictConfig.model_validate(config))
+    assert [(item.image, item.state) for item in result.items] == [("a", "failed"), ("b", "done")]
+    assert result.items[0].error == "no such disk"
+    assert result.exit_code == 3
+    monkeypatch.undo()
+    again = predict(PredictConfig.model_validate(config))
+    assert [(item.image, item.state) for item in again.items] == [("a", "done"), ("b", "skipped")]
+    assert again.items[1].details["objects"] == mask_of(ws, "b", "m_instances").max()
+
+
+def test_a_package_says_that_it_tells_objects_apart(ws: Workspace) -> None:
+    package = reader(ws)
+    assert read_package(ws, package.model_id).info.instances == RULE
+    assert verify_package(ws, package.model_id) == []
+    plain = reader(ws, rule=None)
+    assert (package.num_logits, plain.num_logits, len(package.classes), len(plain.classes)) == (4, 4, 2, 4)
