@@ -6,7 +6,9 @@ coarser one from the finer; metadata, plans and lists from what the others hold 
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +18,8 @@ from segcore.inference.search import screen_of
 from segcore.inference.stage import predict
 from segcore.ingest.again import ingest_again, job_again
 from segcore.ingest.run import LABELS
+from segcore.instances.make import make_objects
+from segcore.instances.rule import Rule
 from segcore.progress import SILENT, Progress
 from segcore.store import (
     Ending,
@@ -23,6 +27,7 @@ from segcore.store import (
     Problem,
     Workspace,
     attributes_of,
+    layer_name,
     mask_of_layer,
     mend,
     metadata_as_before,
@@ -152,27 +157,43 @@ class _Repair:
     def _repair_mask(self, image_id: str, names: set[str]) -> None:
         (name,) = names
         problems, ending = self._looked_at(image_id, name), self._ending(image_id, name)
-        config = None
+        again: Callable[[], object] | None = None
         if needs_its_stage(ending, problems):
             for other in ("image", *sorted(self._looked_up(image_id, name))):
                 if (image_id, other) in self._errors:
                     what = "the image" if other == "image" else other
                     raise StoreError(f"mask {name} of image {image_id}: made from {what}, which could not be repaired")
-            frozen, made = self._state(image_id, name).load(), attributes_of(ending).get("config", {})
-            config = config_again(self._workspace, image_id, name, frozen, made)
+            again = self._made_by(image_id, name, attributes_of(ending).get("config", {}))
         self._mend(image_id, name, problems)
-        if config is not None:
+        if again is not None:
+            again()
+            self._as_before(image_id, {name: ending})
+
+    def _made_by(self, image_id: str, name: str, made: dict[str, Any]) -> Callable[[], object]:
+        """What makes a mask, a layer or objects go on, under the plan that stands."""
+        frozen = self._state(image_id, name).load()
+        plan = frozen["plan"]
+        if plan.get("stage") == "instances":
+            rule = Rule(depth_px=plan["depth_px"], min_px=plan["min_px"])
+            return partial(make_objects, self._workspace, image_id, plan["mask"]["name"], rule, progress=self._progress)
+        config = config_again(self._workspace, image_id, name, frozen, made)
+
+        def predicted() -> None:
             (item,) = predict(config, self._progress).items
             if item.error is not None:
                 raise StoreError(item.error)
-            self._as_before(image_id, {name: ending})
+
+        return predicted
 
     def _looked_up(self, image_id: str, name: str) -> set[str]:
-        """Labels that told a mask, or a layer of it, where to look."""
+        """Labels that told a mask, or a layer of it, where to look; of objects what they are made of."""
         try:
             plan = self._state(image_id, name).load()["plan"]
         except SegcoreError:  # its own repair says what is wrong
             return set()
+        if plan.get("stage") == "instances":
+            mask = plan["mask"]["name"]
+            return {mask, layer_name(mask, "depth")}
         search = plan.get("search", {})
         label = {search["foreground"]["label"]} if "foreground" in search else set()
         label |= {"foreground"} if search.get("sample", {}).get("foreground") else set()

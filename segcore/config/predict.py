@@ -101,4 +101,6 @@ class PredictConfig(StageConfig):
     def _keep_reserved_names(self) -> Self:
         if self.name in RESERVED_NAMES:
             raise ValueError(f"name: '{self.name}' is the workspace's own; give the mask another name")
+        if self.name is not None and self.name.endswith("_instances"):
+            raise ValueError(f"name: '{self.name}' is what the objects of a mask are called; leave out the ending")
         return self

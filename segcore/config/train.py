@@ -24,6 +24,9 @@ class TrainConfig(StageConfig):
 
     name: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Name of the model; its id is this and 8 hex digits of the package's digest."""
+    task: Literal["semantic", "instances"] = "semantic"
+    """`semantic`: the class of each pixel; `instances`: touching objects apart too, from targets of one number or file
+    each: predict then writes their ids beside the mask."""
     architecture: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")
     """Kind of network; `segcore models` lists them."""
     arguments: dict[str, str] = Field(default={})
@@ -152,6 +155,8 @@ class TrainConfig(StageConfig):
         for name, is_given in (("channels", bool(self.channels)), ("dropout", bool(self.dropout))):
             if is_given and name in self.arguments:
                 raise ValueError(f"arguments: {name} is given twice; leave it out here, or there")
+        if self.task == "instances" and self.augments.get("mixup"):
+            raise ValueError("augments: mixup gives a pixel two truths, of which objects have one; leave it out")
         if self.augments and not self.augment:
             raise ValueError("augments: nothing is augmented with augment off; leave one of the two out")
         return self

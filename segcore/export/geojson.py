@@ -1,4 +1,4 @@
-"""GeoJSON: every object of a mask as one polygon; background and ignore are left out.
+"""GeoJSON: every region of a mask, or every object, as one polygon; background and ignore are left out.
 
 Where the image lies on earth, coordinates are longitude and latitude (RFC 7946), or, with
 `coordinates: crs`, those of the image's own CRS, which is then named in the `crs` member of GeoJSON 2008.
@@ -7,7 +7,8 @@ Elsewhere they are pixels (x right, y down), as QuPath takes them, with its `cla
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,10 +25,11 @@ from segcore.classes import ClassInfo
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.geotiff import georeference
+from segcore.export.objects import object_classes, signed
 from segcore.export.polygons import trace_windows
 from segcore.export.stamp import KEY, stamp
 from segcore.scoring.counts import foreground_rows
-from segcore.store import Image, Label
+from segcore.store import Image, Label, Workspace
 
 WINDOW_PX = 2048
 LONGEST_EDGE_PX = 256
@@ -40,13 +42,11 @@ Place = Callable[[Points], Points]
 
 
 def write_geojson(image: Image, mask: Label, path: Path, config: ExportConfig) -> dict[str, Any]:
-    """Write the objects of a mask as a FeatureCollection, one feature a line.
+    """Write the regions of a mask, or its objects, as a FeatureCollection, one feature a line.
 
     Raises:
         StoreError: if the CRS cannot be understood, or is asked for where there is none.
     """
-    classes = {mask.classes[row].id: mask.classes[row] for row in foreground_rows(mask.classes)}
-    skip = {mask.ignore, *(info.id for info in mask.classes if info.id not in classes)}
     of_image, densify, head = _coordinates(image, config.coordinates)
     in_image = _in_image(image, mask)
     head = {KEY: stamp(mask, config), **head}
@@ -58,15 +58,31 @@ def write_geojson(image: Image, mask: Label, path: Path, config: ExportConfig) -
     with path.open("w", encoding="utf-8") as sink:
         sink.write('{"type": "FeatureCollection", ' + "".join(f'"{k}": {json.dumps(v)}, ' for k, v in head.items()))
         sink.write('"features": [')
-        for class_id, outline in trace_windows(mask.read, _sides(mask), WINDOW_PX, skip):
-            if class_id not in classes:
-                raise StoreError(f"image {image.image_id}: mask {mask.name} holds {class_id}, which is no class")
+        for info, of_object, outline in _objects(mask, config) if mask.tells_objects else _regions(mask):
             sink.write(",\n" if num_objects else "\n")
             num_objects += 1
-            feature = _feature(num_objects, classes[class_id], _placed(outline, place, densify))
+            feature = _feature(of_object or num_objects, info, _placed(outline, place, densify))
             sink.write(json.dumps(feature, ensure_ascii=False))
         sink.write("\n]}\n")
     return {"objects": num_objects}
+
+
+def _regions(mask: Label) -> Iterator[tuple[ClassInfo, None, Polygon]]:
+    """Connected pixels of one class."""
+    classes = {mask.classes[row].id: mask.classes[row] for row in foreground_rows(mask.classes)}
+    skip = {mask.ignore, *(info.id for info in mask.classes if info.id not in classes)}
+    for class_id, outline in trace_windows(mask.read, _sides(mask), WINDOW_PX, skip):
+        if class_id not in classes:
+            raise StoreError(f"image {mask.image_id}: mask {mask.name} holds {class_id}, which is no class")
+        yield classes[class_id], None, outline
+
+
+def _objects(objects: Label, config: ExportConfig) -> Iterator[tuple[ClassInfo, int, Polygon]]:
+    """Each object with its id and its class."""
+    mask = Workspace.open(config.workspace).label(objects.image_id, objects.attributes["mask"])
+    classes = object_classes(objects, mask)
+    for number, outline in trace_windows(partial(signed, objects), _sides(objects), WINDOW_PX, {0}):
+        yield classes[number - 1], number, outline
 
 
 def geojson_stamp(stream: IO[bytes]) -> str | None:

@@ -29,7 +29,8 @@ def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -
     """Write a mask with the CRS and transform of its source, its colours, and `ignore` as nodata.
 
     Its size is the source's, or that of the level at which the mask was made, whose transform it then has.
-    Class names are tags of the band: `CLASS_<id>`. Without a georeference the resolution comes from the spacing.
+    Class names are tags of the band: `CLASS_<id>`. Of objects the ids are written, and 0 is nodata. Without a
+    georeference the resolution comes from the spacing.
 
     Raises:
         StoreError: if the CRS cannot be understood, or the file not be written.
@@ -43,7 +44,7 @@ def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -
         "count": 1,
         "height": height,
         "width": width,
-        "nodata": mask.ignore,
+        "nodata": 0 if mask.tells_objects else mask.ignore,
         "tiled": True,
         "blockxsize": BLOCK_PX,
         "blockysize": BLOCK_PX,
@@ -56,7 +57,8 @@ def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -
             sink.update_tags(**_resolution(georef, spacing), SEGCORE_MASK=mask.name)
             sink.update_tags(**{KEY: stamp(mask, config)})
             sink.update_tags(1, **{f"CLASS_{info.id}": info.name for info in mask.classes})
-            sink.write_colormap(1, {info.id: (*info.color, 255) for info in mask.classes})
+            if not mask.tells_objects:
+                sink.write_colormap(1, {info.id: (*info.color, 255) for info in mask.classes})
             grid = Grid((height, width), (WINDOW_PX, WINDOW_PX))
             for index in grid.indices():
                 window = grid.window(index)

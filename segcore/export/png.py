@@ -31,6 +31,8 @@ def write_png(image: Image, mask: Label, path: Path, config: ExportConfig) -> di
             f"image {image.image_id}: {width} x {height} px is too large for a PNG, expected at most "
             f"{MAX_PX // 1_000_000} Mpx; export it as geotiff"
         )
+    if mask.tells_objects:
+        raise StoreError(f"image {image.image_id}: a PNG holds class ids, not those of objects; export as geotiff")
     largest = max((info.id for info in mask.classes), default=0)
     if largest >= IGNORE:
         raise StoreError(f"image {image.image_id}: a PNG holds class ids up to 254, got {largest}; export as geotiff")

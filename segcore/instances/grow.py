@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from segcore.instances.rule import MIN_SEED_PX, SEED_DEPTH, Rule
+from segcore.instances.rule import SEED_DEPTH, Rule
 
 Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
@@ -91,7 +91,7 @@ def _with_left_over(labels: Labels, foreground: Bools) -> Labels:
 
 def grown(foreground: Bools, depth: Bytes, rule: Rule) -> Labels:
     """Numbers (Y, X) of the seeds and of what grows from them; 0 where none does."""
-    labels = _seeds(foreground & (depth >= SEED_DEPTH))
+    labels = _seeds(foreground & (depth >= SEED_DEPTH), rule.min_seed_px)
     width = labels.shape[1] + 2
     numbers, depths = np.pad(labels, 1).ravel(), np.pad(depth, 1).astype(np.int16).ravel()
     is_open = np.pad(foreground & (labels == 0), 1).ravel()
@@ -117,11 +117,11 @@ def grown(foreground: Bools, depth: Bytes, rule: Rule) -> Labels:
     return numbers.reshape(-1, width)[1:-1, 1:-1]
 
 
-def _seeds(deep: Bools) -> Labels:
+def _seeds(deep: Bools, min_px: int) -> Labels:
     """Connected deep pixels, without those of too few that end inside."""
     labels: Labels
     labels, _ = ndimage.label(deep)
-    is_kept = np.bincount(labels.ravel()) >= MIN_SEED_PX
+    is_kept = np.bincount(labels.ravel()) >= min_px
     for rim in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         is_kept[rim] = True
     return np.where(is_kept[labels], labels, 0).astype(np.int32)

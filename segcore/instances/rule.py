@@ -7,8 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SEED_DEPTH = 128
 """Of 255: where an object's own seed begins."""
-MIN_SEED_PX = 4
-"""Smaller seeds are noise; one that reaches the rim of the image may be larger, and counts."""
 LEVELS = 8
 """Steps in which the depth goes down from that of seeds to nothing."""
 
@@ -34,6 +32,11 @@ class Rule(BaseModel):
         )
 
     @property
+    def min_seed_px(self) -> int:
+        """Smaller seeds are noise; one that reaches the rim of the image may be larger, and counts."""
+        return 2 * self.depth_px
+
+    @property
     def levels(self) -> tuple[tuple[int, int], ...]:
         """Least depth (of 255), and steps of growth at it; the last one takes all of the foreground."""
         steps = -(-self.depth_px // 4)
@@ -43,8 +46,8 @@ class Rule(BaseModel):
     @property
     def context_px(self) -> int:
         """How far around a window it takes to know the objects in it, and which of them go on beside it."""
-        return sum(steps for _, steps in self.levels) + MIN_SEED_PX + 2
+        return sum(steps for _, steps in self.levels) + self.min_seed_px + 2
 
     def frozen(self) -> dict[str, Any]:
         """For a plan: all that decides."""
-        return {**self.model_dump(), "seed_depth": SEED_DEPTH, "min_seed_px": MIN_SEED_PX, "levels": LEVELS}
+        return {**self.model_dump(), "seed_depth": SEED_DEPTH, "min_seed_px": self.min_seed_px, "levels": self.levels}

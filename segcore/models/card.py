@@ -15,11 +15,12 @@ def model_card(info: PackageInfo, has_picture: bool = False) -> str:
     contract = info.contract
     spacing = "unknown" if contract.spacing is None else _spacing(contract.spacing.values, contract.spacing.unit)
     planes = f"{contract.tile_planes} + {contract.halo_planes}, multiples of {contract.stride_planes}"
+    objects = "" if info.instances is None else ", and numbers the objects"
     lines = [
         f"# {_cell(info.name)}",
         "",
         f"A segmentation model ({_cell(info.architecture.architecture)}) made with segcore {_cell(info.code_version)}.",
-        "It gives each pixel one of the classes below. Trust it on images like those that it was trained on,",
+        f"It gives each pixel one of the classes below{objects}. Trust it on images like those that it was trained on,",
         "and score it on some of yours before you rely on it.",
         "",
         "## Classes",

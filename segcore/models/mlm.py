@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from segcore.classes import ClassInfo
 from segcore.models import find_architecture
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
@@ -60,7 +59,7 @@ def mlm_item(package: ModelPackage, artifacts: Sequence[Artifact], folder: str, 
         "mlm:pretrained_source": None,
         "mlm:accelerator": None,
         "mlm:input": [_input(package.contract)],
-        "mlm:output": [_output(package.contract, package.classes)],
+        "mlm:output": [_output(package)],
         "mlm:hyperparameters": _hyperparameters(package),
     }
     return {
@@ -96,14 +95,15 @@ def _input(contract: InputContract) -> dict[str, Any]:
     }
 
 
-def _output(contract: InputContract, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+def _output(package: ModelPackage) -> dict[str, Any]:
+    behind = " Behind those of the classes are border and depth, before a sigmoid." if package.info.instances else ""
     return {
         "name": "logits",
-        "description": "Before softmax; the largest is the pixel's class.",
+        "description": f"Before softmax; the largest is the pixel's class.{behind}",
         "tasks": ["semantic-segmentation"],
         "result": {
-            "shape": [-1, len(classes), *(-1 for _ in contract.axes)],
-            "dim_order": ["batch", "class", *(DIMENSIONS[axis] for axis in contract.axes)],
+            "shape": [-1, package.num_logits, *(-1 for _ in package.contract.axes)],
+            "dim_order": ["batch", "class", *(DIMENSIONS[axis] for axis in package.contract.axes)],
             "data_type": "float32",
         },
         "classification:classes": [
@@ -113,7 +113,7 @@ def _output(contract: InputContract, classes: Sequence[ClassInfo]) -> dict[str, 
                 "description": info.name,
                 "color_hint": bytes(info.color).hex().upper(),
             }
-            for info in classes
+            for info in package.classes
         ],
         "post_processing_function": None,
     }

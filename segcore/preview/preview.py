@@ -40,7 +40,7 @@ def preview(config: PreviewConfig, progress: Progress = SILENT) -> StageResult:
     """
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
-        data = gather(workspace, config)
+        data = gather(workspace, config.model_copy(update={"task": "semantic"}))  # it shows classes
         keep_what_fits(data.training, config.cache_mib)
         content = _content(config, data, workspace.uri, progress)
         path = "" if config.dry_run else _written(workspace, config.output, render(content))

@@ -5,9 +5,10 @@ tile is the i-th of a run, as a pure function of the seed; loader.py reads them.
 """
 
 from segcore.sampling.anywhere import RandomSampler
+from segcore.sampling.codes import IGNORED
 from segcore.sampling.epoch import EpochSampler
 from segcore.sampling.index import ClassIndex
-from segcore.sampling.labelled import IGNORED, Int16s, LabelledImage, Pixels, keep_what_fits, middle
+from segcore.sampling.labelled import Int16s, LabelledImage, Pixels, Truth, keep_what_fits, middle
 from segcore.sampling.loader import Loader
 from segcore.sampling.sampler import Draw, Sampler
 
@@ -22,6 +23,7 @@ __all__ = [
     "Pixels",
     "RandomSampler",
     "Sampler",
+    "Truth",
     "keep_what_fits",
     "middle",
 ]

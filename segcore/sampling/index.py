@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from segcore.sampling.labelled import IGNORED, LabelledImage
+from segcore.sampling.codes import IGNORED
+from segcore.sampling.labelled import LabelledImage
 from segcore.store.pyramid import CHUNK_PX
 
 MAX_INDEX_PX = 16 << 20

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from segcore.errors import ConfigError
 from segcore.geometry import Window, reflected
+from segcore.sampling.codes import IGNORED, coded
 from segcore.store import Image, Label
 from segcore.stretch import Stretch
 from segcore.taps import Axis
@@ -15,11 +16,10 @@ from segcore.taps import Axis
 if TYPE_CHECKING:  # it lies in a package that loads torch
     from segcore.inference.model_grid import ModelGrid
 
-IGNORED = -1
-"""Class number, in tiles, of pixels that change neither loss nor score: `ignore` in the target, or not usable."""
-
 Pixels = npt.NDArray[Any]
 Int16s = npt.NDArray[np.int16]
+Truth = npt.NDArray[np.int16 | np.int32]
+"""Class numbers, or codes of class and object."""
 
 
 class _Kept(NamedTuple):
@@ -27,7 +27,7 @@ class _Kept(NamedTuple):
 
     pixels: Pixels
     """(C, planes, Y, X)."""
-    target: Int16s
+    target: Truth
     """(planes, Y, X)."""
     there: set[int]
     """Planes that are decoded."""
@@ -68,10 +68,17 @@ class LabelledImage:
         self._kept: _Kept | None = None
         self.stretch: Stretch | None = None
         """What `read` does to the pixels first."""
+        self.objects: Label | None = None
+        """Ids of objects, where `read` is to tell them too: codes in place of class numbers (`sampling.codes`)."""
 
     @property
     def image_id(self) -> str:
         return self.image.image_id
+
+    @property
+    def labels(self) -> tuple[Image | Label, ...]:
+        """The image, its target, and its objects where they are asked for."""
+        return (self.image, self.target, *(() if self.objects is None else (self.objects,)))
 
     @property
     def num_planes(self) -> int:
@@ -80,7 +87,11 @@ class LabelledImage:
     @property
     def num_bytes(self) -> int:
         """Memory that pixels and target take when they are kept."""
-        return self.num_planes * int(np.prod(self.shape_yx)) * (self.num_channels * self.image.dtype.itemsize + 2)
+        return (
+            self.num_planes
+            * int(np.prod(self.shape_yx))
+            * (self.num_channels * self.image.dtype.itemsize + (2 if self.objects is None else 4))
+        )
 
     @property
     def is_kept(self) -> bool:
@@ -89,12 +100,12 @@ class LabelledImage:
 
     def keep(self) -> None:
         """Decode each plane once, at its first use, and keep it; changes no pixel, only the time to read it."""
-        sides = (self.num_planes, *self.shape_yx)
+        sides, truth = (self.num_planes, *self.shape_yx), np.int16 if self.objects is None else np.int32
         self._kept = _Kept(
-            np.empty((self.num_channels, *sides), self.image.dtype), np.empty(sides, np.int16), set()
+            np.empty((self.num_channels, *sides), self.image.dtype), np.empty(sides, truth), set()
         )  # memory that no plane has touched is not taken yet
 
-    def read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
+    def read(self, plane: int, window: Window) -> tuple[Pixels, Truth]:
         """Pixels (C, Y, X) as `read_pixels` gives them and class numbers (Y, X), `IGNORED` where nothing is known.
 
         With `tile_planes` over 1 a stack of so many planes that holds this one: (C, planes, Y, X) and (planes, Y, X).
@@ -137,14 +148,14 @@ class LabelledImage:
                 kept.pixels[:, plane], kept.target[plane] = self._read(plane, Window.whole(self.shape_yx))
                 kept.there.add(plane)
 
-    def read_reflected(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
+    def read_reflected(self, plane: int, window: Window) -> tuple[Pixels, Truth]:
         """As `read`, of a window that may reach over the border; what lies outside is mirrored, target too."""
         inside = self.inside(window)
         pixels, target = self.read(plane, inside)
         if inside == window:
             return pixels, target
         sides = [(*whole.shape[:-2], *window.shape) for whole in (pixels, target)]
-        out = np.empty(sides[0], pixels.dtype), np.empty(sides[1], np.int16)
+        out = np.empty(sides[0], pixels.dtype), np.empty(sides[1], target.dtype)
         for planes, mirrored in zip((pixels, target), out, strict=True):
             cut(planes, inside, window, self.shape_yx, mirrored)
         return out
@@ -183,14 +194,14 @@ class LabelledImage:
         assert pixels is not None, "only pixels tell what is usable"
         return self.image.usable(pixels)
 
-    def _read(self, plane: int, window: Window) -> tuple[Pixels, Int16s]:
+    def _read(self, plane: int, window: Window) -> tuple[Pixels, Truth]:
         if self._grid is not None:
             return self._resampled(self._grid, plane, window)
         pixels = self.read_pixels(plane, window, self.level)
-        classes = self._classes(plane, window, self.level, pixels)
+        classes = self._truth(plane, window, pixels)
         return self.stretched(pixels), classes
 
-    def _resampled(self, grid: "ModelGrid", plane: int, window: Window) -> tuple[Pixels, Int16s]:
+    def _resampled(self, grid: "ModelGrid", plane: int, window: Window) -> tuple[Pixels, Truth]:
         """Target and `valid` have the class of the level's pixel in which the centre of a read one lies."""
         pixels = grid.read(self._full(self.target.axes, plane, window)).reshape(self.num_channels, *window.shape)
         pixels = self._without_fill(pixels)
@@ -198,7 +209,7 @@ class LabelledImage:
         rows, columns = (Axis(step, n).nearest(start, stop) for step, n, start, stop in sides)
         start = (int(rows[0]), int(columns[0]))
         under = Window(start, (int(rows[-1]) + 1 - start[0], int(columns[-1]) + 1 - start[1]))
-        classes = self._classes(plane, under, self.level, None)[np.ix_(rows - start[0], columns - start[1])]
+        classes = self._truth(plane, under, None)[np.ix_(rows - start[0], columns - start[1])]
         if self.image.pixels_tell:
             classes[~self.image.usable(pixels)] = IGNORED
         return self.stretched(pixels), classes
@@ -206,6 +217,14 @@ class LabelledImage:
     def stretched(self, pixels: Pixels) -> Pixels:
         """Pixels as the model gets them: stretched, where this image is."""
         return pixels if self.stretch is None else self.stretch.apply(pixels)
+
+    def _truth(self, plane: int, window: Window, pixels: Pixels | None) -> Truth:
+        """Class numbers of the level, and the objects where these are asked for too."""
+        classes = self._classes(plane, window, self.level, pixels)
+        if self.objects is None:
+            return classes
+        ids = self.objects.read(self._full(self.target.axes, plane, window), self.level).reshape(window.shape)
+        return coded(classes, ids, self._num_classes)
 
     def _classes(self, plane: int, window: Window, level: int, pixels: Pixels | None) -> Int16s:
         """Class numbers; `pixels` of the same window are needed where they, not a label, say what is usable."""

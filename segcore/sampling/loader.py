@@ -16,13 +16,13 @@ from typing import Self
 import numpy as np
 
 from segcore.geometry import Window
-from segcore.sampling.labelled import Int16s, Pixels, cut
+from segcore.sampling.labelled import Pixels, Truth, cut
 from segcore.sampling.sampler import Round, Sampler
 
 AHEAD = 4
 """Batches that are being made or ready."""
 
-Read = tuple[Pixels, Int16s]
+Read = tuple[Pixels, Truth]
 
 
 class _Reading:
@@ -46,7 +46,7 @@ class _Reading:
         """Pixels and target of a tile's region."""
         return self._futures[int(self.round.owner[at])].result()
 
-    def cut(self, at: int, pixels: Pixels, target: Int16s) -> None:
+    def cut(self, at: int, pixels: Pixels, target: Truth) -> None:
         """Copy a tile to where it belongs: (C, Y, X) and (Y, X), with planes before y where it has several."""
         region = self.round.regions[int(self.round.owner[at])]
         whole_pixels, whole_target = self.read(at)
@@ -60,8 +60,8 @@ class _Reading:
 class Loader:
     """The batches of all steps from the first one on, without end; close it to end its threads.
 
-    Yields step, pixels (N, C, [P,] Y, X) in the images' own dtype, and class numbers (N, [P,] Y, X): of the whole
-    batch, or of those of its tiles that are this process's own.
+    Yields step, pixels (N, C, [P,] Y, X) in the images' own dtype, and class numbers (N, [P,] Y, X), or codes: of the
+    whole batch, or of those of its tiles that are this process's own.
 
     Args:
         sampler: draws.
@@ -87,7 +87,7 @@ class Loader:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> tuple[int, Pixels, Int16s]:
+    def __next__(self) -> tuple[int, Pixels, Truth]:
         began = time.perf_counter()
         while len(self._waiting) < AHEAD:
             self._waiting.append((self._next, self._assembler.submit(self._assembled, self._next)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from segcore.geometry import Window
 from segcore.sampling.index import Int64s
-from segcore.sampling.labelled import Int16s, LabelledImage, Pixels
+from segcore.sampling.labelled import LabelledImage, Pixels, Truth
 
 ROUND_BYTES = 128 << 20
 """Of the regions of a round, pixels and targets decoded; two rounds are in memory at a time."""
@@ -88,7 +88,7 @@ class Sampler(ABC):
             found.append(Draw(region.image, region.plane, Window(start, (self.tile_px, self.tile_px))))
         return found
 
-    def tiles(self, step: int, batch: int) -> tuple[Pixels, Int16s]:
+    def tiles(self, step: int, batch: int) -> tuple[Pixels, Truth]:
         """One batch, tile by tile: pixels (N, C, [P,] Y, X) in the images' own dtype, class numbers (N, [P,] Y, X)."""
         draws = self.draws(step * batch, batch)
         read = [self.images[draw.image].read_reflected(draw.plane, draw.window) for draw in draws]

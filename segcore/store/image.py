@@ -14,7 +14,7 @@ from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.objects import Objects
-from segcore.store.places import array_prefix
+from segcore.store.places import array_prefix, is_instances
 from segcore.store.pyramid import Ngff, Pixels, PyramidSpec
 
 
@@ -121,8 +121,13 @@ class Label(_Pyramid):
         return tuple(ClassInfo.model_validate(value) for value in self.attributes.get("classes", ()))
 
     @property
+    def tells_objects(self) -> bool:
+        """True if its ids are those of objects, and 0 is none; it has no classes then."""
+        return is_instances(self.name)
+
+    @property
     def ignore(self) -> int:
-        """The id of pixels that count as neither right nor wrong."""
+        """The id of pixels that count as neither right nor wrong; of classes."""
         return IGNORE if self.dtype == np.uint8 else 65535
 
 

@@ -17,6 +17,7 @@ from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
 from segcore.models import axes_of, takes
 from segcore.training.data import TrainingData
+from segcore.training.objects import ObjectTruth
 
 CPU_CHANNELS = (8, 16, 32, 64, 128)
 GPU_CHANNELS = (32, 64, 128, 256, 256)
@@ -55,6 +56,8 @@ class Choice:
     """In the loss, by class; none = all alike."""
     augments: Augments = OFF
     """What is done to the tiles."""
+    objects: ObjectTruth | None = None
+    """How objects are told apart, where that is the task."""
     reasons: dict[str, str] = field(default_factory=dict, compare=False)
     """By setting that was not given: what was chosen, and why."""
 
@@ -129,9 +132,11 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         augments = choose_augments(config.augments, facts_of(data.training, data.classes, data.mean))
         reasons["augments"] = f"{augments}: {augments.reasons['flip']} (segcore preview shows more)"
         check_partners(augments, batch, processes)
+    if data.objects is not None:
+        reasons["objects"] = data.objects.why
     weights = class_weights(config, data)
     shape = (channels, tile_px, batch)
-    return Choice(*shape, loss, rate, norm, planes, flat_stages, weights, augments, reasons)
+    return Choice(*shape, loss, rate, norm, planes, flat_stages, weights, augments, data.objects, reasons)
 
 
 def check_partners(augments: Augments, batch: int, processes: int) -> None:
@@ -182,6 +187,11 @@ def _planes(
                 f"architecture {config.architecture}: it takes tiles of {', '.join(axes)}, and image "
                 f"{labelled.image_id} has the axes {', '.join(labelled.image.axes)}; choose another network"
             )
+    if data.objects is not None:
+        raise ConfigError(
+            f"task instances: objects are told apart in planes, and {config.architecture} takes several; choose a "
+            "network of planes (`segcore models`)"
+        )
     planes = config.tile_planes
     if planes == 1:
         raise ConfigError(f"tile_planes 1: expected several for {config.architecture}, or a network of single planes")

@@ -13,9 +13,10 @@ from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.sampling import ClassIndex, EpochSampler, LabelledImage, RandomSampler, Sampler
 from segcore.spatial import Spacing
-from segcore.store import Image, Workspace
+from segcore.store import Image, Label, Workspace, instances_name
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
+from segcore.training.objects import ObjectTruth, object_truth
 from segcore.training.spacing import MAX_ENLARGED, asked, common, resampled
 from segcore.training.weights import checked_names, image_weights
 
@@ -41,6 +42,9 @@ class TrainingData:
     """Of the training images; None = all alike."""
     asked: Spacing | None = None
     """The pixel size that all images were resampled to; its origin says why."""
+
+    objects: ObjectTruth | None = None
+    """How objects are told apart, where that is the task: the training images then tell codes."""
 
     @property
     def level(self) -> int:
@@ -80,7 +84,7 @@ class TrainingData:
     def digest(self) -> str:
         """SHA-256 of which images train and validate, and of all that the store knows of them and their targets."""
         lines = [
-            json.dumps([role, image.image_id, image.image.attributes, image.target.attributes], sort_keys=True)
+            json.dumps([role, image.image_id, *(each.attributes for each in image.labels)], sort_keys=True)
             for role, images in (("train", self.training), ("val", self.validation))
             for image in images
         ]
@@ -129,6 +133,9 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
         training, validation = split_by_fold(images, fold, config.folds, config.seed)
     if not training:
         raise ConfigError(f"workspace {workspace.uri}: all {len(images)} labelled images are held out, none trains")
+    if config.task == "instances":
+        for image in training:
+            image.objects = _objects_of(workspace, image.image_id)
     index = ClassIndex(training, len(classes), config.seed)
     occurring = index.occurring
     if not occurring:
@@ -142,10 +149,11 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
         for image in (*training, *validation):
             image.stretch = stretch_of(image.image)
     mean, std = statistics(training)
+    objects = object_truth(training, classes) if config.task == "instances" else None
     weights = image_weights(config.weights, training)
     if not index.pixels[np.array(weights) > 0].any():
         raise ConfigError("weights: the targets of all training images with a weight above 0 are empty")
-    return TrainingData(tuple(training), tuple(validation), classes, index, mean, std, weights, asked_for)
+    return TrainingData(tuple(training), tuple(validation), classes, index, mean, std, weights, asked_for, objects)
 
 
 def _labelled(
@@ -160,6 +168,21 @@ def _labelled(
     if wanted is None:
         return [LabelledImage(image, target, config.level or 0) for image, target in pairs], None
     return [LabelledImage(image, target, grid=resampled(image, wanted)) for image, target in pairs], wanted
+
+
+def _objects_of(workspace: Workspace, image_id: str) -> Label:
+    """The ids of the objects of a training image.
+
+    Raises:
+        ConfigError: if its target has none.
+    """
+    name = instances_name("target")
+    if name not in workspace.label_names(image_id):
+        raise ConfigError(
+            f"task instances: expected objects in the target of {image_id}, got classes alone; ingest it again with "
+            "one mask file per object, or a numbered mask (docs/instances.md)"
+        )
+    return workspace.label(image_id, name)
 
 
 def sampler_of(config: TrainConfig, data: TrainingData, tile_px: int) -> Sampler:

@@ -17,9 +17,11 @@ from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model
 from segcore.models.foreign import begin_with
 from segcore.models.layout import channels_last, laid_out
+from segcore.sampling import Truth
 from segcore.store import Workspace
 from segcore.training.choice import Choice
 from segcore.training.losses import SegmentationLoss
+from segcore.training.objects import ObjectLoss
 from segcore.training.parallel import ALONE, Group
 
 MOMENTUM = 0.9
@@ -63,7 +65,8 @@ class Learner:
         self.model = group.synced(self.model)
         self._seed, self._has_dropout = config.seed, has_dropout(built)
         weights = torch.tensor(choice.class_weights, device=device) if choice.class_weights else None
-        self._loss = SegmentationLoss(choice.loss, weights, config.label_smoothing)
+        of_classes = SegmentationLoss(choice.loss, weights, config.label_smoothing)
+        self._loss = of_classes if choice.objects is None else ObjectLoss(of_classes, choice.objects)
         self._mixes = choice.augments.shares.get("mixup", 0.0) > 0
         self._ema, self._max_gradient = config.ema, config.max_gradient
         self._frozen = False
@@ -103,8 +106,8 @@ class Learner:
             tiles.masked_fill_(missing, 0.0)
         return tiles.contiguous(memory_format=channels_last(tiles.ndim))
 
-    def to_classes(self, target: npt.NDArray[np.int16]) -> torch.Tensor:
-        """Class numbers (N, [P,] Y, X) -> int64 on the device."""
+    def to_classes(self, target: Truth) -> torch.Tensor:
+        """Class numbers (N, [P,] Y, X), or codes, -> int64 on the device."""
         return self._on_device(torch.from_numpy(target)).to(torch.int64)
 
     def _on_device(self, values: torch.Tensor) -> torch.Tensor:

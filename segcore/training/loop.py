@@ -13,7 +13,7 @@ from segcore.config import TrainConfig
 from segcore.errors import SegcoreError
 from segcore.geometry import rounded_up
 from segcore.progress import Progress
-from segcore.sampling import Int16s, Loader, Pixels
+from segcore.sampling import Loader, Pixels, Truth
 from segcore.training.choice import Choice
 from segcore.training.clock import Clock
 from segcore.training.data import TrainingData, sampler_of
@@ -142,7 +142,7 @@ class Training:
         sampler = sampler_of(config, self.data, self.choice.tile_px)
         return Loader(sampler, batch, self.state.step * config.accumulate, config.readers, self._own)
 
-    def _prepared(self, step: int, pixels: Pixels, target: Int16s) -> Augmented:
+    def _prepared(self, step: int, pixels: Pixels, target: Truth) -> Augmented:
         """This process's own tiles of a batch, on the device, normalised and augmented."""
         return self._augmenter(self.learner.to_input(pixels), self.learner.to_classes(target), step, self._own.start)
 

@@ -16,6 +16,7 @@ from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
 from segcore.models import ModelConfig, build_model, checked_arguments, weightless
 from segcore.models.foreign import digest_of_init
+from segcore.models.info import NUM_PARTS
 from segcore.models.package import InputContract, PackageInfo
 from segcore.models.receptive import measured
 from segcore.store import Workspace
@@ -26,7 +27,7 @@ from segcore.training.parallel import Group
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX = 32
 LEARNING = {
-    *("channels", "dropout", "init", "unsafe_weights", "freeze", "tile_px", "batch", "accumulate"),
+    *("task", "channels", "dropout", "init", "unsafe_weights", "freeze", "tile_px", "batch", "accumulate"),
     *("minutes", "max_steps", "sampling", "foreground_share", "weights", "validate_every", "patience"),
     *("loss", "class_weighting", "class_weights", "label_smoothing"),
     *("optimizer", "learning_rate", "weight_decay", "schedule", "warm_up", "ema", "max_gradient"),
@@ -110,6 +111,7 @@ class Settled:
             architecture=self.model,
             contract=_contract(self.data, self.model, self.choice.tile_planes),
             classes=self.data.classes,
+            instances=None if self.data.objects is None else self.data.objects.rule,
         )
 
 
@@ -159,7 +161,8 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
     Raises:
         ConfigError: if there is no such architecture, or it does not take an argument.
     """
-    arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": len(data.classes), **config.arguments}
+    num_logits = len(data.classes) + (NUM_PARTS if data.objects is not None else 0)
+    arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": num_logits, **config.arguments}
     if choice.channels:
         arguments["channels"] = list(choice.channels)
     if choice.flat_stages is not None:

@@ -136,6 +136,8 @@ def _package(
         stride=stride,
     )
     classes = default_classes(num_classes - (NUM_PARTS if instances else 0))
+    if instances:
+        classes = (classes[0].model_copy(update={"name": "background"}), *classes[1:])
     info = PackageInfo(name="seeded", architecture=config, contract=contract, classes=classes, instances=instances)
     return write_package(ws.objects, "models", info, state)
 

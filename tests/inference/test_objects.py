@@ -1,5 +1,6 @@
 """Objects of masks: those of the image that is cut nowhere, however the work was cut and however often killed."""
 
+import json
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
+from shapely.geometry import shape
 
-from segcore.config import PredictConfig
+from segcore.config import ExportConfig, PredictConfig
 from segcore.errors import SegcoreError
+from segcore.export import export
 from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.instances import make
@@ -19,6 +23,7 @@ from segcore.instances.rule import Rule
 from segcore.instances.stitch import stitched
 from segcore.models.check import verify_package
 from segcore.models.package import ModelPackage, read_package
+from segcore.repair import repair
 from segcore.results import StageResult
 from segcore.store import Staging, Workspace, verify
 from tests.inference.scenes import conv_package, every_level, mask_of
@@ -192,3 +197,53 @@ def test_a_package_says_that_it_tells_objects_apart(ws: Workspace) -> None:
     assert verify_package(ws, package.model_id) == []
     plain = reader(ws, rule=None)
     assert (package.num_logits, plain.num_logits, len(package.classes), len(plain.classes)) == (4, 4, 2, 4)
+
+
+@pytest.mark.parametrize("lost", ["m_instances", "m", "layer"])
+def test_repair_makes_again_what_is_lost(ws: Workspace, lost: str) -> None:
+    run(ws)
+    expected = {name: every_level(ws, "a", name) for name in ("m", "m_instances")}
+    array = "layers/a/m.depth.ome.zarr" if lost == "layer" else f"images/a.ome.zarr/labels/{lost}"
+    for key in [key for key, _ in ws.objects.list(f"{array}/0/c") if key.endswith("/1/1")]:
+        ws.objects.delete(key)
+    assert verify(ws) != []
+    assert all(done.fixed for done in repair(ws))
+    assert verify(ws) == []
+    for name, levels in expected.items():
+        for found, before in zip(every_level(ws, "a", name), levels, strict=True):
+            np.testing.assert_array_equal(found, before)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_objects_become_polygons_with_the_class_of_most_of_their_pixels(tmp_path: Path) -> None:
+    """Each polygon covers the pixels of its object, across the windows that are traced."""
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    ids = with_snakes(discs((300, 280), 70), 2)
+    pixels = seen_by(ids)
+    kind = np.where(np.arange(280) < 140, 0, 255) * np.ones((300, 1))
+    put_image(ws, "a", np.concatenate([pixels, kind[None].astype(np.uint8)]))
+    weights = np.zeros((5, 4, 1, 1), np.float32)
+    weights[(1, 2, 3, 4), (0, 0, 1, 2)] = 1 / 20
+    weights[2, 3] = 1 / 100
+    package = conv_package(ws, weights, np.array([0, -6.4, -7.4, -6.4, -5.5]), instances=RULE)
+    predict(PredictConfig(workspace=ws.uri, model=package.model_id, name="m", precision="float32"))
+    out = tmp_path / "out"
+    result = export(ExportConfig(workspace=ws.uri, model="m_instances", output=str(out), format="geojson"))
+    assert [item.error for item in result.items] == [None]
+    objects, mask = mask_of(ws, "a", "m_instances"), mask_of(ws, "a", "m")
+    assert set(np.unique(mask)) == {0, 1, 2}
+    features = json.loads((out / "a.geojson").read_text())["features"]
+    assert sorted(each["id"] for each in features) == list(range(1, objects.max() + 1))
+    assert {each["properties"]["class"] for each in features} == {"class 1", "class 2"}
+    for each in features:
+        own = objects == each["id"]
+        assert shape(each["geometry"]).area == own.sum()
+        assert each["properties"]["class_id"] == np.bincount(mask[own]).argmax()
+    assert (
+        export(ExportConfig(workspace=ws.uri, model="m_instances", output=str(out), format="png")).items[0].error
+        == "image a: a PNG holds class ids, not those of objects; export as geotiff"
+    )
+    export(ExportConfig(workspace=ws.uri, model="m_instances", output=str(out)))
+    with rasterio.open(out / "a.tif") as file:
+        np.testing.assert_array_equal(file.read(1), objects)
+        assert file.nodata == 0

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from segcore.geometry import Grid, Window
 from segcore.instances.grow import Bools, Bytes, Labels, fragments_of, grown
-from segcore.instances.rule import MIN_SEED_PX, SEED_DEPTH, Rule
+from segcore.instances.rule import SEED_DEPTH, Rule
 from segcore.instances.stitch import Fragments, packed, stitched, unpacked
 from tests.instances.scenes import Ids, depth_of, discs, same_parts, with_snakes
 
@@ -40,7 +40,7 @@ def brute_force(foreground: Bools, depth: Bytes, rule: Rule) -> Ids:
     for number in range(1, numbers.max() + 1):
         y, x = np.nonzero(numbers == number)
         at_rim = (y == 0).any() or (x == 0).any() or (y == height - 1).any() or (x == width - 1).any()
-        if len(y) < MIN_SEED_PX and not at_rim:
+        if len(y) < rule.min_seed_px and not at_rim:
             numbers[y, x] = 0
     for least, steps in rule.levels:
         for _ in range(steps):

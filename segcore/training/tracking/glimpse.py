@@ -10,7 +10,7 @@ import torch
 from segcore.classes import ClassInfo
 from segcore.geometry import Window
 from segcore.report.pictures import Rgb, overlay, shrunk, to_rgb
-from segcore.sampling import IGNORED, Int16s, LabelledImage, Pixels, middle
+from segcore.sampling import IGNORED, LabelledImage, Pixels, Truth, middle
 from segcore.scoring.counts import foreground_rows
 from segcore.training.learner import Learner
 
@@ -52,7 +52,7 @@ class Glimpse:
     @torch.no_grad()
     def look(self, learner: Learner) -> Shown:
         """What the averaged weights make of the tiles, at most one tile on the device at a time."""
-        probs = [_probs(learner, pixels) for pixels, _ in self._tiles]
+        probs = [_probs(learner, pixels, len(self._classes)) for pixels, _ in self._tiles]
         pictures = [
             self._picture(rgb, target, tile_probs)
             for rgb, (_, target), tile_probs in zip(self._rgb, self._tiles, probs, strict=True)
@@ -67,7 +67,7 @@ class Glimpse:
             }
         return Shown(self._names, tuple(pictures), per_class)
 
-    def _picture(self, rgb: Rgb, target: Int16s, probs: npt.NDArray[np.float32]) -> Rgb:
+    def _picture(self, rgb: Rgb, target: Truth, probs: npt.NDArray[np.float32]) -> Rgb:
         halves = [
             shrunk(overlay(rgb, middle(ids, 2), self._classes, self._foreground), LONGEST_PX)
             for ids in (target, probs.argmax(axis=0).astype(np.int16))
@@ -76,10 +76,10 @@ class Glimpse:
         return np.concatenate([halves[0], gap, halves[1]], axis=1)
 
 
-def _probs(learner: Learner, pixels: Pixels) -> npt.NDArray[np.float32]:
+def _probs(learner: Learner, pixels: Pixels, num_classes: int) -> npt.NDArray[np.float32]:
     """Probabilities (K, [P,] Y, X) of one tile (C, [P,] Y, X)."""
     logits = learner.average(learner.to_input(pixels[None]))
-    found: npt.NDArray[np.float32] = logits[0].float().softmax(dim=0).cpu().numpy()
+    found: npt.NDArray[np.float32] = logits[0, :num_classes].float().softmax(dim=0).cpu().numpy()
     return found
 
 
