@@ -25,6 +25,7 @@ from segcore.models.check import verify_package
 from segcore.models.package import ModelPackage, read_package
 from segcore.repair import repair
 from segcore.results import StageResult
+from segcore.spatial import Spacing
 from segcore.store import Staging, Workspace, verify
 from tests.inference.scenes import conv_package, every_level, mask_of
 from tests.instances.scenes import depth_of, discs, with_snakes
@@ -48,11 +49,11 @@ def seen_by(ids: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.stack([255 * (ids > 0), border, depth]).astype(np.uint8)
 
 
-def reader(ws: Workspace, rule: Rule | None = RULE) -> ModelPackage:
+def reader(ws: Workspace, rule: Rule | None = RULE, **contract: Any) -> ModelPackage:
     """A model that says what such an image shows."""
     weights = np.zeros((4, 3, 1, 1), np.float32)
     weights[(1, 2, 3), (0, 1, 2)] = 1 / 20
-    return conv_package(ws, weights, np.array([0, -128 / 20, -128 / 20, -110 / 20]), instances=rule)
+    return conv_package(ws, weights, np.array([0, -128 / 20, -128 / 20, -110 / 20]), instances=rule, **contract)
 
 
 @pytest.fixture
@@ -69,14 +70,14 @@ def run(ws: Workspace, **settings: Any) -> StageResult:
     return result
 
 
-def whole(ws: Workspace, name: str = "m") -> npt.NDArray[Any]:
+def whole(ws: Workspace, name: str = "m", rule: Rule = RULE) -> npt.NDArray[Any]:
     """The objects of a mask that is cut nowhere."""
     layer = ws.layer("a", name, "depth")
     depth = np.asarray(layer.read(Window.whole(layer.shape(0)))).reshape(layer.shape(0)[-2:])
     foreground = mask_of(ws, "a", name) == 1
     rows = np.arange(len(depth), dtype=np.int64) * depth.shape[1]
-    labels, fragments = fragments_of(foreground, depth, RULE, Window.whole(depth.shape).slices[-2:], rows)  # type: ignore[arg-type]
-    return stitched([((0, 0), fragments)], RULE.min_px).ids((0, 0), labels, np.uint32)
+    labels, fragments = fragments_of(foreground, depth, rule, Window.whole(depth.shape).slices[-2:], rows)  # type: ignore[arg-type]
+    return stitched([((0, 0), fragments)], rule.min_px).ids((0, 0), labels, np.uint32)
 
 
 def test_objects_are_those_of_the_whole_image_at_every_level(ws: Workspace) -> None:
@@ -157,6 +158,22 @@ def test_a_killed_call_goes_on_where_it_was(ws: Workspace, monkeypatch: pytest.M
     assert calls == {"fragments": (15 - num_kept) + (15 - num_done), "shards": 15 - num_done, "end": 1}
     np.testing.assert_array_equal(mask_of(ws, "a", "m_instances"), whole(ws))
     assert verify(ws) == []
+
+
+def test_on_a_resampled_image_the_rule_is_in_pixels_of_the_mask(tmp_path: Path) -> None:
+    """The model's pixels are larger by half: so are objects in the mask, and what the rule says of them."""
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    large, small = (Spacing(values={"y": um, "x": um}, unit="micrometer", origin="test") for um in (1.5, 1.0))
+    put_image(ws, "a", seen_by(discs((299, 280), 60, radii=(8, 20))), spacing=small)
+    package = reader(ws, spacing=large)
+    settings = {"workspace": ws.uri, "model": package.model_id, "precision": "float32", "spacing_tolerance": 1.0}
+    (item,) = predict(PredictConfig.model_validate({**settings, "name": "m"})).items
+    assert (item.error, item.details["step"]) == (None, [1.5, 1.5])
+    rule = RULE.scaled((1.5, 1.5))
+    assert rule.depth_px > RULE.depth_px
+    assert ws.label("a", "m_instances").attributes["rule"] == rule.model_dump()
+    np.testing.assert_array_equal(mask_of(ws, "a", "m_instances"), whole(ws, rule=rule))
+    assert item.details["objects"] > 30
 
 
 def test_another_mask_makes_other_objects(ws: Workspace) -> None:
