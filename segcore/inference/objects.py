@@ -1,7 +1,7 @@
 """Objects: the masks that are finished, of a model that tells objects apart -> *their objects*, image by image."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from segcore.errors import worded
 from segcore.inference.contract import check_contract
@@ -14,13 +14,16 @@ from segcore.store import Workspace
 log = logging.getLogger("segcore.inference")
 
 
-def with_objects(ws: Workspace, job: Job, items: Iterable[ItemResult], progress: Progress) -> tuple[ItemResult, ...]:
+def with_objects(ws: Workspace, job: Job, items: Sequence[ItemResult], progress: Progress) -> tuple[ItemResult, ...]:
     """The items of a call of predict, after the objects of their masks were made too.
 
     An image whose objects cannot be made has failed; its mask stays, and the next call goes on with the objects.
     """
     if job.package.info.instances is None:
         return tuple(items)
+    made = {item.image for item in items if item.state != "failed"}
+    shards = {seen.image_id: seen.num_shards(job.config.shard_px) for seen in job.images if seen.image_id in made}
+    progress.start("objects", 2 * sum(shards.values()), "shards")
     return tuple(item if item.state == "failed" else _item(ws, job, item, progress) for item in items)
 
 
@@ -39,3 +42,9 @@ def _item(ws: Workspace, job: Job, item: ItemResult, progress: Progress) -> Item
         return item.model_copy(update={"state": "failed", "error": message})
     details = {**item.details, "objects": made.count}
     return item.model_copy(update={"state": "done" if made.shards_written else item.state, "details": details})
+
+
+def num_objects(items: Sequence[ItemResult]) -> dict[str, int]:
+    """Of all images together, for the result's details; nothing of a model that tells none apart."""
+    found = [item.details["objects"] for item in items if "objects" in item.details]
+    return {"objects": sum(found)} if found else {}

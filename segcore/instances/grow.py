@@ -64,9 +64,9 @@ def fragments_of(
     own = found[:rows, :columns]
     where = np.flatnonzero(own)
     numbers = own.ravel()[where]
-    first = np.full(int(found.max(initial=0)) + 1, -1, np.int64)
-    first[numbers[::-1]] = where[::-1]  # of equal numbers the last one written stays
-    present = np.flatnonzero(first >= 0)
+    first = np.full(int(found.max(initial=0)) + 1, own.size, np.int64)
+    np.minimum.at(first, numbers, where)
+    present = np.flatnonzero(first < own.size)
     present = present[np.argsort(first[present])]
     renumbered = np.zeros(len(first), np.int32)
     renumbered[present] = np.arange(1, len(present) + 1, dtype=np.int32)
@@ -100,6 +100,7 @@ def grown(foreground: Bools, depth: Bytes, rule: Rule) -> Labels:
     waiting = np.flatnonzero(np.pad(edge, 1))
     is_waiting = np.zeros_like(is_open)
     is_waiting[waiting] = True
+    place = np.empty(len(numbers), np.int32)
     for least, steps in rule.levels:
         for _ in range(steps):
             is_deep = depths[waiting] >= least
@@ -113,7 +114,9 @@ def grown(foreground: Bools, depth: Bytes, rule: Rule) -> Labels:
             is_open[taken] = False
             found = beside[is_open[beside] & ~is_waiting[beside]]
             is_waiting[found] = True
-            waiting = np.concatenate([waiting[~is_deep], np.unique(found)])
+            place[found] = np.arange(len(found), dtype=np.int32)
+            once = found[place[found] == np.arange(len(found))]  # a pixel beside several was found several times
+            waiting = np.concatenate([waiting[~is_deep], once])
     return numbers.reshape(-1, width)[1:-1, 1:-1]
 
 

@@ -82,8 +82,8 @@ def make_objects(
     with Staging.begin(ws, image_id, own, plan, spec, overwrite=overwrite, supersede=STALE_WITH) as staging:
         if staging.finished:
             ws.objects.delete_prefix(_kept(staging))  # left by a kill right after the end
+            progress.advance(2 * spec.num_shards)
             return Made(int(ws.label(image_id, own).attributes["objects"]), 0)
-        progress.start("objects", 2 * spec.num_shards, "shards")
         with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), thread_name_prefix="segcore-objects") as threads:
             try:
                 return _Work(source, staging, threads, progress).run()

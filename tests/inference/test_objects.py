@@ -89,7 +89,13 @@ def test_objects_are_those_of_the_whole_image_at_every_level(ws: Workspace) -> N
         np.testing.assert_array_equal(coarse, fine[::2, ::2])
     label = ws.label("a", "m_instances")
     assert (label.dtype, len(levels)) == (np.uint32, ws.label("a", "m").num_levels)
-    assert result.items[0].details["objects"] == label.attributes["objects"] == expected.max() > 500
+    assert (
+        result.details["objects"]
+        == result.items[0].details["objects"]
+        == label.attributes["objects"]
+        == expected.max()
+        > 500
+    )
     assert label.attributes["model"] == ws.label("a", "m").attributes["model"]
     assert ws.layer_names("a") == ["m.depth"]
     assert verify(ws) == []
