@@ -12,10 +12,12 @@ from segcore.inference.gaussian import summed_together
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.night import rows_of, threads_of
+from segcore.inference.objects import rule_of
 from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import mask_spec
 from segcore.inference.rehearsal import Cost
 from segcore.inference.tiling import Tiling
+from segcore.instances.make import working_bytes
 from segcore.store import UNIT_SHARDS
 
 WRITTEN_AT_ONCE = 4
@@ -61,7 +63,10 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     tiles = round(cost.tiles_bytes * max(1.0, batch_px / cost.batch_px))  # another image may have had smaller ones
     on_cpu = threads.tile_workers * logits + sums if job.device.type == "cpu" else 0
     under_way = round(FRAGMENTED * (PIECE_COPIES * pieces + shards_px * _answer_bytes(job)))
-    return cost.base_bytes + SLACK_BYTES + tiles + on_cpu + under_way + threads.slots * _weight_bytes(job)
+    masks = tiles + on_cpu + under_way + threads.slots * _weight_bytes(job)
+    rule = rule_of(job, grid)
+    objects = 0 if rule is None else working_bytes(spec.shape, side_px, rule)  # after the masks
+    return cost.base_bytes + SLACK_BYTES + max(masks, objects)
 
 
 def _weight_bytes(job: Job) -> int:

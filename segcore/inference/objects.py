@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from segcore.errors import worded
 from segcore.inference.contract import check_contract
 from segcore.inference.job import Job
+from segcore.inference.model_grid import ModelGrid
 from segcore.instances.make import make_objects
+from segcore.instances.rule import Rule
 from segcore.progress import Progress
 from segcore.results import ItemResult
 from segcore.store import Workspace
@@ -28,13 +30,13 @@ def with_objects(ws: Workspace, job: Job, items: Sequence[ItemResult], progress:
 
 
 def _item(ws: Workspace, job: Job, item: ItemResult, progress: Progress) -> ItemResult:
-    image_id, rule = item.image, job.package.info.instances
+    image_id = item.image
     assert image_id is not None, "an item of predict has no image"
-    assert rule is not None, f"{job.model_id} tells no objects apart"
     try:
         fit = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance)
-        step = fit.grid.step[-2:] if fit.grid.is_resampled else (1.0, 1.0)
-        made = make_objects(ws, image_id, job.name, rule.scaled(step), job.config.overwrite, progress)
+        rule = rule_of(job, fit.grid)
+        assert rule is not None, f"{job.model_id} tells no objects apart"
+        made = make_objects(ws, image_id, job.name, rule, job.config.overwrite, progress)
     except Exception as error:  # one bad image never stops the others; it is reported
         message = worded(error, image_id)
         log.debug("objects of image %s failed", image_id, exc_info=error)
@@ -42,6 +44,12 @@ def _item(ws: Workspace, job: Job, item: ItemResult, progress: Progress) -> Item
         return item.model_copy(update={"state": "failed", "error": message})
     details = {**item.details, "objects": made.count}
     return item.model_copy(update={"state": "done" if made.shards_written else item.state, "details": details})
+
+
+def rule_of(job: Job, grid: ModelGrid) -> Rule | None:
+    """The rule in pixels of an image's mask; None of a model that tells no objects apart."""
+    rule = job.package.info.instances
+    return None if rule is None else rule.scaled(grid.step)
 
 
 def num_objects(items: Sequence[ItemResult]) -> dict[str, int]:

@@ -9,6 +9,7 @@ Both passes go on where a killed call was, and no pixel depends on shards, threa
 
 import hashlib
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,10 @@ STALE_WITH = ("mask",)
 """Objects of a mask that was made anew are made anew too."""
 MAX_THREADS = 4
 """Each takes some 150 MiB for a shard of 2048 px."""
+BYTES_PER_PX = 40
+"""Of a window that is being worked on."""
+WRITTEN_AT_ONCE = 4
+"""Shards of ids: one as it is made, as it is encoded, and as it goes into the coarser levels."""
 KEPT_SHARDS = 8
 """Shards of the first pass whose pixels the second one need not make again."""
 
@@ -89,6 +94,15 @@ def make_objects(
                 return _Work(source, staging, threads, progress).run()
             finally:
                 threads.shutdown(cancel_futures=True)
+
+
+def working_bytes(shape: Ints, shard_px: int, rule: Rule) -> int:
+    """What making the objects of a mask takes at most, but for what each object takes (`stitch.Objects`)."""
+    threads = min(MAX_THREADS, num_cores())
+    sides = [min(shard_px, n) for n in shape[-2:]]
+    read_px = math.prod(min(n, side + 2 * rule.context_px) for n, side in zip(shape[-2:], sides, strict=True))
+    waiting = KEPT_SHARDS + MAX_THREADS + WRITTEN_AT_ONCE
+    return BYTES_PER_PX * threads * read_px + waiting * 4 * math.prod(sides)
 
 
 def _spec(ws: Workspace, image_id: str, name: str, rule: Rule) -> PyramidSpec:

@@ -214,6 +214,16 @@ def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
     assert again.items[1].details["objects"] == mask_of(ws, "b", "m_instances").max()
 
 
+def test_the_memory_of_a_dry_run_is_enough_for_the_objects(ws: Workspace) -> None:
+    """Of the whole process, though shards of this size are nearly nothing."""
+    config = {"workspace": ws.uri, "model": reader(ws).model_id, "name": "m"}
+    planned = predict(PredictConfig.model_validate({**config, "dry_run": True}))
+    assert ws.label_names("a") == []
+    needed = make.working_bytes(SHAPE, 2048, RULE)
+    assert needed > make.BYTES_PER_PX * SHAPE[0] * SHAPE[1]
+    assert planned.details["memory_mib"] * 2**20 > needed
+
+
 def test_a_package_says_that_it_tells_objects_apart(ws: Workspace) -> None:
     package = reader(ws)
     assert read_package(ws, package.model_id).info.instances == RULE
