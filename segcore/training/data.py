@@ -13,10 +13,10 @@ from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.sampling import ClassIndex, EpochSampler, LabelledImage, RandomSampler, Sampler
 from segcore.spatial import Spacing
-from segcore.store import Image, Label, Workspace, instances_name
+from segcore.store import Image, Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
-from segcore.training.objects import ObjectTruth, object_truth
+from segcore.training.objects import ObjectTruth, object_truth, objects_of
 from segcore.training.spacing import MAX_ENLARGED, asked, common, resampled
 from segcore.training.weights import checked_names, image_weights
 
@@ -135,7 +135,7 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
         raise ConfigError(f"workspace {workspace.uri}: all {len(images)} labelled images are held out, none trains")
     if config.task == "instances":
         for image in training:
-            image.objects = _objects_of(workspace, image.image_id)
+            image.objects = objects_of(workspace, image.image_id)
     index = ClassIndex(training, len(classes), config.seed)
     occurring = index.occurring
     if not occurring:
@@ -168,21 +168,6 @@ def _labelled(
     if wanted is None:
         return [LabelledImage(image, target, config.level or 0) for image, target in pairs], None
     return [LabelledImage(image, target, grid=resampled(image, wanted)) for image, target in pairs], wanted
-
-
-def _objects_of(workspace: Workspace, image_id: str) -> Label:
-    """The ids of the objects of a training image.
-
-    Raises:
-        ConfigError: if its target has none.
-    """
-    name = instances_name("target")
-    if name not in workspace.label_names(image_id):
-        raise ConfigError(
-            f"task instances: expected objects in the target of {image_id}, got classes alone; ingest it again with "
-            "one mask file per object, or a numbered mask (docs/instances.md)"
-        )
-    return workspace.label(image_id, name)
 
 
 def sampler_of(config: TrainConfig, data: TrainingData, tile_px: int) -> Sampler:

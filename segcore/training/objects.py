@@ -24,6 +24,7 @@ from segcore.geometry import Window
 from segcore.instances.rule import Rule
 from segcore.sampling import IGNORED, LabelledImage
 from segcore.scoring.counts import foreground_rows
+from segcore.store import Label, Workspace, instances_name
 from segcore.training.losses import SegmentationLoss
 
 MIN_DEPTH_PX, MAX_DEPTH_PX = 3, 16
@@ -151,6 +152,21 @@ def _spread(marked: torch.Tensor, step: int, outside: bool) -> torch.Tensor:
     if step % 2 == 0:
         return upright[..., :-2] | upright[..., 1:-1] | upright[..., 2:]
     return upright[..., 1:-1] | wide[:, 1:-1, :-2] | wide[:, 1:-1, 2:]
+
+
+def objects_of(workspace: Workspace, image_id: str) -> Label:
+    """The ids of the objects of a training image.
+
+    Raises:
+        ConfigError: if its target has none.
+    """
+    name = instances_name("target")
+    if name not in workspace.label_names(image_id):
+        raise ConfigError(
+            f"task instances: expected objects in the target of {image_id}, got classes alone; ingest it again with "
+            "one mask file per object, or a numbered mask (docs/instances.md)"
+        )
+    return workspace.label(image_id, name)
 
 
 def object_truth(images: Sequence[LabelledImage], classes: Sequence[ClassInfo]) -> ObjectTruth:
