@@ -165,3 +165,14 @@ def test_in_the_loss_a_plane_counts_as_a_tile(is_mixed: bool) -> None:
     shares = None if share is None else torch.tensor([0.7] * 4 + [1.0] * 4)
     expected = loss(logits.transpose(1, 2).reshape(8, 3, 6, 5), flat[0], flat[1], shares)
     torch.testing.assert_close(loss(logits, classes, other, share), expected)
+
+
+def test_objects_are_told_apart_in_planes_alone(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_balls(workspace, "z")
+    for number in range(2):
+        ids = np.zeros((9, 48, 40), np.uint32)
+        ids[:, 14:34, 10:30] = 1
+        put_label(workspace, f"i{number}", "target_instances", ids, axes=("z", "y", "x"))
+    with pytest.raises(ConfigError, match="task instances: objects are told apart in planes, and unet takes several"):
+        train(TrainConfig(workspace=workspace.uri, task="instances", **{**TINY, **NETWORKS["z"]}))
