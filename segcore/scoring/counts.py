@@ -5,8 +5,7 @@ stream by, histograms are summed, and every score is a pure function of the sum,
 
     confusion[i, j] = pixels whose target is class i and whose mask is class j (rows: target, columns: mask)
 
-A class that occurs neither in the target nor in the mask has no score (None) and enters no mean. One that
-occurs in only one of the two scores 0 throughout, so that all means are over the same classes.
+A class that occurs neither in the target nor in the mask has no score (None) and enters no mean: see `ratios`.
 """
 
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ import numpy.typing as npt
 
 from segcore.classes import ClassInfo
 from segcore.errors import StoreError
+from segcore.scoring.ratios import METRICS, ClassSums, class_ratios, overall_ratios
+
+__all__ = ["METRICS", "Counter", "Counts", "class_scores", "foreground_rows", "overall_scores"]
 
 Int64s = npt.NDArray[np.int64]
 Scores = dict[str, float | None]
-
-METRICS = ("iou", "dice", "precision", "recall", "accuracy")
-"""Scores that every class has; `accuracy` is (tp + tn) / all, the class against the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +149,23 @@ class Counter:
             raise StoreError(self._unknown_value(target, mask))
         return self._counts(histogram.astype(np.int64), target is not None, invalid_px)
 
+    def numbers(
+        self, target: npt.NDArray[Any], mask: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
+        """Class numbers of target and mask; K in both where a pixel does not count, whatever the reason.
+
+        Args:
+            target: class ids, any shape.
+            mask: likewise.
+            valid: likewise, True = usable.
+        """
+        table = self._number_of.astype(np.uint16)
+        numbers = table[target], table[mask]
+        uncounted = ~valid | (numbers[0] >= self.num_classes) | (numbers[1] >= self.num_classes)
+        for part in numbers:
+            part[uncounted] = self.num_classes
+        return numbers
+
     def _counts(self, histogram: Int64s, has_target: bool, invalid_px: int) -> Counts:
         k = self.num_classes
         return Counts(
@@ -170,58 +186,33 @@ class Counter:
         raise AssertionError("no unknown value")
 
 
-def class_scores(confusion: Int64s) -> list[Scores]:
-    """The scores of every class, see `METRICS`; all None where it occurs in neither target nor mask.
+def class_scores(confusion: Int64s, empty: float | None = None) -> list[Scores]:
+    """The scores of every class, see `METRICS`.
 
     Args:
         confusion: (K, K) int64, rows target, columns mask.
+        empty: the score of a class in neither target nor mask; None = not defined.
     """
-    tp = np.diagonal(confusion)
-    fn = confusion.sum(axis=1) - tp
-    fp = confusion.sum(axis=0) - tp
-    everything = int(confusion.sum())
-    return [_scores_of(int(t), int(p), int(n), everything) for t, p, n in zip(tp, fp, fn, strict=True)]
+    sums = ClassSums.of(confusion)
+    found = class_ratios(sums, sums.target.sum(keepdims=True), np.nan if empty is None else empty)
+    return [{name: plain(values[row]) for name, values in found.items()} for row in range(confusion.shape[0])]
 
 
-def _scores_of(tp: int, fp: int, fn: int, everything: int) -> Scores:
-    if tp + fp + fn == 0:
-        return dict.fromkeys(METRICS)
-    return {
-        "iou": tp / (tp + fp + fn),
-        "dice": 2 * tp / (2 * tp + fp + fn),
-        "precision": tp / (tp + fp) if tp + fp else 0.0,
-        "recall": tp / (tp + fn) if tp + fn else 0.0,
-        "accuracy": (everything - fp - fn) / everything,
-    }
-
-
-def overall_scores(confusion: Int64s, foreground: Sequence[int]) -> Scores:
-    """Scores over all classes: means over the classes that occur (macro), and over pixels (micro).
-
-    `foreground_*` are the same without the background; with two classes `foreground_iou` is the object's IoU.
-    For one class per pixel, micro precision, recall and Dice over all classes are the pixel accuracy.
+def overall_scores(confusion: Int64s, foreground: Sequence[int], empty: float | None = None) -> Scores:
+    """Scores over all classes, see `overall_ratios`.
 
     Args:
         confusion: (K, K) int64, rows target, columns mask.
         foreground: rows that are not background, see `foreground_rows`.
+        empty: as in `class_scores`.
     """
-    per_class = class_scores(confusion)
-    right, everything = int(np.trace(confusion)), int(confusion.sum())
-    return {
-        "pixel_accuracy": right / everything if everything else None,
-        "miou": _mean([scores["iou"] for scores in per_class]),
-        "mean_dice": _mean([scores["dice"] for scores in per_class]),
-        "mean_precision": _mean([scores["precision"] for scores in per_class]),
-        "mean_recall": _mean([scores["recall"] for scores in per_class]),
-        "mean_accuracy": _mean([scores["accuracy"] for scores in per_class]),
-        "micro_iou": _micro(confusion, range(confusion.shape[0]))["iou"],
-        "foreground_iou": _mean([per_class[row]["iou"] for row in foreground]),
-        "foreground_dice": _mean([per_class[row]["dice"] for row in foreground]),
-        "foreground_precision": _mean([per_class[row]["precision"] for row in foreground]),
-        "foreground_recall": _mean([per_class[row]["recall"] for row in foreground]),
-        "foreground_micro_iou": _micro(confusion, foreground)["iou"],
-        "foreground_micro_dice": _micro(confusion, foreground)["dice"],
-    }
+    found = overall_ratios(ClassSums.of(confusion), foreground, np.nan if empty is None else empty)
+    return {name: plain(value) for name, value in found.items()}
+
+
+def plain(score: Any) -> float | None:
+    """A score for JSON: None for nan, which means that it is not defined."""
+    return None if np.isnan(score) else float(score)
 
 
 def foreground_rows(classes: Sequence[ClassInfo]) -> list[int]:
@@ -231,16 +222,3 @@ def foreground_rows(classes: Sequence[ClassInfo]) -> list[int]:
     """
     rows = [row for row, info in enumerate(classes) if info.name.strip().lower() != "background"]
     return rows or list(range(len(classes)))
-
-
-def _micro(confusion: Int64s, rows: Sequence[int]) -> Scores:
-    """tp, fp and fn summed over some classes before the ratio is taken."""
-    chosen = list(rows)
-    tp = int(np.diagonal(confusion)[chosen].sum())
-    in_target, in_mask = int(confusion[chosen].sum()), int(confusion[:, chosen].sum())
-    return _scores_of(tp, in_mask - tp, in_target - tp, max(1, int(confusion.sum())))
-
-
-def _mean(scores: Sequence[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None
