@@ -27,7 +27,8 @@ from segcore.report.html import number, percent
 from segcore.report.rows import MAX_ROWS, area_text, chips, headline_score, image_rows, worst_first
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
-from segcore.scoring.score import document, score
+from segcore.scoring.document import document
+from segcore.scoring.score import score
 from segcore.selection import failure, mask_name
 from segcore.store import Image, Label, Workspace, unseal
 
@@ -75,13 +76,19 @@ def report(config: ReportConfig, progress: Progress = SILENT) -> StageResult:
 def _scored(config: ReportConfig, workspace: Workspace, progress: Progress) -> tuple[ReportConfig, StageResult]:
     """Scores; where there is no mask but failures to tell of, none, and that as one failure more."""
     try:
-        return config, score(ScoreConfig(**config.model_dump(include=set(ScoreConfig.model_fields))), progress)
+        return config, score(_score_config(config), progress)
     except StoreError as error:
         if not config.failures:
             raise
         name = mask_name(workspace, config.model)
         config = config.model_copy(update={"failures": (*config.failures, (f"mask {name}", str(error)))})
-        return config, StageResult(stage="score", scores=document(name, []), details={"mask": name})
+        return config, StageResult(
+            stage="score", scores=document(name, [], _score_config(config)), details={"mask": name}
+        )
+
+
+def _score_config(config: ReportConfig) -> ScoreConfig:
+    return ScoreConfig(**config.model_dump(include=set(ScoreConfig.model_fields)))
 
 
 def _content(

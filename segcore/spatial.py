@@ -72,6 +72,23 @@ class WantedSpacing(BaseModel):
         return cls(value=float(found[1]), unit=unit)
 
 
+def parse_length(text: str) -> tuple[float, str]:
+    """A length that a user asks for: `2px` or `0.5um` -> its value, and "px" or an NGFF unit that is a length.
+
+    Raises:
+        ValueError: if it is no positive number with such a unit.
+    """
+    try:
+        if text.strip().endswith("px"):
+            return WantedSpacing.parse(text.strip().removesuffix("px")).value, "px"
+        wanted = WantedSpacing.parse(text)
+    except ValueError:
+        wanted = None
+    if wanted is None or wanted.unit not in METERS_PER_UNIT:
+        raise ValueError(f"expected a length such as 2px, 0.5um or 3m, got '{text}'")
+    return wanted.value, wanted.unit
+
+
 class Affine(BaseModel):
     """Where the voxels of a volume lie in the patient."""
 

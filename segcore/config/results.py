@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from segcore.config.base import StageConfig
+from segcore.spatial import parse_length
 
 
 class ScoreConfig(StageConfig):
@@ -16,6 +17,25 @@ class ScoreConfig(StageConfig):
     """Image ids; none = every image that has the mask."""
     split: str | None = None
     """Only images of this split (train, val, test)."""
+    boundary: Literal["on", "off"] = "on"
+    """Whether boundaries are scored too: HD95, ASSD, NSD, boundary IoU."""
+    tolerance: str = "2px"
+    """How far off a boundary may be and still be right (NSD), and the width of boundary IoU's band: 2px, 1um, 3m."""
+    boundary_halo_px: int | None = Field(default=None, ge=1, le=1024)
+    """Distances between boundaries are measured up to so many pixels, and longer ones count as that; by default 64, and
+    32 in volumes."""
+    both_empty: Literal["undefined", "one"] = "undefined"
+    """What a class counts as where neither target nor mask has it: nothing, so it enters no mean, or as perfect."""
+    resamples: int = Field(default=1000, ge=0, le=100_000)
+    """Times that the images (or groups) are drawn again for the 95 % intervals; 0 = no intervals."""
+    against: str | None = None
+    """Another mask (or model) of the same images: the difference of the scores, with its interval."""
+
+    @field_validator("tolerance")
+    @classmethod
+    def _is_a_length(cls, text: str) -> str:
+        parse_length(text)
+        return text
 
 
 class ReportConfig(ScoreConfig):

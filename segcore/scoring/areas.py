@@ -1,4 +1,6 @@
-"""Areas: pixel counts -> *physical units*, where the size of a pixel is known."""
+"""Areas and lengths: pixels -> *physical units*, where the size of a pixel is known."""
+
+import math
 
 import rasterio.crs
 from rasterio.errors import CRSError
@@ -11,6 +13,9 @@ VOLUME_UNITS = {"mm3": 1e-9, "ml": 1e-6}
 
 UNIT_LABELS = {"um2": "µm²", "mm2": "mm²", "m2": "m²", "ha": "ha", "mm3": "mm³", "ml": "ml"}
 """How the units of areas and volumes are written for people."""
+
+LENGTH_UNITS = {"um": 1e-6, "mm": 1e-3, "m": 1.0, "px": 1.0}
+"""Those of distances, in metres; where the size of a pixel is not known, a distance is in "px"."""
 
 
 def pixel_size(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef | None) -> dict[str, float]:
@@ -40,6 +45,29 @@ def pixel_size(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef | 
     if "z" in axes:
         return _in_units(size, VOLUME_UNITS)
     return _in_units(size, SMALL_UNITS if meters < 1e-1 else LARGE_UNITS)
+
+
+def pixel_sides(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef | None) -> tuple[tuple[float, ...], str]:
+    """The sides of a pixel along each axis, in the unit that goes with them; of 1 "px" where they are not known.
+
+    The same rules as for areas; but the unit is near the one that the spacing is given in, and a time series is
+    measured in each of its planes: its t has the side 0.
+
+    Args:
+        axes: of the mask.
+        spacing: of the level that is measured.
+        georef: likewise.
+    """
+    if georef is not None and "z" not in axes and (meters := _meters_per_crs_unit(georef)) is not None:
+        a, b, _, d, e, _ = georef.transform
+        sides, unit = {"y": math.hypot(b, e) * meters, "x": math.hypot(a, d) * meters}, "m"
+    elif spacing is not None and spacing.unit in METERS_PER_UNIT and set(axes) - {"t"} <= set(spacing.values):
+        meters = METERS_PER_UNIT[spacing.unit]
+        unit = "um" if meters <= 1e-6 else "mm" if meters < 1e-1 else "m"
+        sides = {axis: side * meters for axis, side in spacing.values.items()}
+    else:
+        sides, unit = dict.fromkeys("zyx", LENGTH_UNITS["px"]), "px"
+    return tuple(0.0 if axis == "t" else sides[axis] / LENGTH_UNITS[unit] for axis in axes), unit
 
 
 def _meters_per_crs_unit(georef: Georef) -> float | None:

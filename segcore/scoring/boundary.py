@@ -24,7 +24,6 @@ a halo holds.
 import itertools
 import math
 from collections import Counter as Tally
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +33,7 @@ from scipy.spatial import cKDTree
 
 from segcore.geometry import Ints, Window
 
-Numbers = npt.NDArray[np.uint16]
+Numbers = npt.NDArray[np.integer[Any]]
 Places = npt.NDArray[np.int64]
 """(n, axes) pixels, or flat (n,)."""
 
@@ -278,8 +277,3 @@ def percentile(times: Tally[float], share: float, cap: float) -> float:
     low, high = (values[np.searchsorted(ends, rank, side="right")] for rank in (math.floor(place), math.ceil(place)))
     low, high = min(low, cap), min(high, cap)
     return float(low + (high - low) * (place - math.floor(place)))
-
-
-def widest(sides: Sequence[float], halo_px: int) -> float:
-    """The cap of a halo: so many of the shortest side."""
-    return halo_px * min(side for side in sides if side > 0)

@@ -151,15 +151,15 @@ class Counter:
 
     def numbers(
         self, target: npt.NDArray[Any], mask: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
-        """Class numbers of target and mask; K in both where a pixel does not count, whatever the reason.
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Class numbers of target and mask, uint8 or uint16; K in both where a pixel does not count.
 
         Args:
             target: class ids, any shape.
             mask: likewise.
             valid: likewise, True = usable.
         """
-        table = self._number_of.astype(np.uint16)
+        table = self._number_of.astype(np.uint8 if self.num_classes < 254 else np.uint16)
         numbers = table[target], table[mask]
         uncounted = ~valid | (numbers[0] >= self.num_classes) | (numbers[1] >= self.num_classes)
         for part in numbers:

@@ -44,7 +44,8 @@ class ClassSums:
 def divided(part: Floats, whole: Floats) -> Floats:
     """`part / whole`; nan where the whole is nothing."""
     part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    found: Floats = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return found
 
 
 def known_mean(values: Floats) -> Floats:
@@ -88,9 +89,7 @@ def overall_ratios(sums: ClassSums, foreground: Sequence[int], empty: float = np
     """
     everything = sums.target.sum(-1, keepdims=True)
     classes = class_ratios(sums, everything, empty)
-    micro, front = (
-        class_ratios(sums.over(rows), everything, empty) for rows in (range(sums.tp.shape[-1]), foreground)
-    )
+    micro, front = (class_ratios(sums.over(rows), everything, empty) for rows in (range(sums.tp.shape[-1]), foreground))
     shares = divided(sums.target, everything)
     right = divided(sums.tp.sum(-1), everything[..., 0])
     by_chance = (shares * divided(sums.mask, everything)).sum(-1)

@@ -117,7 +117,9 @@ def test_scores_equal_monai_away_from_the_border(sides: tuple[float, ...]) -> No
     tolerance = 2 * min(sides)
     ruler = Ruler(sides, "um", tolerance, cap=1000.0)
     found = _streamed(target.astype(np.uint16), mask.astype(np.uint16), ruler, shape)
-    hot = [torch.from_numpy(np.stack([part == k for k in range(K)])[None].astype(np.float32)) for part in (mask, target)]
+    hot = [
+        torch.from_numpy(np.stack([part == k for k in range(K)])[None].astype(np.float32)) for part in (mask, target)
+    ]
     hd95 = compute_hausdorff_distance(*hot, percentile=95, spacing=sides)[0]
     assd = compute_average_surface_distance(*hot, symmetric=True, spacing=sides)[0]
     nsd = compute_surface_dice(*hot, class_thresholds=[tolerance + 1e-6] * (K - 1), spacing=sides)[0]

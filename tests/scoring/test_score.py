@@ -12,9 +12,11 @@ from segcore.config import ScoreConfig
 from segcore.errors import ConfigError, StoreError
 from segcore.geometry import Window
 from segcore.scoring import score as module
+from segcore.scoring import stream as streaming
 from segcore.scoring.score import score
+from segcore.scoring.stream import Subject
 from segcore.spatial import Georef, Spacing
-from segcore.store import Image, Workspace
+from segcore.store import Workspace
 from tests.synthetic import put_image, put_label
 
 SHAPE = (700, 531)
@@ -59,7 +61,7 @@ def _confusion(ws: Workspace, image_id: str) -> np.ndarray:
 
 
 def test_score_equals_numpy_on_the_whole_images(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WINDOW_PX", 512)
+    monkeypatch.setattr(streaming, "WINDOW_PX", 512)
     result = score(ScoreConfig(workspace=workspace.uri, model="m"))
     assert result.scores is not None
     a, b = _confusion(workspace, "a"), _confusion(workspace, "b")
@@ -79,7 +81,7 @@ def test_score_does_not_depend_on_the_window(workspace: Workspace, monkeypatch: 
     once = score(ScoreConfig(workspace=workspace.uri, model="m")).scores
     for image_id in "abc":
         workspace.objects.delete(f"state/{image_id}/m/score.json")
-    monkeypatch.setattr(module, "WINDOW_PX", 512)
+    monkeypatch.setattr(streaming, "WINDOW_PX", 512)
     assert score(ScoreConfig(workspace=workspace.uri, model="m")).scores == once
 
 
@@ -181,14 +183,14 @@ def test_unknown_value_fails_with_the_image_named(workspace: Workspace) -> None:
 
 
 def test_error_that_nobody_foresaw_fails_its_image_only(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = module._count
+    stream = module.stream
 
-    def broken(image: Image, *labels: Any) -> Any:
-        if image.image_id == "a":
+    def broken(subject: Subject, *others: Any) -> Any:
+        if subject.image.image_id == "a":
             raise ZeroDivisionError("division\nby zero")
-        return count(image, *labels)
+        return stream(subject, *others)
 
-    monkeypatch.setattr(module, "_count", broken)
+    monkeypatch.setattr(module, "stream", broken)
     result = score(ScoreConfig(workspace=workspace.uri, model="m"))
     assert [item.state for item in result.items] == ["failed", "done", "skipped"]
     assert result.items[0].error == "image a: ZeroDivisionError: division by zero"

@@ -1,0 +1,260 @@
+"""The document of scores: boundaries, objects, intervals, comparisons and absent classes, from the store to JSON."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.ndimage import label as connected
+
+from segcore.classes import ClassInfo, default_classes
+from segcore.config import ScoreConfig
+from segcore.errors import StoreError
+from segcore.geometry import Window
+from segcore.scoring import stream as streaming
+from segcore.scoring.boundary import Boundaries, Ruler
+from segcore.scoring.instances import Overlaps, instance_ratios
+from segcore.scoring.score import score
+from segcore.spatial import Spacing
+from segcore.store import Workspace
+from tests.synthetic import put_image, put_label, put_objects
+
+SHAPE = (300, 280)
+UM = Spacing(values={"y": 0.5, "x": 0.5}, unit="micrometer", origin="file")
+
+
+def _discs(seed: int, num: int = 12, shift: int = 0) -> np.ndarray:
+    """Discs as classes 0 and 1; `shift` moves them down."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    found = np.zeros(SHAPE, np.uint8)
+    for cy, cx, radius in zip(
+        rng.integers(0, 300, num), rng.integers(0, 280, num), rng.integers(6, 16, num), strict=True
+    ):
+        found[(y - cy - shift) ** 2 + (x - cx) ** 2 < radius**2] = 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of discs, a part of each to be ignored, with object ids; `m` is near the target, `n` farther off."""
+    folder = tmp_path_factory.mktemp("written") / "ws"
+    ws = Workspace.open(str(folder), create=True)
+    for number in range(4):
+        image_id = f"i{number}"
+        put_image(ws, image_id, np.ones((1, *SHAPE), np.uint8), spacing=UM, group="g" if number < 2 else None)
+        target = _discs(number)
+        objects = connected(target)[0].astype(np.uint32)
+        target[:40] = 255
+        put_label(ws, image_id, "target", target)
+        put_objects(ws, image_id, "target_instances", objects)
+        for name, shift in (("m", 1), ("n", 4)):
+            mask = _discs(number, shift=shift)
+            put_label(ws, image_id, name, mask)
+            put_objects(ws, image_id, f"{name}_instances", connected(mask)[0].astype(np.uint32))
+    return folder
+
+
+@pytest.fixture
+def workspace(written: Path, tmp_path: Path) -> Workspace:
+    return Workspace.open(str(shutil.copytree(written, tmp_path / "ws")))
+
+
+def _whole(ws: Workspace, image_id: str, name: str) -> np.ndarray:
+    return ws.label(image_id, name).read(Window.whole(SHAPE))
+
+
+def _scores(ws: Workspace, **settings: Any) -> dict[str, Any]:
+    result = score(ScoreConfig(workspace=ws.uri, **{"model": "m", **settings}))
+    assert result.scores is not None
+    assert [item.error for item in result.items] == [None] * len(result.items)
+    json.dumps(result.scores, allow_nan=False)
+    return result.scores
+
+
+def test_boundaries_are_those_of_the_whole_image_in_its_unit(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "WINDOW_PX", 64)
+    scores = _scores(workspace, tolerance="0.75um", boundary_halo_px=20)
+    assert scores["boundary"] == {"unit": "um", "tolerance": 0.75, "cap": 10.0}
+    ruler, found = Ruler((0.5, 0.5), "um", 0.75, 10.0), []
+    for image_id in ("i0", "i1", "i2", "i3"):
+        target, mask = _whole(workspace, image_id, "target"), _whole(workspace, image_id, "m")
+        boundaries = Boundaries(2, ruler)
+        uncounted = target == 255
+        boundaries.add(np.where(uncounted, 2, target), np.where(uncounted, 2, mask), Window.whole(SHAPE))
+        found.append(boundaries.scores()[1])
+        of_image = scores["per_image"][image_id]
+        assert of_image["boundary"] == scores["boundary"]
+        entry = of_image["per_class"]["foreground"]["boundary"]
+        assert {name: entry[name] for name in ("hd95", "assd", "nsd", "boundary_iou")} == pytest.approx(
+            {name: found[-1][name] for name in ("hd95", "assd", "nsd", "boundary_iou")}
+        )
+    row = scores["per_class"]["foreground"]["boundary"]
+    for name in ("hd95", "assd", "nsd", "boundary_iou"):
+        assert row[name] == pytest.approx(np.mean([part[name] for part in found]))
+    assert row["num_images"] == 4
+    assert 0.5 <= row["hd95"] <= 2.0
+
+
+def test_objects_are_those_of_the_whole_images_added_up(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "WINDOW_PX", 64)
+    scores = _scores(workspace)
+    summed = []
+    for image_id in ("i0", "i1", "i2", "i3"):
+        overlaps = Overlaps()
+        parts = (_whole(workspace, image_id, name) for name in ("target_instances", "m_instances"))
+        overlaps.add(*parts, _whole(workspace, image_id, "target") != 255)
+        summed.append(overlaps.counts())
+        expected = {name: float(value) for name, value in instance_ratios(summed[-1]).items()}
+        entry = scores["per_image"][image_id]["instances"]
+        assert {name: entry[name] for name in expected} == pytest.approx(expected)
+    tp, fp, fn = (sum(getattr(part, name)[0] for part in summed) for name in ("tp", "fp", "fn"))
+    found = scores["instances"]
+    assert found["ap50"] == pytest.approx(tp / (tp + fp + fn))
+    assert found["pq"] == pytest.approx(sum(part.matched_iou[0] for part in summed) / (tp + fp / 2 + fn / 2))
+    assert (found["target_objects"], found["mask_objects"], found["num_images"]) == (tp + fn, tp + fp, 4)
+    low, high = scores["interval"]["instances"]["pq"]
+    assert low <= found["pq"] <= high
+
+
+def test_mask_of_object_ids_is_scored_by_its_own_name(workspace: Workspace) -> None:
+    by_objects, by_classes = _scores(workspace, model="m_instances"), _scores(workspace)
+    for key in ("confusion", "instances", "boundary", "interval"):
+        assert by_objects[key] == by_classes[key]
+    assert [info["name"] for info in by_objects["classes"]] == ["background", "foreground"]
+    assert by_objects["overall"] == by_classes["overall"]
+
+
+def test_without_objects_of_both_nothing_is_said_of_them(workspace: Workspace, tmp_path: Path) -> None:
+    put_label(workspace, "i0", "alone", _whole(workspace, "i0", "m"))
+    scores = _scores(workspace, model="alone")
+    assert "instances" not in scores
+    assert "instances" not in scores["per_image"]["i0"]
+    assert scores["interval"] is None  # one image
+
+
+def test_intervals_hold_the_scores_and_are_drawn_by_group(workspace: Workspace) -> None:
+    scores = _scores(workspace, resamples=300)
+    interval = scores["interval"]
+    stated = {key: interval[key] for key in ("level", "resamples", "seed", "unit", "num_units")}
+    assert stated == {"level": 0.95, "resamples": 300, "seed": 0, "unit": "groups", "num_units": 3}
+    low, high = interval["overall"]["foreground_iou"]
+    assert low < scores["overall"]["foreground_iou"] < high
+    for name in ("iou", "dice", "precision", "recall", "hd95", "nsd"):
+        row = scores["per_class"]["foreground"]
+        low, high = interval["per_class"]["foreground"][name]
+        assert low <= (row[name] if name in row else row["boundary"][name]) <= high
+    assert _scores(workspace, resamples=300) == scores
+    assert _scores(workspace, resamples=0)["interval"] is None
+
+
+def test_against_compares_the_same_images(workspace: Workspace) -> None:
+    put_label(workspace, "i3", "o", _whole(workspace, "i3", "n"))
+    scores = _scores(workspace, against="n")
+    other = _scores(workspace, model="n")
+    against = scores["against"]
+    assert (against["mask"], against["num_images"], against["num_units"]) == ("n", 4, 3)
+    for name in ("foreground_iou", "miou", "kappa"):
+        row = against["overall"][name]
+        assert (row["value"], row["other"]) == (scores["overall"][name], other["overall"][name])
+        assert row["difference"] == pytest.approx(row["value"] - row["other"])
+        assert 0 < row["interval"][0] < row["difference"] < row["interval"][1]
+    assert against["per_class"]["foreground"]["hd95"]["difference"] < 0
+    assert against["instances"]["pq"]["difference"] > 0
+    only = _scores(workspace, against="o")["against"]
+    assert only["num_images"] == 1
+    assert only["overall"]["miou"]["value"] == scores["per_image"]["i3"]["overall"]["miou"]
+    assert only["overall"]["miou"]["interval"] is None
+
+
+def test_against_other_classes_is_refused(workspace: Workspace) -> None:
+    table = (ClassInfo(id=0, name="land", color=(0, 0, 0)), ClassInfo(id=1, name="sea", color=(9, 9, 9)))
+    put_label(workspace, "i0", "sea", _whole(workspace, "i0", "m"), table)
+    put_label(workspace, "i0", "target", _whole(workspace, "i0", "target"), table, version=1)
+    with pytest.raises(StoreError, match=r"mask m has the classes .*0 background.*land"):
+        score(ScoreConfig(workspace=workspace.uri, model="sea", against="m"))
+
+
+def test_class_in_neither_is_not_defined_unless_the_setting_says_so(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    for image_id, classes in (("a", (0, 1)), ("b", (0, 0))):
+        put_image(ws, image_id, np.ones((1, 40, 40), np.uint8))
+        target = np.zeros((40, 40), np.uint8)
+        target[10:20, 10:20] = classes[1]
+        put_label(ws, image_id, "target", target, default_classes(3))
+        put_label(ws, image_id, "m", np.roll(target, 1, 0), default_classes(3))
+    plain, as_one = _scores(ws), _scores(ws, both_empty="one")
+    assert (plain["settings"]["both_empty"], as_one["settings"]["both_empty"]) == ("undefined", "one")
+    of_a = plain["per_image"]["a"]["per_class"]["class 1"]
+    row = plain["per_class"]["class 1"]
+    assert (row["num_images"], row["boundary"]["num_images"]) == (1, 1)
+    assert row["image_mean"]["iou"] == of_a["iou"] == 90 / 110
+    assert plain["per_image"]["b"]["per_class"]["class 1"]["iou"] is None
+    never = plain["per_class"]["class 2"]
+    assert {never[name] for name in ("iou", "dice", "precision", "recall")} == {None}
+    assert (never["num_images"], never["boundary"]["nsd"], never["boundary"]["num_images"]) == (0, None, 0)
+    assert plain["interval"]["per_class"]["class 2"]["iou"] is None
+    mean = as_one["per_class"]["class 1"]
+    assert mean["image_mean"]["iou"] == pytest.approx((90 / 110 + 1) / 2)
+    assert mean["boundary"]["hd95"] == pytest.approx(row["boundary"]["hd95"] / 2)
+    assert mean["iou"] == 90 / 110  # over all pixels the class is there
+    assert as_one["per_class"]["class 2"]["dice"] == 1.0
+    assert as_one["overall"]["miou"] == pytest.approx((plain["overall"]["miou"] * 2 + 1) / 3)
+
+
+def test_images_in_other_units_have_no_mean_distance(workspace: Workspace) -> None:
+    put_image(workspace, "i0", np.ones((1, *SHAPE), np.uint8))
+    scores = _scores(workspace)
+    row = scores["per_class"]["foreground"]["boundary"]
+    assert scores["boundary"] == {"unit": None, "tolerance": None, "cap": None}
+    assert (row["hd95"], row["assd"]) == (None, None)
+    assert 0 < row["nsd"] <= 1
+    assert scores["per_image"]["i0"]["boundary"] == {"unit": "px", "tolerance": 2.0, "cap": 64.0}
+
+
+def test_tolerance_that_cannot_be_measured_fails_its_image(workspace: Workspace) -> None:
+    put_image(workspace, "i0", np.ones((1, *SHAPE), np.uint8))
+    result = score(ScoreConfig(workspace=workspace.uri, model="m", tolerance="1um"))
+    assert [item.state for item in result.items] == ["failed", "done", "done", "done"]
+    assert "its pixel size is not known" in (result.items[0].error or "")
+    result = score(ScoreConfig(workspace=workspace.uri, model="m", tolerance="1mm", images=("i1",)))
+    assert "is longer than the distances that are measured, 32 um" in (result.items[0].error or "")
+
+
+def test_another_ruler_is_measured_anew_and_off_measures_nothing(workspace: Workspace) -> None:
+    config = ScoreConfig(workspace=workspace.uri, model="m")
+    reused = [
+        score(config.model_copy(update=update)).details["num_reused"]
+        for update in ({}, {}, {"boundary": "off"}, {"tolerance": "3px"}, {"boundary": "off"}, {"tolerance": "1.5um"})
+    ]
+    assert reused == [0, 4, 4, 0, 4, 4]
+    scores = _scores(workspace, boundary="off")
+    assert scores["settings"]["boundary"] is None
+    assert "boundary" not in scores
+    assert "boundary" not in scores["per_class"]["foreground"]
+
+
+def test_volume_is_measured_in_all_its_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "VOLUME_WINDOW", (4, 16, 16))
+    shape, rng = (11, 40, 36), np.random.default_rng(0)
+    target = (gaussian_filter(rng.normal(size=shape), 3) > 0).astype(np.uint8)
+    mask = np.roll(target, (1, 2), (0, 1))
+    spacing = Spacing(values={"z": 2.5, "y": 0.5, "x": 0.5}, unit="millimeter", origin="file")
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_image(ws, "i", np.ones((1, *shape), np.uint8), spacing=spacing, axes=("c", "z", "y", "x"))
+    put_label(ws, "i", "target", target, axes=("z", "y", "x"))
+    put_label(ws, "i", "m", mask, axes=("z", "y", "x"))
+    scores = _scores(ws, boundary_halo_px=10)
+    assert scores["boundary"] == {"unit": "mm", "tolerance": 1.0, "cap": 5.0}
+    boundaries = Boundaries(2, Ruler((2.5, 0.5, 0.5), "mm", 1.0, 5.0))
+    boundaries.add(target, mask, Window.whole(shape))
+    expected = boundaries.scores()[1]
+    found = scores["per_class"]["foreground"]["boundary"]
+    for name in ("hd95", "assd", "nsd", "boundary_iou"):
+        assert found[name] == pytest.approx(expected[name])
+    assert scores["confusion"] == [[int(((target == i) & (mask == j)).sum()) for j in (0, 1)] for i in (0, 1)]
