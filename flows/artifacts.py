@@ -20,8 +20,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
-from flows.console import chosen, named_error
+from flows.console import named_error
 from flows.curve import Rows, curve_key, curve_markdown
+from flows.tables import chosen
 from segcore.results import StageResult, failures
 
 UPDATE_EVERY_S = 2.0

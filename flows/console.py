@@ -13,14 +13,12 @@ from typing import Any
 import typer
 
 from flows.options import Switches
+from flows.tables import score_lines, shown, table_lines
 from segcore.progress import Progress, Silent
 from segcore.results import STATED, ItemResult, StageResult
 
 LINE_EVERY_S = 10.0
 """Between two progress lines where no terminal listens (cron, a log file)."""
-
-SHOWN_SCORES = ("iou", "miou", "dice", "mean_dice", "precision", "recall", "pixel_accuracy")
-"""Of a class, or of all; the report has the rest."""
 
 SHOWN_PATHS = 10
 """Of what was written; more would scroll the numbers away."""
@@ -263,48 +261,3 @@ def mapping_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield from mapping_lines(value, indent + "  ")
         else:
             yield f"{indent}{key}: {shown(value)}"
-
-
-def shown(value: Any) -> str:
-    """A value as a person reads it."""
-    if isinstance(value, float):
-        if 0 < value < 1e-3:
-            return f"{value:.2g}"  # a rare class is not none at all
-        return f"{value:.4f}" if 0 <= value <= 1 else f"{value:.10g}"
-    if value is None:
-        return "-"
-    if isinstance(value, list | tuple):
-        return ", ".join(shown(part) for part in value)
-    return str(value)
-
-
-def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
-    """Scores of all images and of each split, and a table of the classes; the rest is in the JSON and the report."""
-    parts = {"all": scores, **scores.get("per_split", {})}
-    overall = {name: chosen(part.get("overall", part)) | {"of": number_of_images(part)} for name, part in parts.items()}
-    yield from table_lines("images", overall)
-    classes = scores.get("per_class", scores.get("classes"))
-    if isinstance(classes, Mapping):
-        yield from table_lines("class", {name: chosen(row) for name, row in classes.items()})
-
-
-def number_of_images(scores: Mapping[str, Any]) -> Any:
-    """How many images a set of scores comes from."""
-    return scores.get("num_scored", scores.get("images"))
-
-
-def chosen(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores that fit a line."""
-    return {name: scores[name] for name in SHOWN_SCORES if name in scores}
-
-
-def table_lines(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Rows of numbers under their names, columns aligned."""
-    names = list(next(iter(rows.values()), {}))
-    cells = [[title, *names], *([key, *(shown(row.get(name, "")) for name in names)] for key, row in rows.items())]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
-    for line in cells:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        yield "  ".join([first, *rest]).rstrip()

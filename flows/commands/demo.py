@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import STATES, near, score_lines, stdout_kept_clean
+from flows.console import STATES, near, stdout_kept_clean
 from flows.options import DEBUG, JSON
 from flows.running import page_of, prepare_prefect, stage_results
 from flows.server import USUAL_PORT
+from flows.tables import score_lines
 from segcore.errors import SegcoreError
 from segcore.measure import Peak
 from segcore.results import exit_code

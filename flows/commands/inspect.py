@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import STATES, count, duration, named_error, shown, size, stdout_kept_clean
+from flows.console import STATES, count, duration, named_error, size, stdout_kept_clean
 from flows.options import DEBUG, JSON
+from flows.tables import shown
 from segcore.measure import Peak
 from segcore.results import ItemResult, exit_code
 

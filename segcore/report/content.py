@@ -42,6 +42,8 @@ class Chip:
     label: str
     value: str
     tone: Literal["plain", "good", "bad"] = "plain"
+    detail: str = ""
+    """Its interval."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """HTML: a report's content -> *one self-contained page*. Every string from outside is escaped by the template."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
 from segcore.report.content import ReportContent
+from segcore.scoring.areas import LENGTH_LABELS
 
 SCORE_LABELS = {
     "pixel_accuracy": "pixel accuracy",
@@ -13,12 +15,31 @@ SCORE_LABELS = {
     "mean_dice": "mean Dice",
     "mean_precision": "mean precision",
     "mean_recall": "mean recall",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "kappa": "Cohen's kappa",
     "foreground_iou": "IoU without background",
     "foreground_dice": "Dice without background",
     "foreground_precision": "precision without background",
     "foreground_recall": "recall without background",
 }
 """Overall scores that the page shows, in its order; report.json has them all."""
+
+
+INSTANCE_LABELS = {
+    "pq": "PQ",
+    "sq": "SQ",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "ap50": "AP 0.5",
+    "ap75": "AP 0.75",
+    "ap": "AP 0.5 to 0.95",
+    "aji": "AJI",
+}
+"""Scores of objects, likewise."""
+
+COMPARED_LABELS = ("pixel_accuracy", "miou", "mean_dice", "foreground_iou", "foreground_dice", "kappa")
+"""Overall scores of which the difference between two masks is shown."""
 
 
 def percent(score: float | None) -> str:
@@ -33,6 +54,24 @@ def number(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
+def span(interval: Sequence[float] | None) -> str:
+    """An interval for people: `81.2 to 85.0 %`; empty where there is none."""
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def points(difference: float | None) -> str:
+    """A difference of two scores for people, in points of a hundred: `+1.3`."""
+    return "–" if difference is None else f"{100 * difference:+.1f}"
+
+
+def distance(value: float | None, unit: str, cap: float = math.inf) -> str:
+    """A distance for people: `1.41 µm`; `≥ 32 µm` where it reached the cap, the longest that is measured."""
+    if value is None:
+        return "–"
+    text = f"{number(float(f'{value:.3g}'))} {LENGTH_LABELS[unit]}"
+    return f"≥ {text}" if value >= cap else text
+
+
 def templates(folder: Path) -> jinja2.Environment:
     """The templates of a folder, which may use the report's style and parts; they escape what they are given."""
     environment = jinja2.Environment(
@@ -43,7 +82,8 @@ def templates(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    environment.filters["number"] = number
+    for shown in (number, span, points, distance):
+        environment.filters[shown.__name__] = shown
     return environment
 
 
@@ -53,4 +93,9 @@ _TEMPLATES = templates(Path(__file__).parent)
 def render(content: ReportContent) -> str:
     """The page as text; it loads nothing, and a content policy forbids it to."""
     template = _TEMPLATES.get_template("report.html.j2")
-    return template.render(content=content, score_labels=SCORE_LABELS)
+    return template.render(
+        content=content,
+        score_labels=SCORE_LABELS,
+        instance_labels=INSTANCE_LABELS,
+        compared_labels=COMPARED_LABELS,
+    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segcore.report.content import Chip, ImageRow
-from segcore.report.html import number, percent
+from segcore.report.html import number, percent, span
 from segcore.results import ItemResult
 from segcore.scoring.areas import UNIT_LABELS
 
@@ -50,7 +50,8 @@ def chips(document: Mapping[str, Any], items: Sequence[ItemResult], num_failed: 
     shown.append(Chip("failed", number(num_failed), "bad" if num_failed else "plain"))
     splits = document["per_split"]
     split = next((name for name in HEADLINE_SPLITS if name in splits), None)
-    overall = (splits[split] if split else document)["overall"]
+    part = splits[split] if split else document
+    overall, interval = part["overall"], (part.get("interval") or {}).get("overall", {})
     where = f", {split}" if split else ""
     for key, label in (
         ("foreground_iou", "IoU without background"),
@@ -58,7 +59,11 @@ def chips(document: Mapping[str, Any], items: Sequence[ItemResult], num_failed: 
         ("pixel_accuracy", "pixel accuracy"),
     ):
         if overall[key] is not None:
-            shown.append(Chip(label + where, percent(overall[key])))
+            shown.append(Chip(label + where, percent(overall[key]), detail=span(interval.get(key))))
+    instances = part.get("instances")
+    if instances and instances["pq"] is not None:
+        drawn = (part.get("interval") or {}).get("instances", {})
+        shown.append(Chip("panoptic quality (PQ)" + where, percent(instances["pq"]), detail=span(drawn.get("pq"))))
     return tuple(shown)
 
 

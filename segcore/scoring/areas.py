@@ -17,6 +17,9 @@ UNIT_LABELS = {"um2": "µm²", "mm2": "mm²", "m2": "m²", "ha": "ha", "mm3": "m
 LENGTH_UNITS = {"um": 1e-6, "mm": 1e-3, "m": 1.0, "px": 1.0}
 """Those of distances, in metres; where the size of a pixel is not known, a distance is in "px"."""
 
+LENGTH_LABELS = {"um": "µm", "mm": "mm", "m": "m", "px": "px"}
+"""How they are written for people."""
+
 
 def pixel_size(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef | None) -> dict[str, float]:
     """The area (or, with a z axis, the volume) of one pixel in every unit that suits it; {} if not known.
