@@ -78,15 +78,15 @@ def parse_length(text: str) -> tuple[float, str]:
     Raises:
         ValueError: if it is no positive number with such a unit.
     """
+    number = text.strip().removesuffix("px")
+    in_px = number != text.strip()
     try:
-        if text.strip().endswith("px"):
-            return WantedSpacing.parse(text.strip().removesuffix("px")).value, "px"
-        wanted = WantedSpacing.parse(text)
-    except ValueError:
-        wanted = None
-    if wanted is None or wanted.unit not in METERS_PER_UNIT:
-        raise ValueError(f"expected a length such as 2px, 0.5um or 3m, got '{text}'")
-    return wanted.value, wanted.unit
+        wanted = WantedSpacing.parse(number)
+        if in_px == (wanted.unit in METERS_PER_UNIT):
+            raise ValueError(f"expected one unit, px or a length, got '{wanted.unit}'")
+    except ValueError as error:
+        raise ValueError(f"expected a length such as 2px, 0.5um or 3m, got '{text}'") from error
+    return wanted.value, wanted.unit or "px"
 
 
 class Affine(BaseModel):

@@ -14,7 +14,7 @@ from segcore.errors import StoreError
 from segcore.publish import report
 from segcore.report import pictures
 from segcore.store import PyramidSpec, Staging, Workspace
-from tests.synthetic import put_image, put_label
+from tests.synthetic import put_image, put_label, put_objects
 
 SIDES = (600, 570)
 
@@ -57,6 +57,31 @@ def test_report_scores_and_shows(workspace: Workspace, monkeypatch: pytest.Monke
     assert document["scores"]["overall"]["foreground_iou"] == pytest.approx(iou)
     assert f"{100 * iou:.1f} %" in page
     assert [item.state for item in result.items] == ["done", "done", "done", "skipped"]
+
+
+def test_report_shows_boundaries_objects_intervals_and_the_other_mask(workspace: Workspace) -> None:
+    for image_id in ("a", "b"):
+        target = np.zeros(SIDES, np.uint32)
+        target[100:500, 100:500] = 1
+        put_objects(workspace, image_id, "target_instances", target)
+        put_objects(workspace, image_id, "m_instances", np.roll(target, 50, 1))
+        put_label(workspace, image_id, "other", np.zeros(SIDES, np.uint8))
+    result = report(ReportConfig(workspace=workspace.uri, model="m", images=("a", "b"), against="other"))
+    page = Path(result.paths[0]).read_text(encoding="utf-8")
+    # a is right; of b 100 columns are missing: the target's side of 400 px is 100 px off, and counts as 64.
+    assert result.scores is not None
+    row = result.scores["per_class"]["foreground"]["boundary"]
+    assert (row["hd95"], row["num_images"]) == (32.0, 2)
+    assert "32 px" in page
+    assert "right within 2 px, distances up to 64 px are measured" in page
+    assert "2 images were drawn again 1\u202f000 times" in page
+    assert "<caption>Objects" in page
+    pq = 350 / 450
+    assert result.scores["instances"]["pq"] == pytest.approx(pq)
+    assert f"{100 * pq:.1f} %" in page
+    assert "<caption>Against other, on the 2 images that both have" in page
+    points = 100 * result.scores["overall"]["foreground_iou"]
+    assert f"{points:+.1f}" in page
 
 
 def test_report_without_any_target_shows_areas(tmp_path: Path) -> None:

@@ -29,8 +29,6 @@ INSTANCE_LABELS = {
     "pq": "PQ",
     "sq": "SQ",
     "f1": "F1",
-    "precision": "precision",
-    "recall": "recall",
     "ap50": "AP 0.5",
     "ap75": "AP 0.75",
     "ap": "AP 0.5 to 0.95",
@@ -55,8 +53,8 @@ def number(value: float) -> str:
 
 
 def span(interval: Sequence[float] | None) -> str:
-    """An interval for people: `81.2 to 85.0 %`; empty where there is none."""
-    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+    """An interval in per cent, for people: `81.2 – 85.0`; empty where there is none."""
+    return "" if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
 
 
 def points(difference: float | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from segcore.classes import default_classes
 from segcore.report import Chip, Fact, Failure, ImageRow, Panel, PictureRow, ReportContent, render
-from segcore.report.html import number, percent
+from segcore.report.html import distance, number, percent, points, span
 
 EVIL = '<script>alert("x")</script>'
 
@@ -95,6 +95,16 @@ def test_numbers_for_people(value: float, text: str) -> None:
     assert number(value) == text
     assert percent(None) == "–"
     assert percent(0.8125) == "81.2 %"
+
+
+def test_distances_and_intervals_for_people() -> None:
+    assert distance(1.41421, "um") == "1.41 µm"
+    assert distance(0.0, "px", 64.0) == "0 px"
+    assert distance(32.0, "m", 32.0) == "≥ 32 m"
+    assert distance(None, "um", 32.0) == "–"
+    assert span([0.8123, 0.85]) == "81.2 – 85.0"
+    assert span(None) == ""
+    assert [points(value) for value in (0.0125, -0.2, None)] == ["+1.2", "-20.0", "–"]
 
 
 @pytest.mark.parametrize("module", ["segcore.report", "segcore.scoring.counts", "segcore.report.rows"])

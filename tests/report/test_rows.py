@@ -30,6 +30,20 @@ ITEMS = (
 )
 
 
+def test_chips_carry_intervals_and_objects() -> None:
+    part = {
+        **DOCUMENT["per_split"]["val"],
+        "interval": {"overall": {"foreground_iou": [0.4, 0.6]}, "instances": {"pq": [0.3, 0.5]}},
+        "instances": {"pq": 0.4},
+    }
+    shown = chips({**DOCUMENT, "per_split": {"val": part}}, ITEMS, 0)[3:]
+    assert [(chip.label, chip.value, chip.detail) for chip in shown] == [
+        ("IoU without background, val", "50.0 %", "40.0 – 60.0"),
+        ("Dice without background, val", "60.0 %", ""),
+        ("panoptic quality (PQ), val", "40.0 %", "30.0 – 50.0"),
+    ]
+
+
 def test_worst_first_with_those_without_a_score_last() -> None:
     assert worst_first(DOCUMENT) == ["bad", "good", "none"]
 
