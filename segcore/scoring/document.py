@@ -6,10 +6,10 @@ Keys: `format`, `mask`, `classes` (id, name, color, in the order of the confusio
     num_scored, overall, per_class, confusion (rows target, columns mask), excluded_px,
     boundary (unit, tolerance, cap) and instances where they were measured, interval (None where there is none)
 
-and `per_split` (the same for each split), `per_image` (the same for each image, without an interval), `worst_tiles`,
-and `against` where two masks were compared. Scores are in 0..1, but for the distances `hd95` and `assd`; None where
-they do not exist, and `num_images` says in how many images they do. Pixels are those of an image's `level`, where one
-is named, else of level 0.
+and `per_split` (the same for each split), `per_group` (for each group, where there are any), `per_image` (for each
+image; both without an interval), `worst_tiles`, and `against` where two masks were compared. Scores are in 0..1, but for
+the distances `hd95` and `assd`; None where they do not exist, and `num_images` says in how many images they do. Pixels
+are those of an image's `level`, where one is named, else of level 0.
 """
 
 from collections.abc import Sequence
@@ -65,10 +65,27 @@ def document(
             split: _summary(classes, [result for result in with_target if (result.split or NO_SPLIT) == split], config)
             for split in splits
         },
+        "per_group": {
+            group: _group_entry(classes, results, config) for group, results in _grouped(with_target).items()
+        },
         "per_image": {result.image_id: _image_entry(result, config) for result in scored},
         "worst_tiles": sorted(worst, key=lambda tile: -tile["wrong_share"])[:WORST_TILES],
     }
     return found if against is None else found | {"against": _comparison(classes, with_target, against, config)}
+
+
+def _grouped(results: Sequence[ImageScore]) -> dict[str, list[ImageScore]]:
+    groups: dict[str, list[ImageScore]] = {}
+    for result in results:
+        if result.group is not None:
+            groups.setdefault(result.group, []).append(result)
+    return dict(sorted(groups.items()))
+
+
+def _group_entry(classes: Sequence[ClassInfo], results: Sequence[ImageScore], config: ScoreConfig) -> dict[str, Any]:
+    entry = _summary(classes, results, config.model_copy(update={"resamples": 0}))
+    del entry["interval"]
+    return entry
 
 
 def _settings(config: ScoreConfig) -> dict[str, Any]:

@@ -51,10 +51,11 @@ class Overlaps:
             mask: likewise.
             counted: same shape, True = the pixel counts.
         """
-        target = np.where(counted, target.astype(np.int64, copy=False), UNCOUNTED).reshape(-1)
-        mask = mask.astype(np.int64, copy=False).reshape(-1)
         if mask.size == 0:
             return
+        target = np.where(counted, target.astype(np.int64, copy=False), UNCOUNTED).reshape(-1)
+        mask = mask.astype(np.int64, copy=False).reshape(-1)
+        assert mask.min() >= 0, f"object id {mask.min() % 2**64} needs more than 63 bits"
         # Runs of one pair: far fewer than pixels, and what is sorted afterwards.
         begins = np.flatnonzero((target[1:] != target[:-1]) | (mask[1:] != mask[:-1])) + 1
         begins = np.concatenate([[0], begins])

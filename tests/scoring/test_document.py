@@ -143,6 +143,10 @@ def test_intervals_hold_the_scores_and_are_drawn_by_group(workspace: Workspace) 
     interval = scores["interval"]
     stated = {key: interval[key] for key in ("level", "resamples", "seed", "unit", "num_units")}
     assert stated == {"level": 0.95, "resamples": 300, "seed": 0, "unit": "groups", "num_units": 3}
+    assert list(scores["per_group"]) == ["g"]
+    both = np.array([scores["per_image"][image_id]["confusion"] for image_id in ("i0", "i1")]).sum(axis=0)
+    assert scores["per_group"]["g"]["confusion"] == both.tolist()
+    assert scores["per_group"]["g"]["overall"]["pixel_accuracy"] == np.trace(both) / both.sum()
     low, high = interval["overall"]["foreground_iou"]
     assert low < scores["overall"]["foreground_iou"] < high
     for name in ("iou", "dice", "precision", "recall", "hd95", "nsd"):
