@@ -7,9 +7,9 @@ Keys: `format`, `mask`, `classes` (id, name, color, in the order of the confusio
     boundary (unit, tolerance, cap) and instances where they were measured, interval (None where there is none)
 
 and `per_split` (the same for each split), `per_group` (for each group, where there are any), `per_image` (for each
-image; both without an interval), `worst_tiles`, and `against` where two masks were compared. Scores are in 0..1, but for
-the distances `hd95` and `assd`; None where they do not exist, and `num_images` says in how many images they do. Pixels
-are those of an image's `level`, where one is named, else of level 0.
+image; both without an interval), `worst_tiles`, and `against` where two masks were compared. Scores are in 0..1, but
+for the distances `hd95` and `assd`; None where they do not exist, and `num_images` says in how many images they do.
+Pixels are those of an image's `level`, where one is named, else of level 0.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from segcore.config import ScoreConfig
 from segcore.scoring.boundary import BOUNDARY_METRICS
 from segcore.scoring.counts import Counts, plain
 from segcore.scoring.instances import InstanceCounts, num_objects
-from segcore.scoring.intervals import LEVEL, SEED, Tree, bootstrap, difference, middle, total
+from segcore.scoring.intervals import LEVEL, SEED, Sums, Tree, bootstrap, difference, middle, total
 from segcore.scoring.ratios import Floats
 from segcore.scoring.summary import ImageScore, common_unit, empty_score, front, scores_of, sums_of
 
@@ -32,8 +32,12 @@ FORMAT = 2
 NO_SPLIT = "no split"
 WORST_TILES = 8
 """Tiles kept for each image, and in total."""
-SHOWN_OF_CLASS = ("iou", "dice", "precision", "recall")
-"""Of a class, what has an interval; and its boundary scores."""
+SHOWN_OF_CLASS = {
+    "per_class": ("iou", "dice", "precision", "recall"),
+    "boundary": BOUNDARY_METRICS,
+    "objects": ("pq", "f1"),
+}
+"""Of a class, what has an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +136,7 @@ def _summary(classes: Sequence[ClassInfo], results: Sequence[ImageScore], config
         "interval": _interval(classes, results, sums, config),
     }
     _add_boundary(summary, classes, results, tree, summed["known"][0])
-    objects = [result.instances for result in results if result.instances is not None]
-    if objects:
-        everything = InstanceCounts(*(summed[f"instances.{name}"][0] for name in InstanceCounts.__slots__))
-        found = _plain_row(tree["instances"], 0)
-        summary["instances"] = {**found, **num_objects(everything), "num_images": len(objects)}
+    _add_instances(summary, classes, results, tree, summed)
     return summary
 
 
@@ -164,6 +164,23 @@ def _add_boundary(
             "capped_share": capped / pixels if pixels else None,
             "num_images": int(known[row, len(BOUNDARY_METRICS) - 1]),
         }
+
+
+def _add_instances(
+    summary: dict[str, Any], classes: Sequence[ClassInfo], results: Sequence[ImageScore], tree: Tree, summed: Sums
+) -> None:
+    """The scores of objects, and those of each class where there are several; nothing where there are no objects."""
+    num_images = sum(result.instances is not None for result in results)
+    if not num_images:
+        return
+    counts = [
+        InstanceCounts(*(summed[f"instances.{name}"][0, row] for name in InstanceCounts.__slots__))
+        for row in range(len(classes) + 1)
+    ]
+    summary["instances"] = {**_plain_row(tree["instances"], 0), **num_objects(counts[0]), "num_images": num_images}
+    for row in front(classes) if "objects" in tree else ():
+        found = {**_plain_row(tree["objects"], row), **num_objects(counts[1 + row])}
+        summary["per_class"][classes[row].name]["instances"] = found
 
 
 def _interval(
@@ -194,8 +211,9 @@ def _nested(tree: Tree, classes: Sequence[ClassInfo], leaf: Any) -> dict[str, An
         "per_class": {
             info.name: {
                 name: leaf(tree[part][name][:, row], (part, name, row))
-                for part, names in (("per_class", SHOWN_OF_CLASS), ("boundary", BOUNDARY_METRICS))
+                for part, names in SHOWN_OF_CLASS.items()
                 for name in names
+                if part in tree
             }
             for row, info in enumerate(classes)
         },

@@ -4,8 +4,9 @@ Objects are compared through one sparse table, which adds over windows however t
 
     target id   mask id   pixels in both      0 = no object; target id -1 = the pixel does not count
 
-Memory grows with the pairs of objects that touch, not with pixels. Objects match whatever their class, where their IoU
-is *above* a threshold; from 0.5 on an object can have one partner at most, so that nothing has to be assigned.
+Memory grows with the pairs of objects that touch, not with pixels. Objects match where their IoU is *above* a
+threshold; from 0.5 on an object can have one partner at most, so that nothing has to be assigned. Taken together they
+match whatever their class; by class, what counts of an object is its pixels of that class.
 
     AP      TP / (TP + FP + FN) at one threshold, and its mean over 0.5, 0.55 ... 0.95: that of the Data Science Bowl
             2018 and of StarDist. Masks carry no confidence, so it is not COCO's area under a curve
@@ -37,37 +38,60 @@ COMPACT_ROWS = 1 << 20
 """Rows of the table that are gathered before equal pairs are added up again."""
 
 
-class Overlaps:
-    """Gathers the table of one image: `add` for every window, then `counts`."""
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The objects of one label in one window, of any shape."""
 
-    def __init__(self) -> None:
+    ids: Ids
+    """0 = no object."""
+    numbers: Ids
+    """Class numbers 0..K-1; K = the pixel does not count."""
+
+
+class Overlaps:
+    """Gathers the table of one image: `add` for every window, then `counts`.
+
+    Inside, ids carry the class of the pixel: id * (K + 1) + class number.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
         self._tables: list[Int64s] = []
 
-    def add(self, target: Ids, mask: Ids, counted: npt.NDArray[np.bool_]) -> None:
-        """Add one window; every pixel once.
-
-        Args:
-            target: object ids, 0 = none, any shape.
-            mask: likewise.
-            counted: same shape, True = the pixel counts.
-        """
-        if mask.size == 0:
+    def add(self, target: Objects, mask: Objects) -> None:
+        """Add one window; every pixel once. The same pixels count in both."""
+        parts = [part.reshape(-1) for part in (target.ids, target.numbers, mask.ids, mask.numbers)]
+        if not parts[0].size:
             return
-        target = np.where(counted, target.astype(np.int64, copy=False), UNCOUNTED).reshape(-1)
-        mask = mask.astype(np.int64, copy=False).reshape(-1)
-        assert mask.min() >= 0, f"object id {mask.min() % 2**64} needs more than 63 bits"
         # Runs of one pair: far fewer than pixels, and what is sorted afterwards.
-        begins = np.flatnonzero((target[1:] != target[:-1]) | (mask[1:] != mask[:-1])) + 1
-        begins = np.concatenate([[0], begins])
-        runs = np.stack([target[begins], mask[begins], np.diff(begins, append=mask.size)], axis=1)
+        begins = np.flatnonzero(np.concatenate([[True], np.logical_or.reduce([p[1:] != p[:-1] for p in parts])]))
+        ids, numbers, mask_ids, mask_numbers = (part[begins].astype(np.int64) for part in parts)
+        coded = np.where(numbers == self._num_classes, UNCOUNTED, self._coded(ids, numbers))
+        runs = np.stack([coded, self._coded(mask_ids, mask_numbers), np.diff(begins, append=parts[0].size)], axis=1)
         self._tables.append(_summed(runs))
         if len(self._tables) > 1 and sum(map(len, self._tables[1:])) > max(COMPACT_ROWS, len(self._tables[0])):
             self._tables = [_summed(np.concatenate(self._tables))]
 
+    def _coded(self, ids: Int64s, numbers: Int64s) -> Int64s:
+        codes = ids * (self._num_classes + 1) + numbers
+        assert codes.min() >= 0, f"object ids up to {ids.max()} are too large for {self._num_classes} classes"
+        return np.where(ids == 0, 0, codes)
+
     def counts(self) -> "InstanceCounts":
-        """What the scores are made of."""
-        table = _summed(np.concatenate(self._tables)) if self._tables else np.zeros((0, 3), np.int64)
-        return _counted(table)
+        """What the scores are made of: of all objects first, then of each class; all arrays `(1 + K, ...)`."""
+        table = np.concatenate(self._tables) if self._tables else np.zeros((0, 3), np.int64)
+        target, mask, px = table.T
+        step = self._num_classes + 1
+        parts = [_counted(_summed(np.column_stack([_ids(target, step), _ids(mask, step), px])))]
+        for number in range(self._num_classes):
+            own_target = np.where((target == UNCOUNTED) | (target % step == number), _ids(target, step), 0)
+            own_mask = np.where((target == UNCOUNTED) | (mask % step == number), _ids(mask, step), 0)
+            parts.append(_counted(_summed(np.column_stack([own_target, own_mask, px]))))
+        return InstanceCounts(*(np.stack([getattr(part, name) for part in parts]) for name in InstanceCounts.__slots__))
+
+
+def _ids(codes: Int64s, step: int) -> Int64s:
+    return np.where(codes > 0, codes // step, codes)
 
 
 def _summed(rows: Int64s) -> Int64s:
@@ -82,24 +106,30 @@ def _summed(rows: Int64s) -> Int64s:
 
 @dataclass(frozen=True, slots=True)
 class InstanceCounts:
-    """What the objects of some images add up to; float64, the thresholds (T,) on the last axis."""
+    """What the objects of some images add up to: float64, with the thresholds T on the last axis."""
 
     tp: Floats
     fp: Floats
     fn: Floats
     matched_iou: Floats
-    """(1,): sum of the IoU of the pairs above 0.5."""
+    """(..., 1): sum of the IoU of the pairs above 0.5."""
     intersection: Floats
-    """(1,): AJI's numerator in px."""
+    """(..., 1): AJI's numerator in px."""
     union: Floats
-    """(1,)"""
+    """(..., 1)"""
 
-    def to_json(self) -> dict[str, list[float]]:
-        """Plain lists; `InstanceCounts(**...)` of arrays is the way back, see `from_json`."""
+    @classmethod
+    def zeros(cls, num_classes: int) -> "InstanceCounts":
+        """Counts of no object at all, as `Overlaps.counts` gives them."""
+        rows = num_classes + 1
+        return cls(*(np.zeros((rows, width)) for width in (len(THRESHOLDS),) * 3 + (1,) * 3))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists; `from_json` is the way back."""
         return {name: getattr(self, name).tolist() for name in self.__slots__}
 
     @classmethod
-    def from_json(cls, values: dict[str, list[float]]) -> "InstanceCounts":
+    def from_json(cls, values: dict[str, Any]) -> "InstanceCounts":
         """The counts that `to_json` wrote.
 
         Raises:
@@ -107,7 +137,7 @@ class InstanceCounts:
         """
         parts = {name: np.asarray(values[name], np.float64) for name in cls.__slots__}
         sizes = [part.shape for part in parts.values()]
-        if sizes != [(len(THRESHOLDS),)] * 3 + [(1,)] * 3:
+        if sizes != [getattr(cls.zeros(len(parts["tp"]) - 1), name).shape for name in cls.__slots__]:
             raise ValueError(f"counts of instances have the shapes {sizes}")
         return cls(**parts)
 
@@ -189,5 +219,5 @@ def instance_ratios(sums: InstanceCounts, empty: float = np.nan) -> dict[str, Fl
 
 
 def num_objects(counts: InstanceCounts) -> dict[str, int]:
-    """How many objects the target and the mask have; of the mask without those that lie where nothing counts."""
+    """How many objects target and mask have `(T,)`; of the mask without those that lie where nothing counts."""
     return {"target_objects": int(counts.tp[0] + counts.fn[0]), "mask_objects": int(counts.tp[0] + counts.fp[0])}

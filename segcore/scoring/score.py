@@ -275,13 +275,10 @@ def _kept(data: bytes | None, identity: dict[str, str], subject: Subject, ruler:
             if kept is None or kept["ruler"] != json.loads(json.dumps(dataclasses.asdict(ruler))):
                 return None
             boundary = BoundaryScores(ruler, tuple(kept["classes"]))
-        if counts.num_classes != len(subject.classes):
+        instances = None if objects is None else InstanceCounts.from_json(objects)
+        num_classes = {counts.num_classes} if instances is None else {counts.num_classes, len(instances.tp) - 1}
+        if num_classes != {len(subject.classes)}:
             return None
-        return Streamed(
-            counts,
-            list(record["worst_tiles"]),
-            boundary,
-            None if objects is None else InstanceCounts.from_json(objects),
-        )
+        return Streamed(counts, list(record["worst_tiles"]), boundary, instances)
     except (ValueError, KeyError, TypeError):
         return None

@@ -17,7 +17,7 @@ from segcore.geometry import Grid, Ints, Window
 from segcore.scoring.boundary import Boundaries, Ruler
 from segcore.scoring.counts import Counter, Counts
 from segcore.scoring.document import WORST_TILES
-from segcore.scoring.instances import InstanceCounts, Overlaps
+from segcore.scoring.instances import InstanceCounts, Objects, Overlaps
 from segcore.scoring.summary import BoundaryScores
 from segcore.store import Image, Label
 
@@ -146,7 +146,7 @@ def stream(subject: Subject, ruler: Ruler | None) -> Streamed:
     counter = Counter([info.id for info in subject.classes], subject.ignore)
     ruler = ruler if subject.has_target else None
     boundaries = Boundaries(counter.num_classes, ruler) if ruler else None
-    overlaps = Overlaps() if subject.has_objects else None
+    overlaps = Overlaps(counter.num_classes) if subject.has_objects else None
     ranking = _Ranking(subject.mask.shape())
     total = Counts.zeros(counter.num_classes)
     for core, pieces in _windows(subject, ruler):
@@ -155,11 +155,13 @@ def stream(subject: Subject, ruler: Ruler | None) -> Streamed:
         if pieces.target is None or (boundaries is None and overlaps is None):
             continue
         target, mask = counter.numbers(pieces.target, pieces.mask, pieces.valid)
+        inside = core.relative_to(pieces.window.start)
         if boundaries is not None:
-            boundaries.add(target, mask, core.relative_to(pieces.window.start))
+            boundaries.add(target, mask, inside)
         if overlaps is not None and own.target_objects is not None and own.mask_objects is not None:
-            counted = target[core.relative_to(pieces.window.start).slices] != counter.num_classes
-            overlaps.add(own.target_objects, own.mask_objects, counted)
+            overlaps.add(
+                Objects(own.target_objects, target[inside.slices]), Objects(own.mask_objects, mask[inside.slices])
+            )
     measured = BoundaryScores(ruler, tuple(boundaries.scores())) if boundaries and ruler else None
     return Streamed(total, ranking.worst(), measured, overlaps.counts() if overlaps else None)
 

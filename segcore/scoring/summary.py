@@ -9,9 +9,9 @@ import numpy as np
 from segcore.classes import ClassInfo
 from segcore.scoring.boundary import BOUNDARY_METRICS, Ruler
 from segcore.scoring.counts import Counts, foreground_rows
-from segcore.scoring.instances import THRESHOLDS, InstanceCounts, instance_ratios
+from segcore.scoring.instances import InstanceCounts, instance_ratios
 from segcore.scoring.intervals import Sums, Tree
-from segcore.scoring.ratios import ClassSums, Floats, class_ratios, divided, overall_ratios
+from segcore.scoring.ratios import ClassSums, Floats, class_ratios, divided, known_mean, overall_ratios
 
 MEANS = (*BOUNDARY_METRICS, "iou", "dice")
 """Scores of a class that are taken in each image, and then averaged over the images where they are defined."""
@@ -81,8 +81,7 @@ def sums_of(results: Sequence[ImageScore], num_classes: int, empty: float) -> di
         "known": (~np.isnan(means)).astype(np.float64),
     }
     if any(result.instances is not None for result in results):
-        none = InstanceCounts(*(np.zeros(len(THRESHOLDS)) for _ in range(3)), *(np.zeros(1) for _ in range(3)))
-        objects = [result.instances or none for result in results]
+        objects = [result.instances or InstanceCounts.zeros(num_classes) for result in results]
         for name in InstanceCounts.__slots__:
             sums[f"instances.{name}"] = np.stack([getattr(counts, name) for counts in objects])
     return sums
@@ -104,8 +103,8 @@ def _each(result: ImageScore, classes: ClassSums, row: int, empty: float) -> Flo
 
 
 def scores_of(sums: Sums, foreground: Sequence[int], empty: float) -> Tree:
-    """Scores of sums `(draws, ...)`: `overall` and `instances` `(draws,)`, `per_class`, `boundary` and `image_mean`
-    `(draws, K)`; nan = not defined.
+    """Scores of sums `(draws, ...)`: `overall` and `instances` `(draws,)`, `per_class`, `boundary`, `image_mean` and
+    (of more than one class in the foreground) `objects` `(draws, K)`; nan = not defined.
 
     Args:
         sums: of each draw, or of all images (`intervals.total`).
@@ -123,7 +122,11 @@ def scores_of(sums: Sums, foreground: Sequence[int], empty: float) -> Tree:
     }
     if "instances.tp" in sums:
         counts = InstanceCounts(*(sums[f"instances.{name}"] for name in InstanceCounts.__slots__))
-        tree["instances"] = instance_ratios(counts, empty)
+        found = instance_ratios(counts, empty)
+        tree["instances"] = {name: values[..., 0] for name, values in found.items()}
+        if len(foreground) > 1:
+            tree["objects"] = {name: values[..., 1:] for name, values in found.items()}
+            tree["instances"]["mean_pq"] = known_mean(tree["objects"]["pq"][..., list(foreground)])
     return tree
 
 

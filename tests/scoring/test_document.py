@@ -16,7 +16,7 @@ from segcore.errors import StoreError
 from segcore.geometry import Window
 from segcore.scoring import stream as streaming
 from segcore.scoring.boundary import Boundaries, Ruler
-from segcore.scoring.instances import Overlaps, instance_ratios
+from segcore.scoring.instances import Objects, Overlaps, instance_ratios
 from segcore.scoring.score import score
 from segcore.spatial import Spacing
 from segcore.store import Workspace
@@ -106,17 +106,18 @@ def test_objects_are_those_of_the_whole_images_added_up(workspace: Workspace, mo
     scores = _scores(workspace)
     summed = []
     for image_id in ("i0", "i1", "i2", "i3"):
-        overlaps = Overlaps()
+        overlaps = Overlaps(1)
+        uncounted = (_whole(workspace, image_id, "target") == 255).astype(np.uint8)
         parts = (_whole(workspace, image_id, name) for name in ("target_instances", "m_instances"))
-        overlaps.add(*parts, _whole(workspace, image_id, "target") != 255)
+        overlaps.add(*(Objects(part, uncounted) for part in parts))
         summed.append(overlaps.counts())
-        expected = {name: float(value) for name, value in instance_ratios(summed[-1]).items()}
+        expected = {name: float(values[0]) for name, values in instance_ratios(summed[-1]).items()}
         entry = scores["per_image"][image_id]["instances"]
         assert {name: entry[name] for name in expected} == pytest.approx(expected)
-    tp, fp, fn = (sum(getattr(part, name)[0] for part in summed) for name in ("tp", "fp", "fn"))
+    tp, fp, fn = (sum(getattr(part, name)[0, 0] for part in summed) for name in ("tp", "fp", "fn"))
     found = scores["instances"]
     assert found["ap50"] == pytest.approx(tp / (tp + fp + fn))
-    assert found["pq"] == pytest.approx(sum(part.matched_iou[0] for part in summed) / (tp + fp / 2 + fn / 2))
+    assert found["pq"] == pytest.approx(sum(part.matched_iou[0, 0] for part in summed) / (tp + fp / 2 + fn / 2))
     assert (found["target_objects"], found["mask_objects"], found["num_images"]) == (tp + fn, tp + fp, 4)
     low, high = scores["interval"]["instances"]["pq"]
     assert low <= found["pq"] <= high
@@ -262,3 +263,31 @@ def test_volume_is_measured_in_all_its_axes(tmp_path: Path, monkeypatch: pytest.
     for name in ("hd95", "assd", "nsd", "boundary_iou"):
         assert found[name] == pytest.approx(expected[name])
     assert scores["confusion"] == [[int(((target == i) & (mask == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+
+
+def test_objects_of_several_classes_are_scored_by_class_too(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    table = tuple(ClassInfo(id=n, name=name, color=(n, n, n)) for n, name in enumerate(("background", "cell", "gland")))
+    target, mask = np.zeros((60, 60), np.uint8), np.zeros((60, 60), np.uint8)
+    target[5:15, 5:15] = mask[5:15, 5:15] = 1  # a cell, right
+    target[30:40, 5:15] = 1  # a cell that the mask takes for a gland
+    mask[30:40, 5:15] = 2
+    target[30:50, 30:50] = mask[30:50, 30:46] = 2  # a gland, right by 0.8
+    put_image(ws, "i", np.ones((1, 60, 60), np.uint8))
+    put_image(ws, "j", np.ones((1, 60, 60), np.uint8))
+    for image_id in ("i", "j"):
+        put_label(ws, image_id, "target", target, table)
+        put_label(ws, image_id, "m", mask, table)
+        put_objects(ws, image_id, "target_instances", connected(target)[0].astype(np.uint32))
+        put_objects(ws, image_id, "m_instances", connected(mask)[0].astype(np.uint32))
+    scores = _scores(ws)
+    assert scores["instances"]["f1"] == 1.0
+    assert scores["instances"]["pq"] == pytest.approx((1 + 1 + 0.8) / 3)
+    cell, gland = (scores["per_class"][name]["instances"] for name in ("cell", "gland"))
+    assert cell["pq"] == pytest.approx(1 / 1.5)
+    assert gland["pq"] == pytest.approx(0.8 / 1.5)
+    assert (cell["target_objects"], cell["mask_objects"]) == (4, 2)
+    assert (gland["target_objects"], gland["mask_objects"]) == (2, 4)
+    assert scores["instances"]["mean_pq"] == pytest.approx((cell["pq"] + gland["pq"]) / 2)
+    assert scores["interval"]["per_class"]["cell"]["pq"] == pytest.approx([cell["pq"]] * 2)
+    assert "instances" not in scores["per_class"]["background"]

@@ -10,7 +10,7 @@ from monai.metrics.panoptic_quality import compute_panoptic_quality
 
 from segcore.geometry import Grid
 from segcore.scoring import instances as module
-from segcore.scoring.instances import THRESHOLDS, InstanceCounts, Overlaps, instance_ratios, num_objects
+from segcore.scoring.instances import THRESHOLDS, InstanceCounts, Objects, Overlaps, instance_ratios, num_objects
 
 SHAPE = (120, 130)
 Ids = npt.NDArray[np.uint32]
@@ -38,14 +38,22 @@ def _moved(ids: Ids, seed: int) -> Ids:
 
 
 def _counts(target: Ids, mask: Ids, counted: npt.NDArray[np.bool_], cell: tuple[int, int] = SHAPE) -> InstanceCounts:
-    overlaps, grid = Overlaps(), Grid(target.shape, cell)
+    """Of objects of one class."""
+    overlaps, grid = Overlaps(1), Grid(target.shape, cell)
+    numbers = np.where(counted, 0, 1).astype(np.uint8)
     for window in map(grid.window, grid.indices()):
-        overlaps.add(target[window.slices], mask[window.slices], counted[window.slices])
+        at = window.slices
+        overlaps.add(Objects(target[at], numbers[at]), Objects(mask[at], numbers[at]))
     return overlaps.counts()
 
 
-def _scores(counts: InstanceCounts) -> dict[str, float]:
-    return {name: float(value) for name, value in instance_ratios(counts).items()}
+def _of(counts: InstanceCounts, row: int) -> InstanceCounts:
+    return InstanceCounts(*(getattr(counts, name)[row] for name in InstanceCounts.__slots__))
+
+
+def _scores(counts: InstanceCounts, row: int = 0) -> dict[str, float]:
+    """Of all objects (row 0), or of class `row - 1`."""
+    return {name: float(values[row]) for name, values in instance_ratios(counts).items()}
 
 
 def _brute_force(target: Ids, mask: Ids, counted: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -94,8 +102,9 @@ def test_scores_equal_loops_over_objects(
     expected = _brute_force(target, mask, counted)
     found = _scores(counts)
     assert found == pytest.approx(expected, rel=1e-12)
+    assert _scores(counts, 1) == found  # there is one class
     assert 0 < found["ap"] < found["ap50"] < 1
-    assert num_objects(counts)["target_objects"] == len(np.unique(target[counted & (target > 0)]))
+    assert num_objects(_of(counts, 0))["target_objects"] == len(np.unique(target[counted & (target > 0)]))
 
 
 def test_panoptic_quality_equals_monai() -> None:
@@ -144,15 +153,15 @@ def test_object_where_nothing_counts_is_no_false_positive() -> None:
     counted[0, 17] = False
     assert _scores(_counts(target, mask, counted, target.shape))["f1"] == 1.0
     counted[:] = False
-    assert set(num_objects(_counts(target, mask, counted, target.shape)).values()) == {0}
+    assert set(num_objects(_of(_counts(target, mask, counted, target.shape), 0)).values()) == {0}
 
 
 def test_no_object_at_all_is_not_defined() -> None:
     empty = np.zeros((4, 4), np.uint32)
     counts = _counts(empty, empty, np.ones((4, 4), bool), (4, 4))
-    assert all(np.isnan(value) for value in instance_ratios(counts).values())
-    assert {float(value) for value in instance_ratios(counts, empty=1.0).values()} == {1.0}
-    assert Overlaps().counts().to_json() == counts.to_json()
+    assert all(np.isnan(values).all() for values in instance_ratios(counts).values())
+    assert all((values == 1.0).all() for values in instance_ratios(counts, empty=1.0).values())
+    assert Overlaps(1).counts().to_json() == counts.to_json() == InstanceCounts.zeros(1).to_json()
 
 
 def test_counts_come_back_from_json_and_refuse_others() -> None:
@@ -167,9 +176,32 @@ def test_counts_come_back_from_json_and_refuse_others() -> None:
 
 def test_memory_is_that_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMPACT_ROWS", 100)
-    overlaps = Overlaps()
+    overlaps = Overlaps(1)
     ids = np.repeat(np.arange(1, 51, dtype=np.uint32), 40).reshape(50, 40)
     for _ in range(200):
-        overlaps.add(ids, ids, np.ones(ids.shape, bool))
+        overlaps.add(Objects(ids, np.zeros(ids.shape, np.uint8)), Objects(ids, np.zeros(ids.shape, np.uint8)))
         assert sum(map(len, overlaps._tables)) <= 50 + 100 + 50
-    assert overlaps.counts().tp[0] == 50
+    assert overlaps.counts().tp[0, 0] == 50
+
+
+@pytest.mark.parametrize("cell", [SHAPE, (16, 16)])
+def test_scores_by_class_equal_those_of_the_class_alone(cell: tuple[int, int]) -> None:
+    target = _objects(7)
+    mask = _moved(target, 8)
+    counted = np.ones(SHAPE, bool)
+    counted[:, :30] = False
+    # Every object has one class; that of the mask's is its partner's, but for every fifth.
+    own = [target % 3, np.zeros_like(mask)]
+    for number, value in enumerate(np.unique(target[target > 0])[4:]):
+        own[1][mask == number + 1] = (value + (number % 5 == 0)) % 3
+    classes = [np.where(counted, part, 3).astype(np.uint8) for part in own]
+    overlaps, grid = Overlaps(3), Grid(SHAPE, cell)
+    for window in map(grid.window, grid.indices()):
+        at = window.slices
+        overlaps.add(Objects(target[at], classes[0][at]), Objects(mask[at], classes[1][at]))
+    counts = overlaps.counts()
+    assert _scores(counts) == pytest.approx(_brute_force(target, mask, counted), rel=1e-12)
+    for number in range(3):
+        own_target, own_mask = (np.where(part == number, ids, 0) for ids, part in zip((target, mask), own, strict=True))
+        expected = _brute_force(own_target, own_mask, counted)
+        assert _scores(counts, 1 + number) == pytest.approx(expected, rel=1e-12), number
