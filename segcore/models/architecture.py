@@ -8,11 +8,20 @@ from torch import nn
 from segcore.models.arguments import ModelArguments
 
 
+class Told(NamedTuple):
+    """What a network is with its default arguments, three bands and two classes."""
+
+    parameters: int
+    stride: int
+    axes: tuple[str, ...]
+
+
 class Architecture(NamedTuple):
     """The arguments that a model takes, what builds it from them, and what a user reads of it.
 
     The model has an attribute `stride`: sides of a tile must be multiples of it. One with an encoder names its
-    parts in `encoder`: what training can leave as it is for a while.
+    parts in `encoder`: what training can leave as it is for a while. One with `sees_whole_tile` is known to, so that
+    nobody measures how far it looks.
     """
 
     arguments: type[ModelArguments]
@@ -27,3 +36,5 @@ class Architecture(NamedTuple):
     context_px: int | None
     """What a tile needs to see around the part that it writes, with the default arguments: a multiple of the stride.
     None: all of it, so that no halo is enough."""
+    told: Told | None = None
+    """For the list, where a network takes a library that is slow to load or may be missing; else it is built."""

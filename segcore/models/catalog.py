@@ -2,13 +2,23 @@
 
 from functools import partial
 
-from segcore.models.architecture import Architecture
+from segcore.models.architecture import Architecture, Told
 from segcore.models.attention_unet import AttentionUNet, AttentionUNetArguments
 from segcore.models.classic.entries import CLASSIC
 from segcore.models.conv1 import Conv1, Conv1Arguments
 from segcore.models.convlstm_unet import ConvLSTMUNet, ConvLSTMUNetArguments
 from segcore.models.deeplab import DeepLab, DeepLabArguments
 from segcore.models.fcn import FCN, FCNArguments
+from segcore.models.monai_networks import (
+    UNETR,
+    DynUNet,
+    DynUNetArguments,
+    SegResNetArguments,
+    SwinUNETRArguments,
+    UNETRArguments,
+    segresnet,
+    swin_unetr,
+)
 from segcore.models.pspnet import PSPNet, PSPNetArguments
 from segcore.models.segformer import SegFormer, SegFormerArguments
 from segcore.models.segnet import SegNet, SegNetArguments
@@ -16,6 +26,7 @@ from segcore.models.tile_classifier import TileClassifier, TileClassifierArgumen
 from segcore.models.unet import UNet, UNetArguments
 
 _FCN_PAPER = "Long et al., Fully Convolutional Networks for Semantic Segmentation, 2015"
+_VOLUME = ("z", "y", "x")
 
 ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(
@@ -107,6 +118,48 @@ ARCHITECTURES: dict[str, Architecture] = {
         "Shi et al., Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting, 2015",
         "sequences (video, satellite time series) where a frame is clearer in the light of those before it",
         None,
+    ),
+    "dynunet": Architecture(
+        DynUNetArguments,
+        DynUNet,
+        "DynUNet",
+        "encoder-decoder",
+        "Isensee et al., nnU-Net: a Self-Configuring Method for Deep Learning-Based Biomedical Image Segmentation, "
+        "2021",
+        "the first choice for volumes: a wider U-Net with strided convolutions, as nnU-Net builds it",
+        80,
+        Told(16_545_378, 16, _VOLUME),
+    ),
+    "segresnet": Architecture(
+        SegResNetArguments,
+        segresnet,
+        "SegResNet",
+        "encoder-decoder",
+        "Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization, 2018",
+        "volumes with little memory: a deep residual encoder and a thin decoder",
+        128,
+        Told(4_701_778, 8, _VOLUME),
+    ),
+    "swinunetr": Architecture(
+        SwinUNETRArguments,
+        swin_unetr,
+        "Swin UNETR",
+        "transformer",
+        "Hatamizadeh et al., Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI Images, "
+        "2022",
+        "many volumes, or published weights: attention in windows, borders by convolutions",
+        None,
+        Told(15_709_388, 32, _VOLUME),
+    ),
+    "unetr": Architecture(
+        UNETRArguments,
+        UNETR,
+        "UNETR",
+        "transformer",
+        "Hatamizadeh et al., UNETR: Transformers for 3D Medical Image Segmentation, 2022",
+        "many volumes whose organs are told by their place; much memory",
+        None,
+        Told(99_078_242, 16, _VOLUME),
     ),
     "tile_classifier": Architecture(
         TileClassifierArguments,

@@ -9,6 +9,7 @@ import torch
 
 from segcore.geometry import rounded_up
 from segcore.models import ModelConfig, build_model, find_architecture
+from segcore.models.architecture import Told
 from segcore.models.arguments import ModelArguments
 from segcore.models.image_norm import standing
 
@@ -34,22 +35,29 @@ def described(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: if there is no such architecture.
     """
-    entry, model = find_architecture(name), _built(name, "meta")
+    entry = find_architecture(name)
+    told = entry.told or _told(name)
     return {
         "name": name,
         "title": entry.title,
         "family": entry.family,
         "paper": entry.paper,
         "use": entry.use,
-        "axes": list(getattr(model, "axes", ("y", "x"))),
+        "axes": list(told.axes),
         "bands": BANDS,
         "classes": CLASSES,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "stride": int(model.stride),  # type: ignore[arg-type]
+        "parameters": told.parameters,
+        "stride": told.stride,
         "context_px": entry.context_px,
         "tiling_is_exact": entry.context_px is not None,
         "arguments": arguments_of(name),
     }
+
+
+def _told(name: str) -> Told:
+    model = _built(name, "meta")
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return Told(parameters, int(model.stride), tuple(getattr(model, "axes", ("y", "x"))))  # type: ignore[arg-type]
 
 
 def arguments_of(name: str) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ from segcore.models.image_norm import standing
 from segcore.models.info import InputContract
 from segcore.models.package import ModelPackage
 
-MAX_PX, MAX_PLANES = 1024, 128
+MAX_PX, MAX_PLANES = 1024, 256
 """A field that reaches through a probe of this length is global."""
 NARROW_PX, NARROW_PLANES = 32, 4
 """Sides of a probe across its length; at least two cells of the stride, or one in volumes, which cost so much more."""
@@ -86,6 +86,8 @@ def receptive_field(model: nn.Module, in_channels: int, stride: Ints) -> Recepti
     if isinstance(model, ClassicModel):  # it computes outside of torch, on values that NaN would make senseless
         told = model.context_px
         return ReceptiveField(None if told is None else (told,) * len(stride), stride)
+    if getattr(model, "sees_whole_tile", False):
+        return ReceptiveField(None, stride)
     # In float64 the kernels spread NaN no farther than the layers read, unlike Winograd's.
     probe = _Probe(standing(copy.deepcopy(model)).cpu().double().eval(), in_channels, stride)
     with one_thread(), torch.inference_mode():

@@ -1,5 +1,6 @@
 """Architectures: arguments are checked before anything is built; every entry tells what it is."""
 
+import importlib.util
 from typing import Any
 
 import pytest
@@ -51,8 +52,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "segnet": {"channels": (4, 8)},
     "convlstm_unet": {"channels": (4, 8)},
     "tile_classifier": {"channels": (4, 8), "hidden": 8},
+    "dynunet": {"channels": (4, 8, 8)},
+    "segresnet": {"first_channels": 8, "depths": (1, 1)},
+    "swinunetr": {"features": 12, "dims": 2},
+    "unetr": {"features": 8, "hidden": 12, "heads": 3, "grid_px": 32, "grid_planes": 16},
 }
 """Where the default is more than a test needs."""
+NEEDS_EINOPS = pytest.mark.skipif(importlib.util.find_spec("einops") is None, reason="extra `volumes` is incomplete")
+
+
+def param(name: str, *marks: pytest.MarkDecorator) -> Any:
+    return pytest.param(name, marks=(*marks, NEEDS_EINOPS) if name in ("swinunetr", "unetr") else marks)
+
+
 NETWORKS = [name for name, entry in ARCHITECTURES.items() if entry.family != "classic"]
 """What has weights."""
 
@@ -63,10 +75,11 @@ def built(name: str, **arguments: Any) -> nn.Module:
     return build_model(ModelConfig(architecture=name, arguments=given))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [param(name) for name in NETWORKS])
 def test_logits_have_the_shape_of_the_tiles_and_the_gradient_reaches_every_weight(name: str) -> None:
     model = built(name)
-    stride, planes = int(model.stride), (2,) * (len(getattr(model, "axes", "yx")) - 2)
+    stride, is_volume = int(model.stride), len(getattr(model, "axes", "yx")) > 2
+    planes = (2 * int(getattr(model, "stride_planes", 1)),) if is_volume else ()
     tiles = torch.randn(2, 3, *planes, 2 * stride, 3 * stride)
     logits = model.train()(tiles)
     assert logits.shape == (2, 4, *tiles.shape[2:])
@@ -98,13 +111,16 @@ def test_as_many_weights_as_published(name: str, arguments: dict[str, Any], mill
 
 
 QUICK = ("unet", "attention_unet", "tile_classifier", "conv1")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in QUICK]
+SLOW = [param(name, pytest.mark.slow) for name in NETWORKS if name not in QUICK]
+AS_PLANES = ("dynunet", "segresnet")
+"""Their fields are the same in every axis, and measured in seconds rather than minutes so."""
 
 
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_the_catalog_says_how_far_each_looks(name: str) -> None:
     torch.manual_seed(0)
-    model = build_model(ModelConfig(architecture=name, arguments={"in_channels": 3, "num_classes": 2}))
+    arguments = {"in_channels": 3, "num_classes": 2, **({"dims": 2} if name in AS_PLANES else {})}
+    model = build_model(ModelConfig(architecture=name, arguments=arguments))
     stride = int(model.stride)
     planes = (int(getattr(model, "stride_planes", 1)),) if len(getattr(model, "axes", "yx")) > 2 else ()
     field = receptive_field(model, 3, (*planes, stride, stride))
