@@ -55,12 +55,14 @@ reference: setup ## Write docs/commands.md and the tables of formats from the co
 # A universal lock: one file for 3.11 to 3.13, with markers where they differ. CUDA packages stay out (see .installed).
 # What is locked stays, unless pyproject.toml rules it out; `make lock UV_FLAGS=--upgrade` renews all but torch.
 TORCH := torch==2.13.0
+EXTRAS = $(shell $(PYTHON) -c 'import tomllib; \
+	print(*sorted({*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]} - {"zoo"}))')
 
 lock: ## Renew requirements.lock after a change of dependencies (needs uv)
 	cp requirements.lock requirements.lock.new
-	echo '$(TORCH)' | uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	echo '$(TORCH)' | uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS:%=--extra %) --no-header --no-annotate \
 	    --no-emit-index-url $(UV_FLAGS) --constraint - --output-file requirements.lock.new pyproject.toml
-	{ echo '# Every package of segcore with all extras, for Python 3.11 to 3.13; made by `make lock`.'; \
+	{ echo '# Every package of segcore with all extras but zoo, for Python 3.11 to 3.13; made by `make lock`.'; \
 	  echo '# Install it with `make setup`. CUDA packages are absent: the build of torch at hand names those it needs.'; \
 	  grep -vE '^(nvidia-|cuda-|triton|torch=|pywin32)' requirements.lock.new; echo '$(TORCH)'; } > requirements.lock
 	rm requirements.lock.new

@@ -21,6 +21,9 @@ def models(
     names: Annotated[
         list[str] | None, typer.Argument(help="Show these alone, with their arguments; none = list all.")
     ] = None,
+    zoo: Annotated[
+        bool, typer.Option("--zoo", help="Also the names that the extra `zoo` adds: smp.* and timm.*.")
+    ] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Also time each on this machine, a second or so.")] = False,
     device: Annotated[str, typer.Option(help="Where --measure runs: auto, cpu, cuda or mps.")] = "auto",
     json_: JSON = False,
@@ -30,7 +33,7 @@ def models(
     with stdout_kept_clean(), progress_on_stderr() as progress, Peak() as peak:
         from segcore.inference.numerics import resolve_device
         from segcore.models import ARCHITECTURES
-        from segcore.models.listing import described, measured_speed
+        from segcore.models.listing import described, measured_speed, zoo_listed
 
         rows = [described(name) for name in names or ARCHITECTURES]
         if measure:
@@ -39,12 +42,17 @@ def models(
             for row in rows:
                 row |= {"device": str(where), **measured_speed(row["name"], where)._asdict()}
                 progress.advance()
+        listed = zoo_listed() if zoo else {}
     if json_:
-        found = {"stage": "models", "state": "done", "paths": [], "seconds": peak.seconds, "peak_mib": peak.mib}
-        typer.echo(json.dumps(found | {"models": rows}))
+        done = {"stage": "models", "state": "done", "paths": [], "seconds": peak.seconds, "peak_mib": peak.mib}
+        typer.echo(json.dumps(done | {"models": rows, **({"zoo": listed} if zoo else {})}))
         return
     for line in (line for row in rows for line in in_full(row)) if names else as_table(rows):
         typer.echo(line)
+    for what, found in listed.items():
+        typer.echo(f"\n{what}:")
+        for line in [found] if isinstance(found, str) else found:
+            typer.echo(f"  {line}")
 
 
 def as_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -68,7 +76,7 @@ def as_table(rows: list[dict[str, Any]]) -> list[str]:
         "",
         "M: millions of weights.",
         exact,
-        "`segcore models NAME` shows a network's arguments, its paper and more.",
+        "`segcore models NAME` shows a network's arguments, its paper and more; --zoo lists those of other libraries.",
     ]
 
 

@@ -12,6 +12,7 @@ from segcore.errors import ConfigError
 from segcore.models.architecture import Architecture
 from segcore.models.arguments import ModelArguments
 from segcore.models.catalog import ARCHITECTURES
+from segcore.models.zoo import in_zoo, zoo_entry
 
 __all__ = [
     "ARCHITECTURES",
@@ -32,7 +33,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     architecture: str
-    """A key of `ARCHITECTURES`."""
+    """A key of `ARCHITECTURES`, or a name of the zoo."""
     arguments: dict[str, Any] = {}
     """Always `in_channels` and `num_classes`; the rest is the architecture's own."""
 
@@ -41,8 +42,10 @@ def find_architecture(name: str) -> Architecture:
     """The entry of a name.
 
     Raises:
-        ConfigError: if there is none, with the nearest.
+        ConfigError: if there is none, with the nearest; or its extra is missing.
     """
+    if in_zoo(name):
+        return zoo_entry(name)
     if name not in ARCHITECTURES:
         nearest = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(ARCHITECTURES)}"

@@ -38,3 +38,5 @@ class Architecture(NamedTuple):
     None: all of it, so that no halo is enough."""
     told: Told | None = None
     """For the list, where a network takes a library that is slow to load or may be missing; else it is built."""
+    is_measured: bool = False
+    """Whether `context_px` is not known beforehand: it is measured when somebody asks."""

@@ -21,11 +21,20 @@ def library(name: str) -> Any:
 
 
 def on_any_device(build: Callable[[], M]) -> M:
-    """What `build` returns, where that reads values of its tensors, which meta has not: built for real, then moved.
+    """What `build` returns, also on meta where it reads values of its tensors, which meta has not.
 
-    The global generator stays as it is, as it does for what is built on meta.
+    Such a network is built for real and moved. The global generator stays as it is.
     """
     if torch.get_default_device().type != "meta":
         return build()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        return build().to("meta")
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return build()
+        except (RuntimeError, NotImplementedError):  # what is wrong beside that, fails again
+            with torch.device("cpu"):
+                return build().to("meta")
+
+
+def stores_all(model: nn.Module) -> bool:
+    """Whether the state dict has every tensor of the model: not so where constants are buffers that nobody stores."""
+    return {name for name, _ in model.named_buffers()} <= model.state_dict().keys()

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
 from segcore.models import ModelConfig, build_model, find_architecture
 from segcore.models.architecture import Told
 from segcore.models.arguments import ModelArguments
 from segcore.models.image_norm import standing
+from segcore.models.receptive import receptive_field
+from segcore.models.zoo import smp_encoders, zoo_names
 
 BANDS, CLASSES = 3, 2
 """Of the networks whose weights are counted."""
@@ -37,6 +40,7 @@ def described(name: str) -> dict[str, Any]:
     """
     entry = find_architecture(name)
     told = entry.told or _told(name)
+    context_px = _measured_context_px(name) if entry.is_measured else entry.context_px
     return {
         "name": name,
         "title": entry.title,
@@ -48,8 +52,8 @@ def described(name: str) -> dict[str, Any]:
         "classes": CLASSES,
         "parameters": told.parameters,
         "stride": told.stride,
-        "context_px": entry.context_px,
-        "tiling_is_exact": entry.context_px is not None,
+        "context_px": context_px,
+        "tiling_is_exact": context_px is not None,
         "arguments": arguments_of(name),
     }
 
@@ -58,6 +62,22 @@ def _told(name: str) -> Told:
     model = _built(name, "meta")
     parameters = sum(weight.numel() for weight in model.parameters())
     return Told(parameters, int(model.stride), tuple(getattr(model, "axes", ("y", "x"))))  # type: ignore[arg-type]
+
+
+def _measured_context_px(name: str) -> int | None:
+    model = _built(name, "cpu")
+    stride = int(model.stride)  # type: ignore[arg-type]
+    context = receptive_field(model, BANDS, (stride, stride)).context
+    return None if context is None else max(context)
+
+
+def zoo_listed() -> dict[str, list[str] | str]:
+    """What other libraries have, or in its place the line that says why there is nothing."""
+    try:
+        smp, timm = ([f"{prefix}.{own}" for own in zoo_names(prefix)] for prefix in ("smp", "timm"))
+    except ConfigError as error:
+        return {"zoo": str(error)}
+    return {"smp": smp, "encoders of smp": [f"encoder={name}" for name in smp_encoders()], "timm": timm}
 
 
 def arguments_of(name: str) -> dict[str, dict[str, Any]]:

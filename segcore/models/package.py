@@ -28,7 +28,8 @@ from torch import nn
 
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError, ContractError
-from segcore.models import ModelConfig, weightless
+from segcore.models import ModelConfig, build_model, weightless
+from segcore.models.borrowed import stores_all
 from segcore.models.card import PICTURE, model_card
 from segcore.models.image_norm import has_image_norm
 from segcore.models.info import InputContract, PackageInfo
@@ -92,7 +93,12 @@ class ModelPackage:
 
     def load_weights(self, device: str | torch.device = "cpu") -> nn.Module:
         """A model of its own with these weights on `device`, in evaluation mode, float32."""
-        model = weightless(self.architecture).to_empty(device="cpu")
+        model = weightless(self.architecture)
+        if stores_all(model):
+            model = model.to_empty(device="cpu")
+        else:
+            with torch.random.fork_rng(devices=[]):
+                model = build_model(self.architecture)
         model.load_state_dict(safetensors.torch.load(self.weights))
         return model.eval().to(device)
 
