@@ -14,6 +14,7 @@ FUNCTIONS = {
     "train": ("segcore.training", "train"),
     "tune": ("segcore.tune", "tune"),
     "predict": ("segcore.inference", "predict"),
+    "explain": ("segcore.explain", "explain"),
     "score": ("segcore.scoring.score", "score"),
     "report": ("segcore.publish", "report"),
     "export": ("segcore.export", "export"),

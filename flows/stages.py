@@ -14,6 +14,7 @@ from flows.ending import final_state
 from flows.tasks import StageStoppedError, stage
 from flows.trials import alone, run_workers
 from segcore.config import (
+    ExplainConfig,
     ExportConfig,
     IngestConfig,
     PredictConfig,
@@ -61,6 +62,12 @@ def predict(config: PredictConfig) -> State[Any]:
     return single_stage("predict", config)
 
 
+@flow(name="explain", persist_result=True, result_serializer="json")
+def explain(config: ExplainConfig) -> State[Any]:
+    """Masks and their model -> which band mattered, and where it looked."""
+    return single_stage("explain", config)
+
+
 @flow(name="score", persist_result=True, result_serializer="json")
 def score(config: ScoreConfig) -> State[Any]:
     """Masks and targets -> scores."""
@@ -84,6 +91,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "train": train,
     "tune": tune,
     "predict": predict,
+    "explain": explain,
     "score": score,
     "report": report,
     "export": export,

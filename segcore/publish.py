@@ -17,7 +17,7 @@ import numpy.typing as npt
 from segcore import __version__
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, ScoreConfig
-from segcore.errors import StoreError
+from segcore.errors import SegcoreError, StoreError
 from segcore.geometry import Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
@@ -31,6 +31,7 @@ from segcore.scoring.document import document
 from segcore.scoring.score import score
 from segcore.selection import failure, mask_name
 from segcore.store import Image, Label, Workspace, unseal
+from segcore.why import band_tables, saliency_rows
 
 MAX_OVERLAYS = 24
 LEVEL_PX = 1024
@@ -95,7 +96,7 @@ def _content(
     config: ReportConfig, workspace: Workspace, scored: StageResult, pages: "_Pictures", created: str
 ) -> ReportContent:
     scores, mask = pages.document, scored.details["mask"]
-    overlays, worst = pages.overlays(), pages.worst_tiles()
+    overlays, worst, saliency = pages.overlays(), pages.worst_tiles(), pages.saliency()
     failures = _failures(config, scored.items, pages.failures.values())
     rows = image_rows(scores, scored.items)
     model = _model(workspace, scores, mask)
@@ -114,6 +115,8 @@ def _content(
         overlays=overlays,
         num_overlays_left_out=max(0, len(scores["per_image"]) - MAX_OVERLAYS),
         worst=worst,
+        bands=band_tables(workspace, mask),
+        saliency=saliency,
         curves=_curves(workspace, model),
         provenance=_provenance(config, workspace, scores, mask, model),
     )
@@ -179,6 +182,14 @@ class _Pictures:
         """Image, target, mask and errors of the worst tiles, at the mask's finest level."""
         tiles = self.document["worst_tiles"]
         return tuple(row for tile in tiles if (row := self._try(tile["image"], tile)) is not None)
+
+    def saliency(self) -> tuple[PictureRow, ...]:
+        """What layers of `segcore explain` show of the worst images."""
+        try:
+            return saliency_rows(self._workspace, self.document["mask"], self._shown)
+        except SegcoreError as error:
+            self._progress.note(f"report: no picture of why: {error}")
+            return ()
 
     def _try(self, image_id: str, tile: Mapping[str, Any] | None) -> PictureRow | None:
         try:

@@ -1,6 +1,7 @@
 """Config: one frozen model per stage, shared by the command line, the YAML file and the Prefect form."""
 
 from segcore.config.base import StageConfig, build_config, load_yaml, unknown_key
+from segcore.config.explain import ExplainConfig
 from segcore.config.ingest import IngestConfig, escaped, parse_shares
 from segcore.config.predict import RESERVED_NAMES, PredictConfig
 from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
@@ -12,6 +13,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "train": TrainConfig,
     "tune": TuneConfig,
     "predict": PredictConfig,
+    "explain": ExplainConfig,
     "score": ScoreConfig,
     "report": ReportConfig,
     "export": ExportConfig,
@@ -20,6 +22,7 @@ STAGES: dict[str, type[StageConfig]] = {
 __all__ = [
     "RESERVED_NAMES",
     "STAGES",
+    "ExplainConfig",
     "ExportConfig",
     "IngestConfig",
     "PredictConfig",

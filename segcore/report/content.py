@@ -72,6 +72,20 @@ class ImageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BandTable:
+    """Which band mattered, class by class."""
+
+    title: str
+    note: str
+    """What the numbers are of, and how they were found."""
+    classes: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    """Band and its numbers, one for each class."""
+    most: float
+    """The largest of them: the length of a whole bar."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportContent:
     """What `render` turns into a page. Strings are plain text: they are escaped there."""
 
@@ -91,6 +105,9 @@ class ReportContent:
     overlays: tuple[PictureRow, ...] = ()
     num_overlays_left_out: int = 0
     worst: tuple[PictureRow, ...] = ()
+    bands: tuple[BandTable, ...] = ()
+    saliency: tuple[PictureRow, ...] = ()
+    """Where the model looked, with what was asked of `segcore explain`."""
     curves: Panel | None = None
     provenance: Mapping[str, tuple[Fact, ...]] = field(default_factory=dict)
     """Heading -> facts."""

@@ -148,6 +148,18 @@ def errors(picture: Rgb, target: Ids, mask: Ids, counted: npt.NDArray[np.bool_])
     return pale
 
 
+def heated(picture: Rgb, heat: npt.NDArray[np.float32]) -> Rgb:
+    """The picture in pale grey, redder where there is more.
+
+    Args:
+        picture: (Y, X, 3).
+        heat: (Y, X), 0 to 1.
+    """
+    grey = 150 + picture.mean(axis=-1, keepdims=True).astype(np.float32) * (105 / 255)
+    heated: Rgb = (grey + heat[..., None] * (np.asarray(WRONG, np.float32) - grey)).astype(np.uint8)
+    return heated
+
+
 def shrunk(picture: Rgb, longest_px: int) -> Rgb:
     """The picture with its longer side at most `longest_px`; smaller ones stay as they are."""
     height, width = picture.shape[:2]

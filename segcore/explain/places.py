@@ -1,0 +1,59 @@
+"""Places: where a class is looked at; mask, tile grid -> *a few tiles for each class*."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from segcore.geometry import Tile, Window
+from segcore.inference.model_grid import ModelGrid
+from segcore.inference.tiling import Tiling
+from segcore.store import Label
+
+MAX_SCAN_PX = 1 << 24
+"""A plane of the mask is looked at on the finest level that has no more."""
+LEAST_SHARE = 0.1
+"""A tile has at least this much of what the fullest one has of the class."""
+
+
+def chosen_tiles(
+    mask: Label, grid: ModelGrid, tiling: Tiling, class_ids: Sequence[int], num_tiles: int
+) -> dict[int, list[Tile]]:
+    """By class, up to so many tiles, spread evenly over those that have enough of it in the mask.
+
+    Args:
+        mask: of the image.
+        grid: the image as the model sees it.
+        tiling: tiles on that grid.
+        class_ids: the classes.
+        num_tiles: for each class.
+    """
+    tiles, counts = counted(mask, grid, tiling, max(class_ids) + 1)
+    found = {}
+    for k in class_ids:
+        having = np.flatnonzero(counts[:, k] >= max(1, LEAST_SHARE * counts[:, k].max(initial=0)))
+        spread = np.unique(np.linspace(0, len(having) - 1, min(num_tiles, len(having))).round().astype(int))
+        found[k] = [tiles[having[i]] for i in spread]
+    return found
+
+
+def counted(mask: Label, grid: ModelGrid, tiling: Tiling, num_classes: int) -> tuple[list[Tile], npt.NDArray[np.int64]]:
+    """All tiles, and pixels (tiles, classes) of a coarse level of the mask in each."""
+    tiles = list(tiling.tiles(Window.whole(tiling.shape)))
+    windows = [grid.mask_window(tile.write) for tile in tiles]
+    counts = np.zeros((len(tiles), num_classes), np.int64)
+    sizes = [int(np.prod(mask.shape(level)[-2:])) for level in range(mask.num_levels)]
+    level = next((n for n, size in enumerate(sizes) if size <= MAX_SCAN_PX), len(sizes) - 1)
+    sides = mask.shape(level)[-2:]
+    for plane in np.ndindex(mask.shape(level)[:-2]):
+        ids = mask.read(Window((*plane, 0, 0), (*(1,) * len(plane), *sides)), level).reshape(sides)
+        for number, window in enumerate(windows):
+            if all(a <= at < b for at, a, b in zip(plane, window.start[:-2], window.stop[:-2], strict=True)):
+                rows, columns = (slice(a >> level, max(a + 1, b) - 1 >> level) for a, b in _sides(window))
+                part = ids[rows.start : rows.stop + 1, columns.start : columns.stop + 1]
+                counts[number] += np.bincount(part[part < num_classes], minlength=num_classes)
+    return tiles, counts
+
+
+def _sides(window: Window) -> list[tuple[int, int]]:
+    return list(zip(window.start[-2:], window.stop[-2:], strict=True))

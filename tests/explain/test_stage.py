@@ -1,0 +1,251 @@
+"""Explain from the store to the store: tables and layers against closed forms; killed, resumed, refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from segcore.classes import default_classes
+from segcore.config import ExplainConfig, PredictConfig, ReportConfig
+from segcore.errors import ConfigError, StoreError
+from segcore.explain import explain
+from segcore.explain import stage as explain_stage
+from segcore.explain.layers import kind_of, stored_values
+from segcore.geometry import Window
+from segcore.inference import predict
+from segcore.models import ModelConfig
+from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
+from segcore.publish import report
+from segcore.results import StageResult
+from segcore.store import Staging, Workspace, layer_name, verify
+from tests.inference.scenes import conv_package, mask_of, scene, unet_package
+from tests.synthetic import put_image
+
+SIDES = (700, 620)
+WEIGHT, BIAS = 0.05, -5.0
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(ws, "a", scene(*SIDES))
+    return ws
+
+
+def of_one_band(ws: Workspace) -> ModelPackage:
+    """Class 1 where band 1 is over 100; the other bands are not read. The baseline is a band of 0."""
+    weights = np.zeros((2, 3, 1, 1))
+    weights[1, 1] = WEIGHT
+    return conv_package(ws, weights, np.array([0.0, BIAS]))
+
+
+def predicted(ws: Workspace, package: ModelPackage) -> None:
+    settings = {"model": package.model_id, "shard_px": 256, "precision": "float32", "name": "m"}
+    assert [i.error for i in predict(PredictConfig.model_validate({"workspace": ws.uri, **settings})).items] == [None]
+
+
+def explained(ws: Workspace, package: ModelPackage, **settings: Any) -> StageResult:
+    given = {"workspace": ws.uri, "model": package.model_id, "name": "m", "tile_px": 64, "shard_px": 256}
+    result = explain(ExplainConfig.model_validate({**given, **settings}))
+    assert [item.error for item in result.items] == [None]
+    return result
+
+
+def layer_of(ws: Workspace, kind: str) -> npt.NDArray[np.uint8]:
+    layer = ws.layer("a", "m", kind)
+    return layer.read(Window.whole(layer.shape()))[0]
+
+
+def test_the_table_names_the_band_that_is_read(ws: Workspace) -> None:
+    package = of_one_band(ws)
+    predicted(ws, package)
+    result = explained(ws, package, mpx=10)
+    document = json.loads(Path(result.paths[0]).read_text(encoding="utf-8"))
+    assert Path(result.paths[0]) == Path(ws.uri, "reports/explain/m/band_occlusion.json")
+    band = scene(*SIDES)[1].astype(float)
+    chosen = band[mask_of(ws, "a", "m") == 1]
+    probability = 1 / (1 + np.exp(-(WEIGHT * chosen + BIAS)))
+    row = document["classes"]["foreground"]
+    assert row["px"] == chosen.size
+    assert row["confidence"] == pytest.approx(probability.mean(), abs=1e-5)
+    assert row["drop"] == pytest.approx(
+        {"band 0": 0.0, "band 1": probability.mean() - 1 / (1 + np.exp(-BIAS)), "band 2": 0.0}, abs=1e-5
+    )
+    assert row["lost_share"] == {"band 0": 0.0, "band 1": 1.0, "band 2": 0.0}
+    assert result.details["classes"] == document["classes"]
+    assert list(document["classes"]) == ["foreground"]
+
+
+def test_a_layer_of_integrated_gradients_is_the_closed_form_in_every_tile(ws: Workspace) -> None:
+    package = of_one_band(ws)
+    predicted(ws, package)
+    result = explained(ws, package, method="integrated_gradients", mpx=10, steps=50, tile_px=256)
+    x, is_one = scene(*SIDES)[1].astype(np.float64), mask_of(ws, "a", "m") == 1
+    values = np.where(is_one, 1 / (1 + np.exp(-(WEIGHT * x + BIAS))) - 1 / (1 + np.exp(-BIAS)), 0).astype(np.float32)
+    layer = ws.layer("a", "m", "integrated_gradients-foreground")
+    scale = layer.attributes["scale"]
+    assert scale == pytest.approx(np.percentile(values[values > 0], 99.8), rel=1e-3)
+    found = layer_of(ws, "integrated_gradients-foreground")
+    assert np.abs(found.astype(int) - stored_values(values, scale)).max() <= 1
+    row = result.details["classes"]["foreground"]
+    assert row["adds"]["band 1"] == pytest.approx(row["confidence"] - row["baseline_confidence"], abs=1e-3)
+    assert verify(ws) == []
+
+
+def test_a_budget_is_kept_and_what_was_not_looked_at_is_0(ws: Workspace) -> None:
+    package = unet_package(ws)
+    predicted(ws, package)
+    explained(ws, package, method="grad_cam", classes=("class 2",), mpx=0.02)
+    layer = ws.layer("a", "m", "grad_cam-class-2")
+    windows = [Window(tuple(w["start"]), tuple(w["shape"])) for w in layer.attributes["windows"]]
+    assert 1 <= len(windows) <= 4
+    assert sum(window.num_px for window in windows) <= 20_000
+    inside = np.zeros(SIDES, bool)
+    for window in windows:
+        inside[window.slices] = True
+    found = layer_of(ws, "grad_cam-class-2")
+    assert (found[inside] > 0).all()
+    assert not found[~inside].any()
+    assert found.max() == 255
+    assert layer.channels == ("grad_cam-class-2",)
+    assert verify(ws) == []
+
+
+def test_a_layer_does_not_depend_on_its_shards(ws: Workspace) -> None:
+    package = unet_package(ws)
+    predicted(ws, package)
+    settings = {"method": "grad_cam", "classes": ("class 1",), "mpx": 0.02, "tile_px": 32}
+    explained(ws, package, **settings)
+    first = layer_of(ws, "grad_cam-class-1")
+    explained(ws, package, **settings, shard_px=512, overwrite=True)
+    np.testing.assert_array_equal(layer_of(ws, "grad_cam-class-1"), first)
+
+
+def test_image_norms_take_the_statistics_of_the_image(ws: Workspace) -> None:
+    package = unet_package(ws, norm="image")
+    predicted(ws, package)
+    result = explained(ws, package, mpx=10, tile_px=256)
+    # Tiles cover the image, and the region is where the same adapted network gives the class.
+    px = {name: row["px"] for name, row in result.details["classes"].items()}
+    ids, counts = np.unique(mask_of(ws, "a", "m"), return_counts=True)
+    expected = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    assert px == {f"class {k}": pytest.approx(expected[k], rel=0.002) for k in (0, 1, 2)}
+
+
+def test_killed_between_two_shards_it_ends_with_the_same(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = unet_package(ws)
+    predicted(ws, package)
+    settings = {"method": "grad_cam", "classes": ("class 1",), "mpx": 0.05}
+    explained(ws, package, **settings)
+    whole = layer_of(ws, "grad_cam-class-1")
+    for prefix in ("layers", f"state/a/{layer_name('m', 'grad_cam-class-1')}"):
+        ws.objects.delete_prefix(prefix)
+    write = Staging.write_shard
+    written: list[tuple[Any, ...]] = []
+    again: list[tuple[Any, ...]] = []
+
+    def killed(self: Staging, *args: Any, **extra: Any) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(args[:2])
+        write(self, *args, **extra)
+
+    def noted(self: Staging, *args: Any, **extra: Any) -> None:
+        again.append(args[:2])
+        write(self, *args, **extra)
+
+    monkeypatch.setattr(Staging, "write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        explained(ws, package, **settings)
+    monkeypatch.setattr(Staging, "write_shard", noted)
+    explained(ws, package, **settings)
+    assert again
+    assert not set(written) & set(again)
+    np.testing.assert_array_equal(layer_of(ws, "grad_cam-class-1"), whole)
+    assert verify(ws) == []
+
+
+def test_other_settings_are_refused_unless_it_is_to_be_overwritten(ws: Workspace) -> None:
+    package = unet_package(ws)
+    predicted(ws, package)
+    settings = {"method": "grad_cam", "classes": ("class 1",)}
+    explained(ws, package, **settings, mpx=0.01)
+    config = {"workspace": ws.uri, "model": package.model_id, "name": "m", "tile_px": 64, "shard_px": 256, **settings}
+    refused = explain(ExplainConfig.model_validate({**config, "mpx": 0.02})).items[0]
+    assert refused.state == "failed"
+    assert "mpx: 0.01 -> 0.02" in (refused.error or "")
+    explained(ws, package, **settings, mpx=0.02, overwrite=True)
+
+
+def otsu_package(ws: Workspace) -> ModelPackage:
+    config = ModelConfig(architecture="otsu", arguments={"in_channels": 3, "num_classes": 2})
+    bands = ("band 0", "band 1", "band 2")
+    contract = InputContract(bands=bands, dtype="uint8", spacing=None, mean=(0.0,) * 3, std=(255.0,) * 3)
+    contract = contract.model_copy(update={"global_context": True})
+    info = PackageInfo(name="otsu", architecture=config, contract=contract, classes=default_classes(2))
+    return write_package(ws.objects, "models", info, {})
+
+
+def test_what_cannot_be_explained_is_refused(ws: Workspace) -> None:
+    package, classic = unet_package(ws), otsu_package(ws)
+    config = {"workspace": ws.uri, "model": package.model_id, "name": "m"}
+    with pytest.raises(StoreError, match=r"no image in .* has the mask m: run `segcore predict` first"):
+        explain(ExplainConfig.model_validate(config))
+    predicted(ws, package)
+    for wrong, why in (
+        ({"classes": ("trees",)}, "classes: the model has the classes class 0, class 1, class 2, got 'trees'"),
+        (
+            {"method": "grad_cam", "features": "downs"},
+            "features: the network has no module 'downs'; its parts are down",
+        ),
+        ({"features": "down"}, "features: only grad_cam looks at them"),
+        ({"model": classic.model_id, "method": "grad_cam"}, "method grad_cam: otsu has no weights"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            explain(ExplainConfig.model_validate({**config, **wrong}))
+
+
+def test_a_classic_method_tells_which_band_it_looks_at(ws: Workspace) -> None:
+    package = otsu_package(ws)
+    predicted(ws, package)
+    row = explained(ws, package, mpx=0.1).details["classes"]["foreground"]
+    assert set(row["drop"]) == {"band 0", "band 1", "band 2"}
+    assert max(row["lost_share"].values()) > 0
+
+
+def test_the_report_shows_why(ws: Workspace) -> None:
+    package = of_one_band(ws)
+    predicted(ws, package)
+    before = Path(report(ReportConfig(workspace=ws.uri, model="m", run="before")).paths[0]).read_text(encoding="utf-8")
+    assert 'id="why"' not in before
+    result = explained(ws, package, mpx=0.1)
+    explained(ws, package, method="integrated_gradients", mpx=0.1)
+    page = Path(report(ReportConfig(workspace=ws.uri, model="m", run="after")).paths[0]).read_text(encoding="utf-8")
+    drop = result.details["classes"]["foreground"]["drop"]["band 1"]
+    assert f">{100 * drop:+.1f}<" in page
+    assert "Integrated gradients: foreground in the tile at y " in page
+    assert page.count("<img ") == before.count("<img ") + 2
+
+
+def test_names_of_layers_hold_nothing_that_a_path_should_not() -> None:
+    classes = default_classes(3)
+    odd = tuple(
+        info.model_copy(update={"name": name}) for info, name in zip(classes, ("a/b", "a b", "../é"), strict=True)
+    )
+    assert [kind_of("grad_cam", info, odd) for info in odd] == ["grad_cam-a-b-0", "grad_cam-a-b-1", "grad_cam-class-2"]
+
+
+def test_out_of_memory_is_told(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = of_one_band(ws)
+    predicted(ws, package)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(explain_stage.Looker, "look", full)
+    (item,) = explain(ExplainConfig(workspace=ws.uri, model=package.model_id, name="m")).items
+    assert "give a smaller tile_px" in (item.error or "")
