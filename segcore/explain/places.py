@@ -1,11 +1,12 @@
 """Places: where a class is looked at; mask, tile grid -> *a few tiles for each class*."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from segcore.geometry import Tile, Window
+from segcore.geometry import Grid, Ints, Tile, Window
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.tiling import Tiling
 from segcore.store import Label
@@ -28,32 +29,36 @@ def chosen_tiles(
         class_ids: the classes.
         num_tiles: for each class.
     """
-    tiles, counts = counted(mask, grid, tiling, max(class_ids) + 1)
+    cells, counts = Grid(tiling.shape, tiling.core), class_px(mask, grid, tiling, max(class_ids) + 1)
     found = {}
     for k in class_ids:
         having = np.flatnonzero(counts[:, k] >= max(1, LEAST_SHARE * counts[:, k].max(initial=0)))
         spread = np.unique(np.linspace(0, len(having) - 1, min(num_tiles, len(having))).round().astype(int))
-        found[k] = [tiles[having[i]] for i in spread]
+        starts = [cells.window(_index(int(having[i]), cells)).start for i in spread]
+        found[k] = [next(tiling.tiles(Window(start, (1,) * len(start)))) for start in starts]
     return found
 
 
-def counted(mask: Label, grid: ModelGrid, tiling: Tiling, num_classes: int) -> tuple[list[Tile], npt.NDArray[np.int64]]:
-    """All tiles, and pixels (tiles, classes) of a coarse level of the mask in each."""
-    tiles = list(tiling.tiles(Window.whole(tiling.shape)))
-    windows = [grid.mask_window(tile.write) for tile in tiles]
-    counts = np.zeros((len(tiles), num_classes), np.int64)
-    sizes = [int(np.prod(mask.shape(level)[-2:])) for level in range(mask.num_levels)]
+def class_px(mask: Label, grid: ModelGrid, tiling: Tiling, num_classes: int) -> npt.NDArray[np.int64]:
+    """Pixels (tiles, classes) of a coarse level of the mask in each tile, in raster order."""
+    cells = Grid(tiling.shape, tiling.core)
+    counts = np.zeros((cells.num_cells, num_classes), np.int64)
+    sizes = [math.prod(mask.shape(level)[-2:]) for level in range(mask.num_levels)]
     level = next((n for n, size in enumerate(sizes) if size <= MAX_SCAN_PX), len(sizes) - 1)
     sides = mask.shape(level)[-2:]
     for plane in np.ndindex(mask.shape(level)[:-2]):
         ids = mask.read(Window((*plane, 0, 0), (*(1,) * len(plane), *sides)), level).reshape(sides)
-        for number, window in enumerate(windows):
-            if all(a <= at < b for at, a, b in zip(plane, window.start[:-2], window.stop[:-2], strict=True)):
-                rows, columns = (slice(a >> level, max(a + 1, b) - 1 >> level) for a, b in _sides(window))
-                part = ids[rows.start : rows.stop + 1, columns.start : columns.stop + 1]
-                counts[number] += np.bincount(part[part < num_classes], minlength=num_classes)
-    return tiles, counts
+        for tile in tiling.tiles(Window((*plane, 0, 0), (*(1,) * len(plane), *tiling.shape[-2:]))):
+            window = grid.mask_window(tile.write)
+            rows, columns = (
+                slice(a >> level, (max(a + 1, b) - 1 >> level) + 1)
+                for a, b in zip(window.start[-2:], window.stop[-2:], strict=True)
+            )
+            part = ids[rows, columns]
+            number = np.ravel_multi_index(tile.index, cells.counts)
+            counts[number] += np.bincount(part[part < num_classes], minlength=num_classes)
+    return counts
 
 
-def _sides(window: Window) -> list[tuple[int, int]]:
-    return list(zip(window.start[-2:], window.stop[-2:], strict=True))
+def _index(number: int, cells: Grid) -> Ints:
+    return tuple(int(i) for i in np.unravel_index(number, cells.counts))

@@ -15,15 +15,19 @@ from segcore.errors import ConfigError, StoreError
 from segcore.explain import explain
 from segcore.explain import stage as explain_stage
 from segcore.explain.layers import kind_of, stored_values
+from segcore.explain.places import chosen_tiles, class_px
 from segcore.geometry import Window
 from segcore.inference import predict
+from segcore.inference.model_grid import ModelGrid
+from segcore.inference.tiling import crop_tiling
 from segcore.models import ModelConfig
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.publish import report
+from segcore.repair import repair
 from segcore.results import StageResult
 from segcore.store import Staging, Workspace, layer_name, verify
-from tests.inference.scenes import conv_package, mask_of, scene, unet_package
-from tests.synthetic import put_image
+from tests.inference.scenes import conv_package, mask_of, scene, unet_package, volume_package
+from tests.synthetic import put_image, put_label
 
 SIDES = (700, 620)
 WEIGHT, BIAS = 0.05, -5.0
@@ -215,6 +219,61 @@ def test_a_classic_method_tells_which_band_it_looks_at(ws: Workspace) -> None:
     row = explained(ws, package, mpx=0.1).details["classes"]["foreground"]
     assert set(row["drop"]) == {"band 0", "band 1", "band 2"}
     assert max(row["lost_share"].values()) > 0
+
+
+@pytest.mark.parametrize("planes_seen", [1, 3])
+def test_volumes_are_explained_plane_by_plane_or_several_at_once(tmp_path: Path, planes_seen: int) -> None:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    volume = np.stack([scene(128, 128, seed=k) for k in range(5)], axis=1)
+    put_image(ws, "a", volume, axes=("c", "z", "y", "x"))
+    axes = ("z", "y", "x") if planes_seen > 1 else ("y", "x")
+    package = volume_package(ws, 3, 3, planes_seen, axes) if planes_seen > 1 else unet_package(ws)
+    predicted(ws, package)
+    result = explained(ws, package, method="integrated_gradients", steps=4, mpx=10)
+    mask, total = mask_of(ws, "a", "m"), 0
+    for k, row in enumerate(result.details["classes"].values()):
+        assert row["px"] == pytest.approx((mask == k).sum(), rel=0.01)
+        total += row["px"]
+        found = layer_of(ws, f"integrated_gradients-class-{k}")
+        assert found.shape == (5, 128, 128)
+        assert (found > 0).all()
+    assert total == mask.size
+    assert verify(ws) == []
+
+
+def test_the_tiles_of_a_class_are_spread_over_where_it_is(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(ws, "a", np.zeros((3, 512, 512), np.uint8))
+    ids = np.zeros((512, 512), np.uint8)
+    ids[:, 256:], ids[0, 0] = 1, 1  # one pixel alone is too little
+    put_label(ws, "a", "m", ids)
+    grid = ModelGrid(ws.image("a"))
+    tiling = crop_tiling((512, 512), (64, 64), (16, 16), (16, 16), 256)
+    label = ws.label("a", "m")
+    counts = class_px(label, grid, tiling, 2)
+    blocks = ids.reshape(8, 64, 8, 64).sum(axis=(1, 3)).ravel()
+    np.testing.assert_array_equal(counts[:, 1], blocks)
+    chosen = chosen_tiles(label, grid, tiling, [1], 4)[1]
+    assert [tile.index for tile in chosen] == [(0, 4), (2, 6), (5, 5), (7, 7)]
+    assert chosen[0].write == Window((0, 256), (64, 64))
+    assert len(chosen_tiles(label, grid, tiling, [1], 100)[1]) == 32
+
+
+def test_repair_names_the_command_that_makes_a_lost_layer_again(ws: Workspace) -> None:
+    package = unet_package(ws)
+    predicted(ws, package)
+    settings = {"method": "grad_cam", "classes": ("class 1",), "mpx": 0.05}
+    explained(ws, package, **settings)
+    whole = layer_of(ws, "grad_cam-class-1")
+    lost = [key for key, _ in ws.objects.list("layers/a") if "/0/c/" in key]
+    ws.objects.delete(lost[0])
+    (problem,) = verify(ws)
+    assert problem.part == "shard"
+    repaired = repair(ws)
+    assert any("make it again with the command that made it" in done.action for done in repaired)
+    explained(ws, package, **settings, overwrite=True)
+    np.testing.assert_array_equal(layer_of(ws, "grad_cam-class-1"), whole)
+    assert verify(ws) == []
 
 
 def test_the_report_shows_why(ws: Workspace) -> None:
