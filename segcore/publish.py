@@ -17,7 +17,7 @@ import numpy.typing as npt
 from segcore import __version__
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, ScoreConfig
-from segcore.errors import SegcoreError, StoreError
+from segcore.errors import StoreError
 from segcore.geometry import Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
@@ -115,7 +115,7 @@ def _content(
         overlays=overlays,
         num_overlays_left_out=max(0, len(scores["per_image"]) - MAX_OVERLAYS),
         worst=worst,
-        bands=band_tables(workspace, mask),
+        bands=band_tables(workspace, mask, list(scores["per_image"])),
         saliency=saliency,
         curves=_curves(workspace, model),
         provenance=_provenance(config, workspace, scores, mask, model),
@@ -187,8 +187,8 @@ class _Pictures:
         """What layers of `segcore explain` show of the worst images."""
         try:
             return saliency_rows(self._workspace, self.document["mask"], self._shown)
-        except SegcoreError as error:
-            self._progress.note(f"report: no picture of why: {error}")
+        except Exception as error:  # noqa: BLE001 - without these pictures the report is still one
+            self._progress.note(f"report: no picture of why: {type(error).__name__}: {error}")
             return ()
 
     def _try(self, image_id: str, tile: Mapping[str, Any] | None) -> PictureRow | None:

@@ -20,10 +20,18 @@ PICTURE_PX = 560
 MAPS = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients"}
 """Methods that leave layers."""
 NUMBERS = {
-    "band_occlusion": ("drop", "Without the band: how much less sure the model is of the class, in percent points"),
-    "integrated_gradients": ("adds", "What the band adds to the class's probability, in percent points"),
+    "band_occlusion": (
+        "drop",
+        "Without the band: how much less sure the model is of the class, in percent points",
+        "A band is taken away by giving all of its pixels the mean of the training set.",
+    ),
+    "integrated_gradients": (
+        "adds",
+        "What the band adds to the probability of the class, in percent points",
+        "Counted from a tile that is the mean of the training set all over, by integrated gradients.",
+    ),
 }
-"""Methods that leave numbers of bands: where they are, and what they say."""
+"""Methods that leave numbers of bands: where they are, what they say, and what of."""
 
 
 def table_key(mask: str, method: str) -> str:
@@ -31,47 +39,45 @@ def table_key(mask: str, method: str) -> str:
     return f"reports/explain/{mask}/{method}.json"
 
 
-def band_tables(workspace: Workspace, mask: str) -> tuple[BandTable, ...]:
-    """The tables of bands of a mask, by method; none where nobody asked."""
+def band_tables(workspace: Workspace, mask: str, image_ids: Sequence[str]) -> tuple[BandTable, ...]:
+    """The tables of bands of a mask, by method; none where nobody asked, or of another model than the mask is."""
+    made_by = {} if not image_ids else workspace.label(image_ids[0], mask).attributes.get("model", {})
     found = []
-    for method, (key, title) in NUMBERS.items():
-        data = workspace.objects.get(table_key(mask, method))
-        classes = _classes(data)
-        told = {name: row for name, row in classes.items() if row.get(key)}
-        if told:
-            found.append(_table(told, key, title))
+    for method, words in NUMBERS.items():
+        document = _document(workspace.objects.get(table_key(mask, method)))
+        told = {name: row for name, row in document.get("classes", {}).items() if row.get(words[0])}
+        if told and document.get("model") == made_by.get("id", document.get("model")):
+            found.append(_table(told, *words))
     return tuple(found)
 
 
-def _classes(data: bytes | None) -> dict[str, Any]:
+def _document(data: bytes | None) -> dict[str, Any]:
     try:
-        return dict(json.loads(data or b"{}").get("classes", {}))
+        return dict(json.loads(data or b"{}"))
     except ValueError:  # damaged: the next `segcore explain` writes it anew
         return {}
 
 
-def _table(classes: Mapping[str, Mapping[str, Any]], key: str, title: str) -> BandTable:
+def _table(classes: Mapping[str, Mapping[str, Any]], key: str, title: str, how: str) -> BandTable:
     bands = list(next(iter(classes.values()))[key])
     rows = tuple((band, tuple(row[key].get(band) for row in classes.values())) for band in bands)
     sure = ", ".join(f"{name} {100 * row['confidence']:.1f} %" for name, row in classes.items())
     tiles = sum(row["tiles"] for row in classes.values())
-    note = (
-        f"Over {tiles} tiles, where the model gives the class: it is sure of {sure}. A band is taken away by giving "
-        "all of its pixels the mean of the training set."
-    )
+    note = f"Over {tiles} tiles, where the model gives the class: it is sure of {sure}. {how}"
     values = [value for _, row in rows for value in row if value is not None]
     return BandTable(title, note, tuple(classes), rows, max([*values, 1e-9]))
 
 
 def saliency_rows(workspace: Workspace, mask: str, image_ids: Sequence[str]) -> tuple[PictureRow, ...]:
-    """The first tile that was looked at, of each layer of the first images that have some."""
+    """The first tile that was looked at, of each layer of the first images that have some of the mask that stands."""
     found: list[PictureRow] = []
     for image_id in image_ids:
+        digest = workspace.label(image_id, mask).digest
         for kind in _kinds(workspace, image_id, mask):
             if len(found) == MAX_ROWS:
                 return tuple(found)
             layer = workspace.layer(image_id, mask, kind)
-            if layer.attributes.get("windows"):
+            if layer.attributes["windows"] and layer.attributes["explain"]["mask"]["digest"] == digest:
                 found.append(_row(workspace.image(image_id), layer, kind))
     return tuple(found)
 
@@ -93,11 +99,11 @@ def _row(image: Image, layer: Layer, kind: str) -> PictureRow:
     valid = image.read_valid(first, level).reshape(heat.shape)
     picture = pictures.to_rgb(pixels.reshape(-1, *heat.shape), image.channels, valid)
     hot = pictures.heated(picture, (np.maximum(heat, 1).astype(np.float32) - 1) / np.float32(254))
-    method, _, name = kind.partition("-")
+    method, name = MAPS[kind.partition("-")[0]], layer.attributes["explain"]["class"]["name"]
     top, left = first.start[-2:]
     what = f"{name} in the tile at y {top}, x {left} of {image.image_id}"
     panels = (
         Panel("image", pictures.photo_uri(pictures.shrunk(picture, PICTURE_PX)), f"Image: {what}"),
-        Panel("what speaks for it", pictures.photo_uri(pictures.shrunk(hot, PICTURE_PX)), f"{MAPS[method]}: {what}"),
+        Panel("what speaks for it", pictures.photo_uri(pictures.shrunk(hot, PICTURE_PX)), f"{method}: {what}"),
     )
-    return PictureRow(f"{name}: {image.image_id}", f"{MAPS[method]}, y {top}, x {left}; red: it speaks for it", panels)
+    return PictureRow(f"{name}: {image.image_id}", f"{method}, y {top}, x {left}; red: it speaks for it", panels)

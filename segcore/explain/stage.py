@@ -229,7 +229,7 @@ def _plan(job: _Job, grid: ModelGrid, mask: Label, tiling: Tiling, info: ClassIn
         "model": job.package.digest,
         "layer": kind_of(config.method, info, job.package.classes),
         "method": config.method,
-        "class": info.id,
+        "class": {"id": info.id, "name": info.name},
         "level": grid.level,
         "tile_px": list(tiling.core),
         "halo_px": list(tiling.halo),

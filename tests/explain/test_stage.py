@@ -288,6 +288,12 @@ def test_the_report_shows_why(ws: Workspace) -> None:
     assert f">{100 * drop:+.1f}<" in page
     assert "Integrated gradients: foreground in the tile at y " in page
     assert page.count("<img ") == before.count("<img ") + 2
+    # A mask that was made anew, by another model, is not explained by what was said of the old one.
+    other = unet_package(ws)
+    settings = {"model": other.model_id, "shard_px": 256, "precision": "float32", "name": "m", "overwrite": True}
+    predict(PredictConfig.model_validate({"workspace": ws.uri, **settings}))
+    page = Path(report(ReportConfig(workspace=ws.uri, model="m", run="anew")).paths[0]).read_text(encoding="utf-8")
+    assert 'id="why"' not in page
 
 
 def test_names_of_layers_hold_nothing_that_a_path_should_not() -> None:
