@@ -60,6 +60,9 @@ def fitted(model: nn.Module, tensors: Tensors, where: str = "init") -> Fitted:
         ConfigError: if no layer fits, or one that does holds NaN or Inf.
     """
     own = model.state_dict()
+    rename = getattr(model, "renamed", None)
+    if callable(rename):  # a network of another library, which publishes them under other names
+        tensors = rename(tensors)
     found = _placed(own, tensors, [f"{part}." for part in getattr(model, "encoder", ())])
     first = _first_convolution(model)
     new: dict[str, torch.Tensor] = {}

@@ -8,7 +8,8 @@ for any. How far one looks is measured, as for all.
 """
 
 import difflib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -201,6 +202,17 @@ class TimmPyramid(nn.Module):
         for features, smooth in zip(reversed(finer), self.smooth, strict=True):
             merged = smooth(enlarged(merged, features.shape[2:]) + features)
         return enlarged(self.head(merged), tiles_ncyx.shape[2:])
+
+    def renamed(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights as timm publishes them, by their names in this model; what has no place here keeps its name.
+
+        An encoder that gives its features is flatter than the whole: `stages.0.norm` is `stages_0.norm` there.
+        """
+        own = {}
+        for name in self.state_dict():
+            published = name.removeprefix("features.").removeprefix("model.")
+            own[re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", published)] = name
+        return {own.get(name, name): value for name, value in tensors.items()}
 
 
 def _timm_features(own: str, in_channels: int) -> Any:

@@ -1,13 +1,11 @@
 """Zoo: networks of other libraries behind our signature; a missing or broken extra is one line.
 
-The tests that build run where the extra is installed. Beside a CPU torch the registry's torchvision lacks its compiled
-part: `zoo` puts its operators in place, so that its Python layer works.
+The tests that build run where the extra is installed.
 """
 
-import importlib.util
+import importlib
 import json
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +20,16 @@ from segcore.errors import ConfigError
 from segcore.models import ModelConfig, build_model, checked_arguments, find_architecture, weightless
 from segcore.models import zoo as zoo_module
 from segcore.models.borrowed import stores_all
+from segcore.models.fitting import fitted
 from segcore.models.listing import described
 from segcore.models.package import InputContract, PackageInfo, read_package, write_package
 from segcore.store import Objects
-
-OPERATORS: list[torch.library.Library] = []
-"""Kept: what they define goes with them."""
+from tests.zoo import load_zoo
 
 
 @pytest.fixture(scope="module")
 def zoo() -> None:
-    for name in ("segmentation_models_pytorch", "timm", "torchvision"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"extra `zoo` is not installed: {name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            importlib.import_module("torchvision")
-        except RuntimeError:
-            put_operators_in_place()
-        importlib.import_module("segmentation_models_pytorch")
-
-
-def put_operators_in_place() -> None:
-    """Torchvision's two operators by name alone: no network here calls them."""
-    operators = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    OPERATORS.append(operators)
+    load_zoo()
 
 
 def config(name: str, **arguments: Any) -> ModelConfig:
@@ -103,6 +83,31 @@ def test_encoders_of_timm_learn_behind_our_decoder(own: str) -> None:
     assert logits.shape == (2, 3, *tiles.shape[2:])
     logits.square().mean().backward()
     assert [key for key, weight in model.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.usefixtures("zoo")
+@pytest.mark.parametrize("own", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_weights_as_timm_publishes_them_fit_the_encoder(own: str) -> None:
+    torch.manual_seed(5)
+    whole = importlib.import_module("timm").create_model(own, in_chans=4, num_classes=7)
+    model = built(f"timm.{own}", decoder=8)
+    found = fitted(model, whole.state_dict())
+    features = [name for name in model.state_dict() if name.startswith("features.")]
+    assert set(features) <= set(found.taken)
+    tile = torch.randn(1, 4, 224, 224)
+    whole, model = whole.eval(), model.eval()
+    with torch.inference_mode():
+        coarsest = whole.forward_intermediates(tile, intermediates_only=True)[-1]
+        torch.testing.assert_close(model.features(tile)[-1], coarsest, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("zoo")
+def test_weights_as_smp_publishes_them_fit_the_encoder() -> None:
+    encoder = importlib.import_module("segmentation_models_pytorch").encoders.get_encoder("resnet18")
+    model = built("smp.fpn", encoder="resnet18")
+    found = fitted(model, encoder.state_dict())
+    assert found.adapted == ("features.conv1.weight",)  # three bands to four
+    assert {name for name in model.state_dict() if name.startswith("features.")} == {*found.taken, *found.adapted}
 
 
 @pytest.mark.usefixtures("zoo")

@@ -1,0 +1,52 @@
+"""Networks of other libraries go the whole way: trained, packaged, read back, the same mask each time, explained."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segcore.config import ExplainConfig, PredictConfig, TrainConfig
+from segcore.explain import explain
+from segcore.inference import predict
+from segcore.store import Workspace
+from segcore.training import train
+from tests.inference.scenes import mask_of, scene
+from tests.synthetic import put_image, put_label
+from tests.zoo import load_zoo
+
+NETWORKS = {
+    "dynunet": {"dims": "2", "channels": "4,8,8"},
+    "segresnet": {"dims": "2", "first_channels": "8"},
+    "swinunetr": {"dims": "2", "features": "12"},
+    "unetr": {"dims": "2", "hidden": "24", "heads": "3", "features": "8", "grid_px": "64"},
+    "smp.unet": {"encoder": "resnet18"},
+    "timm.convnext_atto": {"decoder": "16"},
+    "timm.vit_tiny_patch16_224": {"decoder": "16"},
+}
+
+
+@pytest.mark.slow  # a few seconds each, and half a minute where transformers are explained on a busy machine
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_borrowed_network_goes_the_whole_way(name: str, tmp_path: Path) -> None:
+    if "." in name:
+        load_zoo()
+    elif name in ("swinunetr", "unetr") and importlib.util.find_spec("einops") is None:
+        pytest.skip("extra `volumes` is incomplete: einops")
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    for k, split in enumerate(("train", "train", "val")):
+        pixels = scene(160, 192, seed=k)
+        put_image(ws, f"i{k}", pixels, split=split)
+        put_label(ws, f"i{k}", "target", (pixels[1] > 120).astype(np.uint8))
+    common: dict[str, Any] = {"workspace": ws.uri, "device": "cpu"}
+    given = {"architecture": name, "arguments": NETWORKS[name], "max_steps": 3, "threads": 1}
+    model = train(TrainConfig.model_validate({**common, **given})).details["model"]
+    for mask in ("one", "two"):
+        items = predict(PredictConfig.model_validate({**common, "model": model, "name": mask})).items
+        assert [item.error for item in items] == [None] * 3
+    np.testing.assert_array_equal(mask_of(ws, "i2", "one"), mask_of(ws, "i2", "two"))
+    for method in ("grad_cam", "integrated_gradients"):
+        how = {"model": model, "name": "one", "method": method, "steps": 2, "mpx": 0.005, "tile_px": 64}
+        items = explain(ExplainConfig.model_validate({**common, **how})).items
+        assert [item.error for item in items] == [None] * 3
