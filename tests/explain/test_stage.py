@@ -18,6 +18,7 @@ from segcore.explain.layers import kind_of, stored_values
 from segcore.explain.places import chosen_tiles, class_px
 from segcore.geometry import Window
 from segcore.inference import predict
+from segcore.inference.contract import sized
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.tiling import crop_tiling
 from segcore.models import ModelConfig
@@ -25,6 +26,7 @@ from segcore.models.package import InputContract, ModelPackage, PackageInfo, wri
 from segcore.publish import report
 from segcore.repair import repair
 from segcore.results import StageResult
+from segcore.spatial import Spacing
 from segcore.store import Staging, Workspace, layer_name, verify
 from tests.inference.scenes import conv_package, mask_of, scene, unet_package, volume_package
 from tests.synthetic import put_image, put_label
@@ -47,8 +49,8 @@ def of_one_band(ws: Workspace) -> ModelPackage:
     return conv_package(ws, weights, np.array([0.0, BIAS]))
 
 
-def predicted(ws: Workspace, package: ModelPackage) -> None:
-    settings = {"model": package.model_id, "shard_px": 256, "precision": "float32", "name": "m"}
+def predicted(ws: Workspace, package: ModelPackage, **settings: Any) -> None:
+    settings |= {"model": package.model_id, "shard_px": 256, "precision": "float32", "name": "m"}
     assert [i.error for i in predict(PredictConfig.model_validate({"workspace": ws.uri, **settings})).items] == [None]
 
 
@@ -219,6 +221,41 @@ def test_a_classic_method_tells_which_band_it_looks_at(ws: Workspace) -> None:
     row = explained(ws, package, mpx=0.1).details["classes"]["foreground"]
     assert set(row["drop"]) == {"band 0", "band 1", "band 2"}
     assert max(row["lost_share"].values()) > 0
+
+
+def test_a_resampled_image_is_explained_as_the_model_sees_it(ws: Workspace) -> None:
+    """Each pixel of the layer has the closed form of the model's pixel in which its centre lies."""
+    put_image(ws, "a", scene(*SIDES), spacing=Spacing(values={"y": 0.8, "x": 0.8}, unit="micrometer", origin="user"))
+    weights = np.zeros((2, 3, 1, 1))
+    weights[1, 1] = WEIGHT
+    wanted = Spacing(values={"y": 1.0, "x": 1.0}, unit="micrometer", origin="user")
+    package = conv_package(ws, weights, np.array([0.0, BIAS]), spacing=wanted)
+    predicted(ws, package, spacing_tolerance=0.3)
+    explained(ws, package, method="integrated_gradients", mpx=10, steps=50, tile_px=256)
+    grid = sized(ws.image("a"), wanted, 0.3)
+    whole = Window.whole(grid.shape)
+    x = grid.read(whole)[1].astype(np.float64)
+    adds = np.where(x > 100, 1 / (1 + np.exp(-(WEIGHT * x + BIAS))) - 1 / (1 + np.exp(-BIAS)), 0).astype(np.float32)
+    expected = grid.on_mask(adds, whole, Window.whole(grid.mask_shape))
+    assert adds.shape != expected.shape == SIDES
+    found, layer = (
+        layer_of(ws, "integrated_gradients-foreground"),
+        ws.layer("a", "m", "integrated_gradients-foreground"),
+    )
+    assert np.abs(found.astype(int) - stored_values(expected, layer.attributes["scale"])).max() <= 1
+    assert verify(ws) == []
+
+
+def test_what_is_not_usable_is_0_and_counts_nowhere(ws: Workspace) -> None:
+    pixels = scene(*SIDES)
+    pixels[:, 100:300, 50:400] = 7
+    put_image(ws, "a", pixels, nodata=7)
+    package = conv_package(ws, np.zeros((2, 3, 1, 1)), np.array([0.0, 1.0]))  # all is class 1
+    predicted(ws, package)
+    row = explained(ws, package, method="grad_cam", features="conv", mpx=10, tile_px=256).details["classes"]
+    usable = ~(pixels == 7).all(axis=0)
+    assert row["foreground"]["px"] == usable.sum()
+    np.testing.assert_array_equal(layer_of(ws, "grad_cam-foreground") > 0, usable)
 
 
 @pytest.mark.parametrize("planes_seen", [1, 3])
