@@ -18,10 +18,10 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "ModelConfig",
-    "axes_of",
     "build_model",
     "checked_arguments",
     "find_architecture",
+    "planes_of",
     "takes",
     "weightless",
 ]
@@ -62,15 +62,15 @@ def takes(name: str, argument: str) -> bool:
     return argument in find_architecture(name).arguments.model_fields
 
 
-def axes_of(name: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Axes of an architecture's tiles, without c: y and x, with z or t before them.
+def planes_of(name: str, arguments: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Of a network of volumes or sequences the axis of its planes, z or t, and its stride along it; None of another.
 
     Raises:
         ConfigError: if there is no such architecture, or it does not take one of the arguments.
     """
-    with torch.device("meta"):
-        model = build_model(ModelConfig(architecture=name, arguments={"in_channels": 1, "num_classes": 2, **arguments}))
-    return tuple(getattr(model, "axes", ("y", "x")))
+    model = weightless(ModelConfig(architecture=name, arguments={"in_channels": 1, "num_classes": 2, **arguments}))
+    axes: tuple[str, ...] = getattr(model, "axes", ("y", "x"))
+    return None if len(axes) == 2 else (axes[0], int(model.stride_planes))  # type: ignore[arg-type]
 
 
 def checked_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

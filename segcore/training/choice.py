@@ -15,7 +15,7 @@ from segcore.config import TrainConfig
 from segcore.config.train import Loss
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import axes_of, takes
+from segcore.models import planes_of, takes
 from segcore.training.data import TrainingData
 from segcore.training.objects import ObjectTruth
 
@@ -89,8 +89,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     sides = [side for image in data.training for side in image.shape_yx]
     if data.asked is not None and config.spacing is None:
         reasons["spacing"] = f"{data.asked.values['y']:g} {data.asked.unit}: one size for {data.asked.origin}"
-    axes = axes_of(config.architecture, config.arguments)
-    planes, flat_stages = _planes(config, axes, data, reasons)
+    planes, flat_stages = _planes(config, data, reasons)
     norm = config.arguments.get("norm", "")
     if not norm and takes(config.architecture, "norm"):
         norm, reasons["norm"] = _norm(len(data.classes))
@@ -165,26 +164,26 @@ def _norm(num_classes: int) -> tuple[str, str]:
     )
 
 
-def _planes(
-    config: TrainConfig, axes: tuple[str, ...], data: TrainingData, reasons: dict[str, str]
-) -> tuple[int, int | None]:
+def _planes(config: TrainConfig, data: TrainingData, reasons: dict[str, str]) -> tuple[int, int | None]:
     """Planes of a tile, and stages that leave them apart.
 
     Raises:
         ConfigError: if the network takes planes that the images do not have, or none but several are asked for.
     """
-    if len(axes) == 2:
+    taken = planes_of(config.architecture, config.arguments)
+    if taken is None:
         if config.tile_planes not in (None, 1):
             raise ConfigError(
                 f"tile_planes {config.tile_planes}: {config.architecture} takes single planes; leave it out, or choose "
                 "a network of volumes or sequences (`segcore models`)"
             )
         return 1, None
+    axis, stride = taken
     for labelled in (*data.training, *data.validation):
         leading = [axis for axis in labelled.image.axes if axis not in "cyx"]
-        if leading[-1:] != [axes[0]]:
+        if leading[-1:] != [axis]:
             raise ConfigError(
-                f"architecture {config.architecture}: it takes tiles of {', '.join(axes)}, and image "
+                f"architecture {config.architecture}: it takes tiles of {axis}, y, x, and image "
                 f"{labelled.image_id} has the axes {', '.join(labelled.image.axes)}; choose another network"
             )
     if data.objects is not None:
@@ -196,8 +195,8 @@ def _planes(
     if planes == 1:
         raise ConfigError(f"tile_planes 1: expected several for {config.architecture}, or a network of single planes")
     if planes is None:
-        planes = PLANES[axes[0]]
-        reasons["tile_planes"] = f"{planes}: of {axes[0]}, in each tile"
+        planes = rounded_up(PLANES[axis], stride)
+        reasons["tile_planes"] = f"{planes}: of {axis}, in each tile"
     flat_stages = None
     if takes(config.architecture, "flat_stages") and "flat_stages" not in config.arguments:
         flat_stages, why = _flat_stages(data)

@@ -18,6 +18,8 @@ from segcore.sampling import IGNORED
 from segcore.spatial import Spacing
 from segcore.store import Workspace
 from segcore.training import loop, train
+from segcore.training.choice import choose
+from segcore.training.data import gather
 from segcore.training.losses import SegmentationLoss
 from tests.augment.made import doing_nothing, some_tiles
 from tests.synthetic import put_discs, put_image, put_label
@@ -176,3 +178,10 @@ def test_objects_are_told_apart_in_planes_alone(tmp_path: Path) -> None:
         put_label(workspace, f"i{number}", "target_instances", ids, axes=("z", "y", "x"))
     with pytest.raises(ConfigError, match="task instances: objects are told apart in planes, and unet takes several"):
         train(TrainConfig(workspace=workspace.uri, task="instances", **{**TINY, **NETWORKS["z"]}))
+
+
+def test_a_network_with_a_large_stride_gets_as_many_planes(tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_balls(workspace, "z")
+    config = TrainConfig(workspace=workspace.uri, arguments={"dims": "3", "channels": "4,4,4,4,4,4"}, augment=False)
+    assert choose(config, gather(workspace, config), torch.device("cpu")).tile_planes == 32
