@@ -14,7 +14,7 @@ from segcore.inference.model_grid import ModelGrid
 from segcore.inference.tiling import Tiling
 from segcore.store import Image, PyramidSpec
 
-ENGINE = 4
+ENGINE = 5
 """Goes up with every change of this code that can change a pixel."""
 
 STALE_WITH = ("source",)
