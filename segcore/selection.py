@@ -133,6 +133,9 @@ def _masked(workspace: Workspace, image_id: str, name: str, must_have: bool) -> 
         if is_stale(image, mask):
             stale = "the mask was made from an earlier version of this image; predict again"
             return Masked(image_id, image, error=f"image {image_id}: mask {name}: {stale}")
+        if "mask" in mask.attributes and is_of_earlier(mask, workspace.label(image_id, mask.attributes["mask"])):
+            stale = f"they were made of an earlier mask {mask.attributes['mask']}; predict again"
+            return Masked(image_id, image, error=f"image {image_id}: objects {name}: {stale}")
         return Masked(image_id, image, mask)
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         return Masked(image_id, error=failure(image_id, error))
@@ -145,6 +148,11 @@ def is_stale(image: Image, mask: Label) -> bool:
         return False
     now = {"digest": image.digest, "plan": image.attributes.get("plan"), "valid": image.valid_plan}
     return any(seen[key] != value for key, value in now.items() if key in seen)
+
+
+def is_of_earlier(objects: Label, mask: Label) -> bool:
+    """True if objects were made of a mask by another plan than that which stands under its name."""
+    return bool(objects.attributes.get("predict") != mask.attributes.get("predict"))
 
 
 def _masks_there_are(workspace: Workspace) -> str:

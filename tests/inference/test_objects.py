@@ -5,6 +5,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from segcore.models.check import verify_package
 from segcore.models.package import ModelPackage, read_package
 from segcore.repair import repair
 from segcore.results import StageResult
+from segcore.selection import select
 from segcore.spatial import Spacing
 from segcore.store import Staging, Workspace, verify
 from tests.inference.scenes import conv_package, every_level, mask_of
@@ -189,6 +191,21 @@ def test_another_mask_makes_other_objects(ws: Workspace) -> None:
     second = mask_of(ws, "a", "m_instances")
     assert (second != first).any()
     np.testing.assert_array_equal(second, whole(ws))
+
+
+def test_objects_of_an_earlier_mask_are_not_worked_on(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that ends between the mask and its objects leaves those of the mask before."""
+    run(ws)
+    assert select(ws, "m_instances")[0].error is None
+    monkeypatch.setattr("segcore.inference.objects.make_objects", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(ws, thresholds={"foreground": 0.999}, overwrite=True)
+    (found,) = select(ws, "m_instances")
+    assert found.error == "image a: objects m_instances: they were made of an earlier mask m; predict again"
+    assert select(ws, "m")[0].error is None
+    monkeypatch.undo()
+    run(ws, thresholds={"foreground": 0.999})
+    assert select(ws, "m_instances")[0].error is None
 
 
 def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
