@@ -118,9 +118,12 @@ def check_alike(package: ModelPackage, other: ModelPackage) -> None:
         raise ContractError(
             f"ensemble: {package.model_id} has the classes {', '.join(one)}, {other.model_id} has {', '.join(two)}"
         )
-    first, second = ((each.info.instances and each.info.instances.depth_px) for each in (package, other))
+    first, second = package.info.instances, other.info.instances
     if first != second:
-        told = [f"objects by {px} px of depth" if px else "no objects" for px in (first, second)]
+        told = [
+            f"objects by {rule.depth_px} px of depth, and of {rule.min_px} px at least" if rule else "no objects"
+            for rule in (first, second)
+        ]
         raise ContractError(f"ensemble: {package.model_id} tells {told[0]}, {other.model_id} {told[1]}")
     spacing, tolerance = package.contract.spacing, package.contract.spacing_tolerance
     check_spacing(spacing, other.contract.spacing, tolerance, f"ensemble: {other.model_id}")

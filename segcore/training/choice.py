@@ -16,6 +16,7 @@ from segcore.config.train import Loss
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
 from segcore.models import planes_of, takes
+from segcore.spatial import METERS_PER_UNIT
 from segcore.training.data import TrainingData
 from segcore.training.objects import ObjectTruth
 
@@ -206,11 +207,16 @@ def _planes(config: TrainConfig, data: TrainingData, reasons: dict[str, str]) ->
 
 def _flat_stages(data: TrainingData) -> tuple[int, str]:
     """How often y and x are to be halved before pixels are as long as planes are apart; and why."""
-    spacing = data.training[0].image.spacing if data.asked is None else data.asked
-    values = {} if spacing is None else spacing.values
-    if not {"z", "y", "x"} <= values.keys():
+    first = data.training[0].image
+    own, read = first.spacing, data.asked
+    if own is not None and read is None:
+        read = own.at_level(data.level)
+    if own is None or read is None or not {"z", "y", "x"} <= own.values.keys():
         return 0, "0: nothing tells how far planes are apart"
-    ratio = values["z"] / max(values["y"], values["x"])
+    unit = 1.0 if own.unit == read.unit else METERS_PER_UNIT[own.unit] / METERS_PER_UNIT[read.unit]
+    ratio = own.values["z"] * unit / max(read.values["y"], read.values["x"])
+    if not 0 < ratio < math.inf:
+        return 0, "0: nothing tells how far planes are apart"
     stages = min(MAX_FLAT_STAGES, max(0, round(math.log2(ratio))))
     return stages, f"{stages}: planes are {ratio:.2g} times as far apart as pixels"
 

@@ -16,7 +16,7 @@ from segcore.spatial import Spacing
 from segcore.store import Image, Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
-from segcore.training.objects import ObjectTruth, object_truth, objects_of
+from segcore.training.objects import ObjectTruth, object_truth, objects_of, with_objects
 from segcore.training.spacing import MAX_ENLARGED, asked, common, resampled
 from segcore.training.weights import checked_names, image_weights
 
@@ -149,7 +149,7 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
         for image in (*training, *validation):
             image.stretch = stretch_of(image.image)
     mean, std = statistics(training)
-    objects = object_truth(training, classes) if config.task == "instances" else None
+    objects = object_truth(with_objects(workspace, images), classes) if config.task == "instances" else None
     weights = image_weights(config.weights, training)
     if not index.pixels[np.array(weights) > 0].any():
         raise ConfigError("weights: the targets of all training images with a weight above 0 are empty")

@@ -11,10 +11,12 @@ known where no pixel that is nearer lies outside the tile, or is ignored.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -22,7 +24,7 @@ from segcore.classes import ClassInfo
 from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.instances.rule import Rule
-from segcore.sampling import IGNORED, LabelledImage
+from segcore.sampling import IGNORED, ClassIndex, LabelledImage
 from segcore.scoring.counts import foreground_rows
 from segcore.store import Label, Workspace, instances_name
 from segcore.training.losses import SegmentationLoss
@@ -33,7 +35,7 @@ SMALL = 20
 TINY = 1
 """Percentile of the objects by area; what is smaller than half of it is left out of predictions."""
 MAX_IMAGES, MAX_WINDOW_PX = 64, 1024
-"""Of so many training images a window of this side is looked at."""
+"""Of so many images at most a window of this side is looked at, around an object."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,16 @@ def objects_of(workspace: Workspace, image_id: str) -> Label:
     return workspace.label(image_id, name)
 
 
+def with_objects(workspace: Workspace, images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """Those whose objects are known, to tell codes; held-out ones too, so that all folds and seeds see the same."""
+    found = [copy(image) for image in images if instances_name("target") in workspace.label_names(image.image_id)]
+    for image in found:
+        image.objects = objects_of(workspace, image.image_id)
+    return found
+
+
 def object_truth(images: Sequence[LabelledImage], classes: Sequence[ClassInfo]) -> ObjectTruth:
-    """Choose the rule by the objects of the training images.
+    """Choose the rule by the objects of images.
 
     Args:
         images: that tell codes.
@@ -187,8 +197,12 @@ def object_truth(images: Sequence[LabelledImage], classes: Sequence[ClassInfo]) 
         )
     is_foreground = tuple(row in rows for row in range(len(classes)))
     truth = ObjectTruth(Rule(depth_px=MAX_DEPTH_PX), is_foreground, "")
-    every = max(1, len(images) // MAX_IMAGES)
-    found = [_depths_and_areas(image, truth) for image in images[::every]]
+    looked_at = images[:: -(-len(images) // MAX_IMAGES)]
+    index = ClassIndex(looked_at, len(classes))
+    found = [
+        _depths_and_areas(image, np.concatenate([places[row].places for row in rows]), truth)
+        for image, places in zip(looked_at, index.found, strict=True)
+    ]
     depths, areas = (np.concatenate(values) for values in zip(*found, strict=True))
     if not len(depths):
         raise ConfigError(f"task instances: expected objects in the targets, found none whole in {len(found)} images")
@@ -201,11 +215,17 @@ def object_truth(images: Sequence[LabelledImage], classes: Sequence[ClassInfo]) 
     return ObjectTruth(Rule(depth_px=depth_px, min_px=min_px), is_foreground, why)
 
 
-def _depths_and_areas(image: LabelledImage, truth: ObjectTruth) -> tuple[np.ndarray, np.ndarray]:
-    """Of the whole objects in the middle of an image: the deepest pixel of each, and its px."""
+def _depths_and_areas(
+    image: LabelledImage, places: npt.NDArray[np.int32], truth: ObjectTruth
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the whole objects around one of the places (n, 3) of objects: the deepest pixel of each, and its px."""
+    if not len(places):
+        return np.zeros(0, np.float32), np.zeros(0, np.int64)
+    plane, *centre = places[len(places) // 2].tolist()
     shape = tuple(min(n, MAX_WINDOW_PX) for n in image.shape_yx)
-    start = tuple((n - side) // 2 for n, side in zip(image.shape_yx, shape, strict=True))
-    _, codes = image.read(image.num_planes // 2, Window(start, shape))
+    sides = zip(centre, shape, image.shape_yx, strict=True)
+    start = tuple(min(max(0, at - side // 2), n - side) for at, side, n in sides)
+    _, codes = image.read(plane, Window(start, shape))
     parts = parts_of(torch.from_numpy(codes.astype(np.int64))[None], truth)
     depth_px, known = truth.rule.depth_px, codes != IGNORED
     ids = np.where(known, codes // len(truth.is_foreground), 0)

@@ -18,6 +18,7 @@ from segcore.errors import SegcoreError
 from segcore.export import export
 from segcore.geometry import Window
 from segcore.inference import predict
+from segcore.inference.contract import check_alike
 from segcore.instances import make
 from segcore.instances.grow import fragments_of
 from segcore.instances.rule import Rule
@@ -247,6 +248,13 @@ def test_a_package_says_that_it_tells_objects_apart(ws: Workspace) -> None:
     assert verify_package(ws, package.model_id) == []
     plain = reader(ws, rule=None)
     assert (package.num_logits, plain.num_logits, len(package.classes), len(plain.classes)) == (4, 4, 2, 4)
+
+
+def test_models_that_tell_objects_otherwise_are_not_averaged(ws: Workspace) -> None:
+    one, other = reader(ws), reader(ws, rule=Rule(depth_px=5, min_px=11))
+    with pytest.raises(SegcoreError, match=r"5 px of depth, and of 10 px at least, .* 5 px of depth, and of 11 px"):
+        check_alike(one, other)
+    check_alike(one, reader(ws, halo_px=7))
 
 
 @pytest.mark.parametrize("lost", ["m_instances", "m", "layer"])

@@ -24,7 +24,7 @@ from segcore.store import Workspace
 from segcore.training import train
 from segcore.training.data import gather, sampler_of
 from segcore.training.losses import SegmentationLoss
-from segcore.training.objects import ObjectLoss, ObjectTruth, parts_of, rim_distances
+from segcore.training.objects import ObjectLoss, ObjectTruth, object_truth, parts_of, rim_distances
 from tests.instances.scenes import discs, rim_distance, with_snakes
 from tests.synthetic import put_image, put_label
 
@@ -163,6 +163,43 @@ def test_tiles_bring_codes_and_augmentation_mixes_none(workspace: Workspace) -> 
     assert (moved != codes).any()
     for before, after in zip(codes, moved, strict=True):
         assert set(np.unique(after)) <= set(np.unique(before))
+
+
+def test_folds_and_seeds_tell_objects_by_one_rule(workspace: Workspace) -> None:
+    """So that their models can be averaged; each fold alone has objects of another size."""
+    y, x = np.mgrid[:128, :128] % 32 - 16
+    for number, radius in enumerate((5, 7, 10, 14)):
+        ids = (y**2 + x**2 < radius**2) * (1 + np.mgrid[:128, :128][0] // 32 * 4 + np.mgrid[:128, :128][1] // 32)
+        put_image(workspace, f"i{number}", np.where(ids > 0, 200, 30).astype(np.uint8)[None])
+        put_label(workspace, f"i{number}", "target", (ids > 0).astype(np.uint8), version=1)
+        put_label(workspace, f"i{number}", "target_instances", ids.astype(np.uint32), version=1)
+    found = [gather(workspace, config_of(workspace, folds=2), fold).objects for fold in range(2)]
+    found += [gather(workspace, config_of(workspace, seed=seed)).objects for seed in range(3)]
+    assert all(truth == found[0] for truth in found)
+    alone = [object_truth(gather(workspace, config_of(workspace, folds=2), fold).training, default_classes(2)).rule
+             for fold in range(2)]  # fmt: skip
+    assert alone[0] != alone[1]
+
+
+def test_objects_are_found_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a corner, and in a plane that is not the middle one; of many images as many as are to be looked at."""
+    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
+    monkeypatch.setattr("segcore.training.objects.MAX_WINDOW_PX", 128)
+    monkeypatch.setattr("segcore.training.objects.MAX_IMAGES", 2)
+    for number in range(3):
+        ids = np.zeros((5, 300, 260), np.uint32)
+        ids[4, -64:, :64] = discs((64, 64), 12, number, (6, 9))
+        put_image(workspace, f"i{number}", ids[:, None].astype(np.uint8), axes=("z", "c", "y", "x"))
+        for name, values in (("target", (ids > 0).astype(np.uint8)), ("target_instances", ids)):
+            put_label(workspace, f"i{number}", name, values, axes=("z", "y", "x"))
+    objects = gather(workspace, config_of(workspace)).objects
+    assert objects is not None
+    seen = []
+    for number in (0, 2):
+        inside = discs((64, 64), 12, number, (6, 9))  # at the plane's rim, which is the window's too
+        rims = np.unique(np.concatenate([inside[-1], inside[:, 0]]))
+        seen.append(len(np.setdiff1d(inside, [*rims, 0])))
+    assert f": {sum(seen)} were looked at" in objects.why
 
 
 def test_what_cannot_be_learnt_is_refused_in_one_line(workspace: Workspace) -> None:
