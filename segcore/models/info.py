@@ -64,6 +64,11 @@ class InputContract(BaseModel):
         return tuple(self.stride_planes if axis in "tz" else self.stride for axis in self.axes)
 
     @property
+    def frames(self) -> int | None:
+        """Of a tile of a sequence, with those before and behind it; None of another model."""
+        return self.tile_planes + 2 * self.halo_planes if self.axes[0] == "t" else None
+
+    @property
     def is_measured(self) -> bool:
         """Whether it is known how far the model looks; older packages do not tell."""
         return self.global_context or self.receptive_px is not None

@@ -82,7 +82,7 @@ def _input(contract: InputContract) -> dict[str, Any]:
         "description": f"{stretched}Pixels were {contract.dtype}; sides are multiples: {sides}.",
         "bands": list(contract.bands),
         "input": {
-            "shape": [-1, len(contract.bands), *(-1 for _ in contract.axes)],
+            "shape": [-1, len(contract.bands), *_shape(contract)],
             "dim_order": ["batch", "channel", *(DIMENSIONS[axis] for axis in contract.axes)],
             "data_type": "float32",
         },
@@ -95,14 +95,21 @@ def _input(contract: InputContract) -> dict[str, Any]:
     }
 
 
+def _shape(contract: InputContract) -> list[int]:
+    """Sides, -1 = free; the files of a model of sequences take so many frames."""
+    return [(contract.frames or -1) if axis == "t" else -1 for axis in contract.axes]
+
+
 def _output(package: ModelPackage) -> dict[str, Any]:
-    behind = " Behind those of the classes are border and depth, before a sigmoid." if package.info.instances else ""
+    num_classes, is_more = len(package.classes), package.info.instances is not None
+    largest = f"the largest of the first {num_classes}" if is_more else "the largest"
+    behind = " The two behind them are border and depth of objects, before a sigmoid." if is_more else ""
     return {
         "name": "logits",
-        "description": f"Before softmax; the largest is the pixel's class.{behind}",
+        "description": f"Before softmax; {largest} is the pixel's class.{behind}",
         "tasks": ["semantic-segmentation"],
         "result": {
-            "shape": [-1, package.num_logits, *(-1 for _ in package.contract.axes)],
+            "shape": [-1, package.num_logits, *_shape(package.contract)],
             "dim_order": ["batch", "class", *(DIMENSIONS[axis] for axis in package.contract.axes)],
             "data_type": "float32",
         },

@@ -4,7 +4,8 @@ The normalisation is inside, so that whoever runs the file gives it the image's 
 
     pixels (N, C, [T|Z,] Y, X) --> (pixel - mean) / std --> model --> logits (N, K, [T|Z,] Y, X), before softmax
 
-N and the sides are free; sides are multiples of the stride, two of them at least. What the pixels have to be (bands,
+N and the sides are free; sides are multiples of the stride, two of them at least. T alone is fixed, at the frames of a
+tile with its context: what remembers frame by frame is written out for each of them. What the pixels have to be (bands,
 type, spacing, whether each image is stretched first) and how large tile and halo are stands in the file's metadata.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from segcore.errors import ConfigError, SegcoreError
+from segcore.models.info import InputContract
 from segcore.models.mlm import ITEM_SUFFIX, Artifact, mlm_item
 from segcore.models.package import WEIGHTS, ModelPackage
 from segcore.store import Objects
@@ -111,14 +113,27 @@ def metadata(package: ModelPackage) -> dict[str, str]:
         "input": "pixel values as float32; the normalisation is inside",
         "output": "logits, before softmax",
         **contract,
+        **({} if package.contract.frames is None else {"frames": package.contract.frames}),
+        **_told_of_objects(package),
         "classes": [info.model_dump(mode="json") for info in package.classes],
         "code_version": package.info.code_version,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
 
 
+def _told_of_objects(package: ModelPackage) -> dict[str, Any]:
+    """Which channels follow those of the classes, and the rule by which objects are made of them."""
+    rule, num_classes = package.info.instances, len(package.classes)
+    if rule is None:
+        return {}
+    return {
+        "output": f"logits: {num_classes} of the classes, before softmax; then border and depth, before a sigmoid each",
+        "instances": {"border_channel": num_classes, "depth_channel": num_classes + 1, **rule.model_dump()},
+    }
+
+
 def program_of(package: ModelPackage) -> ExportedProgram:
-    """The model as a graph whose batch and sides are free.
+    """The model as a graph whose batch and sides are free, but for the frames of a sequence.
 
     Raises:
         SegcoreError: if torch.export cannot trace it.
@@ -127,13 +142,22 @@ def program_of(package: ModelPackage) -> ExportedProgram:
     free: dict[int, object] = {0: Dim("batch")}
     for number, (axis, step) in enumerate(zip(contract.axes, contract.strides, strict=True), start=2):
         cells = Dim(f"{axis}_cells", min=2)
-        free[number] = step * cells if step > 1 else cells
-    example = torch.zeros(2, len(contract.bands), *(step * (3 + n) for n, step in enumerate(contract.strides)))
+        if axis != "t":
+            free[number] = step * cells if step > 1 else cells
+    example = torch.zeros(2, len(contract.bands), *_sides(contract, [3 + n for n in range(len(contract.axes))]))
     try:
         with _quietly():
             return torch.export.export(Portable(package), (example,), dynamic_shapes={"pixels": free})
     except Exception as error:  # torch's exporter has no common error
         raise SegcoreError(f"model {package.model_id}: torch.export cannot trace it ({_one_line(error)})") from error
+
+
+def _sides(contract: InputContract, cells: Sequence[int]) -> list[int]:
+    """Of a tile of so many strides, axis by axis; the frames of a sequence are fixed."""
+    return [
+        contract.frames or 1 if axis == "t" else step * count
+        for axis, step, count in zip(contract.axes, contract.strides, cells, strict=True)
+    ]
 
 
 def to_program(package: ModelPackage, output: str) -> Written:
@@ -161,7 +185,7 @@ def to_onnx(package: ModelPackage, output: str) -> Written:
         exported = torch.onnx.export(program, input_names=["pixels"], output_names=["logits"], verbose=False)
     assert exported is not None, "torch.onnx.export without a file gives the program"
     model = exported.model_proto
-    names = ("batch", None, *package.contract.axes)
+    names = ("batch", None, *(None if axis == "t" else axis for axis in package.contract.axes))
     for value in (*model.graph.input, *model.graph.output):
         for side, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
             if name is not None:
@@ -183,7 +207,7 @@ def _check(package: ModelPackage, written: Written, output: str) -> None:
         SegcoreError: if they differ by more than rounding.
     """
     contract, random = package.contract, np.random.default_rng(0)
-    sides = [(5 - n) * step for n, step in enumerate(contract.strides)]
+    sides = _sides(contract, [5 - n for n in range(len(contract.axes))])
     bands = (1, -1, *(1,) * len(sides))
     mean, std = (np.reshape(values, bands) for values in (contract.mean, contract.std))
     pixels = (mean + std * random.normal(size=(1, len(contract.bands), *sides))).astype(np.float32)

@@ -21,6 +21,7 @@ from flows.cli import app
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError, SegcoreError
 from segcore.inference.numerics import Network
+from segcore.instances.rule import Rule
 from segcore.models import ModelConfig, build_model, portable
 from segcore.models.mlm import Artifact, mlm_item
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
@@ -51,7 +52,7 @@ def package_in(folder: Path, config: ModelConfig, expected: InputContract, name:
             nn.init.normal_(norm.running_mean)
             nn.init.uniform_(norm.running_var, 0.5, 2)
             nn.init.uniform_(norm.weight, 0.5, 2)
-    if isinstance(model, UNet):  # every class somewhere
+    if isinstance(model, UNet) and len(expected.axes) == 2:  # every class somewhere
         shift, scale = (torch.tensor(values)[:, None, None] for values in (expected.mean, expected.std))
         with torch.no_grad():
             model.head.weight.mul_(4)
@@ -145,6 +146,50 @@ def test_missing_pixels_of_float_images_are_average_and_planes_are_free(tmp_path
     tiles[0, 1, 2, 3, 4], tiles[1, 0, 0, 0, 0] = np.nan, np.inf
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     assert_alike(session.run(None, {"pixels": tiles})[0], ours(package, tiles))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "axis", "arguments"), [("unet", "z", {"dims": 3}), ("convlstm_unet", "t", {})]
+)
+def test_volumes_and_sequences_have_the_logits_of_prediction(
+    tmp_path: Path, architecture: str, axis: str, arguments: dict[str, Any]
+) -> None:
+    """Planes of a volume are free; frames are those of a tile with its context. Two exporters take some seconds."""
+    shape = {"in_channels": 2, "num_classes": 2, "channels": [4, 8]}
+    stride, num_planes = (2, 6) if axis == "z" else (1, 4)
+    planes = {"tile_planes": 2, "halo_planes": stride, "stride_planes": stride}
+    expected = contract(axes=(axis, "y", "x"), bands=("a", "b"), mean=(100.0, 90.0), std=(5.0, 6.0), stride=2)
+    config = ModelConfig(architecture=architecture, arguments=shape | arguments)
+    package = package_in(tmp_path, config, expected.model_copy(update=planes))
+    export_model(package, [str(tmp_path / name) for name in ("m.onnx", "m.pt2", "m.json")])
+    tiles = np.random.default_rng(0).integers(0, 255, (2, 2, num_planes, 10, 14), dtype=np.uint8)
+    logits = ours(package, tiles)
+    assert logits.std(axis=(2, 3, 4)).min() > 1e-3
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"pixels": tiles.astype(np.float32)})[0], logits, atol=1e-5)
+    module = torch.export.load(tmp_path / "m.pt2").module()
+    np.testing.assert_allclose(module(torch.from_numpy(tiles).float()), logits, atol=1e-5)
+    told = {prop.key: prop.value for prop in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert told.get("frames") == ("4" if axis == "t" else None)
+    item = json.loads((tmp_path / "m.json").read_text())
+    frames = 4 if axis == "t" else -1
+    assert item["properties"]["mlm:input"][0]["input"]["shape"] == [-1, 2, frames, -1, -1]
+    assert item["properties"]["mlm:output"][0]["result"]["shape"] == [-1, 2, frames, -1, -1]
+
+
+def test_files_of_a_model_of_objects_say_what_the_channels_behind_the_classes_are(tmp_path: Path) -> None:
+    config = ModelConfig(architecture="conv1", arguments={"in_channels": 3, "num_classes": 4})
+    two = {"in_channels": 3, "num_classes": 2}
+    plain = package_in(tmp_path, ModelConfig(architecture="conv1", arguments=two), contract())
+    info = plain.info.model_copy(update={"architecture": config, "instances": Rule(depth_px=5, min_px=9)})
+    package = write_package(Objects(str(tmp_path)), "models", info, build_model(config).state_dict())
+    told = portable.metadata(package)
+    assert told["output"] == "logits: 2 of the classes, before softmax; then border and depth, before a sigmoid each"
+    assert json.loads(told["instances"]) == {"border_channel": 2, "depth_channel": 3, "depth_px": 5, "min_px": 9}
+    assert "instances" not in portable.metadata(plain)
+    for one, words in ((package, "the largest of the first 2 is"), (plain, "the largest is")):
+        item = mlm_item(one, [], str(tmp_path), datetime(2026, 1, 2, tzinfo=UTC))
+        assert words in item["properties"]["mlm:output"][0]["description"]
 
 
 def test_a_file_that_answers_otherwise_is_not_written(

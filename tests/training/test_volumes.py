@@ -111,6 +111,31 @@ def test_planes_that_lie_far_apart_are_left_apart(tmp_path: Path, z: float, stag
 
 
 @pytest.mark.parametrize(
+    ("z", "settings", "stages"),
+    [
+        (4.0, {"spacing": "1mm"}, 2),
+        (4.0, {"spacing": "1000um"}, 2),
+        (4.0, {"level": 0}, 3),
+        (4.0, {"level": 2}, 1),
+        (0.0, {}, 0),
+        (-4.0, {}, 0),
+    ],
+)
+def test_how_far_planes_lie_apart_is_told_by_the_pixels_that_are_read(
+    tmp_path: Path, z: float, settings: dict[str, Any], stages: int
+) -> None:
+    """Resampled, or of a coarser level, pixels are larger; planes stay where they are."""
+    workspace = Workspace.open(str(tmp_path / "ws"), create=True)
+    spacing = Spacing(values={"z": z, "y": 0.5, "x": 0.5}, unit="millimeter", origin="nifti")
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (3, 1, 1300, 8), dtype=np.uint8)
+        put_image(workspace, f"i{number}", pixels, spacing, axes=("z", "c", "y", "x"))
+        put_label(workspace, f"i{number}", "target", (pixels[:, 0] > 99).astype(np.uint8), axes=("z", "y", "x"))
+    config = TrainConfig(workspace=workspace.uri, augment=False, **{**TINY, **NETWORKS["z"], **settings})
+    assert choose(config, gather(workspace, config), torch.device("cpu")).flat_stages == stages
+
+
+@pytest.mark.parametrize(
     ("settings", "why"),
     [
         (NETWORKS["z"], r"unet: it takes tiles of z, y, x, and image i0 has the axes c, y, x; choose another network"),
