@@ -3,6 +3,7 @@
 image --begin, without writing--> run --count--> tiles and bytes that are left --times the cost of each--> time
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -23,13 +24,17 @@ from segcore.inference.gaussian import GaussianUnit
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.night import networks_of
+from segcore.inference.objects import rule_of
+from segcore.inference.plan import mask_spec
 from segcore.inference.rehearsal import Cost, rehearse
 from segcore.inference.run import MaskRun, share_of_all, shares
 from segcore.inference.search import Reason, screen_name
 from segcore.inference.tiling import Tiling
+from segcore.instances.make import objects_spec
 from segcore.measure import MIB, num_cores, tree_bytes
 from segcore.results import STATED, ItemResult
-from segcore.store import Staging, Workspace
+from segcore.selection import is_of_earlier
+from segcore.store import Staging, Workspace, instances_name
 
 
 @dataclass
@@ -44,11 +49,13 @@ class _Left:
     tiles: int = 0
     skipped: Counter[Reason] = field(default_factory=Counter)
     inferred_px: int = 0
+    """Of the read windows of all tiles that are not skipped."""
     sample_px: int = 0
     """Of a network that is adapted to the image."""
-    """Of the read windows of all tiles that are not skipped."""
     write_bytes: int = 0
     """Of mask and layers, all levels, before compression."""
+    object_bytes: int = 0
+    """Of the ids of objects, likewise."""
 
 
 def estimate(
@@ -57,7 +64,8 @@ def estimate(
     """The items that predict would return, with what is left of each and what it costs, and the sums.
 
     Costs are those of a few tiles and a shard of the image with most to do. What is skipped is what coarse maps tell: a
-    `valid` label, and a screen that has not run yet, may add to it.
+    `valid` label, and a screen that has not run yet, may add to it. The ids of objects are counted, the time to make
+    them is not.
 
     Args:
         ws: where the images are.
@@ -109,6 +117,7 @@ def _left(ws: Workspace, job: Job, image_id: str, batches: Batches) -> _Left:
                     left.inferred_px += tile.read.num_px
                 else:
                     left.skipped[reason] += 1
+    left.object_bytes = _object_bytes(ws, job, grid, is_made=run is None)
     if job.adapts and left.inferred_px:
         contract = job.package.contract
         left.sample_px = sample_px(grid.shape, contract.strides, contract.tile_planes)
@@ -130,6 +139,18 @@ def _in_strips(run: MaskRun, unit: Window, pending: list[Ints]) -> Iterator[tupl
         if strips.wants(tile.read):
             is_needed = strips.looks_in(tile.read.intersected(strips.model_window))
             yield tile, None if is_needed else run.search.why_not(tile.write) or "nodata"
+
+
+def _object_bytes(ws: Workspace, job: Job, grid: ModelGrid, is_made: bool) -> int:
+    """Bytes, before compression, of the ids that are not written yet; of all, where any are missing."""
+    rule, image_id, name = rule_of(job, grid), grid.image.image_id, instances_name(job.name)
+    if rule is None:
+        return 0
+    is_there = is_made and name in ws.label_names(image_id)
+    if is_there and not is_of_earlier(ws.label(image_id, name), ws.label(image_id, job.name)):
+        return 0
+    spec = objects_spec(mask_spec(job, grid), rule)
+    return sum(map(math.prod, spec.levels)) * np.dtype(spec.dtype).itemsize
 
 
 def _left_bytes(staging: Staging) -> int:
@@ -162,9 +183,9 @@ def _item(job: Job, cost: Cost | None, image_id: str, left: _Left | Exception) -
     if isinstance(left, Exception):
         return ItemResult(state="failed", image=image_id, error=worded(left, image_id))
     image, grid = left.grid.image, left.grid
-    counted = {"tiles": left.tiles, "shards": left.shards, "write_bytes": left.write_bytes}
+    counted = {"tiles": left.tiles, "shards": left.shards, "write_bytes": left.write_bytes + left.object_bytes}
     if left.shards == 0:
-        details: dict[str, Any] = {"complete": True, **counted}
+        details: dict[str, Any] = {"complete": left.object_bytes == 0, **counted}
     else:
         assert cost is not None, f"image {image_id} has shards left, but none was rehearsed"
         details = {
@@ -190,7 +211,7 @@ def _costs(job: Job, cost: Cost, left: _Left) -> dict[str, Any]:
     cores = min(job.tile_workers, num_cores())
     wall_s = cpu_s / cores if job.device.type == "cpu" else left.cpu_s + max(network_px * cost.tile_s, write_s)
     return {
-        "disk_bytes": round((1 - skipped) * left.write_bytes * cost.stored_share),
+        "disk_bytes": round((1 - skipped) * (left.write_bytes + left.object_bytes) * cost.stored_share),
         "expected_cpu_s": round(cpu_s, 2),
         "expected_s": round(wall_s, 2),
     }

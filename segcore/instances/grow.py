@@ -56,7 +56,7 @@ def fragments_of(
         first_px: (Y,), raster index of each of the window's rows in the whole array.
 
     Returns:
-        Numbers (Y, X) of the window's pixels, 0 = none, and the fragments.
+        Numbers (Y, X) of the window's pixels, 0 = none, and the fragments; without those that are whole and too small.
     """
     rows, columns = (side.stop - side.start for side in place)
     nearby = tuple(slice(side.start, side.stop + 1) for side in place)
@@ -66,7 +66,12 @@ def fragments_of(
     numbers = own.ravel()[where]
     first = np.full(int(found.max(initial=0)) + 1, own.size, np.int64)
     np.minimum.at(first, numbers, where)
-    present = np.flatnonzero(first < own.size)
+    area = np.bincount(numbers, minlength=len(first))
+    # One that lies wholly inside the window and is too small is no object; of noise there are many.
+    is_part = area >= rule.min_px
+    for face in (own[0], own[-1], own[:, 0], own[:, -1]):
+        is_part[face] = True
+    present = np.flatnonzero((first < own.size) & is_part)
     present = present[np.argsort(first[present])]
     renumbered = np.zeros(len(first), np.int32)
     renumbered[present] = np.arange(1, len(present) + 1, dtype=np.int32)
@@ -75,7 +80,7 @@ def fragments_of(
     own = found[:rows, :columns]
     return own, Fragments(
         first=first_px[y] + x,
-        area=np.bincount(own.ravel(), minlength=len(present) + 1)[1:].astype(np.int64),
+        area=area[present].astype(np.int64),
         top=own[0],
         left=own[:, 0],
         below=found[rows:, :columns].ravel(),

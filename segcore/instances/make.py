@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,7 +40,7 @@ BYTES_PER_PX = 40
 WRITTEN_AT_ONCE = 4
 """Shards of ids: one as it is made, as it is encoded, and as it goes into the coarser levels."""
 KEPT_SHARDS = 8
-"""Shards of the first pass whose pixels the second one need not make again."""
+"""The first shards, whose pixels of the first pass wait for the second one: all of a small image."""
 
 ItemT = TypeVar("ItemT")
 FoundT = TypeVar("FoundT")
@@ -80,7 +80,11 @@ def make_objects(
     plan = {
         "stage": "instances",
         "engine": ENGINE,
-        "mask": {"name": name, "digest": source.mask.digest},
+        "mask": {
+            "name": name,
+            "digest": source.mask.digest,
+            "depth": {"digest": _digest(source.layer.attributes["predict"]), "dtype": source.layer.dtype.name},
+        },
         **rule.frozen(),
     }
     own, spec = instances_name(name), _spec(ws, image_id, name, rule)
@@ -97,7 +101,7 @@ def make_objects(
 
 
 def working_bytes(shape: Ints, shard_px: int, rule: Rule) -> int:
-    """What making the objects of a mask takes at most, but for what each object takes (`stitch.Objects`)."""
+    """What making the objects of a mask takes at most, but for what each object takes (`stitch.Numbering`)."""
     threads = min(MAX_THREADS, num_cores())
     sides = [min(shard_px, n) for n in shape[-2:]]
     read_px = math.prod(min(n, side + 2 * rule.context_px) for n, side in zip(shape[-2:], sides, strict=True))
@@ -106,10 +110,13 @@ def working_bytes(shape: Ints, shard_px: int, rule: Rule) -> int:
 
 
 def _spec(ws: Workspace, image_id: str, name: str, rule: Rule) -> PyramidSpec:
-    """Stored as the mask is; uint32 where there cannot be more objects than it counts."""
     state = latest_plan(ws.objects, image_id, name)
     assert state is not None, f"mask {name} of image {image_id} has no plan"
-    mask = PyramidSpec.model_validate(state.load()["storage"])
+    return objects_spec(PyramidSpec.model_validate(state.load()["storage"]), rule)
+
+
+def objects_spec(mask: PyramidSpec, rule: Rule) -> PyramidSpec:
+    """Stored as the mask is; uint32 where there cannot be more objects than it counts."""
     dtype = object_dtype(Window.whole(mask.shape).num_px, rule.min_px)
     return mask.model_copy(update={"kind": "instances", "dtype": dtype, "fill": 0.0})
 
@@ -162,17 +169,17 @@ class _Work:
         self._source, self._staging, self._threads, self._progress = source, staging, threads, progress
         self._objects = staging.workspace.objects
         self._kept = _kept(staging)
-        self._made = lru_cache(maxsize=KEPT_SHARDS)(self._make)
+        self._early: dict[Ints, Labels] = {}
 
     def run(self) -> Made:
         staging, shards = self._staging, list(self._staging.spec.grid(0).indices())
-        fragments = self._ahead(self._fragments, shards)
+        fragments = self._ahead(partial(self._fragments, early=frozenset(shards[:KEPT_SHARDS])), shards)
         found = stitched(zip(shards, fragments, strict=True), self._source.rule.min_px)
         self._progress.advance(len(shards) - len(staging.pending(Window.whole(staging.spec.shape))))
         num_written = 0
         for window in staging.windows():
             writer, pending = staging.writer(window), staging.pending(window)
-            for shard, (labels, _) in zip(pending, self._ahead(self._made, pending), strict=True):
+            for shard, labels in zip(pending, self._ahead(self._labels, pending), strict=True):
                 ids = found.ids(shard, labels, staging.spec.dtype)
                 writer.put(shard, ids.reshape(staging.shard_window(shard).shape))
                 self._progress.advance()
@@ -184,12 +191,18 @@ class _Work:
     def _make(self, shard: Ints) -> tuple[Labels, Fragments]:
         return self._source.fragments(self._staging.shard_window(shard))
 
-    def _fragments(self, shard: Ints) -> Fragments:
+    def _labels(self, shard: Ints) -> Labels:
+        early = self._early.pop(shard, None)
+        return self._make(shard)[0] if early is None else early
+
+    def _fragments(self, shard: Ints, early: frozenset[Ints]) -> Fragments:
         """Those that an earlier call kept, or else new ones."""
         key = f"{self._kept}/{'.'.join(map(str, shard))}"
         found = unpacked(self._objects.get(key))
         if found is None:
-            found = self._made(shard)[1]
+            labels, found = self._make(shard)
+            if shard in early:
+                self._early[shard] = labels
             self._objects.put(key, packed(found))
         self._progress.advance()
         return found
@@ -205,6 +218,10 @@ class _Work:
             yield waiting.popleft().result()
 
 
+def _digest(plan: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
 def _attributes(source: _Source, count: int, plan: dict[str, Any]) -> dict[str, Any]:
     """What the finished label says of itself, under the key `segcore`."""
     image, mask = source.image, source.mask
@@ -216,7 +233,7 @@ def _attributes(source: _Source, count: int, plan: dict[str, Any]) -> dict[str, 
         "affine": image.attributes.get("affine"),
         "split": image.split,
         "group": image.group,
-        "digest": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
+        "digest": _digest(plan),
         **{key: mask.attributes[key] for key in inherited if key in mask.attributes},
         "mask": mask.name,
         "objects": count,

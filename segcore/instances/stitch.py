@@ -21,7 +21,7 @@ from segcore.instances.grow import Fragments, Int64s, Labels
 
 
 @dataclass(frozen=True)
-class Objects:
+class Numbering:
     """The objects of an array; in memory are 8 bytes for each fragment, and while it is made about 80."""
 
     count: int
@@ -44,7 +44,7 @@ class Objects:
         return own[labels]
 
 
-def stitched(shards: Iterable[tuple[Ints, Fragments]], min_px: int) -> Objects:
+def stitched(shards: Iterable[tuple[Ints, Fragments]], min_px: int) -> Numbering:
     """Join what goes on over a face, and number it.
 
     Args:
@@ -71,9 +71,9 @@ def stitched(shards: Iterable[tuple[Ints, Fragments]], min_px: int) -> Objects:
         total += len(own.first)
     assert not expected, f"nothing came for the faces of {sorted(expected)}"
     if not total:
-        return Objects(0, np.zeros(0, np.int64), before)
+        return Numbering(0, np.zeros(0, np.int64), before)
     ids = _numbered(np.concatenate(firsts), np.concatenate(areas), np.concatenate(joints), min_px)
-    return Objects(int(ids.max()), ids, before)
+    return Numbering(int(ids.max()), ids, before)
 
 
 def _numbered(first: Int64s, area: Int64s, joints: Int64s, min_px: int) -> Int64s:
@@ -102,5 +102,6 @@ def unpacked(data: bytes | None) -> Fragments | None:
     try:
         with np.load(io.BytesIO(data or b""), allow_pickle=False) as found:
             return Fragments(**{name: found[name] for name in found})
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
+    except (ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        # RuntimeError: a flipped bit says that the zip is encrypted, or packed in a way that is not known.
         return None

@@ -232,6 +232,55 @@ def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
     assert again.items[1].details["objects"] == mask_of(ws, "b", "m_instances").max()
 
 
+def test_a_dry_run_counts_the_ids(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stated() -> dict[str, Any]:
+        return run(ws, dry_run=True).items[0].details
+
+    first = stated()["write_bytes"]
+    monkeypatch.setattr("segcore.inference.objects.make_objects", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(ws)
+    monkeypatch.undo()
+    without = stated()
+    run(ws)
+    arrays = [ws.label("a", "m"), ws.label("a", "m_instances"), ws.layer("a", "m", "depth")]
+    num_bytes = [
+        sum(np.prod(each.shape(level)) for level in range(each.num_levels)) * each.dtype.itemsize for each in arrays
+    ]
+    assert first == sum(num_bytes)
+    assert (without["complete"], without["write_bytes"]) == (False, num_bytes[1])
+    assert stated() == {"complete": True, "tiles": 0, "shards": 0, "write_bytes": 0}
+
+
+def test_shards_of_a_small_image_are_grown_once(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a larger one those of the first pass that are kept."""
+    grown = []
+    fragments = make._Source.fragments
+
+    def counted(self: Any, window: Window) -> Any:
+        grown.append(window)
+        return fragments(self, window)
+
+    monkeypatch.setattr(make._Source, "fragments", counted)
+    run(ws)
+    assert len(grown) == 2 * 15 - make.KEPT_SHARDS
+    np.testing.assert_array_equal(mask_of(ws, "a", "m_instances"), whole(ws))
+    grown.clear()
+    run(ws, name="other", shard_px=1024)
+    assert len(grown) == 2
+
+
+def test_another_depth_makes_other_objects(ws: Workspace) -> None:
+    """The mask's own plan does not say of what type its layers are."""
+    run(ws, layer_dtype="float16")
+    first = ws.label("a", "m_instances")
+    run(ws, overwrite=True)
+    second = ws.label("a", "m_instances")
+    assert ws.layer("a", "m", "depth").dtype == np.uint8
+    assert first.digest != second.digest
+    np.testing.assert_array_equal(mask_of(ws, "a", "m_instances"), whole(ws))
+
+
 def test_the_memory_of_a_dry_run_is_enough_for_the_objects(ws: Workspace) -> None:
     """Of the whole process, though shards of this size are nearly nothing."""
     config = {"workspace": ws.uri, "model": reader(ws).model_id, "name": "m"}

@@ -109,6 +109,37 @@ def test_ids_are_in_the_order_of_first_pixels_and_small_objects_are_out() -> Non
     np.testing.assert_array_equal(kept, expected[every])
 
 
+def test_noise_leaves_no_fragments_but_at_the_faces() -> None:
+    """Memory is that of fragments: what is too small and goes on nowhere is not one; what goes on may be."""
+    rng = np.random.default_rng(5)
+    foreground = rng.random((120, 130)) < 0.2
+    depth = np.zeros(foreground.shape, np.uint8)
+    every, _, _ = cut(foreground, depth, RULE.model_copy(update={"min_px": 1}), 130)
+    sizes = np.bincount(every.ravel())
+    expected = np.where(sizes[every] >= RULE.min_px, every, 0)
+    for side in (130, 40):
+        found, _, count = cut(foreground, depth, RULE, side)
+        assert same_parts(found, expected)
+        assert count == len(np.unique(expected)) - 1 > 3
+    _, (whole,), _ = cut(foreground, depth, RULE, 130)
+    rims = np.unique(np.concatenate([every[0], every[-1], every[:, 0], every[:, -1]]))
+    kept = [number for number in range(1, len(sizes)) if sizes[number] >= RULE.min_px or number in rims]
+    assert len(whole.area) == len(kept) < len(sizes) / 2
+
+
+def test_a_flipped_bit_anywhere_is_no_error() -> None:
+    ids = discs((40, 40), 5, seed=4)
+    data = packed(cut(ids > 0, depth_of(ids, 5), RULE, 40)[1][0])
+    expected = unpacked(data)
+    assert expected is not None
+    for bit in range(0, 8 * len(data), 5):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        found = unpacked(bytes(flipped))
+        if found is not None:  # a bit that says nothing, such as of a date
+            np.testing.assert_array_equal(found.area, expected.area)
+
+
 def test_a_plane_without_objects() -> None:
     nothing = np.zeros((70, 50), np.bool_)
     ids, _, count = cut(nothing, np.full((70, 50), 255, np.uint8), RULE, 32)
