@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError
@@ -91,9 +92,7 @@ def scope_of(ws: Workspace, job: Job, grid: ModelGrid) -> Scope:
     label = _foreground_of(ws, job, image)
     if label is not None:
         frozen["foreground"] = {"label": label.name, "plan": label.attributes.get("plan"), "digest": label.digest}
-        makers.append(
-            ("foreground", lambda: map_of_label(label, image, lambda ids: (ids != 0) & (ids != label.ignore)))
-        )
+        makers.append(("foreground", lambda: map_of_label(label, image, lambda ids: _marked(label, ids))))
     if config.screen is not None:
         screen = ws.label(image.image_id, screen_name(job))
         ids = _screen_ids(config, screen)
@@ -103,6 +102,11 @@ def scope_of(ws: Workspace, job: Job, grid: ModelGrid) -> Scope:
     if "foreground" in frozen or "screen" in frozen:
         frozen["skipped_as"] = job.ignore if skipped_id is None else skipped_id
     return Scope(frozen, tuple(makers), skipped_id, grid)
+
+
+def _marked(label: Label, ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where a label says something; of objects every number is one."""
+    return np.asarray(ids != 0 if label.tells_objects else (ids != 0) & (ids != label.ignore))
 
 
 def screen_name(job: Job) -> str:

@@ -85,13 +85,15 @@ class LabelledImage:
         return int(np.prod(self._plane_shape, dtype=np.int64))
 
     @property
+    def bytes_per_px(self) -> int:
+        """Memory of a pixel of a plane, all bands, with its truth."""
+        truth = np.dtype(np.int16 if self.objects is None else np.int32)
+        return self.num_channels * self.image.dtype.itemsize + truth.itemsize
+
+    @property
     def num_bytes(self) -> int:
         """Memory that pixels and target take when they are kept."""
-        return (
-            self.num_planes
-            * int(np.prod(self.shape_yx))
-            * (self.num_channels * self.image.dtype.itemsize + (2 if self.objects is None else 4))
-        )
+        return self.num_planes * int(np.prod(self.shape_yx)) * self.bytes_per_px
 
     @property
     def is_kept(self) -> bool:

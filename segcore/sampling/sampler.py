@@ -97,9 +97,7 @@ class Sampler(ABC):
     def _num_regions(self, region_px: int) -> int:
         """Regions of a round, by the memory that one takes."""
         images = [image for image, is_far in zip(self.images, self._is_far, strict=True) if is_far]
-        bytes_per_px = max(
-            (image.tile_planes * (image.num_channels * image.image.dtype.itemsize + 2) for image in images), default=1
-        )
+        bytes_per_px = max((image.tile_planes * image.bytes_per_px for image in images), default=1)
         return min(MAX_REGIONS, max(MIN_REGIONS, ROUND_BYTES // (region_px**2 * bytes_per_px)))
 
     def _bounded(self, start: Int64s, images: Int64s | int) -> Int64s:

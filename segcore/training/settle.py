@@ -29,8 +29,9 @@ PREDICT_HALO_PX = 32
 SLIM = 4
 """Channels of each stage where only the reach of a network is measured."""
 LEARNING = {
-    *("task", "channels", "dropout", "init", "unsafe_weights", "freeze", "tile_px", "batch", "accumulate"),
-    *("minutes", "max_steps", "sampling", "foreground_share", "weights", "validate_every", "patience"),
+    *("task", "channels", "dropout", "init", "unsafe_weights", "freeze", "tile_px", "tile_planes"),
+    *("batch", "accumulate", "minutes", "max_steps", "sampling", "foreground_share", "weights"),
+    *("validate_every", "patience"),
     *("loss", "class_weighting", "class_weights", "label_smoothing"),
     *("optimizer", "learning_rate", "weight_decay", "schedule", "warm_up", "ema", "max_gradient"),
     *("augment", "augments", "amp"),
@@ -126,6 +127,8 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     workspace = Workspace.open(config.workspace)
     data = gather(workspace, config, fold)
     _check_validated(config, data)
+    if config.task == "instances" and not _has_weights(_of_classes(config, data)):
+        _check_nothing_learns(config)  # before its answers are counted with those for objects
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
     network = weightless(model)
@@ -174,6 +177,12 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
     if config.dropout:
         arguments["dropout"] = config.dropout
     return ModelConfig(architecture=config.architecture, arguments=checked_arguments(config.architecture, arguments))
+
+
+def _of_classes(config: TrainConfig, data: TrainingData) -> nn.Module:
+    """The network with an answer for each class, whatever the task."""
+    sizes = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
+    return weightless(ModelConfig(architecture=config.architecture, arguments=sizes | config.arguments))
 
 
 def _has_weights(network: nn.Module) -> bool:

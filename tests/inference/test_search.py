@@ -26,7 +26,7 @@ from segcore.spatial import Georef, Spacing
 from segcore.store import Image, PyramidSpec, Staging, Workspace, verify
 from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package, volume_package
 from tests.inference.test_stage import interrupt_soon
-from tests.synthetic import put_image, put_label
+from tests.synthetic import put_image, put_label, put_objects
 
 HEIGHT, WIDTH, TILE_PX = 500, 430, 64
 Bools = npt.NDArray[np.bool_]
@@ -305,6 +305,14 @@ def test_labels_of_a_coarser_level_count_their_own_pixels(ws: Workspace, monkeyp
     assert found.factor == 8
     np.testing.assert_array_equal(np.argwhere(found.marked).min(axis=0), [100 // 4 - 1, 200 // 4 - 1])
     np.testing.assert_array_equal(np.argwhere(found.marked).max(axis=0), [100 // 4 + 1, 200 // 4 + 1])
+
+
+def test_every_number_of_an_object_is_a_place_to_look(ws: Workspace) -> None:
+    ids = np.array([[0, 1, 65535, 7]], np.uint16)
+    put_objects(ws, "a", "cells_instances", ids)
+    put_label(ws, "a", "cells", ids)
+    for name, expected in (("cells_instances", [False, True, True, True]), ("cells", [False, True, False, True])):
+        assert search._marked(ws.label("a", name), ids).tolist() == [expected]
 
 
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])

@@ -127,6 +127,7 @@ def test_an_exact_method_gives_one_mask_however_the_image_is_cut(uri: str) -> No
         ({"minutes": 1, "init": "x"}, "init, minutes"),
         ({"learning_rate": 1e-3}, "learning_rate"),
         ({"tile_px": 64}, "tile_px"),
+        ({"tile_planes": 1}, "tile_planes"),
     ],
 )
 def test_settings_of_how_to_learn_are_refused(uri: str, settings: dict[str, Any], named: str) -> None:

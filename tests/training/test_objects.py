@@ -150,6 +150,9 @@ def test_tiles_bring_codes_and_augmentation_mixes_none(workspace: Workspace) -> 
     assert data.objects is not None
     assert 3 <= data.objects.rule.depth_px <= 8
     assert 1 <= data.objects.rule.min_px < 100
+    image = data.training[0]
+    read = image.read(0, Window((0, 0), image.shape_yx))
+    assert sum(part.nbytes for part in read) == image.num_bytes == 128 * 128 * image.bytes_per_px
     loader = Loader(sampler_of(config_of(workspace), data, 64), batch=4)
     _, pixels, codes = next(loader)
     loader.close()
@@ -205,6 +208,10 @@ def test_objects_are_found_wherever_they_are(tmp_path: Path, monkeypatch: pytest
 def test_what_cannot_be_learnt_is_refused_in_one_line(workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="mixup gives a pixel two truths, of which objects have one"):
         config_of(workspace, augments={"mixup": 0.5})
+    with pytest.raises(ConfigError, match=r"^task, max_steps: threshold has no weights, and nothing to learn; leave"):
+        train(config_of(workspace, architecture="threshold", max_steps=1, device="cpu"))
+    with pytest.raises(ConfigError, match=r"^task: otsu has no weights, and nothing to learn; leave it out"):
+        train(config_of(workspace, architecture="otsu", device="cpu"))
     named = tuple(ClassInfo(id=i, name=name, color=(0, 0, i)) for i, name in enumerate(("ground", "cell")))
     for number in range(4):
         put_label(workspace, f"i{number}", "target", np.eye(128, dtype=np.uint8), classes=named, version=1)
