@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,12 +185,18 @@ def run_all(wanted: Sequence[Case], results: Path, folder: Path) -> None:
         workspace = ingested(pair[0].data, pair[0].fold, folder)
         with ThreadPoolExecutor(2) as threads:  # which of them has the first core alternates
             futures = [threads.submit(on_core, number + i, run, case, workspace) for i, case in enumerate(pair)]
-            for future in futures:
+            failed = []
+            for future in as_completed(futures):
+                if future.exception() is not None:  # what the other side took minutes for is kept
+                    failed.append(future)
+                    continue
                 row = future.result()
                 with results.open("a", encoding="utf-8") as opened:
                     opened.write(json.dumps(row) + "\n")
                 print(f"{row['data']} fold {row['fold']} seed {row['seed']} {row['who']}: {row['score']:.4f}",
                       file=sys.stderr)  # fmt: skip
+        for future in failed:
+            future.result()
 
 
 def read(results: Path) -> list[dict[str, Any]]:
