@@ -13,6 +13,7 @@ from segcore.config import ReportConfig
 from segcore.errors import StoreError
 from segcore.publish import report
 from segcore.report import pictures
+from segcore.spatial import Spacing
 from segcore.store import PyramidSpec, Staging, Workspace
 from tests.synthetic import put_image, put_label, put_objects
 
@@ -82,6 +83,24 @@ def test_report_shows_boundaries_objects_intervals_and_the_other_mask(workspace:
     assert "<caption>Against other, on the 2 images that both have" in page
     points = 100 * result.scores["overall"]["foreground_iou"]
     assert f"{points:+.1f}" in page
+
+
+def test_report_of_images_of_several_pixel_sizes_shows_their_boundaries(tmp_path: Path) -> None:
+    """One unit, but no common cap: a tolerance in px is another length in each."""
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    target = np.zeros((60, 60), np.uint8)
+    target[10:50, 10:50] = 1
+    for image_id, um in (("a", 0.5), ("b", 0.25)):
+        spacing = Spacing(values={"y": um, "x": um}, unit="micrometer", origin="file")
+        put_image(ws, image_id, np.ones((1, 60, 60), np.uint8), spacing=spacing)
+        put_label(ws, image_id, "target", target)
+        put_label(ws, image_id, "m", np.roll(target, 4, 1))
+    result = report(ReportConfig(workspace=ws.uri, model="m"))
+    page = Path(result.paths[0]).read_text(encoding="utf-8")
+    assert result.scores is not None
+    assert result.scores["per_class"]["foreground"]["boundary"]["hd95"] == pytest.approx(4 * (0.5 + 0.25) / 2)
+    assert "1.50 µm" in page
+    assert "≥" not in page
 
 
 def test_report_without_any_target_shows_areas(tmp_path: Path) -> None:

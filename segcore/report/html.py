@@ -62,12 +62,14 @@ def points(difference: float | None) -> str:
     return "–" if difference is None else f"{100 * difference:+.1f}"
 
 
-def distance(value: float | None, unit: str, cap: float = math.inf) -> str:
-    """A distance for people: `1.41 µm`; `≥ 32 µm` where it reached the cap, the longest that is measured."""
+def distance(value: float | None, unit: str, cap: float | None = None) -> str:
+    """A distance for people: `1.41 µm`; `≥ 32 µm` where it reached the cap, the longest that is measured (None: images
+    of several pixel sizes have no common one).
+    """
     if value is None:
         return "–"
     text = f"{number(float(f'{value:.3g}'))} {LENGTH_LABELS[unit]}"
-    return f"≥ {text}" if value >= cap else text
+    return text if cap is None or value < cap else f"≥ {text}"
 
 
 def templates(folder: Path) -> jinja2.Environment:

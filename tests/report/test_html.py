@@ -101,6 +101,7 @@ def test_distances_and_intervals_for_people() -> None:
     assert distance(1.41421, "um") == "1.41 µm"
     assert distance(0.0, "px", 64.0) == "0 px"
     assert distance(32.0, "m", 32.0) == "≥ 32 m"
+    assert distance(32.0, "m", None) == "32 m"
     assert distance(None, "um", 32.0) == "–"
     assert span([0.8123, 0.85]) == "81.2 – 85.0"
     assert span(None) == ""
