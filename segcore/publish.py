@@ -21,7 +21,7 @@ from segcore.errors import StoreError
 from segcore.geometry import Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
-from segcore.report import Fact, Failure, Panel, PictureRow, ReportContent, pictures, render
+from segcore.report import BandTable, Fact, Failure, Panel, PictureRow, ReportContent, pictures, render
 from segcore.report.figures import confusion_svg, curves_svg, is_setting, read_curve
 from segcore.report.html import number, percent
 from segcore.report.rows import MAX_ROWS, area_text, chips, headline_score, image_rows, worst_first
@@ -115,7 +115,7 @@ def _content(
         overlays=overlays,
         num_overlays_left_out=max(0, len(scores["per_image"]) - MAX_OVERLAYS),
         worst=worst,
-        bands=band_tables(workspace, mask, list(scores["per_image"])),
+        bands=pages.bands(),
         saliency=saliency,
         curves=_curves(workspace, model),
         provenance=_provenance(config, workspace, scores, mask, model),
@@ -189,6 +189,14 @@ class _Pictures:
             return saliency_rows(self._workspace, self.document["mask"], self._shown)
         except Exception as error:  # noqa: BLE001 - without these pictures the report is still one
             self._progress.note(f"report: no picture of why: {type(error).__name__}: {error}")
+            return ()
+
+    def bands(self) -> tuple[BandTable, ...]:
+        """What tables of `segcore explain` say of the bands."""
+        try:
+            return band_tables(self._workspace, self.document["mask"], list(self.document["per_image"]))
+        except Exception as error:  # noqa: BLE001 - a damaged table is written anew by the next `segcore explain`
+            self._progress.note(f"report: no table of bands: {type(error).__name__}: {error}")
             return ()
 
     def _try(self, image_id: str, tile: Mapping[str, Any] | None) -> PictureRow | None:

@@ -12,23 +12,25 @@ import numpy as np
 
 from segcore.geometry import Window
 from segcore.report import BandTable, Panel, PictureRow, pictures
-from segcore.store import Image, Layer, Workspace
+from segcore.store import Image, Label, Layer, Workspace
 
 MAX_ROWS = 6
 """Of pictures in a report."""
 PICTURE_PX = 560
 MAPS = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients"}
 """Methods that leave layers."""
+BASELINE = "the mean of the training set"
+"""What takes the place of what is taken away; a classic method was not trained, and has 0."""
 NUMBERS = {
     "band_occlusion": (
         "drop",
         "Without the band: how much less sure the model is of the class, in percent points",
-        "A band is taken away by giving all of its pixels the mean of the training set.",
+        "A band is taken away by giving all of its pixels {baseline}.",
     ),
     "integrated_gradients": (
         "adds",
         "What the band adds to the probability of the class, in percent points",
-        "Counted from a tile that is the mean of the training set all over, by integrated gradients.",
+        "Counted from a tile that is {baseline} all over, by integrated gradients.",
     ),
 }
 """Methods that leave numbers of bands: where they are, what they say, and what of."""
@@ -39,31 +41,34 @@ def table_key(mask: str, method: str) -> str:
     return f"reports/explain/{mask}/{method}.json"
 
 
+def makers_of(mask: Label) -> list[str]:
+    """Ids of the model, or of the ensemble, that made a mask; none where it does not say."""
+    made_by = mask.attributes.get("model")
+    return [made_by["id"], *mask.attributes.get("ensemble", ())] if made_by else []
+
+
 def band_tables(workspace: Workspace, mask: str, image_ids: Sequence[str]) -> tuple[BandTable, ...]:
     """The tables of bands of a mask, by method; none where nobody asked, or of another model than the mask is."""
-    made_by = {} if not image_ids else workspace.label(image_ids[0], mask).attributes.get("model", {})
+    makers = makers_of(workspace.label(image_ids[0], mask)) if image_ids else []
     found = []
     for method, words in NUMBERS.items():
-        document = _document(workspace.objects.get(table_key(mask, method)))
+        document = json.loads(workspace.objects.get(table_key(mask, method)) or b"{}")
         told = {name: row for name, row in document.get("classes", {}).items() if row.get(words[0])}
-        if told and document.get("model") == made_by.get("id", document.get("model")):
-            found.append(_table(told, *words))
+        if told and (not makers or document["model"] in makers):
+            key, title, how = words
+            where = (
+                f" of {len(images)} image{'s' if len(images) > 1 else ''}" if (images := document.get("images")) else ""
+            )
+            found.append(_table(told, key, title, where, how.format(baseline=document.get("baseline", BASELINE))))
     return tuple(found)
 
 
-def _document(data: bytes | None) -> dict[str, Any]:
-    try:
-        return dict(json.loads(data or b"{}"))
-    except ValueError:  # damaged: the next `segcore explain` writes it anew
-        return {}
-
-
-def _table(classes: Mapping[str, Mapping[str, Any]], key: str, title: str, how: str) -> BandTable:
+def _table(classes: Mapping[str, Mapping[str, Any]], key: str, title: str, where: str, how: str) -> BandTable:
     bands = list(next(iter(classes.values()))[key])
     rows = tuple((band, tuple(row[key].get(band) for row in classes.values())) for band in bands)
     sure = ", ".join(f"{name} {100 * row['confidence']:.1f} %" for name, row in classes.items())
     tiles = sum(row["tiles"] for row in classes.values())
-    note = f"Over {tiles} tiles, where the model gives the class: it is sure of {sure}. {how}"
+    note = f"Over {tiles} tiles{where}, where the model gives the class: it is sure of {sure}. {how}"
     values = [value for _, row in rows for value in row if value is not None]
     return BandTable(title, note, tuple(classes), rows, max([*values, 1e-9]))
 
@@ -95,15 +100,15 @@ def _row(image: Image, layer: Layer, kind: str) -> PictureRow:
     first = Window(window.start, (*(1,) * (window.ndim - 2), *window.shape[-2:]))  # of several planes
     level = layer.base_level
     pixels = image.read(first.with_axis(channel, image.shape(level)[channel]), level)
-    heat = layer.read(first.with_axis(channel, 1)).reshape(window.shape[-2:])
-    valid = image.read_valid(first, level).reshape(heat.shape)
-    picture = pictures.to_rgb(pixels.reshape(-1, *heat.shape), image.channels, valid)
-    hot = pictures.heated(picture, (np.maximum(heat, 1).astype(np.float32) - 1) / np.float32(254))
+    stored = layer.read(first.with_axis(channel, 1)).reshape(window.shape[-2:])
+    valid = image.read_valid(first, level).reshape(stored.shape)
+    picture = pictures.to_rgb(pixels.reshape(-1, *stored.shape), image.channels, valid)
+    red = pictures.reddened(picture, (np.maximum(stored, 1).astype(np.float32) - 1) / np.float32(254))
     method, name = MAPS[kind.partition("-")[0]], layer.attributes["explain"]["class"]["name"]
     top, left = first.start[-2:]
     what = f"{name} in the tile at y {top}, x {left} of {image.image_id}"
     panels = (
         Panel("image", pictures.photo_uri(pictures.shrunk(picture, PICTURE_PX)), f"Image: {what}"),
-        Panel("what speaks for it", pictures.photo_uri(pictures.shrunk(hot, PICTURE_PX)), f"{method}: {what}"),
+        Panel("what speaks for it", pictures.photo_uri(pictures.shrunk(red, PICTURE_PX)), f"{method}: {what}"),
     )
     return PictureRow(f"{name}: {image.image_id}", f"{method}, y {top}, x {left}; red: it speaks for it", panels)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segcore.classes import ClassInfo
+from segcore.config import ExplainConfig
 from segcore.explain.looking import Map
 from segcore.geometry import Window
 from segcore.inference.model_grid import ModelGrid
@@ -52,9 +53,9 @@ def layer_spec(grid: ModelGrid, shard_px: int) -> PyramidSpec:
 def write_layer(
     ws: Workspace,
     grid: ModelGrid,
-    name: tuple[str, str],
+    mask: str,
     plan: dict[str, Any],
-    how: tuple[int, bool],
+    config: ExplainConfig,
     maps: Sequence[Map],
 ) -> None:
     """Write a layer, or what a killed call left of it; nothing where it is finished.
@@ -62,15 +63,15 @@ def write_layer(
     Args:
         ws: where to.
         grid: the image.
-        name: of the mask, and the layer's kind.
-        plan: what decides its values.
-        how: the shards' side in px, and whether to replace what was made with other settings.
+        mask: its name.
+        plan: what decides the layer's values, its kind with them.
+        config: the shards' side in px, and whether to replace what was made with other settings.
         maps: of the image.
     """
-    (mask, kind), (shard_px, overwrite) = name, how
-    spec, image, scale = layer_spec(grid, shard_px), grid.image, scale_of(maps)
-    stored, stale_with = layer_name(mask, kind), ("source", "mask")
-    with Staging.begin(ws, image.image_id, stored, plan, spec, overwrite=overwrite, supersede=stale_with) as staging:
+    spec, image, scale = layer_spec(grid, config.shard_px), grid.image, scale_of(maps)
+    kind, again, stale_with = plan["layer"], config.overwrite, ("source", "mask")
+    stored = layer_name(mask, kind)
+    with Staging.begin(ws, image.image_id, stored, plan, spec, overwrite=again, supersede=stale_with) as staging:
         if staging.finished:
             return
         for unit in staging.windows():

@@ -69,12 +69,18 @@ class Looker:
     def __init__(self, config: ExplainConfig, package: ModelPackage, grid: ModelGrid, device: torch.device) -> None:
         self._config, self._contract, self._grid, self._device = config, package.contract, grid, device
         self._stretch = stretch_of(grid.image) if package.contract.stretch else None
-        self._model: nn.Module = package.load_weights(device).requires_grad_(False)
+        self._network: nn.Module = package.load_weights(device).requires_grad_(False)
+        self._num_classes = len(package.classes)
         if package.adapts:
             contract = package.contract
             sample = sample_of(grid, own_foreground(grid.image), contract.strides, contract.tile_planes, self._stretch)
-            self._model = adapted(self._model, torch.cat([self._normalised(part) for part in sample]))
+            self._network = adapted(self._network, torch.cat([self._normalised(part) for part in sample]))
         self._features: nn.Module | None = None
+
+    def _model(self, tiles: torch.Tensor) -> torch.Tensor:
+        """The logits of classes, without those of border and depth behind them."""
+        logits: torch.Tensor = self._network(tiles)[:, : self._num_classes]
+        return logits
 
     def look(self, tile: Tile, class_id: int) -> tuple[Sums, Map | None] | None:
         """What the method finds in one tile; None if the model gives none of its usable pixels the class."""
@@ -82,37 +88,37 @@ class Looker:
         inner = tile.write.relative_to(tile.read.start).slices[-(normal.ndim - 2) :]
         window = self._grid.mask_window(tile.write)
         valid = read_validity(self._grid, window)
-        region = torch.zeros(normal.shape[2:], dtype=torch.bool, device=self._device)
+        counted = torch.zeros(normal.shape[2:], dtype=torch.bool, device=self._device)
         with torch.no_grad():
-            region[inner] = (self._model(normal)[0].argmax(dim=0) == class_id)[inner]
+            counted[inner] = (self._model(normal)[0].argmax(dim=0) == class_id)[inner]
         if valid is not None and not self._grid.is_resampled:
-            region[inner] &= torch.from_numpy(valid.reshape(region[inner].shape)).to(self._device)
-        px = int(region.sum())
+            counted[inner] &= torch.from_numpy(valid.reshape(counted[inner].shape)).to(self._device)
+        px = int(counted.sum())
         if not px:
             return None
-        sums, values = self._method(normal, class_id, region)
+        sums, values = self._method(normal, class_id, counted)
         sums.tiles, sums.px = 1, px
         if values is None:
             return sums, None
         found = self._grid.on_mask(values[inner].cpu().numpy().reshape(tile.write.shape), tile.write, window)
         return sums, Map(window, np.where(True if valid is None else valid, found, np.nan).astype(np.float32))
 
-    def _method(self, tile: torch.Tensor, class_id: int, region: torch.Tensor) -> tuple[Sums, torch.Tensor | None]:
+    def _method(self, tile: torch.Tensor, class_id: int, counted: torch.Tensor) -> tuple[Sums, torch.Tensor | None]:
         if self._config.method == "band_occlusion":
-            occluded = band_occlusion(self._model, tile, class_id, region)
+            occluded = band_occlusion(self._model, tile, class_id, counted)
             bands = np.asarray(occluded.without, np.float32), np.asarray(occluded.lost_px, np.float32)
             return Sums(0, 0, occluded.probability, *bands), None
         if self._config.method == "integrated_gradients":
-            found = integrated_gradients(self._model, tile, class_id, region, self._config.steps)
+            found = integrated_gradients(self._model, tile, class_id, counted, self._config.steps)
             by_band = found.attributions.flatten(1).sum(dim=1).cpu().numpy()
             sums = Sums(0, 0, found.probability, by_band, baseline=found.baseline)
             return sums, found.attributions.sum(dim=0).relu()
         with torch.no_grad():
-            probability = float(self._model(tile)[0].softmax(dim=0)[class_id][region].sum())
+            probability = float(self._model(tile)[0].softmax(dim=0)[class_id][counted].sum())
         if self._features is None:
-            name = self._config.features or coarsest_features(self._model, tile, self._contract.strides)
-            self._features = _module(self._model, name)
-        return Sums(0, 0, probability), grad_cam(self._model, self._features, tile, class_id, region)
+            name = self._config.features or coarsest_features(self._network, tile, self._contract.strides)
+            self._features = _module(self._network, name)
+        return Sums(0, 0, probability), grad_cam(self._model, self._features, tile, class_id, counted)
 
     def _normalised(self, pixels: npt.NDArray[np.generic]) -> torch.Tensor:
         """Pixels (C, ...) of one tile -> (1, C, *axes of the model) on the device; what is missing is average."""

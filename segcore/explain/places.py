@@ -12,7 +12,7 @@ from segcore.inference.tiling import Tiling
 from segcore.store import Label
 
 MAX_SCAN_PX = 1 << 24
-"""A plane of the mask is looked at on the finest level that has no more."""
+"""A plane of the mask is looked at on the finest level that has no more; for what is not there, one level finer."""
 LEAST_SHARE = 0.1
 """A tile has at least this much of what the fullest one has of the class."""
 
@@ -29,7 +29,11 @@ def chosen_tiles(
         class_ids: the classes.
         num_tiles: for each class.
     """
-    cells, counts = Grid(tiling.shape, tiling.core), class_px(mask, grid, tiling, max(class_ids) + 1)
+    cells, level = Grid(tiling.shape, tiling.core), _scanned(mask)
+    counts = class_px(mask, grid, tiling, max(class_ids) + 1, level)
+    missing = [k for k in class_ids if not counts[:, k].any()]
+    if missing and level > 0:  # small objects are outvoted where levels are coarse
+        counts[:, missing] = class_px(mask, grid, tiling, max(class_ids) + 1, level - 1)[:, missing]
     found = {}
     for k in class_ids:
         having = np.flatnonzero(counts[:, k] >= max(1, LEAST_SHARE * counts[:, k].max(initial=0)))
@@ -39,12 +43,20 @@ def chosen_tiles(
     return found
 
 
-def class_px(mask: Label, grid: ModelGrid, tiling: Tiling, num_classes: int) -> npt.NDArray[np.int64]:
-    """Pixels (tiles, classes) of a coarse level of the mask in each tile, in raster order."""
+def finest_scanned(mask: Label) -> int:
+    """The level on which `chosen_tiles` has looked for a class before it gives up."""
+    return max(0, _scanned(mask) - 1)
+
+
+def _scanned(mask: Label) -> int:
+    sizes = [math.prod(mask.shape(level)[-2:]) for level in range(mask.num_levels)]
+    return next((n for n, size in enumerate(sizes) if size <= MAX_SCAN_PX), len(sizes) - 1)
+
+
+def class_px(mask: Label, grid: ModelGrid, tiling: Tiling, num_classes: int, level: int) -> npt.NDArray[np.int64]:
+    """Pixels (tiles, classes) of a level of the mask in each tile, in raster order."""
     cells = Grid(tiling.shape, tiling.core)
     counts = np.zeros((cells.num_cells, num_classes), np.int64)
-    sizes = [math.prod(mask.shape(level)[-2:]) for level in range(mask.num_levels)]
-    level = next((n for n, size in enumerate(sizes) if size <= MAX_SCAN_PX), len(sizes) - 1)
     sides = mask.shape(level)[-2:]
     for plane in np.ndindex(mask.shape(level)[:-2]):
         ids = mask.read(Window((*plane, 0, 0), (*(1,) * len(plane), *sides)), level).reshape(sides)

@@ -3,7 +3,7 @@
     mask -> tiles that have the class (a budget) -> model, with gradients -> table of bands, layers beside the mask
 
 What is looked at has a budget, and is kept until the layer is written: memory is that of one tile's backward pass and
-four bytes a pixel of the budget, whatever the size of the image.
+twelve bytes a pixel of the budget, whatever the size of the image.
 """
 
 import json
@@ -20,7 +20,7 @@ from segcore.config import ExplainConfig, PredictConfig
 from segcore.errors import ConfigError, ContractError, SegcoreError
 from segcore.explain.layers import kind_of, write_layer
 from segcore.explain.looking import Looker, Map, Sums
-from segcore.explain.places import chosen_tiles
+from segcore.explain.places import chosen_tiles, finest_scanned
 from segcore.geometry import Tile
 from segcore.inference.contract import check_contract
 from segcore.inference.field import with_kept_field
@@ -29,6 +29,7 @@ from segcore.inference.numerics import repeatable, resolve_device
 from segcore.inference.tile_choice import tiling_for
 from segcore.inference.tiling import Tiling
 from segcore.measure import Peak
+from segcore.models import weightless
 from segcore.models.package import ModelPackage, read_package
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
@@ -36,9 +37,9 @@ from segcore.scoring.counts import foreground_rows
 from segcore.selection import Masked, failure, select
 from segcore.store import Image, Label, Workspace, layer_name
 from segcore.store.places import array_prefix
-from segcore.why import table_key
+from segcore.why import BASELINE, makers_of, table_key
 
-ENGINE = 1
+ENGINE = 2
 """Goes up with every change of this code that can change a value."""
 
 
@@ -46,7 +47,8 @@ def explain(config: ExplainConfig, progress: Progress = SILENT) -> StageResult:
     """Say why a model gave the classes that its masks have.
 
     Returns:
-        One item per image; `details` has the table by class, `paths[0]` is the same as JSON.
+        One item per image; `details` has the table by class, `paths[0]` is the same as JSON. Where every image failed
+        there is none, and one that stands is kept.
 
     Raises:
         ConfigError: if the model has no such class, or nothing that the method could look at.
@@ -60,12 +62,15 @@ def explain(config: ExplainConfig, progress: Progress = SILENT) -> StageResult:
         chosen = select(ws, job.mask, config.images)
         progress.start("explain", len(chosen), "images")
         items = tuple(_item(job, masked, progress) for masked in chosen)
-        document = job.document()
-        ws.objects.put(key := table_key(job.mask, config.method), json.dumps(document, indent=1).encode())
+        done = [item.image for item in items if item.state == "done"]
+        document, key = job.document(done), table_key(job.mask, config.method)
+        if done:
+            ws.objects.put(key, json.dumps(document, indent=1).encode())
+    layers = (path for item in items for path in item.details.get("layers", ()))
     return StageResult(
         stage="explain",
         items=items,
-        paths=(ws.describe(key), *(path for item in items for path in item.details.get("layers", ()))),
+        paths=(ws.describe(key), *layers) if done else (),
         seconds=peak.seconds,
         peak_mib=peak.mib,
         details={"mask": job.mask, "method": config.method, "classes": document["classes"]},
@@ -87,15 +92,16 @@ class _Job:
     def add(self, class_id: int, sums: Sums) -> None:
         self.sums.setdefault(class_id, Sums()).add(sums)
 
-    def document(self) -> dict[str, Any]:
-        """What was found, JSON."""
+    def document(self, image_ids: Sequence[str | None]) -> dict[str, Any]:
+        """What was found in these images, JSON."""
         classes = {info.name: self._row(self.sums.get(info.id, Sums())) for info in self.classes}
         return {
             "format": 1,
             "method": self.config.method,
             "mask": self.mask,
             "model": self.package.model_id,
-            "baseline": "the mean of the training set",
+            "images": list(image_ids),
+            "baseline": BASELINE if _has_weights(self.package) else "0, black",
             "mpx_per_image_and_class": self.config.mpx,
             "code_version": __version__,
             "classes": classes,
@@ -134,14 +140,18 @@ def _check_method(config: ExplainConfig, package: ModelPackage) -> None:
     """
     if len(package.classes) < 2:
         raise ConfigError(f"explain: expected a model of several classes, got one, {package.classes[0].name}")
-    has_weights = next(package.load_weights().parameters(), None) is not None
-    if config.method != "band_occlusion" and not has_weights:
+    if config.method != "band_occlusion" and not _has_weights(package):
         raise ConfigError(
             f"method {config.method}: {package.architecture.architecture} has no weights, and so no gradients; take "
             "band_occlusion"
         )
     if config.features and config.method != "grad_cam":
         raise ConfigError(f"features: only grad_cam looks at them, got method {config.method}; leave it out")
+
+
+def _has_weights(package: ModelPackage) -> bool:
+    """False of a classic method, whose contract has no mean either."""
+    return next(weightless(package.architecture).parameters(), None) is not None
 
 
 def _item(job: _Job, masked: Masked, progress: Progress) -> ItemResult:
@@ -162,11 +172,7 @@ def _explained(job: _Job, image: Image, mask: Label, progress: Progress) -> Item
     fit = check_contract(job.package.contract, image, tolerance)
     for warning in fit.warnings:
         progress.note(warning)
-    if mask.shape() != fit.grid.mask_shape:
-        raise ContractError(
-            f"image {image.image_id}: mask {job.mask} has {mask.shape()} px, the model would give "
-            f"{fit.grid.mask_shape}; give the model that made it"
-        )
+    _check_maker(job, mask, fit.grid)
     tiling = _tiling(job, fit.grid)
     num_tiles = max(1, int(config.mpx * 1e6 / math.prod(tiling.core)))
     tiles = chosen_tiles(mask, fit.grid, tiling, [info.id for info in job.classes], num_tiles)
@@ -177,13 +183,30 @@ def _explained(job: _Job, image: Image, mask: Label, progress: Progress) -> Item
         job.add(info.id, sums)
         px[info.name] = sums.px
         if not sums.px:
-            progress.note(f"image {image.image_id}: no {info.name} in the mask to explain")
+            level = finest_scanned(mask)
+            progress.note(f"image {image.image_id}: no {info.name} to explain in level {level} of mask {job.mask}")
         if maps:
             kind = kind_of(config.method, info, job.package.classes)
             plan = _plan(job, fit.grid, mask, tiling, info)
-            write_layer(job.ws, fit.grid, (job.mask, kind), plan, (config.shard_px, config.overwrite), maps)
+            write_layer(job.ws, fit.grid, job.mask, plan, config, maps)
             layers.append(job.ws.describe(array_prefix(image.image_id, layer_name(job.mask, kind))))
     return ItemResult(state="done", image=image.image_id, details={"px": px, "layers": layers})
+
+
+def _check_maker(job: _Job, mask: Label, grid: ModelGrid) -> None:
+    """Refuse to explain what another model said.
+
+    Raises:
+        ContractError: naming the model that made the mask.
+    """
+    where, own = f"image {mask.image_id}: mask {job.mask}", job.package.model_id
+    makers = makers_of(mask)
+    if makers and own not in makers:
+        raise ContractError(f"{where} was made by {' and '.join(makers)}, got {own}; give the model that made it")
+    if mask.shape() != grid.mask_shape:
+        raise ContractError(
+            f"{where} has {mask.shape()} px, the model would give {grid.mask_shape}; give the model that made it"
+        )
 
 
 def _tiling(job: _Job, grid: ModelGrid) -> Tiling:

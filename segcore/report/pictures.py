@@ -148,16 +148,16 @@ def errors(picture: Rgb, target: Ids, mask: Ids, counted: npt.NDArray[np.bool_])
     return pale
 
 
-def heated(picture: Rgb, heat: npt.NDArray[np.float32]) -> Rgb:
+def reddened(picture: Rgb, saliency: npt.NDArray[np.float32]) -> Rgb:
     """The picture in pale grey, redder where there is more.
 
     Args:
         picture: (Y, X, 3).
-        heat: (Y, X), 0 to 1.
+        saliency: (Y, X), 0 to 1.
     """
     grey = 150 + picture.mean(axis=-1, keepdims=True).astype(np.float32) * (105 / 255)
-    heated: Rgb = (grey + heat[..., None] * (np.asarray(WRONG, np.float32) - grey)).astype(np.uint8)
-    return heated
+    red: Rgb = (grey + saliency[..., None] * (np.asarray(WRONG, np.float32) - grey)).astype(np.uint8)
+    return red
 
 
 def shrunk(picture: Rgb, longest_px: int) -> Rgb:

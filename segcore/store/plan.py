@@ -219,7 +219,7 @@ def refuse_other_plan(old: dict[str, Any], new: dict[str, Any], where: str) -> N
     if difference:
         raise PlanMismatchError(
             f"{where}: it was made, or begun, under another plan ({'; '.join(difference[:4])}); "
-            "keep the old settings, give another --name, or --overwrite it"
+            "keep the old settings, or --overwrite it; a mask may have another --name instead"
         )
 
 

@@ -102,12 +102,14 @@ def test_grad_cam_leaves_no_hook_and_refuses_what_is_no_map() -> None:
     ("architecture", "arguments", "expected"),
     [
         ("unet", {"channels": (4, 8, 8)}, "down.2.5"),  # the last ReLU of the bottleneck
-        ("fcn8s", {}, "score.0"),  # scores of the coarsest features
-        ("pspnet", {}, None),
+        ("fcn8s", {}, "features.layer4.1.relu"),  # not its scores of classes
+        ("fcn32s", {}, "features.layer4.1.relu"),
+        ("pspnet", {}, "merge.3"),  # not the pooled parts of the pyramid
+        ("tile_classifier", {}, "connected.2"),
     ],
 )
 def test_the_coarsest_features_are_those_of_the_bottleneck(
-    architecture: str, arguments: dict[str, object], expected: str | None
+    architecture: str, arguments: dict[str, object], expected: str
 ) -> None:
     torch.manual_seed(0)
     given = {"in_channels": 3, "num_classes": 2, **arguments}
@@ -119,7 +121,7 @@ def test_the_coarsest_features_are_those_of_the_bottleneck(
     model.get_submodule(name).register_forward_hook(lambda _m, _i, output: shapes.append(output.shape[2:]))
     model(tile)
     assert min(shapes[-1]) >= 8  # not the pooled parts of a pyramid
-    assert expected in (None, name)
+    assert name == expected
 
 
 def test_a_model_of_one_layer_has_no_features() -> None:

@@ -12,15 +12,16 @@ import torch
 from segcore.classes import default_classes
 from segcore.config import ExplainConfig, PredictConfig, ReportConfig
 from segcore.errors import ConfigError, StoreError
-from segcore.explain import explain
+from segcore.explain import explain, places
 from segcore.explain import stage as explain_stage
 from segcore.explain.layers import kind_of, stored_values
-from segcore.explain.places import chosen_tiles, class_px
+from segcore.explain.places import chosen_tiles, class_px, finest_scanned
 from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.contract import sized
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.tiling import crop_tiling
+from segcore.instances.rule import Rule
 from segcore.models import ModelConfig
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.publish import report
@@ -131,6 +132,18 @@ def test_a_layer_does_not_depend_on_its_shards(ws: Workspace) -> None:
     np.testing.assert_array_equal(layer_of(ws, "grad_cam-class-1"), first)
 
 
+def test_of_a_model_that_tells_objects_apart_only_the_classes_are_explained(ws: Workspace) -> None:
+    """The logit of border is above all others, and no class."""
+    weights = np.zeros((4, 3, 1, 1))
+    weights[1, 1] = WEIGHT
+    package = conv_package(ws, weights, np.array([0.0, BIAS, 50.0, -50.0]), instances=Rule(depth_px=8))
+    predicted(ws, package)
+    chosen = scene(*SIDES)[1].astype(float)[mask_of(ws, "a", "m") == 1]
+    row = explained(ws, package, mpx=10).details["classes"]["foreground"]
+    assert row["px"] == chosen.size > 0
+    assert row["confidence"] == pytest.approx((1 / (1 + np.exp(-(WEIGHT * chosen + BIAS)))).mean(), abs=1e-5)
+
+
 def test_image_norms_take_the_statistics_of_the_image(ws: Workspace) -> None:
     package = unet_package(ws, norm="image")
     predicted(ws, package)
@@ -215,10 +228,35 @@ def test_what_cannot_be_explained_is_refused(ws: Workspace) -> None:
             explain(ExplainConfig.model_validate({**config, **wrong}))
 
 
+def test_a_mask_is_explained_by_the_model_that_made_it_only(ws: Workspace) -> None:
+    """What another model says of it is an error, and the table that stands stays."""
+    package, other = unet_package(ws), of_one_band(ws)
+    predicted(ws, package)
+    (path,) = explained(ws, package, mpx=0.05).paths
+    before = Path(path).read_bytes()
+    result = explain(ExplainConfig(workspace=ws.uri, model=other.model_id, name="m"))
+    assert [item.error for item in result.items] == [
+        f"image a: mask m was made by {package.model_id}, got {other.model_id}; give the model that made it"
+    ]
+    assert result.paths == ()
+    assert Path(path).read_bytes() == before
+    assert json.loads(before)["images"] == ["a"]
+
+
+def test_any_model_of_an_ensemble_explains_its_mask(ws: Workspace) -> None:
+    package, other = unet_package(ws), unet_package(ws, channels=(8, 8))
+    predicted(ws, package, ensemble=(other.model_id,))
+    explained(ws, other, mpx=0.05)
+    page = Path(report(ReportConfig(workspace=ws.uri, model="m")).paths[0]).read_text(encoding="utf-8")
+    assert "tiles of 1 image, where the model gives the class" in page
+
+
 def test_a_classic_method_tells_which_band_it_looks_at(ws: Workspace) -> None:
     package = otsu_package(ws)
     predicted(ws, package)
-    row = explained(ws, package, mpx=0.1).details["classes"]["foreground"]
+    result = explained(ws, package, mpx=0.1)
+    assert json.loads(Path(result.paths[0]).read_bytes())["baseline"] == "0, black"
+    row = result.details["classes"]["foreground"]
     assert set(row["drop"]) == {"band 0", "band 1", "band 2"}
     assert max(row["lost_share"].values()) > 0
 
@@ -287,13 +325,29 @@ def test_the_tiles_of_a_class_are_spread_over_where_it_is(tmp_path: Path) -> Non
     grid = ModelGrid(ws.image("a"))
     tiling = crop_tiling((512, 512), (64, 64), (16, 16), (16, 16), 256)
     label = ws.label("a", "m")
-    counts = class_px(label, grid, tiling, 2)
+    counts = class_px(label, grid, tiling, 2, 0)
     blocks = ids.reshape(8, 64, 8, 64).sum(axis=(1, 3)).ravel()
     np.testing.assert_array_equal(counts[:, 1], blocks)
     chosen = chosen_tiles(label, grid, tiling, [1], 4)[1]
     assert [tile.index for tile in chosen] == [(0, 4), (2, 6), (5, 5), (7, 7)]
     assert chosen[0].write == Window((0, 256), (64, 64))
     assert len(chosen_tiles(label, grid, tiling, [1], 100)[1]) == 32
+
+
+def test_what_is_too_small_for_the_coarse_level_is_found_on_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(ws, "a", np.zeros((3, 512, 512), np.uint8))
+    ids = np.zeros((512, 512), np.uint8)
+    ids[301, 101], ids[100:102, 64:128] = 1, 2
+    put_label(ws, "a", "m", ids, default_classes(3))
+    label, tiling = ws.label("a", "m"), crop_tiling((512, 512), (64, 64), (16, 16), (16, 16), 256)
+    assert not (label.read(Window((0, 0), (256, 256)), 1) == 1).any()
+    monkeypatch.setattr(places, "MAX_SCAN_PX", 256 * 256)
+    chosen = chosen_tiles(label, ModelGrid(ws.image("a")), tiling, [1, 2], 4)
+    assert finest_scanned(label) == 0
+    assert {k: [tile.index for tile in tiles] for k, tiles in chosen.items()} == {1: [(4, 1)], 2: [(1, 1)]}
 
 
 def test_repair_names_the_command_that_makes_a_lost_layer_again(ws: Workspace) -> None:
@@ -325,6 +379,13 @@ def test_the_report_shows_why(ws: Workspace) -> None:
     assert f">{100 * drop:+.1f}<" in page
     assert "Integrated gradients: foreground in the tile at y " in page
     assert page.count("<img ") == before.count("<img ") + 2
+    assert "giving all of its pixels the mean of the training set." in page
+    key = "reports/explain/m/integrated_gradients.json"
+    kept = ws.objects.get(key) or b""
+    ws.objects.put(key, b"[1, 2")
+    page = Path(report(ReportConfig(workspace=ws.uri, model="m", run="damaged")).paths[0]).read_text(encoding="utf-8")
+    assert 'id="why"' in page  # the layers are shown still
+    ws.objects.put(key, kept)
     # A mask that was made anew, by another model, is not explained by what was said of the old one.
     other = unet_package(ws)
     settings = {"model": other.model_id, "shard_px": 256, "precision": "float32", "name": "m", "overwrite": True}

@@ -123,7 +123,7 @@ def test_hatched_changes_only_what_is_asked() -> None:
     }  # fmt: skip
 
 
-def test_heated_is_grey_where_there_is_nothing_and_red_where_there_is_most() -> None:
+def test_reddened_is_grey_where_there_is_nothing_and_red_where_there_is_most() -> None:
     picture = np.array([[[0, 0, 0], [255, 255, 255], [30, 60, 90]]], np.uint8)
-    found = pictures.heated(picture, np.array([[0.0, 0.0, 1.0]], np.float32))
+    found = pictures.reddened(picture, np.array([[0.0, 0.0, 1.0]], np.float32))
     assert found[0].tolist() == [[150] * 3, [255] * 3, list(pictures.WRONG)]
