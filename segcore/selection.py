@@ -44,18 +44,19 @@ def failure(image_id: str, error: Exception) -> str:
     return " ".join((str(error) if known else f"image {image_id}: {type(error).__name__}: {error}").split())
 
 
-def mask_name(workspace: Workspace, model: str) -> str:
-    """The name under `labels/` that a `--model` stands for.
+def mask_name(workspace: Workspace, model: str, option: str = "--model") -> str:
+    """The name under `labels/` that a `--model` or `--against` stands for.
 
     Args:
         workspace: where the masks are; a mask's name comes before a folder's of the same name.
         model: a mask's name (by default the model's id), or the folder or URI of a model package.
+        option: what the user gave it as.
 
     Raises:
         ConfigError: if it is neither a name nor a package, or the name of a label that no model makes.
     """
     if model in RESERVED_NAMES:
-        raise ConfigError(f"--model {model}: expected a mask or a model, '{model}' is the workspace's own")
+        raise ConfigError(f"{option} {model}: expected a mask or a model, '{model}' is the workspace's own")
     is_name = _NAME.fullmatch(model) is not None
     if is_name and not (Path(model, "SHA256SUMS").is_file() and not _is_mask(workspace, model)):
         return model
@@ -66,7 +67,7 @@ def mask_name(workspace: Workspace, model: str) -> str:
         found, reason = None, " ".join(str(error).split()) or type(error).__name__
     if found is None:
         raise ConfigError(
-            f"--model {model}: expected the name of a mask or a model package's folder, got neither ({reason})"
+            f"{option} {model}: expected the name of a mask or a model package's folder, got neither ({reason})"
         )
     return found
 

@@ -63,12 +63,14 @@ def put_label(
         staging.finish({"digest": f"{name}-{version}"} | (attributes or {}), classes=classes or default_classes(2))
 
 
-def put_objects(workspace: Workspace, image_id: str, name: str, ids: npt.NDArray[Any]) -> None:
+def put_objects(
+    workspace: Workspace, image_id: str, name: str, ids: npt.NDArray[Any], attributes: dict[str, Any] | None = None
+) -> None:
     """Object ids of axes (y, x), 0 = none."""
     spec = PyramidSpec(axes=("y", "x"), shape=ids.shape, dtype=str(ids.dtype), kind="instances", shard_px=256)
-    with Staging.begin(workspace, image_id, name, {"ids": name}, spec, overwrite=True) as staging:
+    with Staging.begin(workspace, image_id, name, {"ids": name, **(attributes or {})}, spec, overwrite=True) as staging:
         staging.put_all(ids)
-        staging.finish({"digest": name}, classes=())
+        staging.finish({"digest": name} | (attributes or {}), classes=())
 
 
 def put_discs(

@@ -11,7 +11,7 @@ from segcore.instances.make import make_objects
 from segcore.instances.rule import Rule
 from segcore.progress import Progress
 from segcore.results import ItemResult
-from segcore.store import Workspace
+from segcore.store import Workspace, instances_name, withdraw_labels
 
 log = logging.getLogger("segcore.inference")
 
@@ -19,9 +19,12 @@ log = logging.getLogger("segcore.inference")
 def with_objects(ws: Workspace, job: Job, items: Sequence[ItemResult], progress: Progress) -> tuple[ItemResult, ...]:
     """The items of a call of predict, after the objects of their masks were made too.
 
-    An image whose objects cannot be made has failed; its mask stays, and the next call goes on with the objects.
+    An image whose objects cannot be made has failed; its mask stays, and the next call goes on with the objects. Of a
+    model that tells none apart, the objects of an earlier mask of this name are withdrawn.
     """
     if job.package.info.instances is None:
+        for image_id in (item.image for item in items if item.state == "done" and item.image is not None):
+            withdraw_labels(ws, image_id, [instances_name(job.name)])
         return tuple(items)
     made = {item.image for item in items if item.state != "failed"}
     shards = {seen.image_id: seen.num_shards(job.config.shard_px) for seen in job.images if seen.image_id in made}

@@ -186,15 +186,14 @@ class Counter:
         raise AssertionError("no unknown value")
 
 
-def class_scores(confusion: Int64s, empty: float | None = None) -> list[Scores]:
+def class_scores(confusion: Int64s) -> list[Scores]:
     """The scores of every class, see `METRICS`.
 
     Args:
         confusion: (K, K) int64, rows target, columns mask.
-        empty: the score of a class in neither target nor mask; None = not defined.
     """
     sums = ClassSums.of(confusion)
-    found = class_ratios(sums, sums.target.sum(keepdims=True), np.nan if empty is None else empty)
+    found = class_ratios(sums, sums.target.sum(keepdims=True))
     return [{name: plain(values[row]) for name, values in found.items()} for row in range(confusion.shape[0])]
 
 
@@ -204,7 +203,7 @@ def overall_scores(confusion: Int64s, foreground: Sequence[int], empty: float | 
     Args:
         confusion: (K, K) int64, rows target, columns mask.
         foreground: rows that are not background, see `foreground_rows`.
-        empty: as in `class_scores`.
+        empty: the score of a class in neither target nor mask; None = not defined.
     """
     found = overall_ratios(ClassSums.of(confusion), foreground, np.nan if empty is None else empty)
     return {name: plain(value) for name, value in found.items()}

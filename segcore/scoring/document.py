@@ -25,7 +25,7 @@ from segcore.scoring.counts import Counts, plain
 from segcore.scoring.instances import InstanceCounts, num_objects
 from segcore.scoring.intervals import LEVEL, SEED, Sums, Tree, bootstrap, difference, middle, total
 from segcore.scoring.ratios import Floats
-from segcore.scoring.summary import ImageScore, common_unit, empty_score, front, scores_of, sums_of
+from segcore.scoring.summary import MEANS, ImageScore, common_unit, empty_score, front, scores_of, sums_of
 
 FORMAT = 2
 """Version of the document."""
@@ -123,7 +123,10 @@ def _summary(classes: Sequence[ClassInfo], results: Sequence[ImageScore], config
                 "target_px": int(counts.target_px[row]),
                 "mask_px": int(counts.mask_px[row]),
                 "num_images": int(there[row]),
-                "image_mean": _plain_row(tree["image_mean"], row),
+                "image_mean": {
+                    **_plain_row(tree["image_mean"], row),
+                    "num_images": int(summed["known"][0, row, MEANS.index("iou")]),
+                },
             }
             for row, info in enumerate(classes)
         },

@@ -193,7 +193,7 @@ def _best_partner(rows: npt.NDArray[np.intp], iou: Floats) -> npt.NDArray[np.int
     return order[first]
 
 
-def instance_ratios(sums: InstanceCounts, empty: float = np.nan) -> dict[str, Floats]:
+def instance_ratios(sums: InstanceCounts, empty: float | Floats = np.nan) -> dict[str, Floats]:
     """The scores of summed counts, whose leading axes are free; `empty` (nan = not defined) where there is no object.
 
     `precision` and `recall` are those of matches above 0.5.

@@ -60,7 +60,7 @@ def class_ratios(sums: ClassSums, everything: Floats, empty: float = np.nan) -> 
     Args:
         sums: of the classes, (..., K).
         everything: (..., 1): all counted pixels.
-        empty: the score of a class in neither target nor mask; nan = not defined.
+        empty: the score of a class in neither target nor mask, where any pixel is counted; nan = not defined.
     """
     tp, target, mask = sums.tp, sums.target, sums.mask
     there = target + mask > 0
@@ -71,7 +71,8 @@ def class_ratios(sums: ClassSums, everything: Floats, empty: float = np.nan) -> 
         "recall": np.where(target > 0, divided(tp, target), 0.0),
         "accuracy": divided(everything - target - mask + 2 * tp, everything),
     }
-    return {name: np.where(there, values, empty) for name, values in found.items()}
+    absent = np.where(everything > 0, empty, np.nan)
+    return {name: np.where(there, values, absent) for name, values in found.items()}
 
 
 def overall_ratios(sums: ClassSums, foreground: Sequence[int], empty: float = np.nan) -> dict[str, Floats]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from segcore.classes import ClassInfo
 from segcore.config import ScoreConfig
-from segcore.errors import IncompleteError, StoreError
+from segcore.errors import ConfigError, IncompleteError, StoreError
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
@@ -22,11 +22,11 @@ from segcore.scoring.boundary import EXACT, Ruler
 from segcore.scoring.counts import Counts, foreground_rows, overall_scores
 from segcore.scoring.document import Against, document
 from segcore.scoring.instances import InstanceCounts
-from segcore.scoring.stream import Streamed, Subject, is_of_objects, stream
+from segcore.scoring.stream import Streamed, Subject, stream
 from segcore.scoring.summary import BoundaryScores, ImageScore, empty_score
 from segcore.selection import Masked, failure, mask_name, select
 from segcore.spatial import METERS_PER_UNIT, parse_length
-from segcore.store import Image, Label, Workspace, seal, unseal
+from segcore.store import Image, Label, Workspace, instances_name, is_instances, seal, unseal
 
 FORMAT = 2
 """Version of score.json; another one is counted again."""
@@ -41,17 +41,24 @@ def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
     A failing image is named in `items` and does not stop the others.
 
     Raises:
-        ConfigError: if `config.model` or `config.against` is neither a mask's name nor a model package.
-        StoreError: if there is no workspace, or no image has the mask.
+        ConfigError: if `config.model` or `config.against` is neither a mask's name nor a model package, or the name
+            of objects.
+        StoreError: if there is no workspace, no image has the mask, or none has both.
     """
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
-        name = mask_name(workspace, config.model)
-        scored, items = _scored(workspace, name, config, progress)
+        name = _mask_of_classes(workspace, config.model, "--model")
+        other = None if config.against is None else _mask_of_classes(workspace, config.against, "--against")
+        scored, items = _scored(workspace, select(workspace, name, config.images, config.split), config, progress)
         against = None
-        if config.against is not None:
-            other = mask_name(workspace, config.against)
-            against = Against(other, _others(workspace, other, scored, config, progress))
+        if other is not None:
+            chosen = select(workspace, other, config.images, config.split)
+            both = [each for each in chosen if each.image_id in {item.image for item in items}]
+            if not both:
+                raise StoreError(f"no image in {workspace.uri} has both masks, {name} and {other}")
+            compared, others = _scored(workspace, both, config, progress)
+            against = Against(other, compared)
+            items += [_of_other(item, other) for item in others if item.state == "failed"]
     return StageResult(
         stage="score",
         items=tuple(items),
@@ -62,15 +69,22 @@ def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
     )
 
 
+def _mask_of_classes(workspace: Workspace, model: str, option: str) -> str:
+    name = mask_name(workspace, model, option)
+    if is_instances(name):
+        mask = name.removesuffix(instances_name(""))
+        raise ConfigError(f"{option} {name}: these are the objects of {mask}; score {mask}, which scores both")
+    return name
+
+
 def _scored(
-    workspace: Workspace, name: str, config: ScoreConfig, progress: Progress
+    workspace: Workspace, chosen: Sequence[Masked], config: ScoreConfig, progress: Progress
 ) -> tuple[list[ImageScore], list[ItemResult]]:
-    chosen = select(workspace, name, config.images, config.split)
     progress.start("score", len(chosen), "images")
     scored: list[ImageScore] = []
     items: list[ItemResult] = []
     for masked in chosen:
-        item = _score_item(workspace, masked, config, scored)
+        item = _score_item(workspace, masked, config, scored, progress)
         if item.state == "failed":
             progress.note(f"{item.image}: {item.error}")
         items.append(item)
@@ -78,23 +92,17 @@ def _scored(
     return scored, items
 
 
-def _others(
-    workspace: Workspace, name: str, ours: Sequence[ImageScore], config: ScoreConfig, progress: Progress
-) -> list[ImageScore]:
-    """The scores of the mask that ours is held against, of the same images; those that fail are noted and left out."""
-    scored, _ = _scored(workspace, name, config, progress)
-    if ours and scored and _table(scored[0].classes) != _table(ours[0].classes):
-        raise StoreError(
-            f"mask {name} has the classes {_named(scored[0].classes)}, expected those of the mask it is held against: "
-            f"{_named(ours[0].classes)}"
-        )
-    return scored
+def _of_other(item: ItemResult, other: str) -> ItemResult:
+    """What failed, with the mask that ours is held against named."""
+    return item.model_copy(update={"error": f"against {other}: {item.error}"})
 
 
-def _score_item(workspace: Workspace, masked: Masked, config: ScoreConfig, scored: list[ImageScore]) -> ItemResult:
+def _score_item(
+    workspace: Workspace, masked: Masked, config: ScoreConfig, scored: list[ImageScore], progress: Progress
+) -> ItemResult:
     try:
         image, mask = masked.opened()
-        result = score_image(workspace, image, mask, config)
+        result = score_image(workspace, image, mask, config, progress)
         if scored and _table(result.classes) != _table(scored[0].classes):
             raise StoreError(
                 f"image {image.image_id}: its mask has the classes {_named(result.classes)}, "
@@ -111,7 +119,9 @@ def _score_item(workspace: Workspace, masked: Masked, config: ScoreConfig, score
     return ItemResult(state="done", image=image.image_id, scores=overall, details=details)
 
 
-def score_image(workspace: Workspace, image: Image, mask: Label, config: ScoreConfig) -> ImageScore:
+def score_image(
+    workspace: Workspace, image: Image, mask: Label, config: ScoreConfig, progress: Progress = SILENT
+) -> ImageScore:
     """Counts of one mask, read back where they are still true.
 
     Raises:
@@ -119,7 +129,7 @@ def score_image(workspace: Workspace, image: Image, mask: Label, config: ScoreCo
             tolerance cannot be measured in this image.
         IncompleteError: the target is not finished.
     """
-    subject = _subject(workspace, image, mask)
+    subject = _subject(workspace, image, mask, progress)
     _check_fit(subject)
     ruler = _ruler(subject, config) if config.boundary == "on" else None
     identity = {label: _state_digest(workspace, image.image_id, label) for label in _made_of(subject)}
@@ -135,12 +145,12 @@ def score_image(workspace: Workspace, image: Image, mask: Label, config: ScoreCo
     sizes = pixel_size(mask.axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
     areas = {
         info.name: {"px": int(px), **{unit: int(px) * size for unit, size in sizes.items()}}
-        for info, px in zip(subject.classes, found.counts.mask_px, strict=True)
+        for info, px in zip(mask.classes, found.counts.mask_px, strict=True)
     }
     return ImageScore(
         image_id=image.image_id,
         split=image.split,
-        classes=subject.classes,
+        classes=mask.classes,
         has_target=subject.has_target,
         counts=found.counts,
         worst_tiles=tuple(found.worst_tiles),
@@ -153,14 +163,18 @@ def score_image(workspace: Workspace, image: Image, mask: Label, config: ScoreCo
     )
 
 
-def _subject(workspace: Workspace, image: Image, mask: Label) -> Subject:
+def _subject(workspace: Workspace, image: Image, mask: Label, progress: Progress) -> Subject:
     """The mask with the target and, where there are both, the objects of both."""
     image_id = image.image_id
-    target, target_objects = (_label(workspace, image_id, name) for name in ("target", "target_instances"))
-    is_alone = target_objects is None or is_of_objects(mask)
-    mask_objects = None if is_alone else _label(workspace, image_id, f"{mask.name}_instances")
-    if mask_objects is None and not is_of_objects(mask):
-        target_objects = None
+    target, target_objects = (_label(workspace, image_id, name) for name in ("target", instances_name("target")))
+    mask_objects = None if target_objects is None else _label(workspace, image_id, instances_name(mask.name))
+    if mask_objects is None:
+        return Subject(image, mask, target)
+    if mask_objects.attributes.get("mask_digest", mask.digest) != mask.digest:
+        progress.note(
+            f"image {image_id}: {mask_objects.name} are the objects of an earlier mask {mask.name}; they are not scored"
+        )
+        return Subject(image, mask, target)
     return Subject(image, mask, target, mask_objects, target_objects)
 
 
@@ -212,7 +226,7 @@ def _check_fit(subject: Subject) -> None:
     for objects, at in ((subject.mask_objects, 0), (subject.target_objects, level)):
         if objects is not None and objects.shape(at) != sides:
             raise StoreError(f"{where}: {objects.name} has sides {objects.shape(at)}, expected the mask's {sides}")
-    if not mask.classes and not subject.is_of_objects:
+    if not mask.classes:
         raise StoreError(f"{where}: mask {mask.name} has no class table; predict it again with --overwrite")
     if len({info.name for info in mask.classes}) < len(mask.classes):
         raise StoreError(f"{where}: two classes of mask {mask.name} have one name: {_named(mask.classes)}")
@@ -222,7 +236,7 @@ def _check_fit(subject: Subject) -> None:
         raise StoreError(
             f"{where}: its target has sides {target.shape(level)}, expected the image's {sides} at level {level}"
         )
-    if not subject.is_of_objects and _table(target.classes) != _table(mask.classes):
+    if _table(target.classes) != _table(mask.classes):
         raise StoreError(
             f"{where}: its target has the classes {_named(target.classes)}, mask {mask.name} has "
             f"{_named(mask.classes)}; score a model that was trained on this target's classes"
@@ -277,7 +291,7 @@ def _kept(data: bytes | None, identity: dict[str, str], subject: Subject, ruler:
             boundary = BoundaryScores(ruler, tuple(kept["classes"]))
         instances = None if objects is None else InstanceCounts.from_json(objects)
         num_classes = {counts.num_classes} if instances is None else {counts.num_classes, len(instances.tp) - 1}
-        if num_classes != {len(subject.classes)}:
+        if num_classes != {len(subject.mask.classes)}:
             return None
         return Streamed(counts, list(record["worst_tiles"]), boundary, instances)
     except (ValueError, KeyError, TypeError):

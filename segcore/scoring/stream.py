@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segcore.classes import IGNORE, ClassInfo, default_classes
 from segcore.geometry import Grid, Ints, Window
 from segcore.scoring.boundary import Boundaries, Ruler
 from segcore.scoring.counts import Counter, Counts
@@ -63,27 +62,13 @@ class Subject:
     target_objects: Label | None = None
 
     @property
-    def is_of_objects(self) -> bool:
-        """True if the mask itself holds object ids; as classes, it then is background and object."""
-        return is_of_objects(self.mask)
-
-    @property
-    def classes(self) -> tuple[ClassInfo, ...]:
-        return default_classes(2) if self.is_of_objects else self.mask.classes
-
-    @property
-    def ignore(self) -> int:
-        return IGNORE if self.is_of_objects else self.mask.ignore
-
-    @property
     def has_target(self) -> bool:
-        return (self.target_objects if self.is_of_objects else self.target) is not None
+        return self.target is not None
 
     @property
     def has_objects(self) -> bool:
         """True if objects can be held against objects."""
-        is_masked = self.mask_objects is not None or self.is_of_objects
-        return self.has_target and is_masked and self.target_objects is not None
+        return self.has_target and self.mask_objects is not None and self.target_objects is not None
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -98,22 +83,10 @@ class Subject:
         target = None if self.target is None else self.target.read(window, level)
         objects = None if self.target_objects is None else self.target_objects.read(window, level)
         valid = self.image.read_valid(window, level)
-        if self.is_of_objects:
-            of_target = None
-            if objects is not None:
-                of_target = (objects != 0).astype(np.uint8)
-                if self.target is not None:
-                    of_target[target == self.target.ignore] = IGNORE
-            return Pieces(window, (mask != 0).astype(np.uint8), valid, of_target, mask, objects)
         if target is not None and self.target is not None:
             target = _same_ignore(target, self.target.ignore, self.mask.ignore)
         mask_objects = None if self.mask_objects is None else self.mask_objects.read(window)
         return Pieces(window, mask, valid, target, mask_objects, objects)
-
-
-def is_of_objects(label: Label) -> bool:
-    """True for a label of object ids, not of classes."""
-    return label.attributes.get("kind") == "instances"
 
 
 def _same_ignore(pixels: Ids, ignore: int, wanted: int) -> Ids:
@@ -143,7 +116,7 @@ def stream(subject: Subject, ruler: Ruler | None) -> Streamed:
     Raises:
         StoreError: a pixel holds a value that is neither a class nor `ignore`.
     """
-    counter = Counter([info.id for info in subject.classes], subject.ignore)
+    counter = Counter([info.id for info in subject.mask.classes], subject.mask.ignore)
     ruler = ruler if subject.has_target else None
     boundaries = Boundaries(counter.num_classes, ruler) if ruler else None
     overlaps = Overlaps(counter.num_classes) if subject.has_objects else None

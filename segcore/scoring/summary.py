@@ -97,7 +97,7 @@ def _each(result: ImageScore, classes: ClassSums, row: int, empty: float) -> Flo
             found[:, column] = ratios[name]
         elif result.boundary is not None:
             found[:, column] = [np.nan if scores[name] is None else scores[name] for scores in result.boundary.classes]
-            if not np.isnan(empty):
+            if not np.isnan(empty) and one.target.any():
                 found[one.target + one.mask == 0, column] = PERFECT.get(name, 1.0)
     return found
 
@@ -112,17 +112,18 @@ def scores_of(sums: Sums, foreground: Sequence[int], empty: float) -> Tree:
         empty: as in `class_ratios`.
     """
     classes = ClassSums(sums["tp"], sums["target"], sums["mask"])
+    everything = classes.target.sum(-1, keepdims=True)
     means = divided(sums["mean"], sums["known"])
     by_name = {name: means[..., column] for column, name in enumerate(MEANS)}
     tree: Tree = {
         "overall": overall_ratios(classes, foreground, empty),
-        "per_class": class_ratios(classes, classes.target.sum(-1, keepdims=True), empty),
+        "per_class": class_ratios(classes, everything, empty),
         "boundary": {name: by_name[name] for name in BOUNDARY_METRICS},
         "image_mean": {name: by_name[name] for name in ("iou", "dice")},
     }
     if "instances.tp" in sums:
         counts = InstanceCounts(*(sums[f"instances.{name}"] for name in InstanceCounts.__slots__))
-        found = instance_ratios(counts, empty)
+        found = instance_ratios(counts, np.where(everything > 0, empty, np.nan))
         tree["instances"] = {name: values[..., 0] for name, values in found.items()}
         if len(foreground) > 1:
             tree["objects"] = {name: values[..., 1:] for name, values in found.items()}

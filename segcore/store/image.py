@@ -14,7 +14,7 @@ from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.objects import Objects
-from segcore.store.places import array_prefix, is_instances
+from segcore.store.places import array_prefix
 from segcore.store.pyramid import Ngff, Pixels, PyramidSpec
 
 
@@ -123,7 +123,7 @@ class Label(_Pyramid):
     @property
     def tells_objects(self) -> bool:
         """True if its ids are those of objects, and 0 is none; it has no classes then."""
-        return is_instances(self.name)
+        return self.attributes.get("kind") == "instances"
 
     @property
     def ignore(self) -> int:

@@ -209,6 +209,14 @@ def test_objects_of_an_earlier_mask_are_not_worked_on(ws: Workspace, monkeypatch
     assert select(ws, "m_instances")[0].error is None
 
 
+def test_a_mask_of_a_model_without_objects_takes_the_old_ones_away(ws: Workspace) -> None:
+    run(ws)
+    assert ws.label("a", "m_instances").attributes["mask_digest"] == ws.label("a", "m").digest
+    run(ws, model=reader(ws, rule=None).model_id, overwrite=True)
+    assert ws.label_names("a") == ["m"]
+    assert verify(ws) == []
+
+
 def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

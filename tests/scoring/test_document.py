@@ -12,8 +12,9 @@ from scipy.ndimage import label as connected
 
 from segcore.classes import ClassInfo, default_classes
 from segcore.config import ScoreConfig
-from segcore.errors import StoreError
+from segcore.errors import ConfigError, StoreError
 from segcore.geometry import Window
+from segcore.progress import Silent
 from segcore.scoring import stream as streaming
 from segcore.scoring.boundary import Boundaries, Ruler
 from segcore.scoring.instances import Objects, Overlaps, instance_ratios
@@ -123,12 +124,32 @@ def test_objects_are_those_of_the_whole_images_added_up(workspace: Workspace, mo
     assert low <= found["pq"] <= high
 
 
-def test_mask_of_object_ids_is_scored_by_its_own_name(workspace: Workspace) -> None:
-    by_objects, by_classes = _scores(workspace, model="m_instances"), _scores(workspace)
-    for key in ("confusion", "instances", "boundary", "interval"):
-        assert by_objects[key] == by_classes[key]
-    assert [info["name"] for info in by_objects["classes"]] == ["background", "foreground"]
-    assert by_objects["overall"] == by_classes["overall"]
+@pytest.mark.parametrize("asked", [{"model": "m_instances"}, {"model": "m", "against": "m_instances"}])
+def test_objects_are_scored_with_their_mask_only(workspace: Workspace, asked: dict[str, str]) -> None:
+    option = "--against" if "against" in asked else "--model"
+    with pytest.raises(ConfigError, match=f"^{option} m_instances: these are the objects of m; score m, which"):
+        score(ScoreConfig(workspace=workspace.uri, **asked))
+
+
+class _Notes(Silent):
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.found.append(message)
+
+
+def test_objects_of_an_earlier_mask_are_left_out_with_a_note(workspace: Workspace) -> None:
+    ids = _whole(workspace, "i1", "m_instances")
+    put_objects(workspace, "i1", "m_instances", ids, {"mask_digest": workspace.label("i1", "m").digest})
+    assert _scores(workspace)["instances"]["num_images"] == 4
+    put_label(workspace, "i1", "m", _whole(workspace, "i1", "m"), version=1)
+    notes = _Notes()
+    scores = score(ScoreConfig(workspace=workspace.uri, model="m"), notes).scores
+    assert scores is not None
+    assert scores["instances"]["num_images"] == 3
+    assert "instances" not in scores["per_image"]["i1"]
+    assert notes.found == ["image i1: m_instances are the objects of an earlier mask m; they are not scored"]
 
 
 def test_without_objects_of_both_nothing_is_said_of_them(workspace: Workspace, tmp_path: Path) -> None:
@@ -181,8 +202,33 @@ def test_against_other_classes_is_refused(workspace: Workspace) -> None:
     table = (ClassInfo(id=0, name="land", color=(0, 0, 0)), ClassInfo(id=1, name="sea", color=(9, 9, 9)))
     put_label(workspace, "i0", "sea", _whole(workspace, "i0", "m"), table)
     put_label(workspace, "i0", "target", _whole(workspace, "i0", "target"), table, version=1)
-    with pytest.raises(StoreError, match=r"mask m has the classes .*0 background.*land"):
-        score(ScoreConfig(workspace=workspace.uri, model="sea", against="m"))
+    result = score(ScoreConfig(workspace=workspace.uri, model="sea", against="m"))
+    assert [item.state for item in result.items] == ["done", "failed"]
+    assert (result.items[1].error or "").startswith("against m: image i0: its target has the classes (0 land, 1 sea)")
+
+
+def test_an_image_that_fails_with_the_other_mask_is_named(workspace: Workspace) -> None:
+    put_label(workspace, "i2", "n", np.full(SHAPE, 9, np.uint8), version=1)
+    result = score(ScoreConfig(workspace=workspace.uri, model="m", against="n"))
+    assert [(item.image, item.state) for item in result.items] == [
+        *((f"i{number}", "done") for number in range(4)),
+        ("i2", "failed"),
+    ]
+    assert result.items[4].error == (
+        "against n: image i2: the mask holds the value 9, which its class table does not have"
+    )
+    assert result.exit_code == 3
+    assert result.scores is not None
+    assert result.scores["against"]["num_images"] == 3
+
+
+def test_masks_that_no_image_has_both_of_are_refused(workspace: Workspace) -> None:
+    put_image(workspace, "apart", np.ones((1, *SHAPE), np.uint8))
+    put_label(workspace, "apart", "o", np.zeros(SHAPE, np.uint8))
+    with pytest.raises(StoreError, match=r"no image in .* has both masks, m and o$"):
+        score(ScoreConfig(workspace=workspace.uri, model="m", against="o"))
+    with pytest.raises(ConfigError, match=r"^--against \./no where: expected the name of a mask"):
+        score(ScoreConfig(workspace=workspace.uri, model="m", against="./no where"))
 
 
 def test_class_in_neither_is_not_defined_unless_the_setting_says_so(tmp_path: Path) -> None:
@@ -210,6 +256,20 @@ def test_class_in_neither_is_not_defined_unless_the_setting_says_so(tmp_path: Pa
     assert mean["iou"] == 90 / 110  # over all pixels the class is there
     assert as_one["per_class"]["class 2"]["dice"] == 1.0
     assert as_one["overall"]["miou"] == pytest.approx((plain["overall"]["miou"] * 2 + 1) / 3)
+    assert (row["image_mean"]["num_images"], mean["image_mean"]["num_images"]) == (1, 2)
+
+
+def test_an_image_in_which_nothing_is_counted_is_not_perfect(workspace: Workspace) -> None:
+    put_label(workspace, "i0", "target", np.full(SHAPE, 255, np.uint8), version=1)
+    with_it = _scores(workspace, both_empty="one")
+    without = _scores(workspace, both_empty="one", images=("i1", "i2", "i3"))
+    assert with_it["overall"] == pytest.approx(without["overall"])
+    for key in ("image_mean", "boundary"):
+        assert with_it["per_class"]["foreground"][key] == pytest.approx(without["per_class"]["foreground"][key])
+    entry = with_it["per_image"]["i0"]
+    assert set(entry["overall"].values()) == {None}
+    assert {entry["per_class"]["foreground"]["boundary"][name] for name in ("hd95", "nsd")} == {None}
+    assert (entry["per_class"]["foreground"]["iou"], entry["instances"]["pq"]) == (None, None)
 
 
 def test_images_in_other_units_have_no_mean_distance(workspace: Workspace) -> None:
