@@ -36,6 +36,8 @@ _USE = {
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 """What makes an encoder of timm take tiles of any size: each kind has its own word, and refuses the others'."""
 
+_UNLIKE = {"dpt"}
+"""Networks of smp whose parts do not take each other's results as those of all others do."""
 _FURTHER_HALVINGS = {"pan": 8}
 """Of the coarsest features, in a decoder that pools them further: smaller tiles than that fail."""
 
@@ -90,7 +92,7 @@ def zoo_names(prefix: str) -> list[str]:
         ConfigError: if the extra is missing or does not load.
     """
     found = loaded(prefix)
-    return sorted(found.MODEL_ARCHITECTURES_MAPPING if prefix == "smp" else found.list_models())
+    return sorted(set(found.MODEL_ARCHITECTURES_MAPPING) - _UNLIKE if prefix == "smp" else found.list_models())
 
 
 def smp_encoders() -> list[str]:
@@ -146,8 +148,6 @@ class SmpNetwork(nn.Module):
         given: dict[str, Any] = {"encoder_weights": None}
         if arguments.encoder:
             given["encoder_name"] = _known_encoder(arguments.encoder)
-        if own == "dpt":
-            given["dynamic_img_size"] = True
         parts = smp.MODEL_ARCHITECTURES_MAPPING[own](
             in_channels=arguments.in_channels, classes=arguments.num_classes, **given
         )

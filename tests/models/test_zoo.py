@@ -163,7 +163,8 @@ def called(*args: str) -> Any:
 @pytest.mark.usefixtures("zoo")
 def test_all_names_are_listed() -> None:
     found = json.loads(called("--json").output)["zoo"]
-    assert {"smp.unet", "smp.dpt"} <= set(found["smp"])
+    assert {"smp.unet", "smp.pan"} <= set(found["smp"])
+    assert "smp.dpt" not in found["smp"]
     assert "encoder=resnet34" in found["encoders of smp"]
     assert "timm.convnext_atto" in found["timm"]
     assert "\n  smp.unet\n" in called().output
