@@ -13,7 +13,8 @@ SHOWN_SCORES = (
 
 def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
     """Scores of all images and of each split, and a table of the classes; the rest is in the JSON and the report."""
-    parts = {"all": scores, **scores.get("per_split", {})}
+    splits = {"all (split)" if name == "all" else name: part for name, part in scores.get("per_split", {}).items()}
+    parts = {"all": scores, **splits}
     overall = {name: chosen(part.get("overall", part)) | {"of": number_of_images(part)} for name, part in parts.items()}
     yield from table_lines("images", overall)
     classes = scores.get("per_class", scores.get("classes"))
@@ -24,8 +25,8 @@ def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
         yield from table_lines("objects", {"all": chosen(instances)})
     if scores.get("boundary"):
         yield boundary_line(scores["boundary"])
-    if interval := scores.get("interval"):
-        yield interval_line(interval)
+    if (interval := scores.get("interval")) and (line := interval_line(interval)):
+        yield line
     if against := scores.get("against"):
         yield from against_lines(against)
 
@@ -42,13 +43,13 @@ def boundary_line(measure: Mapping[str, Any]) -> str:
 
 
 def interval_line(interval: Mapping[str, Any]) -> str:
-    """The 95 % intervals of the scores that one looks at first."""
+    """The 95 % intervals of the scores that one looks at first; empty where none of them has one."""
     shown_of = {"miou": "miou", "mean_dice": "mean_dice", "foreground_iou": "iou without background"}
     parts = [
         f"{label} {between(interval['overall'][name])}" for name, label in shown_of.items() if interval["overall"][name]
     ]
     drawn = f"{interval['num_units']} {interval['unit']} drawn {interval['resamples']} times"
-    return f"95 % intervals ({drawn}): {', '.join(parts)}"
+    return f"95 % intervals ({drawn}): {', '.join(parts)}" if parts else ""
 
 
 def against_lines(against: Mapping[str, Any]) -> Iterator[str]:
@@ -93,10 +94,18 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def printable(text: str) -> str:
+    """Text from outside, such as a class's name, without what would move a terminal's cursor or end the line."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def table_lines(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Rows of numbers under their names, columns aligned."""
-    names = list(next(iter(rows.values()), {}))
-    cells = [[title, *names], *([key, *(shown(row.get(name, "")) for name in names)] for key, row in rows.items())]
+    """Rows of numbers under their names, columns aligned; nothing where there is no row."""
+    if not rows:
+        return
+    names = list(next(iter(rows.values())))
+    table = [[title, *names], *([key, *(shown(row.get(name, "")) for name in names)] for key, row in rows.items())]
+    cells = [[printable(cell) for cell in line] for line in table]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
     for line in cells:
         first, *rest = (

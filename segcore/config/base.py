@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -21,6 +21,22 @@ class StageConfig(BaseModel):
 
     workspace: str
     """Folder or object-store prefix (`s3://...`) that holds images, masks, models and reports."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_on_and_off_for_words(cls, values: Any) -> Any:
+        """YAML 1.1 reads a bare `on` or `off` as a bool; a field that knows these words gets them back."""
+        if not isinstance(values, Mapping):
+            return values
+        worded = {
+            name
+            for name, field in cls.model_fields.items()
+            if get_origin(field.annotation) is Literal and {"on", "off"} & set(get_args(field.annotation))
+        }
+        return {
+            key: ("off", "on")[value] if key in worded and isinstance(value, bool) else value
+            for key, value in values.items()
+        }
 
     @model_validator(mode="before")
     @classmethod

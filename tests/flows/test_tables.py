@@ -53,6 +53,24 @@ def test_lines_tell_boundaries_objects_intervals_and_the_other_mask() -> None:
     assert len(lines) == 16
 
 
+def test_a_split_called_all_stands_beside_all_images() -> None:
+    part = {"num_scored": 1, "overall": {"miou": 0.5}}
+    lines = list(score_lines({"num_scored": 3, "overall": {"miou": 0.75}, "per_split": {"all": part}}))
+    assert [line.split() for line in lines[1:]] == [["all", "0.7500", "3"], ["all", "(split)", "0.5000", "1"]]
+
+
+def test_where_all_images_failed_no_heading_stands_alone() -> None:
+    drawn = dict.fromkeys(("miou", "mean_dice", "foreground_iou"))
+    interval = {"num_units": 3, "unit": "images", "resamples": 1000, "overall": drawn}
+    document = {"num_scored": 0, "overall": {"miou": None}, "per_class": {}, "interval": interval}
+    assert list(score_lines(document)) == ["images  miou  of", "all        -   0"]
+
+
+def test_names_of_classes_move_no_cursor() -> None:
+    lines = list(score_lines({"num_scored": 1, "overall": {}, "per_class": {"a\x1b[2J\nb": {"iou": 1.0}}}))
+    assert lines[3] == "a\ufffd[2J\ufffdb  1.0000"
+
+
 def test_lines_of_images_in_several_units_say_so() -> None:
     document = {**_document(), "boundary": {"unit": None, "tolerance": None, "cap": None}}
     assert any("several pixel sizes" in line for line in score_lines(document))
