@@ -101,7 +101,7 @@ class _Job:
             "mask": self.mask,
             "model": self.package.model_id,
             "images": list(image_ids),
-            "baseline": BASELINE if _has_weights(self.package) else "0, black",
+            "baseline": BASELINE if _has_weights(self.package) else "0",
             "mpx_per_image_and_class": self.config.mpx,
             "code_version": __version__,
             "classes": classes,

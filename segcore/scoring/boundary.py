@@ -113,7 +113,7 @@ class Boundaries:
         """
         assert target.shape == mask.shape, f"target {target.shape} and mask {mask.shape} differ"
         times = [n for n, side in zip(target.shape, self._ruler.sides, strict=True) if side == 0]
-        assert set(times) <= {1}, f"boundaries of {times} planes of t at once: a tree would find those of another time"
+        assert set(times) <= {1}, f"boundaries of {times} planes of t at once: the nearest would be of another time"
         edges = _Edges(target, self._num_classes, self._ruler), _Edges(mask, self._num_classes, self._ruler)
         for number in sorted(edges[0].classes | edges[1].classes):
             tally = self._classes[number]

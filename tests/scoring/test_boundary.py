@@ -184,6 +184,13 @@ def test_planes_of_a_time_series_do_not_touch() -> None:
         assert found[number]["assd"] == pytest.approx(expected)
 
 
+def test_several_planes_of_a_time_series_at_once_are_refused() -> None:
+    boundaries = Boundaries(2, Ruler((0.0, 1.0, 1.0), "px", 1.0, 6.0))
+    both = np.zeros((2, 8, 8), np.uint16)
+    with pytest.raises(AssertionError, match=r"boundaries of \[2\] planes of t at once"):
+        boundaries.add(both, both, Window.whole(both.shape))
+
+
 def _brute_force_over(planes: list[tuple[Numbers, Numbers]], number: int) -> float:
     ruler = Ruler((1.0, 1.0), "px", 1.0, 6.0)
     parts = [_brute_force(*plane, number, ruler) for plane in planes]
