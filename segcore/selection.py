@@ -153,7 +153,7 @@ def is_stale(image: Image, mask: Label) -> bool:
 
 def is_of_earlier(objects: Label, mask: Label) -> bool:
     """True if objects were made of a mask by another plan than that which stands under its name."""
-    return bool(objects.attributes.get("predict") != mask.attributes.get("predict"))
+    return bool(objects.attributes.get("mask_digest", mask.digest) != mask.digest)
 
 
 def _masks_there_are(workspace: Workspace) -> str:

@@ -24,7 +24,7 @@ from segcore.scoring.document import Against, document
 from segcore.scoring.instances import InstanceCounts
 from segcore.scoring.stream import Streamed, Subject, stream
 from segcore.scoring.summary import BoundaryScores, ImageScore, empty_score
-from segcore.selection import Masked, failure, mask_name, select
+from segcore.selection import Masked, failure, is_of_earlier, mask_name, select
 from segcore.spatial import METERS_PER_UNIT, parse_length
 from segcore.store import Image, Label, Workspace, instances_name, is_instances, seal, unseal
 
@@ -170,7 +170,7 @@ def _subject(workspace: Workspace, image: Image, mask: Label, progress: Progress
     mask_objects = None if target_objects is None else _label(workspace, image_id, instances_name(mask.name))
     if mask_objects is None:
         return Subject(image, mask, target)
-    if mask_objects.attributes.get("mask_digest", mask.digest) != mask.digest:
+    if is_of_earlier(mask_objects, mask):
         progress.note(
             f"image {image_id}: {mask_objects.name} are the objects of an earlier mask {mask.name}; they are not scored"
         )
