@@ -6,7 +6,7 @@
     camvid         street scenes: mean IoU of the classes that occur, the last frames of each sequence are held out
     dubai          land cover: mean IoU, each of three tiles held out once
     magnetic_tile  defects: IoU, one image of each kind is held out
-    spleen, cord   volumes, by a 3-D U-Net: Dice, one end of the scan is held out; without a peer
+    spleen, cord   volumes, by a 3-D U-Net: Dice, a part of the only scan is held out; without a peer
 
 Ours and the peer (monai_unet.py) are trained at the same time, each on one core and one thread, from the same workspace
 for the same minutes; of drive and dsb2018 the first fold is trained with two more seeds. Scores are of all held-out

@@ -124,15 +124,15 @@ def magnetic_tile(fold: int, folds: int) -> list[Row]:
     return held_out(rows, {kinds.index(kind) for kind in set(kinds)})
 
 
-def halves(image: Path, target: Path, axis: int, planes: Sequence[tuple[int, int]]) -> list[Row]:
-    """Two parts of a volume along an axis, the first for training; written once, each with its own affine."""
+def parts(image: Path, target: Path, axis: int, planes: Sequence[tuple[str, int, int]]) -> list[Row]:
+    """Parts of a volume along an axis, each of a split; written once, each with its own affine."""
     PARTS.mkdir(parents=True, exist_ok=True)
     rows = []
-    for (start, stop), split in zip(planes, ("train", "test"), strict=True):
+    for split, start, stop in planes:
         row: Row = {"split": split}
         for role, path in (("source", image), ("target", target)):
-            row[role] = PARTS / f"{split}-{path.name}"
-            whole = nibabel.load(path)
+            row[role] = PARTS / f"{split}-{start}-{path.name}"
+            whole = nibabel.Nifti1Image.from_filename(path)
             nibabel.save(
                 whole.slicer[tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))], row[role]
             )
@@ -141,16 +141,16 @@ def halves(image: Path, target: Path, axis: int, planes: Sequence[tuple[int, int
 
 
 def spleen(fold: int, folds: int) -> list[Row]:
-    """Spleen in a CT, one scan: the lower 14 planes train, the upper 10 are held out, two between them are left out."""
+    """Spleen in a CT, one scan: planes below and above train, six in the middle are held out, with a gap of one."""
     folder = DATA / "nifti" / "msd_spleen_ct"
     names = ("sub-spleen2_ct.nii.gz", "sub-spleen2_ct_seg-manual.nii.gz")
-    return halves(folder / names[0], folder / names[1], 2, ((0, 14), (16, 26)))
+    return parts(folder / names[0], folder / names[1], 2, (("train", 0, 9), ("test", 10, 16), ("train", 17, 26)))
 
 
 def cord(fold: int, folds: int) -> list[Row]:
     """Spinal cord in an MRI, one scan: along the cord 35 mm train, the last 16 are held out, 4 between are left out."""
     folder = DATA / "nifti" / "sct_t2_cord"
-    return halves(folder / "t2.nii.gz", folder / "t2_seg-manual.nii.gz", 1, ((0, 35), (39, 55)))
+    return parts(folder / "t2.nii.gz", folder / "t2_seg-manual.nii.gz", 1, (("train", 0, 35), ("test", 39, 55)))
 
 
 VOLUMES = ("--architecture", "unet", "--arguments", "dims=3")
