@@ -38,8 +38,9 @@ def models(
         rows = [described(name) for name in names or ARCHITECTURES]
         if measure:
             where = resolve_device(device)
-            progress.start("models", len(rows), "networks")
-            for row in rows:
+            here = [row for row in rows if not row["missing"]]
+            progress.start("models", len(here), "networks")
+            for row in here:
                 row |= {"device": str(where), **measured_speed(row["name"], where)._asdict()}
                 progress.advance()
         listed = zoo_listed() if zoo else {}
@@ -68,6 +69,8 @@ def as_table(rows: list[dict[str, Any]]) -> list[str]:
             f"stride {row['stride']:2}  sees {context}{speed}"
         )
         lines.append(f"{'':{width}}  {row['use']}")
+        if row["missing"]:
+            lines.append(f"{'':{width}}  {row['missing']}")
     exact = (
         "Where a network sees all of the tile no halo is enough: its masks depend on the tiles' size (docs/halo.md)."
     )
@@ -95,7 +98,7 @@ def in_full(row: dict[str, Any]) -> list[str]:
     }
     if "mpx_per_s" in row:
         told["speed"] = f"{row['mpx_per_s']:.2f} Mpx/s, {row['ms_per_frame']:.0f} ms a 1080p frame on {row['device']}"
-    lines = [f"{row['name']}: {row['title']}", f"  {row['use']}"]
+    lines = [f"{row['name']}: {row['title']}", f"  {row['use']}", *([f"  {row['missing']}"] if row["missing"] else [])]
     lines += [f"  {what:8} {text}" for what, text in told.items() if text]
     for name, argument in row["arguments"].items():
         lines += [f"  --arguments {name}={shown(argument['default'])}", f"           {argument['meaning']}"]

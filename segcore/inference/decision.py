@@ -23,7 +23,7 @@ import torch
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError
 from segcore.inference.model_grid import Pixels
-from segcore.models.info import NUM_PARTS
+from segcore.instances.rule import NUM_PARTS
 
 MASK = "mask"
 """Key of the mask among the answers; the others are layers."""

@@ -43,9 +43,9 @@ def check_halo(config: PredictConfig, contract: InputContract) -> None:
 
 
 def blend_for(config: PredictConfig, contract: InputContract) -> str:
-    """What `auto` means for a model: crop, but where no halo makes tiles agree."""
+    """What `auto` means for a model: crop, but where no halo makes tiles agree and their average says something."""
     if config.blend == "auto":
-        return "gaussian" if contract.global_context else "crop"
+        return "gaussian" if contract.global_context and not contract.whole_objects else "crop"
     return config.blend
 
 

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SEED_DEPTH = 128
 """Of 255: where an object's own seed begins."""
+NUM_PARTS = 2
+"""Logits behind those of the classes, of a model that tells objects apart: border, depth."""
 LEVELS = 8
 """Steps in which the depth goes down from that of seeds to nothing."""
 

@@ -40,3 +40,7 @@ class Architecture(NamedTuple):
     """For the list, where a network takes a library that is slow to load or may be missing; else it is built."""
     is_measured: bool = False
     """Whether `context_px` is not known beforehand: it is measured when somebody asks."""
+    detects: bool = False
+    """Whether it finds objects one by one: for the task `instances` alone, which it learns by a `loss` of its own."""
+    library: str = ""
+    """A library of the extra `zoo` that it takes; none = it is always there."""

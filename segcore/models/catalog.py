@@ -9,6 +9,7 @@ from segcore.models.conv1 import Conv1, Conv1Arguments
 from segcore.models.convlstm_unet import ConvLSTMUNet, ConvLSTMUNetArguments
 from segcore.models.deeplab import DeepLab, DeepLabArguments
 from segcore.models.fcn import FCN, FCNArguments
+from segcore.models.mask_rcnn import MaskRCNNArguments, mask_rcnn
 from segcore.models.monai_networks import (
     UNETR,
     DynUNet,
@@ -160,6 +161,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         "many volumes whose organs are told by their place; much memory",
         None,
         Told(99_078_242, 16, _VOLUME),
+    ),
+    "mask_rcnn": Architecture(
+        MaskRCNNArguments,
+        mask_rcnn,
+        "Mask R-CNN",
+        "detector",
+        "He et al., Mask R-CNN, 2017",
+        "objects that overlap or have unclear borders, each found as a whole; takes task instances",
+        None,
+        Told(43_975_515, 64, ("y", "x")),
+        detects=True,
+        library="torchvision",
     ),
     "tile_classifier": Architecture(
         TileClassifierArguments,

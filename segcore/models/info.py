@@ -5,12 +5,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segcore.classes import ClassInfo
-from segcore.instances.rule import Rule
+from segcore.instances.rule import NUM_PARTS, Rule
 from segcore.models import ModelConfig
 from segcore.spatial import Spacing
-
-NUM_PARTS = 2
-"""Logits behind those of the classes, of a model that tells objects apart: border, depth."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -57,6 +54,9 @@ class InputContract(BaseModel):
     """Likewise in planes; 0 for a model of single planes."""
     global_context: bool = False
     """A pixel's logits depend on all of the tile, or on its size or place: no halo is enough."""
+    whole_objects: bool = False
+    """The model finds objects whole or not at all: the halo is as wide as they are, and a pixel has the answer of one
+    tile, since an average of two is no object."""
 
     @property
     def strides(self) -> tuple[int, ...]:

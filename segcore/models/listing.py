@@ -1,5 +1,6 @@
 """Listing: architectures -> *rows for a user who has to choose one*."""
 
+import importlib.util
 import math
 import statistics
 import time
@@ -54,8 +55,16 @@ def described(name: str) -> dict[str, Any]:
         "stride": told.stride,
         "context_px": context_px,
         "tiling_is_exact": context_px is not None,
+        "missing": missing(entry.library),
         "arguments": arguments_of(name),
     }
+
+
+def missing(library: str) -> str:
+    """What a user has to install before an architecture can be built; empty where nothing is known to be missing."""
+    if not library or importlib.util.find_spec(library) is not None:
+        return ""
+    return f"needs the extra `zoo` ({library} is missing): pip install 'segcore[zoo]'"
 
 
 def _told(name: str) -> Told:

@@ -114,20 +114,28 @@ def loaded(prefix: str) -> Any:
     Raises:
         ConfigError: if it is not installed, or cannot be loaded.
     """
-    name = PREFIXES[prefix]
+    return extra_library(PREFIXES[prefix], f"{prefix}.*")
+
+
+def extra_library(name: str, architecture: str) -> Any:
+    """A module of the extra `zoo`, for the architectures that are named.
+
+    Raises:
+        ConfigError: if it is not installed, or cannot be loaded.
+    """
     try:
         return library(name)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"architecture {prefix}.*: needs the extra `zoo` ({error.name} is missing): pip install 'segcore[zoo]'"
+            f"architecture {architecture}: needs the extra `zoo` ({error.name} is missing): pip install 'segcore[zoo]'"
         ) from error
-    except Exception as error:  # whatever torchvision, which both import, ends with
+    except Exception as error:  # whatever torchvision, which the others import too, ends with
         if "torchvision::" in str(error):
             raise ConfigError(
-                f"architecture {prefix}.*: the installed torchvision was not built for torch {torch.__version__} "
+                f"architecture {architecture}: the installed torchvision was not built for torch {torch.__version__} "
                 f"({_first_line(error)}): install the two from one place, in matching versions"
             ) from error
-        raise ConfigError(f"architecture {prefix}.*: {name} cannot be loaded ({_first_line(error)})") from error
+        raise ConfigError(f"architecture {architecture}: {name} cannot be loaded ({_first_line(error)})") from error
 
 
 def _built(build: Callable[[str, Any], nn.Module], own: str, arguments: ModelArguments) -> nn.Module:

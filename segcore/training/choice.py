@@ -15,7 +15,7 @@ from segcore.config import TrainConfig
 from segcore.config.train import Loss
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import planes_of, takes
+from segcore.models import find_architecture, planes_of, takes
 from segcore.spatial import METERS_PER_UNIT
 from segcore.training.data import TrainingData
 from segcore.training.objects import ObjectTruth
@@ -32,6 +32,8 @@ BYTES_PER_PX = 6000
 PLANES = {"z": 16, "t": 4}
 MAX_FLAT_STAGES = 4
 LEARNING_RATES = {"adamw": 3e-3, "sgd": 0.05}
+DETECTING = 0.1
+"""Of the learning rate, for a model that finds objects one by one."""
 LEAST_DEEPEST_PX = 4
 """The coarsest stage sees a tile as at least so many pixels a side."""
 EFFECTIVE_BETA = 0.999
@@ -114,7 +116,8 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         reasons["batch"] = f"{batch}: {why}"
     shares = class_shares(data)
     loss = dict(config.loss)
-    if not loss:
+    detects = find_architecture(config.architecture).detects
+    if not loss and not detects:
         loss = {"ce": 1.0, "dice": 1.0}
         rarest = min((share, name) for name, share in shares.items())
         reasons["loss"] = (
@@ -122,8 +125,9 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         )
     rate = config.learning_rate
     if rate is None:
-        rate = LEARNING_RATES[config.optimizer]
-        reasons["learning_rate"] = f"{rate}: for {config.optimizer} with a norm after each convolution"
+        rate = LEARNING_RATES[config.optimizer] * (DETECTING if detects else 1)
+        norms = "heads without norms" if detects else "a norm after each convolution"
+        reasons["learning_rate"] = f"{rate:g}: for {config.optimizer} with {norms}"
     if "schedule" not in config.model_fields_set:
         span = f"{config.max_steps} steps" if config.max_steps is not None else f"{config.minutes:g} minutes"
         reasons["schedule"] = f"{config.schedule}: fitted to the {span} at hand"

@@ -11,6 +11,7 @@ from segcore.classes import ClassInfo
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.geometry import Window
+from segcore.models import find_architecture
 from segcore.sampling import ClassIndex, EpochSampler, LabelledImage, RandomSampler, Sampler
 from segcore.spatial import Spacing
 from segcore.store import Image, Workspace
@@ -149,7 +150,10 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
         for image in (*training, *validation):
             image.stretch = stretch_of(image.image)
     mean, std = statistics(training)
-    objects = object_truth(with_objects(workspace, images), classes) if config.task == "instances" else None
+    objects = None
+    if config.task == "instances":
+        detects = find_architecture(config.architecture).detects
+        objects = object_truth(with_objects(workspace, images), classes, detects)
     weights = image_weights(config.weights, training)
     if not index.pixels[np.array(weights) > 0].any():
         raise ConfigError("weights: the targets of all training images with a weight above 0 are empty")

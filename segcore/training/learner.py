@@ -14,12 +14,13 @@ from segcore.augment import Augmented
 from segcore.config import TrainConfig
 from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
-from segcore.models import ModelConfig, build_model
+from segcore.models import ModelConfig, build_model, find_architecture
 from segcore.models.foreign import begin_with
 from segcore.models.layout import channels_last, laid_out
 from segcore.sampling import Truth
 from segcore.store import Workspace
 from segcore.training.choice import Choice
+from segcore.training.detection import targets_of
 from segcore.training.losses import SegmentationLoss
 from segcore.training.objects import ObjectLoss
 from segcore.training.parallel import ALONE, Group
@@ -63,7 +64,8 @@ class Learner:
         self.model = laid_out(built.to(device))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.model = group.synced(self.model)
-        self._seed, self._has_dropout = config.seed, has_dropout(built)
+        self._detected = choice.objects if find_architecture(model.architecture).detects else None
+        self._seed, self._draws = config.seed, has_dropout(built) or self._detected is not None
         weights = torch.tensor(choice.class_weights, device=device) if choice.class_weights else None
         of_classes = SegmentationLoss(choice.loss, weights, config.label_smoothing)
         self._loss = of_classes if choice.objects is None else ObjectLoss(of_classes, choice.objects)
@@ -164,9 +166,12 @@ class Learner:
 
     def _loss_of(self, batch: Augmented) -> torch.Tensor:
         tiles = batch.tiles.contiguous(memory_format=channels_last(batch.tiles.ndim))
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            logits = self.model(tiles)
         gathered, other, share = self._group.gathered, batch.other_classes, batch.share
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            if self._detected is not None:  # each process has the objects of its own tiles
+                own: torch.Tensor = self.model.loss(tiles, targets_of(batch.classes, self._detected))  # type: ignore[operator]
+                return gathered(own[None]).mean()
+            logits = self.model(tiles)
         if self._mixes and (other is None or share is None):  # another process may have mixtures
             other, share = batch.classes, torch.ones(len(batch.classes), device=batch.classes.device)
         if other is not None and share is not None:
@@ -194,8 +199,11 @@ class Learner:
 
     @contextmanager
     def _drawing(self, number: int) -> Iterator[None]:
-        """Dropout draws by seed, step and process, so that a run that goes on drops what an undisturbed one does."""
-        if not self._has_dropout:
+        """Dropout draws by seed, step and process, so that a run that goes on drops what an undisturbed one does.
+
+        So does a detector, the regions that it learns from.
+        """
+        if not self._draws:
             yield
             return
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from segcore.classes import ClassInfo
 from segcore.errors import ConfigError
@@ -34,6 +35,10 @@ SMALL = 20
 """Percentile of the objects by their deepest pixel: most of the smaller ones still have half the depth."""
 TINY = 1
 """Percentile of the objects by area; what is smaller than half of it is left out of predictions."""
+WIDE = 99
+"""Percentile of the objects by the longer side of their box."""
+FOUND_DEPTH_PX = 1
+"""Of a model that finds objects one by one: deep is all of an object, but where it touches another."""
 MAX_IMAGES, MAX_WINDOW_PX = 64, 1024
 """Of so many images at most a window of this side is looked at, around an object."""
 
@@ -47,6 +52,8 @@ class ObjectTruth:
     """By class number: whether its pixels belong to objects."""
     why: str
     """For the user."""
+    widest_px: int = 0
+    """Side of the box around nearly any object."""
 
 
 class Parts(NamedTuple):
@@ -179,12 +186,13 @@ def with_objects(workspace: Workspace, images: Sequence[LabelledImage]) -> list[
     return found
 
 
-def object_truth(images: Sequence[LabelledImage], classes: Sequence[ClassInfo]) -> ObjectTruth:
+def object_truth(images: Sequence[LabelledImage], classes: Sequence[ClassInfo], detects: bool = False) -> ObjectTruth:
     """Choose the rule by the objects of images.
 
     Args:
         images: that tell codes.
         classes: of their targets.
+        detects: whether the model finds objects one by one.
 
     Raises:
         ConfigError: if no class is background, or no whole object is seen.
@@ -200,27 +208,30 @@ def object_truth(images: Sequence[LabelledImage], classes: Sequence[ClassInfo]) 
     looked_at = images[:: -(-len(images) // MAX_IMAGES)]
     index = ClassIndex(looked_at, len(classes))
     found = [
-        _depths_and_areas(image, np.concatenate([places[row].places for row in rows]), truth)
+        _measures(image, np.concatenate([places[row].places for row in rows]), truth)
         for image, places in zip(looked_at, index.found, strict=True)
     ]
-    depths, areas = (np.concatenate(values) for values in zip(*found, strict=True))
+    depths, areas, widths = (np.concatenate(values) for values in zip(*found, strict=True))
     if not len(depths):
         raise ConfigError(f"task instances: expected objects in the targets, found none whole in {len(found)} images")
     depth_px = int(np.clip(np.round(np.percentile(depths, SMALL)), MIN_DEPTH_PX, MAX_DEPTH_PX))
     min_px = max(1, int(np.percentile(areas, TINY) // 2))
+    widest_px = int(np.percentile(widths, WIDE))
+    how = f"told apart by {depth_px} px from their rims"
+    if detects:
+        depth_px, how = FOUND_DEPTH_PX, f"found one by one, up to {widest_px} px wide"
     why = (
-        f"told apart by {depth_px} px from their rims, and of {min_px} px at least: {len(depths)} were looked at, of "
-        f"{np.median(areas):.0f} px in the median"
+        f"{how}, and of {min_px} px at least: {len(depths)} were looked at, of {np.median(areas):.0f} px in the median"
     )
-    return ObjectTruth(Rule(depth_px=depth_px, min_px=min_px), is_foreground, why)
+    return ObjectTruth(Rule(depth_px=depth_px, min_px=min_px), is_foreground, why, widest_px)
 
 
-def _depths_and_areas(
+def _measures(
     image: LabelledImage, places: npt.NDArray[np.int32], truth: ObjectTruth
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the whole objects around one of the places (n, 3) of objects: the deepest pixel of each, and its px."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the whole objects around one of the places (n, 3) of objects: deepest pixel, px, and longer side of each."""
     if not len(places):
-        return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        return np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     plane, *centre = places[len(places) // 2].tolist()
     shape = tuple(min(n, MAX_WINDOW_PX) for n in image.shape_yx)
     sides = zip(centre, shape, image.shape_yx, strict=True)
@@ -233,5 +244,7 @@ def _depths_and_areas(
     numbers, own = np.unique(ids, return_inverse=True)
     deepest = np.zeros(len(numbers), np.float32)
     np.maximum.at(deepest, own.ravel(), (parts.depth[0] * depth_px).numpy().ravel())
+    boxes = ndimage.find_objects(own.reshape(shape) + 1)
+    widths = np.array([max(side.stop - side.start for side in box) for box in boxes])
     is_whole = ~np.isin(numbers, rims) & (numbers > 0) & (deepest > 0)
-    return deepest[is_whole], np.bincount(own.ravel())[is_whole]
+    return deepest[is_whole], np.bincount(own.ravel())[is_whole], widths[is_whole]

@@ -14,18 +14,21 @@ from segcore import __version__
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import ModelConfig, build_model, checked_arguments, weightless
+from segcore.instances.rule import NUM_PARTS
+from segcore.models import ModelConfig, build_model, checked_arguments, find_architecture, weightless
 from segcore.models.foreign import digest_of_init
-from segcore.models.info import NUM_PARTS
 from segcore.models.package import InputContract, PackageInfo
 from segcore.models.receptive import measured
+from segcore.scoring.counts import foreground_rows
 from segcore.store import Workspace
 from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
+from segcore.training.detection import check_detector
 from segcore.training.parallel import Group
 
 PREDICT_TILE_PX = 512
-PREDICT_HALO_PX = 32
+PREDICT_HALO_PX, MAX_HALO_PX = 32, 256
+"""The second for a model that finds objects one by one, whose halo is as wide as they are."""
 SLIM = 4
 """Channels of each stage where only the reach of a network is measured."""
 LEARNING = {
@@ -127,6 +130,7 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     workspace = Workspace.open(config.workspace)
     data = gather(workspace, config, fold)
     _check_validated(config, data)
+    check_detector(config)
     if config.task == "instances" and not _has_weights(_of_classes(config, data)):
         _check_nothing_learns(config)  # before its answers are counted with those for objects
     choice = choose(config, data, device, group.size)
@@ -170,6 +174,8 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
     arguments: dict[str, Any] = {"in_channels": len(data.mean), "num_classes": num_logits, **config.arguments}
     if choice.channels:
         arguments["channels"] = list(choice.channels)
+    if find_architecture(config.architecture).detects:
+        (arguments["background"],) = set(range(len(data.classes))) - set(foreground_rows(data.classes))
     if choice.flat_stages is not None:
         arguments["flat_stages"] = choice.flat_stages
     if choice.norm:
@@ -253,6 +259,8 @@ def _contract(data: TrainingData, model: ModelConfig, planes: int) -> InputContr
     """
     network = weightless(model)
     stride, stride_planes = _strides(network)
+    detects = find_architecture(model.architecture).detects
+    halo_px = data.objects.widest_px if detects and data.objects is not None else PREDICT_HALO_PX
     predict_px = PREDICT_TILE_PX if planes == 1 else PREDICT_TILE_PX // 2
     mean, std = data.mean, data.std
     if not _has_weights(network):
@@ -272,8 +280,9 @@ def _contract(data: TrainingData, model: ModelConfig, planes: int) -> InputContr
         mean=mean,
         std=std,
         tile_px=rounded_up(predict_px, stride),
-        halo_px=rounded_up(PREDICT_HALO_PX, stride),
+        halo_px=rounded_up(min(halo_px, MAX_HALO_PX), stride),
         stride=stride,
+        whole_objects=detects,
     )
     with torch.random.fork_rng(devices=[]):
         return measured(contract, build_model(_slim(model)))

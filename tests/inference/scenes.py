@@ -10,9 +10,8 @@ import torch
 from segcore.classes import default_classes
 from segcore.geometry import Window, reflected
 from segcore.inference.numerics import Network
-from segcore.instances.rule import Rule
+from segcore.instances.rule import NUM_PARTS, Rule
 from segcore.models import ModelConfig, build_model
-from segcore.models.info import NUM_PARTS
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.spatial import Spacing
 from segcore.store import Workspace

@@ -65,8 +65,8 @@ def param(name: str, *marks: pytest.MarkDecorator) -> Any:
     return pytest.param(name, marks=(*marks, NEEDS_EINOPS) if name in ("swinunetr", "unetr") else marks)
 
 
-NETWORKS = [name for name, entry in ARCHITECTURES.items() if entry.family != "classic"]
-"""What has weights."""
+NETWORKS = [name for name, entry in ARCHITECTURES.items() if entry.family != "classic" and not entry.detects]
+"""What has weights; of a detector see test_mask_rcnn.py."""
 
 
 def built(name: str, **arguments: Any) -> nn.Module:
