@@ -50,9 +50,9 @@ def blend_for(config: PredictConfig, contract: InputContract) -> str:
 
 
 def is_tuned(config: PredictConfig, contract: InputContract, shape: Ints) -> bool:
-    """True if an image of this shape takes the tile that is fastest."""
+    """True if an image of this shape takes the tile that is fastest; a detector finds so many objects in any tile."""
     is_open = config.tile_px is None and config.halo == "fast" and blend_for(config, contract) == "crop"
-    return is_open and max(shape[-2:]) >= TUNED_FROM_PX
+    return is_open and not contract.whole_objects and max(shape[-2:]) >= TUNED_FROM_PX
 
 
 def tiling_for(
