@@ -82,6 +82,7 @@ class MaskRCNN(nn.Module):
         self._images = detection.image_list.ImageList
         heads = _heads(detection, arguments, self.num_classes)
         self.rpn, self.roi_heads = heads.rpn, heads.roi_heads
+        self.rpn.__class__ = _sparing(detection.rpn.RegionProposalNetwork)
 
     def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:
         """Logits (N, K + 2, Y, X), float32, of normalised tiles (N, C, Y, X); y and x are multiples of the stride."""
@@ -101,11 +102,10 @@ class MaskRCNN(nn.Module):
         Args:
             tiles_ncyx: normalised.
             targets: of each tile, of n objects: `boxes` (n, 4) as `Found` has them, `rows` (n,), class numbers, and
-                `masks` (n, Y, X), uint8.
+                `masks` (n, Y, X), uint8; and `unknown` (Y, X), bool: where nobody knows whether there is an object.
         """
         labels = torch.tensor(self._rows, device=tiles_ncyx.device).argsort()
-        known = [{"boxes": each["boxes"], "labels": labels[each["rows"]], "masks": each["masks"]} for each in targets]
-        _, losses = self._looked(tiles_ncyx, known)
+        _, losses = self._looked(tiles_ncyx, [{**each, "labels": labels[each["rows"]]} for each in targets])
         return torch.stack(list(losses.values())).sum()
 
     def _looked(self, tiles: torch.Tensor, targets: list[dict[str, torch.Tensor]] | None) -> tuple[Any, Any]:
@@ -115,6 +115,9 @@ class MaskRCNN(nn.Module):
         with torch.autocast(tiles.device.type, enabled=False):  # px of a box need float32's digits
             features = OrderedDict((name, values.float()) for name, values in pyramid.items())
             regions, of_regions = self.rpn(self._images(tiles, sides), features, targets)
+            if targets is not None:
+                pairs = zip(regions, targets, strict=True)
+                regions = [boxes[~in_middle(each["unknown"], boxes)] for boxes, each in pairs]
             told, of_objects = self.roi_heads(features, regions, sides, targets)
         return told, {**of_regions, **of_objects}
 
@@ -132,6 +135,26 @@ class MaskRCNN(nn.Module):
                 own = re.sub(older, newer, own)
             found[own] = value
         return found
+
+
+def in_middle(marked_yx: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Whether the pixel in the middle of each box (n, 4) is marked; (n,)."""
+    sides = torch.tensor(marked_yx.shape, device=boxes.device).flip(0)
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).long().clamp_min(0).minimum(sides - 1).T
+    return marked_yx[y, x]
+
+
+def _sparing(regions: Any) -> Any:
+    """Torchvision's network of regions, but none teaches background where nobody knows what there is."""
+
+    class Sparing(regions):  # type: ignore[misc]
+        def assign_targets_to_anchors(self, anchors: Any, targets: Any) -> Any:
+            labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+            for own, places, each in zip(labels, anchors, targets, strict=True):
+                own[(own == 0) & in_middle(each["unknown"], places)] = -1  # so it leaves out of its own accord too
+            return labels, boxes
+
+    return Sparing
 
 
 def mask_rcnn(arguments: MaskRCNNArguments) -> MaskRCNN:

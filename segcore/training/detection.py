@@ -27,7 +27,7 @@ def targets_of(codes_nyx: torch.Tensor, truth: ObjectTruth) -> list[Target]:
 
     Returns:
         Of each tile's n objects `boxes` (n, 4), float32, left, upper, right and lower end in px; `rows` (n,), int64,
-        class numbers; `masks` (n, Y, X), uint8.
+        class numbers; `masks` (n, Y, X), uint8; and `unknown` (Y, X), bool: ignored, or of an object that nobody drew.
     """
     return [_target(codes_yx, truth) for codes_yx in codes_nyx]
 
@@ -38,6 +38,7 @@ def _target(codes: torch.Tensor, truth: ObjectTruth) -> Target:
     known = codes.clamp_min(0)
     is_object = (codes != IGNORED) & is_foreground[known % num_classes]
     ids = torch.where(is_object, known // num_classes, 0)
+    unknown = (codes == IGNORED) | (is_object & (ids == 0))
     numbers, areas = torch.unique(ids, return_counts=True)
     numbers = numbers[(numbers > 0) & (areas >= truth.rule.min_px)]
     masks = ids == numbers[:, None, None]
@@ -46,6 +47,7 @@ def _target(codes: torch.Tensor, truth: ObjectTruth) -> Target:
         "boxes": _boxes(masks),
         "rows": torch.stack(rows) if rows else numbers,
         "masks": masks.to(torch.uint8),
+        "unknown": unknown,
     }
 
 

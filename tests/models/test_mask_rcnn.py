@@ -97,9 +97,10 @@ def test_its_loss_is_the_sum_of_torchvisions(torchvision: Any) -> None:
     model = built().train()
     masks = torch.zeros(2, 128, 128, dtype=torch.uint8)
     masks[0, 10:40, 20:60] = masks[1, 70:100, 30:50] = 1
-    target = {"boxes": torch.tensor([[20.0, 10, 60, 40], [30, 70, 50, 100]]), "masks": masks}
+    unknown = {"unknown": torch.zeros(128, 128, dtype=torch.bool)}
+    target = {"boxes": torch.tensor([[20.0, 10, 60, 40], [30, 70, 50, 100]]), "masks": masks, **unknown}
     kinds = torch.tensor([1, 2])
-    none = {"boxes": torch.zeros(0, 4), "masks": masks[:0]}
+    none = {"boxes": torch.zeros(0, 4), "masks": masks[:0], **unknown}
     theirs = theirs_of(torchvision, model)
     torch.manual_seed(3)
     own = model.loss(noise(2), [{**target, "rows": kinds}, {**none, "rows": kinds[:0]}])
@@ -109,6 +110,32 @@ def test_its_loss_is_the_sum_of_torchvisions(torchvision: Any) -> None:
     torch.testing.assert_close(own, sum(losses.values()))
     own.backward()
     assert [key for key, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_what_nobody_knows_teaches_no_background(torchvision: Any) -> None:
+    """Of regions with their middle in an ignored part those of objects teach, and no others."""
+    model = built().train()
+    masks = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    masks[0, 50:80, 40:80] = 1
+    unknown = torch.zeros(128, 128, dtype=torch.bool)
+    unknown[:, 64:] = True
+    target = {"boxes": torch.tensor([[40.0, 50, 80, 80]]), "masks": masks, "rows": torch.tensor([1])}
+    anchors = torch.rand(500, 4, generator=torch.Generator().manual_seed(1)) * 60
+    anchors[:, 2:] += anchors[:, :2] + 5
+    anchors[0] = torch.tensor([60.0, 50, 90, 80])  # of the object, by little: neither
+    anchors[1] = torch.tensor([45.0, 50, 84, 80])  # of the object, and its middle is ignored
+    (all_known,), _ = model.rpn.assign_targets_to_anchors([anchors], [{**target, "unknown": ~unknown & unknown}])
+    (labels,), _ = model.rpn.assign_targets_to_anchors([anchors], [{**target, "unknown": unknown}])
+    is_right = (anchors[:, 0] + anchors[:, 2]) / 2 >= 64
+    expected = torch.where((all_known == 0) & is_right, -1, all_known)
+    assert torch.equal(labels, expected)
+    assert labels[1] == 1
+    assert ((all_known == 0) & is_right).sum() > 50
+    seen: list[Any] = []
+    model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[1]))
+    model.loss(noise(1), [{**target, "unknown": unknown}])
+    assert len(seen[0]) > 0
+    assert (seen[0][:, [0, 2]].mean(dim=1) < 64).all()
 
 
 def test_classes_keep_their_numbers_whichever_is_the_background(torchvision: Any) -> None:

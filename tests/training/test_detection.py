@@ -46,6 +46,10 @@ def test_targets_are_the_objects_of_each_tile() -> None:
     for number, box in zip(numbers, one["boxes"].tolist(), strict=True):
         y, x = np.nonzero(seen == number)
         assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    np.testing.assert_array_equal(one["unknown"], classes[0] == IGNORED)
+    undrawn, _ = targets_of(torch.from_numpy(coded(classes, np.where(ids == 3, 0, ids), 3).astype(np.int64)), TRUTH)
+    np.testing.assert_array_equal(undrawn["unknown"], (classes[0] == IGNORED) | (ids[0] == 3))
+    assert not none["unknown"].any()
     assert none["boxes"].shape == (0, 4)
     assert (none["masks"].shape, none["rows"].tolist()) == ((0, 60, 70), [])
 
