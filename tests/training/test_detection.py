@@ -103,6 +103,25 @@ def config_of(workspace: Workspace, **settings: Any) -> TrainConfig:
     return build_config(TrainConfig, {**base, **settings})
 
 
+def test_regions_are_drawn_by_the_seed_alone(workspace: Workspace) -> None:
+    """A step is the same whatever the process drew before: so a run that goes on is that of an undisturbed one."""
+    load_torchvision()
+    arguments = {
+        "encoder": "resnet18", "features": "8", "hidden": "8", "sampled": "8", "anchors": "16,32,64,128,256",
+        "proposals": "10",
+    }  # fmt: skip
+    settings = {"arguments": arguments, "tile_px": 64, "batch": 2, "threads": 1, "validate_every": 1000}
+    curves = []
+    for run in ("one", "two"):
+        torch.manual_seed(len(curves))
+        train(config_of(workspace, run=run, max_steps=2, **settings))
+        curve = workspace.objects.get(f"runs/{run}/curve.csv")
+        assert curve is not None
+        curves.append([line.split(",")[:3] for line in curve.decode().splitlines()])
+    assert len(curves[0]) == 3
+    assert curves[0] == curves[1]
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
