@@ -20,7 +20,7 @@ POINTS = (
     ("before", rf"{OWN}/0/plan\.json$", 1),
     ("after", rf"{OWN}/0/plan\.json$", 1),
     ("after", rf"{OWN}/0/fragments/", 4),
-    ("before", rf"{OWN}/0/fragments/", NUM_SHARDS - 4),
+    ("before", rf"{OWN}/0/fragments/", NUM_SHARDS // 2),  # other threads may have written more than the four
     ("before", rf"{OWN}/0/c/", 1),
     ("after", rf"{OWN}/0/c/", 1),
     ("after", rf"{OWN}/0/shards/0/", 6),
