@@ -4,8 +4,6 @@
 usable. Shards are written whole, under a plan and with a ledger, as everything in the store is.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -109,15 +107,8 @@ def _shard(spec: PyramidSpec, window: Window, maps: Sequence[Map], scale: float)
 
 
 def _attributes(image: Image, kind: str, plan: dict[str, Any], maps: Sequence[Map], scale: float) -> dict[str, Any]:
-    spacing, georef = image.spacing, image.georef
     return {
-        "source": image.source,
-        "spacing": None if spacing is None else spacing.model_dump(mode="json"),
-        "georef": None if georef is None else georef.model_dump(mode="json"),
-        "affine": image.attributes.get("affine"),
-        "split": image.split,
-        "group": image.group,
-        "digest": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
+        **image.handed_on(plan),
         "layer": kind,
         "nodata": 0,
         "explain": plan,

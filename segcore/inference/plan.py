@@ -1,7 +1,5 @@
 """Plan: all that decides the pixels of one image's mask, resolved and frozen before its first tile."""
 
-import hashlib
-import json
 from typing import Any
 
 import torch
@@ -116,15 +114,8 @@ def mask_spec(job: Job, grid: ModelGrid) -> PyramidSpec:
 
 def mask_attributes(job: Job, image: Image, plan: dict[str, Any]) -> dict[str, Any]:
     """What the finished mask says of itself, under the key `segcore`."""
-    spacing, georef = image.spacing, image.georef
     return {
-        "source": image.source,
-        "spacing": None if spacing is None else spacing.model_dump(mode="json"),
-        "georef": None if georef is None else georef.model_dump(mode="json"),
-        "affine": image.attributes.get("affine"),
-        "split": image.split,
-        "group": image.group,
-        "digest": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
+        **image.handed_on(plan),
         "model": {"id": job.package.model_id, "digest": job.package.digest},
         **({"ensemble": [other.model_id for other in job.recipe.ensemble]} if job.recipe.ensemble else {}),
         "predict": plan,

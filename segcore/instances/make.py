@@ -7,8 +7,6 @@
 Both passes go on where a killed call was, and no pixel depends on shards, threads or their order.
 """
 
-import hashlib
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +25,7 @@ from segcore.instances.stitch import packed, stitched, unpacked
 from segcore.measure import num_cores
 from segcore.progress import SILENT, Progress
 from segcore.scoring.counts import foreground_rows
-from segcore.store import PyramidSpec, Staging, Workspace, instances_name, latest_plan
+from segcore.store import PyramidSpec, Staging, Workspace, instances_name, latest_plan, plan_digest
 
 ENGINE = 1
 """Goes up with every change of this code that can change a pixel."""
@@ -83,7 +81,7 @@ def make_objects(
         "mask": {
             "name": name,
             "digest": source.mask.digest,
-            "depth": {"digest": _digest(source.layer.attributes["predict"]), "dtype": source.layer.dtype.name},
+            "depth": {"digest": plan_digest(source.layer.attributes["predict"]), "dtype": source.layer.dtype.name},
         },
         **rule.frozen(),
     }
@@ -218,22 +216,12 @@ class _Work:
             yield waiting.popleft().result()
 
 
-def _digest(plan: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-
-
 def _attributes(source: _Source, count: int, plan: dict[str, Any]) -> dict[str, Any]:
     """What the finished label says of itself, under the key `segcore`."""
     image, mask = source.image, source.mask
     inherited = ("model", "ensemble", "predict", "config")
     return {
-        "source": image.source,
-        "spacing": None if image.spacing is None else image.spacing.model_dump(mode="json"),
-        "georef": None if image.georef is None else image.georef.model_dump(mode="json"),
-        "affine": image.attributes.get("affine"),
-        "split": image.split,
-        "group": image.group,
-        "digest": _digest(plan),
+        **image.handed_on(plan),
         **{key: mask.attributes[key] for key in inherited if key in mask.attributes},
         "mask": mask.name,
         "mask_digest": mask.digest,

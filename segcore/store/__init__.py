@@ -5,7 +5,7 @@ from segcore.store.lease import Lease
 from segcore.store.mend import attributes_of, mend, metadata_as_before, needs_its_stage, restore_state
 from segcore.store.objects import Objects
 from segcore.store.places import instances_name, is_instances, layer_name, mask_of_layer
-from segcore.store.plan import Ending, PlanState, latest_plan, plan_difference, seal, unseal
+from segcore.store.plan import Ending, PlanState, latest_plan, plan_difference, plan_digest, seal, unseal
 from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging
 from segcore.store.unit import Quarter, UnitWriter
@@ -40,6 +40,7 @@ __all__ = [
     "metadata_as_before",
     "needs_its_stage",
     "plan_difference",
+    "plan_digest",
     "rebuild_label_list",
     "restore_state",
     "seal",

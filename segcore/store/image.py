@@ -1,7 +1,7 @@
 """Image and Label: a complete multiscale array of the workspace, open for reading."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from segcore.store.arrays import Reader, open_array
 from segcore.store.linked import LinkedLevel, located
 from segcore.store.objects import Objects
 from segcore.store.places import array_prefix
+from segcore.store.plan import plan_digest
 from segcore.store.pyramid import Ngff, Pixels, PyramidSpec
 
 
@@ -152,6 +153,18 @@ class Image(_Pyramid):
     @property
     def channels(self) -> tuple[str, ...]:
         return tuple(self.attributes["channels"])
+
+    def handed_on(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of a mask or a layer that are the image's own, JSON, and the digest of its plan."""
+        return {
+            "source": self.source,
+            "spacing": None if self.spacing is None else self.spacing.model_dump(mode="json"),
+            "georef": None if self.georef is None else self.georef.model_dump(mode="json"),
+            "affine": self.attributes.get("affine"),
+            "split": self.split,
+            "group": self.group,
+            "digest": plan_digest(plan),
+        }
 
     @property
     def has_valid(self) -> bool:

@@ -8,6 +8,7 @@ The orchestrator is never asked: a rerun believes the ledger alone. Each of thes
 of its own content, so that damage is found which leaves it well-formed.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,11 @@ SEAL = "seal"
 def digest_of(data: Any) -> str:
     """XXH3-128 of bytes or of a C-order array, in hex: it finds damage, and is no defence against forgery."""
     return xxhash.xxh3_128(data).hexdigest()
+
+
+def plan_digest(plan: Mapping[str, Any]) -> str:
+    """SHA-256 of a plan, in hex: what is made by an equal plan has equal pixels."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
