@@ -11,9 +11,8 @@ from segcore.config import ExplainConfig
 from segcore.errors import ConfigError
 from segcore.explain.attribution import band_occlusion, coarsest_features, grad_cam, integrated_gradients
 from segcore.geometry import Tile, Window
-from segcore.inference.adapt import sample_of
+from segcore.inference.adapt import sample_for
 from segcore.inference.model_grid import ModelGrid
-from segcore.inference.search import own_foreground
 from segcore.inference.tiling import read_reflected, read_validity
 from segcore.models.image_norm import adapted
 from segcore.models.package import ModelPackage
@@ -72,8 +71,7 @@ class Looker:
         self._network: nn.Module = package.load_weights(device).requires_grad_(False)
         self._num_classes = len(package.classes)
         if package.adapts:
-            contract = package.contract
-            sample = sample_of(grid, own_foreground(grid.image), contract.strides, contract.tile_planes, self._stretch)
+            sample = sample_for(package.contract, grid, self._stretch)
             self._network = adapted(self._network, torch.cat([self._normalised(part) for part in sample]))
         self._features: nn.Module | None = None
 

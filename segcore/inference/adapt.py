@@ -13,8 +13,9 @@ import numpy.typing as npt
 from segcore.geometry import Grid, Ints, Window, rounded_up
 from segcore.inference.coarse import CoarseMap, map_of_label, map_of_usable
 from segcore.inference.model_grid import ModelGrid, Pixels
-from segcore.inference.search import Reason, Search
+from segcore.inference.search import Reason, Search, own_foreground
 from segcore.inference.tiling import is_usable, read_reflected, read_validity
+from segcore.models.info import InputContract
 from segcore.store import Label
 from segcore.stretch import Stretch
 
@@ -45,6 +46,11 @@ def sample_of(
     count = max(1, MAX_SAMPLE_PX // int(np.prod(sides)))
     windows = _drawn(grid, sides, _search(grid, foreground), count)
     return np.stack([read_reflected(grid, window, stretch) for window in windows])
+
+
+def sample_for(contract: InputContract, grid: ModelGrid, stretch: Stretch | None) -> Pixels:
+    """The sample of an image for a model; the same whatever of the image is asked for tonight."""
+    return sample_of(grid, own_foreground(grid.image), contract.strides, contract.tile_planes, stretch)
 
 
 def sample_px(shape: Ints, strides: Ints, planes: int) -> int:

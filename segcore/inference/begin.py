@@ -5,13 +5,13 @@ What cannot be is refused here, before a pixel is read and before anything that 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from segcore.errors import ConfigError, PlanMismatchError
-from segcore.inference.adapt import SAMPLE_VERSION, sample_of
+from segcore.inference.adapt import SAMPLE_VERSION, sample_for
 from segcore.inference.batch import Batches
 from segcore.inference.decision import Kind
 from segcore.inference.gaussian import summed_together
@@ -86,14 +86,7 @@ def begin(
 
 def _sample_reader(job: Job, grid: ModelGrid, stretch: Stretch | None) -> Callable[[], Pixels]:
     """Reads what the models are adapted to the image by; the same whatever is asked for tonight."""
-    contract = job.package.contract
-
-    @cache
-    def read() -> Pixels:
-        mark = own_foreground(grid.image)
-        return sample_of(grid, mark, contract.strides, contract.tile_planes, stretch)
-
-    return read
+    return cache(partial(sample_for, job.package.contract, grid, stretch))
 
 
 def _together(job: Job, tiling: Tiling) -> tuple[int, int]:

@@ -10,14 +10,13 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.errors import StoreError
 from segcore.geometry import Ints, Window
-from segcore.inference.adapt import sample_of
+from segcore.inference.adapt import sample_for
 from segcore.inference.calibration import keep, kept
 from segcore.inference.contract import check_contract
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network
 from segcore.inference.precision import device_slug, spread_tiles
-from segcore.inference.search import own_foreground
 from segcore.inference.tile_choice import tiling_for
 from segcore.inference.tiling import read_reflected, read_validity, stacked
 from segcore.models.receptive import one_thread
@@ -101,9 +100,7 @@ def measure_disagreement(job: Job, grid: ModelGrid) -> Disagreement:
         stretch = stretch_of(image) if job.package.contract.stretch else None
         network = Network(job.package, job.device, "float32", batch=1)
         if network.adapts:
-            contract = job.package.contract
-            sample = sample_of(grid, own_foreground(image), contract.strides, contract.tile_planes, stretch)
-            network = network.adapted(sample, image.nodata)
+            network = network.adapted(sample_for(job.package.contract, grid, stretch), image.nodata)
         for tile in spread_tiles(grid, wide):
             pixels = stacked(read_reflected(grid, tile.read, stretch), tile.read.start, [tile], 1)
             inner = (slice(None), slice(None), *(slice(c, n - c) for c, n in zip(cut, tile.read.shape, strict=True)))
