@@ -29,7 +29,7 @@ from segcore.inference.numerics import repeatable, resolve_device
 from segcore.inference.tile_choice import tiling_for
 from segcore.inference.tiling import Tiling
 from segcore.measure import Peak
-from segcore.models import weightless
+from segcore.models import has_weights, weightless
 from segcore.models.package import ModelPackage, read_package
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
@@ -101,7 +101,7 @@ class _Job:
             "mask": self.mask,
             "model": self.package.model_id,
             "images": list(image_ids),
-            "baseline": BASELINE if _has_weights(self.package) else "0",
+            "baseline": BASELINE if has_weights(weightless(self.package.architecture)) else "0",
             "mpx_per_image_and_class": self.config.mpx,
             "code_version": __version__,
             "classes": classes,
@@ -140,18 +140,13 @@ def _check_method(config: ExplainConfig, package: ModelPackage) -> None:
     """
     if len(package.classes) < 2:
         raise ConfigError(f"explain: expected a model of several classes, got one, {package.classes[0].name}")
-    if config.method != "band_occlusion" and not _has_weights(package):
+    if config.method != "band_occlusion" and not has_weights(weightless(package.architecture)):
         raise ConfigError(
             f"method {config.method}: {package.architecture.architecture} has no weights, and so no gradients; take "
             "band_occlusion"
         )
     if config.features and config.method != "grad_cam":
         raise ConfigError(f"features: only grad_cam looks at them, got method {config.method}; leave it out")
-
-
-def _has_weights(package: ModelPackage) -> bool:
-    """False of a classic method, whose contract has no mean either."""
-    return next(weightless(package.architecture).parameters(), None) is not None
 
 
 def _item(job: _Job, masked: Masked, progress: Progress) -> ItemResult:

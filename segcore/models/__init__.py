@@ -18,10 +18,13 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "ModelConfig",
+    "axes_of",
     "build_model",
     "checked_arguments",
     "find_architecture",
+    "has_weights",
     "planes_of",
+    "strides_of",
     "takes",
     "weightless",
 ]
@@ -69,8 +72,25 @@ def planes_of(name: str, arguments: Mapping[str, Any]) -> tuple[str, int] | None
         ConfigError: if there is no such architecture, or it does not take one of the arguments.
     """
     model = weightless(ModelConfig(architecture=name, arguments={"in_channels": 1, "num_classes": 2, **arguments}))
+    axes = axes_of(model)
+    return None if len(axes) == 2 else (axes[0], strides_of(model)[1])
+
+
+def axes_of(model: nn.Module) -> tuple[str, ...]:
+    """Axes of a model's tiles, without c: y and x, with z or t before them."""
     axes: tuple[str, ...] = getattr(model, "axes", ("y", "x"))
-    return None if len(axes) == 2 else (axes[0], int(model.stride_planes))  # type: ignore[arg-type]
+    return axes
+
+
+def strides_of(model: nn.Module) -> tuple[int, int]:
+    """Of what the sides of a tile are multiples: in y and x, and in planes, of which a model of planes takes one."""
+    planes = getattr(model, "stride_planes", 1) if len(axes_of(model)) > 2 else 1
+    return int(model.stride), int(planes)  # type: ignore[arg-type]
+
+
+def has_weights(model: nn.Module) -> bool:
+    """False of a classic method, which has nothing to learn."""
+    return next(model.parameters(), None) is not None
 
 
 def checked_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import ModelConfig, build_model, find_architecture
+from segcore.models import ModelConfig, axes_of, build_model, find_architecture, strides_of
 from segcore.models.architecture import Told
 from segcore.models.arguments import ModelArguments
 from segcore.models.image_norm import standing
@@ -70,7 +70,7 @@ def missing(library: str) -> str:
 def _told(name: str) -> Told:
     model = _built(name, "meta")
     parameters = sum(weight.numel() for weight in model.parameters())
-    return Told(parameters, int(model.stride), tuple(getattr(model, "axes", ("y", "x"))))  # type: ignore[arg-type]
+    return Told(parameters, strides_of(model)[0], axes_of(model))
 
 
 def _measured_context_px(name: str) -> int | None:
@@ -103,9 +103,9 @@ def arguments_of(name: str) -> dict[str, dict[str, Any]]:
 def measured_speed(name: str, device: torch.device) -> Speed:
     """The median of a few tiles of 512 px with random weights, as the network is in use."""
     model = standing(_built(name, "cpu").eval()).to(device)
-    stride, volume = int(model.stride), len(getattr(model, "axes", "yx")) > 2  # type: ignore[arg-type]
+    (stride, stride_planes), volume = strides_of(model), len(axes_of(model)) > 2
     side = rounded_up(MEASURED_PX, stride)
-    planes = (rounded_up(MEASURED_PLANES, int(getattr(model, "stride_planes", 1))),) if volume else ()
+    planes = (rounded_up(MEASURED_PLANES, stride_planes),) if volume else ()
     tiles = torch.randn(1, BANDS, *planes, side, side, device=device)
     times = []
     for _ in range(1 + REPEATS):

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcore.errors import ConfigError
+from segcore.models import has_weights
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Group:
 
     def synced(self, model: nn.Module) -> nn.Module:
         """With batch norms that take the statistics of the whole batch."""
-        if self.size == 1 or next(model.parameters(), None) is None:
+        if self.size == 1 or not has_weights(model):
             return model
         if next(model.parameters()).device.type == "cuda":
             return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]

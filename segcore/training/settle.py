@@ -15,7 +15,16 @@ from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
 from segcore.instances.rule import NUM_PARTS
-from segcore.models import ModelConfig, build_model, checked_arguments, find_architecture, weightless
+from segcore.models import (
+    ModelConfig,
+    axes_of,
+    build_model,
+    checked_arguments,
+    find_architecture,
+    has_weights,
+    strides_of,
+    weightless,
+)
 from segcore.models.foreign import digest_of_init
 from segcore.models.package import InputContract, PackageInfo
 from segcore.models.receptive import measured
@@ -85,7 +94,7 @@ class Settled:
     @cached_property
     def learns(self) -> bool:
         """Whether the model has weights; a classic method has none."""
-        return _has_weights(weightless(self.model))
+        return has_weights(weightless(self.model))
 
     @property
     def run_id(self) -> str:
@@ -131,12 +140,12 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     data = gather(workspace, config, fold)
     _check_validated(config, data)
     check_detector(config)
-    if config.task == "instances" and not _has_weights(_of_classes(config, data)):
+    if config.task == "instances" and not has_weights(_of_classes(config, data)):
         _check_nothing_learns(config)  # before its answers are counted with those for objects
     choice = choose(config, data, device, group.size)
     model = _model_config(config, choice, data)
     network = weightless(model)
-    if _has_weights(network):
+    if has_weights(network):
         _check_tile(choice, network)
         _check_encoder(config, network)
     else:
@@ -191,10 +200,6 @@ def _of_classes(config: TrainConfig, data: TrainingData) -> nn.Module:
     return weightless(ModelConfig(architecture=config.architecture, arguments=sizes | config.arguments))
 
 
-def _has_weights(network: nn.Module) -> bool:
-    return next(network.parameters(), None) is not None
-
-
 def _check_nothing_learns(config: TrainConfig) -> None:
     """Refuse settings of how to learn for a model that has nothing to.
 
@@ -225,8 +230,8 @@ def _check_tile(choice: Choice, network: nn.Module) -> None:
     Raises:
         ConfigError: naming the nearest that it can.
     """
-    stride, stride_planes = _strides(network)
-    planes = [("tile_planes", choice.tile_planes, stride_planes)] if len(_axes(network)) > 2 else []
+    stride, stride_planes = strides_of(network)
+    planes = [("tile_planes", choice.tile_planes, stride_planes)] if len(axes_of(network)) > 2 else []
     for what, side, step in (("tile_px", choice.tile_px, stride), *planes):
         if side % step:
             nearest = max(step, round(side / step) * step)
@@ -240,34 +245,22 @@ def _check_tile(choice: Choice, network: nn.Module) -> None:
         )
 
 
-def _axes(network: nn.Module) -> tuple[str, ...]:
-    """Of its tiles, without c."""
-    axes: tuple[str, ...] = getattr(network, "axes", ("y", "x"))
-    return axes
-
-
-def _strides(network: nn.Module) -> tuple[int, int]:
-    """In y and x, and in planes."""
-    planes = getattr(network, "stride_planes", 1) if len(_axes(network)) > 2 else 1
-    return int(network.stride), int(planes)  # type: ignore[arg-type]
-
-
 def _contract(data: TrainingData, model: ModelConfig, planes: int) -> InputContract:
     """What the model will expect, and how far it looks: measured before the training, on weights of its own.
 
     One without weights gets fractions of the range of the images' type, in which its arguments are.
     """
     network = weightless(model)
-    stride, stride_planes = _strides(network)
+    stride, stride_planes = strides_of(network)
     detects = find_architecture(model.architecture).detects
     halo_px = data.objects.widest_px if detects and data.objects is not None else PREDICT_HALO_PX
     predict_px = PREDICT_TILE_PX if planes == 1 else PREDICT_TILE_PX // 2
     mean, std = data.mean, data.std
-    if not _has_weights(network):
+    if not has_weights(network):
         top = float(np.iinfo(data.dtype).max) if np.issubdtype(data.dtype, np.integer) else 1.0
         mean, std = (0.0,) * len(data.mean), (top,) * len(data.mean)
     contract = InputContract(
-        axes=_axes(network),
+        axes=axes_of(network),
         tile_planes=planes,
         halo_planes=0 if planes == 1 else rounded_up(planes // 4, stride_planes),
         stride_planes=stride_planes,
