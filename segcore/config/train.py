@@ -36,6 +36,9 @@ class TrainConfig(StageConfig):
     not given."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of channels that the coarser half of a network drops in training; what predict's `samples` need."""
+    norm_noise: float = Field(default=0.2, ge=0, le=1)
+    """How far, in deviations, image norms take the statistics of half of the tiles to be off in training, so that
+    images unlike all of these are met better; 0 = not at all."""
     init: str | None = None
     """Weights to begin with: a model in the workspace, the path of a model package, or a .safetensors file; layers that
     differ in shape (the last one, where the classes differ) begin anew, and are named."""

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from segcore.config.train import TrainConfig
 
 SEARCHABLE = (
-    *("architecture", "arguments", "channels", "dropout", "freeze", "tile_px", "tile_planes", "batch", "accumulate"),
+    *("architecture", "arguments", "channels", "dropout", "norm_noise", "freeze"),
+    *("tile_px", "tile_planes", "batch", "accumulate"),
     *("sampling", "foreground_share", "weights"),
     *("loss", "class_weighting", "class_weights", "label_smoothing"),
     *("optimizer", "learning_rate", "weight_decay", "schedule", "warm_up", "ema", "max_gradient"),

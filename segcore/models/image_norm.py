@@ -3,6 +3,10 @@
     training    a tile's own mean and deviation, channel by channel: instance norm (Ulyanov et al., 2016)
     prediction  those of a sample of the whole image, the same for all of its tiles
 
+A tile's statistics are not quite those of its image, and those of tomorrow's images are like none of today's: so in
+training they are varied at random (Li et al., "Uncertainty Modeling for Out-of-Distribution Generalization", 2022, who
+take the spread of the batch for the range; here it is given, since a batch is a few tiles).
+
 Images of one set differ in light, stain and scanner more than a normalisation by the set can take in. Instance norm
 does, but gives a pixel other logits in every tile. With the statistics of the image in their places they stand still:
 what is left is a batch norm, which is folded into its convolution, and a mask that is the same however it is cut.
@@ -10,12 +14,17 @@ Statistics taken at the time of prediction: Nado et al., "Evaluating Prediction-
 """
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 EPS = 1e-5
+EXACT = 0.5
+"""Share of the tiles whose statistics are left as they are."""
 
 
 class ImageNorm(nn.Module):
@@ -26,14 +35,30 @@ class ImageNorm(nn.Module):
         self.dims = dims
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.noise: torch.Tensor | None = None
+        """(N, 2, channels), while `varied` lasts: by how many deviations each tile's mean is off, and the logarithm of
+        its deviation."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, channels, ...) -> the same shape."""
+        weights, biases = self._of_tiles(len(features))
         if self.training and features.device.type == "cpu":
             # Group norm's backward pass is three times slower there, with the channels last.
-            tiles = torch.split(features, 1)
-            return torch.cat([F.batch_norm(tile, None, None, self.weight, self.bias, True, 0.0, EPS) for tile in tiles])
-        return F.group_norm(features, len(self.weight), self.weight, self.bias, EPS)
+            tiles = zip(torch.split(features, 1), weights, biases, strict=True)
+            return torch.cat([F.batch_norm(tile, None, None, w, b, True, 0.0, EPS) for tile, w, b in tiles])
+        if self.noise is None:
+            return F.group_norm(features, len(self.weight), self.weight, self.bias, EPS)
+        shape = (*weights.shape, *(1,) * self.dims)
+        return F.group_norm(features, len(self.weight), eps=EPS) * weights.view(shape) + biases.view(shape)
+
+    def _of_tiles(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias for each tile, (N, channels): statistics that are off are the same as these being so."""
+        if self.noise is None:
+            return self.weight.expand(number, -1), self.bias.expand(number, -1)
+        assert len(self.noise) == number, f"noise is for {len(self.noise)} tiles, got {number}"
+        shift, scale = self.noise.unbind(1)
+        weights = self.weight * torch.exp(scale)
+        return weights, self.bias - weights * shift
 
     def standing(self) -> nn.BatchNorm2d | nn.BatchNorm3d:
         """A batch norm with the same weights, in evaluation mode; its statistics are to be given."""
@@ -46,6 +71,34 @@ class ImageNorm(nn.Module):
 def has_image_norm(model: nn.Module) -> bool:
     """Whether it can be adapted."""
     return any(isinstance(module, ImageNorm) for module in model.modules())
+
+
+@contextmanager
+def varied(model: nn.Module, amount: float, seeds: Sequence[tuple[int, ...]]) -> Iterator[None]:
+    """While it lasts, image norms take the statistics of each tile to be a little other than they are.
+
+    Args:
+        model: with image norms or without.
+        amount: deviation of what is drawn, in deviations of the features; 0 = nothing happens.
+        seeds: one for each tile of the batch: the same draws, whichever process has the tile.
+    """
+    norms = [module for module in model.modules() if isinstance(module, ImageNorm)] if amount else []
+    if norms:
+        sizes = [2 * len(norm.weight) for norm in norms]
+        drawn = np.stack([_drawn(seed, sum(sizes)) for seed in seeds])
+        noise = (amount * torch.from_numpy(drawn)).to(norms[0].weight.device)
+        for norm, part in zip(norms, torch.split(noise, sizes, dim=1), strict=True):
+            norm.noise = part.view(len(seeds), 2, -1)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.noise = None
+
+
+def _drawn(seed: tuple[int, ...], number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    random = np.random.default_rng(seed)
+    return random.standard_normal(number, np.float32) * np.float32(random.random() >= EXACT)
 
 
 def standing(model: nn.Module) -> nn.Module:

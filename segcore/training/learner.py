@@ -16,6 +16,7 @@ from segcore.inference.dropout import has_dropout
 from segcore.inference.precision import faster_formats
 from segcore.models import ModelConfig, build_model, find_architecture
 from segcore.models.foreign import begin_with
+from segcore.models.image_norm import varied
 from segcore.models.layout import channels_last, laid_out
 from segcore.sampling import Truth
 from segcore.store import Workspace
@@ -70,7 +71,7 @@ class Learner:
         of_classes = SegmentationLoss(choice.loss, weights, config.label_smoothing)
         self._loss = of_classes if choice.objects is None else ObjectLoss(of_classes, choice.objects)
         self._mixes = choice.augments.shares.get("mixup", 0.0) > 0
-        self._ema, self._max_gradient = config.ema, config.max_gradient
+        self._ema, self._max_gradient, self._norm_noise = config.ema, config.max_gradient, config.norm_noise
         self._frozen = False
         self.skipped = 0
         """Steps in a row that changed nothing, since their gradient was not finite."""
@@ -146,9 +147,10 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         with self._drawing(number):
-            for batch in batches:
-                loss = self._loss_of(batch) / len(batches)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            for place, batch in enumerate(batches):
+                with varied(self.model, self._norm_noise, self._seeds(number, place, len(batch.tiles))):
+                    loss = self._loss_of(batch) / len(batches)
+                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         self._group.sum_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimizer)
@@ -163,6 +165,11 @@ class Learner:
             self._restore_statistics()
         self.skipped = 0 if is_finite else self.skipped + 1
         return total
+
+    def _seeds(self, number: int, place: int, own: int) -> list[tuple[int, ...]]:
+        """Of the tiles of a batch that are this process's own: by seed, step, and place in the whole step."""
+        first = (place * self._group.size + self._group.rank) * own
+        return [(self._seed, number, first + tile) for tile in range(own)]
 
     def _loss_of(self, batch: Augmented) -> torch.Tensor:
         tiles = batch.tiles.contiguous(memory_format=channels_last(batch.tiles.ndim))

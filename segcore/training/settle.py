@@ -41,7 +41,7 @@ PREDICT_HALO_PX, MAX_HALO_PX = 32, 256
 SLIM = 4
 """Channels of each stage where only the reach of a network is measured."""
 LEARNING = {
-    *("task", "channels", "dropout", "init", "unsafe_weights", "freeze", "tile_px", "tile_planes"),
+    *("task", "channels", "dropout", "norm_noise", "init", "unsafe_weights", "freeze", "tile_px", "tile_planes"),
     *("batch", "accumulate", "minutes", "max_steps", "sampling", "foreground_share", "weights"),
     *("validate_every", "patience"),
     *("loss", "class_weighting", "class_weights", "label_smoothing"),

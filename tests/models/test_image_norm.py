@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segcore.models import ModelConfig, build_model
-from segcore.models.image_norm import ImageNorm, adapted, has_image_norm, standing
+from segcore.models.image_norm import ImageNorm, adapted, has_image_norm, standing, varied
 from segcore.models.receptive import ReceptiveField, receptive_field
 
 
@@ -34,6 +34,44 @@ def test_by_itself_it_is_instance_norm(shape: tuple[int, ...], learns: bool) -> 
             towards = torch.randn(shape)
             gradients = [torch.autograd.grad(made, (features, norm.weight), towards) for made in (found, expected)]
             torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("shape", [(3, 4, 8, 6), (3, 4, 3, 8, 6)], ids=["plane", "volume"])
+def test_varied_it_takes_the_statistics_of_a_tile_to_be_off(shape: tuple[int, ...], learns: bool) -> None:
+    norm = ImageNorm(4, len(shape) - 2).train(learns)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.uniform_(-1, 1)
+    features, seeds = torch.randn(shape) * 3 + 5, [(7, 0, tile) for tile in range(3)]
+    with varied(norm, 0.5, seeds):
+        assert norm.noise is not None
+        noise, found = norm.noise, norm(features)
+    axes, wide = tuple(range(2, len(shape))), (3, 4, *(1,) * (len(shape) - 2))
+    variance, mean = torch.var_mean(features, axes, correction=0, keepdim=True)
+    deviation = variance.sqrt()
+    mean, deviation = mean + deviation * noise[:, 0].view(wide), deviation * torch.exp(-noise[:, 1].view(wide))
+    flat = (1, 4, *wide[2:])
+    expected = (features - mean) / deviation * norm.weight.view(flat) + norm.bias.view(flat)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert norm.noise is None
+
+
+def test_what_is_drawn_for_a_tile_is_its_own_whatever_else_is_in_the_batch() -> None:
+    norms = nn.Sequential(ImageNorm(4, 2), ImageNorm(6, 2))
+    seeds = [(3, 0, tile) for tile in range(400)]
+
+    def drawn(chosen: list[tuple[int, int, int]]) -> torch.Tensor:
+        with varied(norms, 0.2, chosen):
+            return torch.cat([norm.noise.flatten(1) for norm in norms if norm.noise is not None], dim=1)
+
+    everything = drawn(seeds)
+    assert torch.equal(drawn(seeds[7:9]), everything[7:9])
+    exact = (everything == 0).all(dim=1)
+    assert 0.4 < exact.float().mean() < 0.6
+    assert everything[~exact].std() == pytest.approx(0.2, rel=0.05)
+    with varied(norms, 0.0, seeds):
+        assert norms[0].noise is None
 
 
 def test_adapted_it_normalises_by_the_sample_and_a_tile_says_nothing_of_its_own() -> None:

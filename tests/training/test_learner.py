@@ -57,6 +57,19 @@ def test_pixels_without_a_value_in_any_band_become_the_mean() -> None:
     assert learner().to_input(pixels)[0, 0, 0, 0] == -1.5
 
 
+def test_noise_on_the_statistics_is_of_seed_step_and_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    real = learner_module.varied
+
+    def heard(model: Any, amount: float, seeds: Any) -> Any:
+        asked.append((amount, list(seeds)))
+        return real(model, amount, seeds)
+
+    monkeypatch.setattr(learner_module, "varied", heard)
+    learner(seed=5, norm_noise=0.3).step([batch(0), batch(1)], 1e-3, 8)
+    assert asked == [(0.3, [(5, 8, 0), (5, 8, 1)]), (0.3, [(5, 8, 2), (5, 8, 3)])]
+
+
 def test_weights_come_from_the_seed_alone_and_leave_the_global_generator() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
