@@ -53,14 +53,23 @@ def put_label(
     version: int = 0,
     attributes: dict[str, Any] | None = None,
     axes: tuple[str, ...] = ("y", "x"),
+    base_level: int = 0,
 ) -> None:
     """A target, mask or `valid`; another `version` is another plan, and overwrites."""
-    fill = 0 if name == "valid" else int(np.iinfo(ids.dtype).max)
-    dtype, ngff = str(ids.dtype), workspace.ngff_of(image_id)
-    spec = PyramidSpec(axes=axes, shape=ids.shape, dtype=dtype, kind="mask", fill=fill, shard_px=256, ngff=ngff)
+    spec = PyramidSpec(
+        axes=axes,
+        shape=ids.shape,
+        dtype=str(ids.dtype),
+        kind="mask",
+        fill=0 if name == "valid" else int(np.iinfo(ids.dtype).max),
+        shard_px=256,
+        ngff=workspace.ngff_of(image_id),
+        base_level=base_level,
+    )
     with Staging.begin(workspace, image_id, name, {"version": version}, spec, overwrite=True) as staging:
         staging.put_all(ids)
-        staging.finish({"digest": f"{name}-{version}"} | (attributes or {}), classes=classes or default_classes(2))
+        own = {"digest": f"{name}-{version}", "base_level": base_level}
+        staging.finish(own | (attributes or {}), classes=classes or default_classes(2))
 
 
 def put_objects(

@@ -56,10 +56,13 @@ class ExportConfig(StageConfig):
     """Model id in the workspace (the mask's name), or the path of a model package."""
     output: str
     """Folder to write to."""
-    format: Literal["geotiff", "png", "geojson"] = "geotiff"
-    """File format; `geojson` holds one polygon per region."""
+    format: Literal["geotiff", "cog", "png", "ome-tiff", "ome-zarr", "nifti", "dicom-seg", "geojson"] = "geotiff"
+    """File format; `geojson` holds one polygon per region, `ome-zarr` is a folder (version 0.4, for QuPath)."""
     coordinates: Literal["auto", "crs"] = "auto"
     """Of a GeoJSON: `auto` = longitude and latitude (pixels without a CRS); `crs` = the image's own CRS."""
+    dicom_segmentation: Literal["binary", "labelmap"] = "binary"
+    """Of a DICOM SEG: `binary` = one frame per class and plane, which every viewer reads; `labelmap` = one per plane,
+    far smaller."""
     images: tuple[str, ...] = ()
     """Image ids; none = every image that has the mask."""
     overwrite: bool = False

@@ -1,24 +1,24 @@
 """Export: chooses the masks and the place, and lets the writer of the format do the rest.
 
-A file is written beside its place under another name and renamed (or, to a remote folder, uploaded) when it
-is whole, so that nobody meets half of one. Its name is the image's id, never something from the source. Which
-mask it holds is stamped into it, so that a rerun keeps what is right and never takes an old mask for a new one.
+A file is written beside its place and moved there (or, to a remote folder, uploaded) when it is whole, so that
+nobody meets half of one. Its name is the image's id, never something from the source. Which mask it holds is stamped
+into it, so that a rerun keeps what is right and never takes an old mask for a new one.
 """
 
-import contextlib
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
+from segcore.export.dicom_seg import dicom_seg_stamp, write_dicom_seg
 from segcore.export.geojson import geojson_stamp, write_geojson
-from segcore.export.geotiff import geotiff_stamp, write_geotiff
+from segcore.export.geotiff import geotiff_stamp, write_cog, write_geotiff
+from segcore.export.nifti import nifti_stamp, write_nifti
+from segcore.export.ome_tiff import ome_tiff_stamp, write_ome_tiff
+from segcore.export.ome_zarr import MARK, ome_zarr_stamp, write_ome_zarr
+from segcore.export.output import Output
 from segcore.export.png import png_stamp, write_png
 from segcore.export.stamp import stamp
 from segcore.measure import Peak
@@ -35,9 +35,20 @@ StampReader = Callable[[IO[bytes]], str | None]
 
 FORMATS: dict[str, tuple[str, Writer, StampReader]] = {
     "geotiff": (".tif", write_geotiff, geotiff_stamp),
+    "cog": (".tif", write_cog, geotiff_stamp),
     "png": (".png", write_png, png_stamp),
+    "ome-tiff": (".ome.tif", write_ome_tiff, ome_tiff_stamp),
+    "ome-zarr": (".ome.zarr", write_ome_zarr, ome_zarr_stamp),
+    "nifti": (".nii.gz", write_nifti, nifti_stamp),
+    "dicom-seg": (".dcm", write_dicom_seg, dicom_seg_stamp),
     "geojson": (".geojson", write_geojson, geojson_stamp),
 }
+
+STACKS = {"ome-tiff": "zt", "ome-zarr": "zt", "nifti": "z", "dicom-seg": "z"}
+"""Formats that hold more than one plane, and along which axes; the others hold (y, x)."""
+
+MARKS: dict[str, str] = {"ome-zarr": MARK}
+"""Formats that are folders, and the file in them that is written last and holds the stamp."""
 
 
 def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
@@ -55,7 +66,7 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
         workspace = Workspace.open(config.workspace)
         name = mask_name(workspace, config.model)
         chosen = select(workspace, name, config.images)
-        output = _Output(config.output)
+        output = Output(config.output)
         progress.start("export", len(chosen), "images")
         items = []
         for masked in chosen:
@@ -74,20 +85,20 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
     )
 
 
-def _export_item(masked: Masked, output: "_Output", config: ExportConfig) -> ItemResult:
+def _export_item(masked: Masked, output: Output, config: ExportConfig) -> ItemResult:
     suffix, write, read_stamp = FORMATS[config.format]
     name = file_name(masked.image_id, suffix)
     path = output.describe(name)
     try:
         image, mask = masked.opened()
-        _check_plane(image, mask)
+        _check_shape(image, mask, config.format)
+        mark = MARKS.get(config.format)
         if not config.overwrite and output.exists(name):
-            with output.open(name) as stream:
-                if read_stamp(stream) != stamp(mask, config):
-                    raise StoreError(f"{path} holds another mask, or other coordinates; --overwrite replaces it")
+            if not _holds(output, name if mark is None else f"{name}/{mark}", read_stamp, stamp(mask, config)):
+                raise StoreError(f"{path} holds another mask, or other coordinates; --overwrite replaces it")
             reason = f"{path} holds this mask already"
             return ItemResult(state="skipped", image=image.image_id, path=path, details={"reason": reason})
-        with output.place(name) as temporary:
+        with output.place(name, mark) as temporary:
             details = write(image, mask, temporary, config)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
@@ -102,69 +113,27 @@ def file_name(image_id: str, suffix: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".-") + suffix
 
 
-def _check_plane(image: Image, mask: Label) -> None:
-    if mask.axes != ("y", "x"):
-        raise StoreError(f"image {image.image_id}: export writes masks with the axes (y, x), got {mask.axes}")
-    level = mask.base_level
-    if mask.shape() != image.shape(level)[-2:]:
+def _holds(output: Output, name: str, read_stamp: StampReader, wanted: str) -> bool:
+    """True if there is a file with the wanted stamp."""
+    if not output.exists(name):
+        return False
+    with output.open(name) as stream:
+        return read_stamp(stream) == wanted
+
+
+def _check_shape(image: Image, mask: Label, file_format: str) -> None:
+    """Refuse a mask that the format cannot hold, or that is not its image's."""
+    more = mask.axes[:-2]
+    if not set(more) <= set(STACKS.get(file_format, "")):
+        fitting = [name for name, axes in STACKS.items() if set(more) <= set(axes)]
         raise StoreError(
-            f"image {image.image_id}: mask {mask.name} has sides {mask.shape()}, expected the image's "
-            f"{image.shape(level)[-2:]} at level {level}"
+            f"image {image.image_id}: {file_format} holds no masks with the axes ({', '.join(mask.axes)}); "
+            f"export it as {' or '.join([', '.join(fitting[:-1]), fitting[-1]] if len(fitting) > 1 else fitting)}"
         )
-
-
-class _Output:
-    """The folder that is exported to: local, or remote through fsspec."""
-
-    def __init__(self, uri: str) -> None:
-        try:
-            self._remote, self._root = fsspec.core.url_to_fs(uri)
-            self._folder = None if "://" in uri and not uri.startswith("file://") else Path(self._root)
-            if self._folder is not None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError, ImportError) as error:
-            raise StoreError(f"output {uri}: cannot be used as a folder ({' '.join(str(error).split())})") from error
-        self._uri = uri.rstrip("/")
-
-    def describe(self, name: str) -> str:
-        return str(self._folder / name) if self._folder is not None else f"{self._uri}/{name}"
-
-    def exists(self, name: str) -> bool:
-        return bool(self._remote.exists(f"{self._root}/{name}"))
-
-    def open(self, name: str) -> IO[bytes]:
-        stream: IO[bytes] = self._remote.open(f"{self._root}/{name}", "rb")
-        return stream
-
-    @contextlib.contextmanager
-    def place(self, name: str) -> Iterator[Path]:
-        """A path to write to; what is there at the end takes its place in one step, or, on an error, goes away."""
-        suffix = Path(name).suffix
-        handle, raw = tempfile.mkstemp(prefix=".segcore-", suffix=suffix, dir=self._folder)
-        os.close(handle)
-        temporary = Path(raw)
-        try:
-            yield temporary
-            if self._folder is None:
-                self._remote.put_file(str(temporary), f"{self._root}/{name}")
-            else:
-                _sync(temporary)
-                temporary.chmod(0o666 & ~_umask())
-                temporary.replace(self._folder / name)
-                _sync(self._folder)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    level = mask.base_level
+    expected = tuple(n for axis, n in zip(image.axes, image.shape(level), strict=True) if axis != "c")
+    if mask.shape() != expected:
+        raise StoreError(
+            f"image {image.image_id}: mask {mask.name} has sides {mask.shape()}, expected the image's {expected} "
+            f"at level {level}"
+        )

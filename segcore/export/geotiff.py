@@ -1,12 +1,21 @@
-"""GeoTIFF: a mask as a tiled, compressed TIFF over its source. Written window by window: memory does not grow."""
+"""GeoTIFF: a mask as a tiled, compressed TIFF over its source, plain or cloud-optimised (COG).
+
+    levels of the mask --window by window--> a plain TIFF each --GDAL copies--> one file with overviews
+
+The overviews are the mask's own levels. GDAL makes its own from blocks that are a little off in an image with odd
+sides, and lets no one else write them, but copies those of a virtual dataset. Memory does not grow with the image.
+"""
 
 import contextlib
+import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import rasterio
+import rasterio.shutil
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
@@ -14,8 +23,8 @@ from rasterio.windows import Window as RasterWindow
 
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
-from segcore.export.stamp import KEY, stamp
-from segcore.geometry import Grid
+from segcore.export.stamp import KEY, LINEAGE, lineage, stamp
+from segcore.geometry import Grid, level_shapes
 from segcore.spatial import METERS_PER_UNIT, Georef, Spacing
 from segcore.store import Image, Label
 
@@ -26,47 +35,97 @@ CACHE_MIB = 64
 
 
 def write_geotiff(image: Image, mask: Label, path: Path, config: ExportConfig) -> dict[str, Any]:
-    """Write a mask with the CRS and transform of its source, its colours, and `ignore` as nodata.
+    """Write a mask with the CRS and transform of its source, its colours, overviews, and `ignore` as nodata.
 
-    Its size is the source's, or that of the level at which the mask was made, whose transform it then has.
-    Class names are tags of the band: `CLASS_<id>`. Of objects the ids are written, and 0 is nodata. Without a
-    georeference the resolution comes from the spacing.
+    Its size is the source's, or that of the level at which the mask was made, whose transform it then has. Overviews
+    hold the most frequent class of a block. Class names are tags of the band: `CLASS_<id>`. Of objects the ids are
+    written, 0 is nodata, and overviews take the nearest. Without a georeference the resolution comes from the spacing.
 
     Raises:
         StoreError: if the CRS cannot be understood, or the file not be written.
     """
+    sides = {"TILED": "YES", "BLOCKXSIZE": BLOCK_PX, "BLOCKYSIZE": BLOCK_PX}
+    return _write(image, mask, path, config, driver="GTiff", COPY_SRC_OVERVIEWS="YES", **sides)
+
+
+def write_cog(image: Image, mask: Label, path: Path, config: ExportConfig) -> dict[str, Any]:
+    """Write a cloud-optimised GeoTIFF: what `write_geotiff` writes, in the order in which a reader over HTTP wants it.
+
+    Raises:
+        StoreError: if the CRS cannot be understood, or the file not be written.
+    """
+    return _write(image, mask, path, config, driver="COG", BLOCKSIZE=BLOCK_PX)
+
+
+def _write(image: Image, mask: Label, path: Path, config: ExportConfig, **options: Any) -> dict[str, Any]:
+    """Write each level, and let GDAL's driver make one file of them."""
     height, width = mask.shape()
-    spacing = image.spacing and image.spacing.at_level(mask.base_level)
-    georef = image.georef and image.georef.at_level(mask.base_level)
-    profile: dict[str, Any] = {
+    profile = {
         "driver": "GTiff",
         "dtype": mask.dtype.name,
         "count": 1,
-        "height": height,
-        "width": width,
         "nodata": 0 if mask.tells_objects else mask.ignore,
         "tiled": True,
         "blockxsize": BLOCK_PX,
         "blockysize": BLOCK_PX,
         "compress": "deflate",
+        "zlevel": 1,
         "bigtiff": "if_safer",
-        **georeference(georef, f"image {image.image_id}"),
     }
+    georef = image.georef and image.georef.at_level(mask.base_level)
+    num_levels = len(level_shapes((height, width), (True, True)))
+    scratch = path.parent / f"{path.stem}.levels"
+    scratch.mkdir()
     try:
-        with _quiet(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB), rasterio.open(path, "w", **profile) as sink:
-            sink.update_tags(**_resolution(georef, spacing), SEGCORE_MASK=mask.name)
-            sink.update_tags(**{KEY: stamp(mask, config)})
-            sink.update_tags(1, **{f"CLASS_{info.id}": info.name for info in mask.classes})
-            if not mask.tells_objects:
-                sink.write_colormap(1, {info.id: (*info.color, 255) for info in mask.classes})
-            grid = Grid((height, width), (WINDOW_PX, WINDOW_PX))
-            for index in grid.indices():
-                window = grid.window(index)
-                (top, left), (rows, columns) = window.start, window.shape
-                sink.write(mask.read(window), 1, window=RasterWindow(left, top, columns, rows))
+        with _quiet(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
+            for level in range(num_levels):
+                placed = {} if level else georeference(georef, f"image {image.image_id}")
+                with rasterio.open(scratch / f"{level}.tif", "w", **_sides(mask, level), **placed, **profile) as sink:
+                    if level == 0:
+                        _describe(sink, image, mask, config)
+                    _fill(sink, mask, level)
+            whole = _joined(scratch, num_levels)
+            rasterio.shutil.copy(whole, path, COMPRESS="DEFLATE", BIGTIFF="IF_SAFER", **options)
     except RasterioError as error:
-        raise StoreError(f"image {image.image_id}: cannot be written as GeoTIFF ({error})") from error
-    return {"width": width, "height": height}
+        raise StoreError(f"image {image.image_id}: cannot be written as {config.format} ({error})") from error
+    shutil.rmtree(scratch)
+    return {"width": width, "height": height, "overviews": num_levels - 1}
+
+
+def _sides(mask: Label, level: int) -> dict[str, int]:
+    height, width = mask.shape(level)
+    return {"height": height, "width": width}
+
+
+def _describe(sink: Any, image: Image, mask: Label, config: ExportConfig) -> None:
+    """Everything but the pixels, of the finest level."""
+    spacing = image.spacing and image.spacing.at_level(mask.base_level)
+    sink.update_tags(**_resolution(image.georef, spacing), SEGCORE_MASK=mask.name)
+    sink.update_tags(**{KEY: stamp(mask, config), LINEAGE: json.dumps(lineage(image, mask))})
+    sink.update_tags(1, **{f"CLASS_{info.id}": info.name for info in mask.classes})
+    if not mask.tells_objects:
+        sink.write_colormap(1, {info.id: (*info.color, 255) for info in mask.classes})
+
+
+def _fill(sink: Any, mask: Label, level: int) -> None:
+    grid = Grid(mask.shape(level), (WINDOW_PX, WINDOW_PX))
+    for index in grid.indices():
+        window = grid.window(index)
+        (top, left), (rows, columns) = window.start, window.shape
+        sink.write(mask.read(window, level), 1, window=RasterWindow(left, top, columns, rows))
+
+
+def _joined(scratch: Path, num_levels: int) -> Path:
+    """A virtual dataset of the finest level, with the others as its overviews."""
+    path = scratch / "all.vrt"
+    rasterio.shutil.copy(scratch / "0.tif", path, driver="VRT")
+    overviews = "".join(
+        f'<Overview><SourceFilename relativeToVRT="1">{level}.tif</SourceFilename><SourceBand>1</SourceBand></Overview>'
+        for level in range(1, num_levels)
+    )
+    end = "</VRTRasterBand>"
+    path.write_text(path.read_text("utf-8").replace(end, overviews + end), "utf-8")
+    return path
 
 
 def geotiff_stamp(stream: IO[bytes]) -> str | None:

@@ -1,5 +1,6 @@
 """PNG: a mask as a picture with a palette, whose pixel values stay the class ids."""
 
+import json
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from segcore.classes import IGNORE
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
-from segcore.export.stamp import KEY, stamp
+from segcore.export.stamp import KEY, LINEAGE, lineage, stamp
 from segcore.geometry import Grid
 from segcore.store import Image, Label
 
@@ -49,6 +50,7 @@ def write_png(image: Image, mask: Label, path: Path, config: ExportConfig) -> di
     picture.putpalette(palette.tobytes())
     text = PngInfo()
     text.add_text(KEY, stamp(mask, config))
+    text.add_text(LINEAGE, json.dumps(lineage(image, mask)))
     picture.save(path, "PNG", transparency=IGNORE, pnginfo=text)
     return {"width": width, "height": height}
 

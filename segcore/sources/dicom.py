@@ -26,7 +26,7 @@ from segcore.sources.base import (
 )
 from segcore.sources.dicom_files import MAGIC, PREAMBLE_BYTES, DicomFile, is_plain_code, library
 from segcore.sources.dicom_pixels import rescaled, result_dtype
-from segcore.sources.dicom_series import Stack, stacked
+from segcore.sources.dicom_series import Slice, Stack, stacked
 from segcore.sources.files import MEMBER, SourceFile
 from segcore.sources.joined import Joined, OpenSource
 
@@ -80,6 +80,11 @@ class DicomSource(Source):
             num_bytes=sum(one.file.num_bytes for one in found),
             details=_details(found, stack, ignored, why and f"frames are along {axis}: {why}"),
         )
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """The planes in the order of the image's: which file and frame each one is."""
+        return self._slices
 
     def _is_index(self, found: DicomFile) -> bool:
         return self._indexed and found.photometric == "PALETTE COLOR"

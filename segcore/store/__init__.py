@@ -8,6 +8,7 @@ from segcore.store.places import instances_name, is_instances, layer_name, mask_
 from segcore.store.plan import Ending, PlanState, latest_plan, plan_difference, plan_digest, seal, unseal
 from segcore.store.pyramid import UNIT_SHARDS, Ngff, PyramidSpec, fitting_shard_px
 from segcore.store.staging import Staging
+from segcore.store.standalone import standalone_label
 from segcore.store.unit import Quarter, UnitWriter
 from segcore.store.verify import Problem, verify, verify_array, verify_common
 from segcore.store.withdraw import withdraw_labels
@@ -44,6 +45,7 @@ __all__ = [
     "rebuild_label_list",
     "restore_state",
     "seal",
+    "standalone_label",
     "unseal",
     "verify",
     "verify_array",

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from segcore.classes import IGNORE, ClassInfo
 from segcore.geometry import Ints, Window
 from segcore.nodata import missing
+from segcore.sources import Joined
 from segcore.spatial import Georef, Spacing
 from segcore.store.arrays import Reader, open_array
-from segcore.store.linked import LinkedLevel, located
+from segcore.store.linked import LinkedLevel, located, source_of
 from segcore.store.objects import Objects
 from segcore.store.places import array_prefix
 from segcore.store.plan import plan_digest
@@ -99,6 +100,11 @@ class _Pyramid:
     def source(self) -> str:
         """URI of the user's own file."""
         return str(self.attributes.get("source", ""))
+
+    @property
+    def reopened(self) -> str | Joined:
+        """What `open_source` takes to read the source again: its copy in the workspace, where there is one."""
+        return self.source if self._link is None else source_of(located(self._link, self._objects))
 
     @property
     def split(self) -> str | None:
