@@ -123,6 +123,7 @@ def children_kept() -> Iterator[None]:
 
     How a pool starts and ends its children is shown in test_isolation.py.
     """
+    from segcore.export import dicom_headers
     from segcore.ingest import run
 
     pools: dict[Any, KeptPool] = {}
@@ -136,6 +137,7 @@ def children_kept() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "ChildPool", kept)
+        patch.setattr(dicom_headers, "ChildPool", kept)
         yield
     for pool in pools.values():
         pool.close()

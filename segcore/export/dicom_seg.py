@@ -58,7 +58,7 @@ def write_dicom_seg(image: Image, mask: Label, path: Path, config: ExportConfig)
         headers, order = [slide_header(image, grid.shape)], [0]
         tiled = {"tile_pixel_array": True, "tile_size": (TILE_PX, TILE_PX)}
     else:
-        (headers, order), tiled = volume_headers(image, grid.num_planes), {}
+        (headers, order), tiled = volume_headers(image, grid), {}
     numbers = _numbers(image, mask, grid, classes)[order]
     described = [_description(n, info, image, mask, config) for n, info in enumerate(classes, 1)]
     with warnings.catch_warnings():

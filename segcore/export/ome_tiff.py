@@ -1,11 +1,18 @@
 """OME-TIFF: a mask as a tiled, pyramidal TIFF for QuPath, ASAP and others; written tile by tile.
 
-Planes (z or t) are pages, coarser levels their SubIFDs, as Bio-Formats writes and reads them. The pixels are ids, not
-colours: names and colours of the classes stand in the XML, with the mask's lineage.
+Planes (z or t) are pages, coarser levels their SubIFDs, as Bio-Formats writes and reads them. Of a single plane each
+level has a second directory, of the same tiles, among the pages: OpenSlide and ASAP look for levels there alone.
+
+    first page --next--> level 1 --next--> level 2     pages
+        +--SubIFDs-----> level 1,          level 2     of the same tiles
+
+The pixels are ids, not colours: names and colours of the classes stand in the XML, with the mask's lineage.
 Source: OME-TIFF specification 2016-06, "Storing pyramidal images in OME-TIFF".
 """
 
+import os
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +24,8 @@ import tifffile
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.stamp import KEY, lineage, stamp
-from segcore.geometry import Grid, level_shapes
+from segcore.geometry import Grid, level_shapes, rounded_up
+from segcore.spatial import METERS_PER_UNIT
 from segcore.store import Image, Label
 
 TILE_PX = 512
@@ -53,18 +61,17 @@ def write_ome_tiff(image: Image, mask: Label, path: Path, config: ExportConfig) 
     how: dict[str, Any] = {
         "dtype": mask.dtype,
         "tile": (TILE_PX, TILE_PX),
-        "compression": "deflate",
+        "compression": "zlib",
         "photometric": "minisblack",
         "maxworkers": 1,
     }
     with tifffile.TiffWriter(path, bigtiff=num_bytes > BIG_BYTES, ome=True) as sink:
         for level, shape in enumerate(shapes):
-            own = (
-                {"subfiletype": 1}
-                if level
-                else {"subifds": len(shapes) - 1, "metadata": _metadata(image, mask, config)}
-            )
-            sink.write(_tiles(mask, level), shape=shape, **how, **own)
+            first = {"subifds": len(shapes) - 1, "metadata": _metadata(image, mask, config)}
+            own = {"subfiletype": 1} if level else first
+            sink.write(_tiles(mask, level), shape=shape, **how, **own, **_resolution(image, mask, level))
+    if len(mask.axes) == 2:
+        _chain_levels(path)
     return {"width": mask.shape()[-1], "height": mask.shape()[-2], "levels": len(shapes)}
 
 
@@ -76,6 +83,38 @@ def _tiles(mask: Label, level: int) -> Iterator[npt.NDArray[Any]]:
         pixels = mask.read(grid.window(index), level)[(0,) * (len(shape) - 2)]
         missing = [(0, TILE_PX - side) for side in pixels.shape]
         yield np.pad(pixels, missing) if any(after for _, after in missing) else pixels
+
+
+def _chain_levels(path: Path) -> None:
+    """Append a second directory of each level, of the same tiles, as the page after the one before it."""
+    with tifffile.TiffFile(path, mode="r+") as found:
+        file, kind, first = found.filehandle, found.tiff, found.pages.first
+
+        def table(offset: int) -> bytes:
+            """Number of tags, and the tags; the offset of the next directory follows."""
+            file.seek(offset)
+            head: bytes = file.read(kind.tagnosize)
+            return head + bytes(file.read(struct.unpack(kind.tagnoformat, head)[0] * kind.tagsize))
+
+        link = first.offset + len(table(first.offset))
+        for offset in first.subifds or ():
+            copy = table(offset)
+            file.seek(0, os.SEEK_END)
+            place = rounded_up(file.tell(), 2)  # where a word may begin
+            file.seek(place)
+            file.write(copy + struct.pack(kind.offsetformat, 0))
+            file.seek(link)
+            file.write(struct.pack(kind.offsetformat, place))
+            link = place + len(copy)
+
+
+def _resolution(image: Image, mask: Label, level: int) -> dict[str, Any]:
+    """TIFF's pixels per centimetre, for those who read no XML."""
+    spacing = image.spacing and image.spacing.at_level(mask.base_level + level)
+    if spacing is None or spacing.unit not in METERS_PER_UNIT or not {"y", "x"} <= spacing.values.keys():
+        return {}
+    per_cm = [0.01 / (spacing.values[axis] * METERS_PER_UNIT[spacing.unit]) for axis in "xy"]
+    return {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
 
 
 def _metadata(image: Image, mask: Label, config: ExportConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """DICOM SEGs read back by pydicom, by highdicom and by our own reader of targets, over the source's own slices."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,15 @@ def test_what_cannot_be_a_seg_says_why(tmp_path: Path, monkeypatch: pytest.Monke
     _put(ws, image_id, np.full((3, 8, 7), 4, np.uint8))
     assert _export(ws, tmp_path).error == f"image {image_id}: mask m holds 4, which is no class"
     _put(ws, image_id, _ids(3, 8, 7), version=1)
-    sorted(Path(source).iterdir(), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])[-1].unlink()
-    expected = f"image {image_id}: its source has 2 slices now, its mask 3; ingest it again"
+    (tmp_path / "ct").rename(tmp_path / "moved")
+    assert f"{tmp_path / 'ct'}" in str(_export(ws, tmp_path).error)
+    for changed in ((2, 8, 7), (3, 8, 6)):
+        shutil.rmtree(tmp_path / "ct", ignore_errors=True)
+        write_series(tmp_path / "ct", np.ones(changed, np.uint16))
+        expected = f"image {image_id}: its source is another volume now; ingest it again with --overwrite"
+        assert _export(ws, tmp_path).error == expected
+    shutil.rmtree(tmp_path / "ct")
+    write_series(tmp_path / "ct", np.ones((3, 8, 7), np.uint16), step=2.1)
     assert _export(ws, tmp_path).error == expected
     monkeypatch.setattr(dicom_seg, "MAX_PX", 100)
     expected = "168 px are too many for a DICOM SEG, expected at most 100; export it as ome-tiff or nifti"
@@ -184,7 +192,7 @@ def test_sources_that_are_no_dicom_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones((8, 7), np.uint8))
     ws, image_id = _ingested(tmp_path, tmp_path / "a.npy")
     _put(ws, image_id, _ids(8, 7))
-    expected = f"image {image_id}: a DICOM SEG refers to DICOM files, its source is none (a.npy); export it as nifti"
+    expected = f"image {image_id}: a DICOM SEG refers to DICOM files, its source is none (npy); export it as nifti"
     assert _export(ws, tmp_path).error == expected
     put_image(ws, "i", np.ones((1, 8, 7), np.uint8))
     put_objects(ws, "i", "m_instances", np.ones((8, 7), np.uint32), {"mask": "m", "mask_digest": "m-0"})

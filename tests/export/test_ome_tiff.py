@@ -7,13 +7,15 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 import tifffile
 from openslide import OpenSlide
 
 from segcore.classes import default_classes
-from segcore.config import ExportConfig
+from segcore.config import ExportConfig, IngestConfig
 from segcore.export import export, ome_tiff
 from segcore.geometry import Window
+from segcore.ingest import ingest
 from segcore.results import ItemResult
 from segcore.sources import open_source
 from segcore.spatial import Spacing
@@ -78,17 +80,43 @@ def test_physical_size_channel_and_lineage_are_in_the_xml(tmp_path: Path) -> Non
     assert (told["SEGCORE_STAMP"], told["plan_digest"], told["class 1"]) == ("m-0", "m-0", "class 1 #e69f00")
 
 
-def test_openslide_and_our_reader_read_it(tmp_path: Path) -> None:
-    ids = _noise(900, 700)
-    path = _path(_export(_workspace(tmp_path, ids), tmp_path))
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_openslide_gdal_and_our_reader_see_the_levels(tmp_path: Path) -> None:
+    ws = _workspace(tmp_path, _noise(1100, 701))
+    mask = ws.label("i", "m")
+    levels = [mask.read(Window.whole(mask.shape(n)), n) for n in range(mask.num_levels)]
+    path = _path(_export(ws, tmp_path))
     with OpenSlide(path) as slide:
-        assert slide.dimensions == (700, 900)
-        region = np.asarray(slide.read_region((0, 0), 0, (700, 900)))
-    np.testing.assert_array_equal(region[..., 0], ids)
+        assert slide.level_dimensions == tuple(found.shape[::-1] for found in levels)
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.25)
+        assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(0.5)
+        for n, found in enumerate(levels):
+            region = np.asarray(slide.read_region((0, 0), n, found.shape[::-1]))
+            np.testing.assert_array_equal(region[..., 0], found)
+    with rasterio.open(path, OVERVIEW_LEVEL=1) as dataset:
+        np.testing.assert_array_equal(dataset.read(1), levels[2])
     with open_source(path) as source:
         assert source.info.spacing is not None
         assert source.info.spacing.values == {"y": 0.5, "x": 0.25}
-        np.testing.assert_array_equal(source.read(Window.whole(source.info.shape))[0], ids)
+        assert source.info.levels == tuple(found.shape for found in levels)
+        np.testing.assert_array_equal(source.read(Window.whole(source.info.shape))[0], levels[0])
+
+
+def test_a_real_slide(data_dir: Path, tmp_path: Path) -> None:
+    source = data_dir / "wsi" / "CMU-1-Small-Region.svs"
+    uri = str(tmp_path / "ws")
+    (item,) = ingest(IngestConfig(workspace=uri, sources=(str(source),), processes=1, link=True)).items
+    assert item.image is not None, item.error
+    ws = Workspace.open(uri)
+    ids = _noise(*ws.image(item.image).shape()[1:])
+    put_label(ws, item.image, "m", ids, default_classes(4))
+    with OpenSlide(str(source)) as slide, OpenSlide(_path(_export(ws, tmp_path))) as mask:
+        assert mask.dimensions == slide.dimensions
+        for axis in "xy":
+            mpp = float(slide.properties[f"openslide.mpp-{axis}"])
+            assert float(mask.properties[f"openslide.mpp-{axis}"]) == pytest.approx(mpp)
+        region = np.asarray(mask.read_region((1000, 2000), 0, (900, 700)))
+    np.testing.assert_array_equal(region[..., 0], ids[2000:2700, 1000:1900])
 
 
 def test_large_ones_are_bigtiffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

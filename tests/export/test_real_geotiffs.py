@@ -8,6 +8,7 @@ import pytest
 import rasterio
 import rasterio.features
 from rasterio.warp import transform_geom
+from rio_cogeo.cogeo import cog_validate
 
 from segcore.config import ExportConfig, IngestConfig
 from segcore.export import export
@@ -31,10 +32,13 @@ def test_mask_lies_over_its_source(data_dir: Path, tmp_path: Path, name: str) ->
     ids[(bands == 0).all(axis=0)] = 255
     put_label(Workspace.open(uri), item.image, "m", ids)
 
-    (path,) = export(ExportConfig(workspace=uri, model="m", output=str(tmp_path))).paths
-    with rasterio.open(path) as found:
-        assert ((found.height, found.width), found.crs, found.transform) == (size, crs, transform)
-        np.testing.assert_array_equal(found.read(1), ids)
+    for file_format in ("geotiff", "cog"):
+        config = {"workspace": uri, "model": "m", "output": str(tmp_path / file_format), "format": file_format}
+        (path,) = export(ExportConfig.model_validate(config)).paths
+        with rasterio.open(path) as found:
+            assert ((found.height, found.width), found.crs, found.transform) == (size, crs, transform)
+            np.testing.assert_array_equal(found.read(1), ids)
+    assert cog_validate(path, strict=True, quiet=True)[0]
 
     (path,) = export(ExportConfig(workspace=uri, model="m", output=str(tmp_path), format="geojson")).paths
     features = json.loads(Path(path).read_text("utf-8"))["features"]
