@@ -18,7 +18,8 @@ def stamp(mask: Label, config: ExportConfig) -> str:
     """
     if not mask.digest:
         raise StoreError(f"image {mask.image_id}: mask {mask.name} has no digest; predict it again with --overwrite")
-    option = {"geojson": config.coordinates, "dicom-seg": config.dicom_segmentation}.get(config.format)
+    options = {"geojson": config.coordinates, "dicom-seg": config.dicom_segmentation, "cog": "cog"}
+    option = options.get(config.format)
     return mask.digest if option is None else f"{mask.digest}-{option}"
 
 

@@ -76,6 +76,12 @@ def test_cog_is_valid(workspace: Workspace, tmp_path: Path) -> None:
     assert (is_valid, errors, warnings) == (True, [], [])
 
 
+def test_geotiff_is_not_taken_for_a_cog(workspace: Workspace, tmp_path: Path) -> None:
+    config = ExportConfig(workspace=workspace.uri, model="m", output=str(tmp_path), format="geotiff")
+    as_cog = config.model_copy(update={"format": "cog"})
+    assert [export(each).items[0].state for each in (config, config, as_cog)] == ["done", "skipped", "failed"]
+
+
 def test_cog_of_objects_keeps_their_ids(workspace: Workspace, tmp_path: Path) -> None:
     path = _export(workspace, tmp_path, format="cog", model="m_instances")
     with rasterio.open(path) as found:
