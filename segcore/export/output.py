@@ -68,9 +68,10 @@ class Output:
                 if self._remote.exists(key):
                     self._remote.rm(key, recursive=key == target)
         files = [path for path in temporary.rglob("*") if path.is_file() and path != temporary / mark]
-        for path in (*files, temporary / mark):
-            key = f"{target}/{path.relative_to(temporary).as_posix()}"
-            self._remote.makedirs(key.rpartition("/")[0], exist_ok=True)
+        keys = {path: f"{target}/{path.relative_to(temporary).as_posix()}" for path in (*files, temporary / mark)}
+        for folder in sorted({key.rpartition("/")[0] for key in keys.values()}):
+            self._remote.makedirs(folder, exist_ok=True)
+        for path, key in keys.items():
             self._remote.put_file(str(path), key)
 
 

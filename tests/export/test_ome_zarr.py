@@ -19,6 +19,7 @@ from segcore.results import ItemResult
 from segcore.sources import open_source
 from segcore.spatial import Spacing
 from segcore.store import Workspace
+from tests.conftest import Bucket
 from tests.synthetic import put_image, put_label
 
 SPACING = Spacing(values={"z": 3.0, "y": 0.5, "x": 0.25}, unit="micrometer", origin="file")
@@ -85,3 +86,11 @@ def test_same_mask_is_kept_another_replaced_whole(workspace: Workspace, tmp_path
     files.rm(f"{path}/.zattrs")  # what a killed upload leaves
     assert _export(workspace, place).state == "failed"
     assert list(tmp_path.rglob(".segcore-*")) == []
+
+
+def test_to_a_bucket(workspace: Workspace, bucket: Bucket) -> None:
+    item = _export(workspace, f"{bucket.uri}/masks")
+    assert item.path == f"{bucket.uri}/masks/i.ome.zarr", item.error
+    with open_source(item.path) as source:
+        np.testing.assert_array_equal(source.read(Window.whole(source.info.shape))[0], _noise(2, 1030, 700))
+    assert _export(workspace, f"{bucket.uri}/masks").state == "skipped"
