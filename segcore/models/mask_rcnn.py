@@ -27,6 +27,8 @@ from segcore.models.zoo import extra_library
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height by width of the regions that are tried at each place."""
+AT_ONCE = 32
+"""Masks that are made at once, where nothing is learnt: memory does not depend on how many objects a tile has."""
 _OLDER_NAMES: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\2",
     r"^rpn\.head\.conv\.(weight|bias)$": r"rpn.head.conv.0.0.\1",
@@ -157,6 +159,18 @@ def _sparing(regions: Any) -> Any:
     return Sparing
 
 
+def _in_parts(layers: Any) -> Any:
+    """Layers that take a few of the regions (n, C, y, x) at a time, but in training."""
+
+    class InParts(layers):  # type: ignore[misc]
+        def forward(self, regions: torch.Tensor) -> torch.Tensor:
+            if self.training or len(regions) <= AT_ONCE:
+                return super().forward(regions)  # type: ignore[no-any-return]
+            return torch.cat([super(InParts, self).forward(part) for part in torch.split(regions, AT_ONCE)])
+
+    return InParts
+
+
 def mask_rcnn(arguments: MaskRCNNArguments) -> MaskRCNN:
     """Built on any device."""
     return on_any_device(partial(MaskRCNN, arguments))
@@ -182,6 +196,6 @@ def _heads(detection: Any, arguments: MaskRCNNArguments, num_classes: int) -> An
         box_score_thresh=arguments.min_score,
         box_nms_thresh=arguments.max_overlap,
         box_detections_per_img=arguments.max_objects,
-        mask_head=mask.MaskRCNNHeads(width, (width,) * 4, 1),
-        mask_predictor=mask.MaskRCNNPredictor(width, width, num_classes),
+        mask_head=_in_parts(mask.MaskRCNNHeads)(width, (width,) * 4, 1),
+        mask_predictor=_in_parts(mask.MaskRCNNPredictor)(width, width, num_classes),
     )

@@ -29,6 +29,8 @@ STEP_PX = {"cpu": 2 * TILE_PX**2, "gpu": 16 * TILE_PX**2}
 stay large, since the statistics that a network learns with are then nearly those of the image."""
 BYTES_PER_PX = 6000
 """Of a GPU's memory in training, per pixel of a tile, for GPU_CHANNELS."""
+MAX_DETECTED_PX = 512
+"""Tile of a model that finds objects one by one, as large as those of prediction."""
 PLANES = {"z": 16, "t": 4}
 MAX_FLAT_STAGES = 4
 LEARNING_RATES = {"adamw": 3e-3, "sgd": 0.05}
@@ -99,8 +101,11 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     tile_px, channels = config.tile_px, config.channels
     if tile_px is None:
         is_small = is_cpu and (norm != "image" or planes > 1)
-        tile_px = _tile_px((SMALL_TILE_PX if is_small else TILE_PX) // (1 if planes == 1 else 2), min(sides))
-        reasons["tile_px"] = f"{tile_px}: for images of {min(sides)} px and more a side"
+        wanted, objects = (SMALL_TILE_PX if is_small else TILE_PX) // (1 if planes == 1 else 2), ""
+        if data.objects is not None and find_architecture(config.architecture).detects:
+            wanted, objects = _around(data.objects, wanted)
+        tile_px = _tile_px(wanted, min(sides))
+        reasons["tile_px"] = f"{tile_px}: for images of {min(sides)} px and more a side{objects}"
     if not channels and "channels" not in config.arguments and takes(config.architecture, "channels"):
         widest = CPU_CHANNELS if is_cpu else GPU_CHANNELS
         depth = max(2, min(len(widest), 1 + int(math.log2(tile_px / LEAST_DEEPEST_PX))))
@@ -223,6 +228,13 @@ def _flat_stages(data: TrainingData) -> tuple[int, str]:
         return 0, "0: nothing tells how far planes are apart"
     stages = min(MAX_FLAT_STAGES, max(0, round(math.log2(ratio))))
     return stages, f"{stages}: planes are {ratio:.2g} times as far apart as pixels"
+
+
+def _around(objects: ObjectTruth, px: int) -> tuple[int, str]:
+    """Doubled until a tile holds most objects whole, wherever they lie; and why."""
+    while px < min(MAX_DETECTED_PX, 2 * objects.widest_px):
+        px *= 2
+    return px, f", and objects of up to {objects.widest_px} px"
 
 
 def _tile_px(wanted: int, smallest_side: int) -> int:

@@ -1,9 +1,11 @@
 """Detection: codes of class and object -> *boxes and masks*, what a model learns that finds objects one by one.
 
-They are made of the tile as it was augmented, on the device. Of an object that the tile cuts the part inside is learnt.
+They are made of the tile as it was augmented. Of an object that the tile cuts the part inside is learnt; and where a
+tile has the same object twice, since it is mirrored at a border, each of the two is one.
 """
 
 import torch
+from skimage import measure
 
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
@@ -19,7 +21,7 @@ LOSSES = {"loss", "class_weighting", "class_weights", "label_smoothing"}
 def targets_of(codes_nyx: torch.Tensor, truth: ObjectTruth) -> list[Target]:
     """The objects of each tile of a batch.
 
-    An object of which fewer pixels are there than predictions keep is left out.
+    Each connected part of an object, by sides or corners, is one; of fewer pixels than predictions keep it is left out.
 
     Args:
         codes_nyx: int64, of `sampling.codes`.
@@ -39,9 +41,10 @@ def _target(codes: torch.Tensor, truth: ObjectTruth) -> Target:
     is_object = (codes != IGNORED) & is_foreground[known % num_classes]
     ids = torch.where(is_object, known // num_classes, 0)
     unknown = (codes == IGNORED) | (is_object & (ids == 0))
-    numbers, areas = torch.unique(ids, return_counts=True)
+    parts = torch.from_numpy(measure.label(ids.cpu().numpy(), background=0, connectivity=2)).to(codes.device)  # type: ignore[no-untyped-call]
+    numbers, areas = torch.unique(parts, return_counts=True)
     numbers = numbers[(numbers > 0) & (areas >= truth.rule.min_px)]
-    masks = ids == numbers[:, None, None]
+    masks = parts == numbers[:, None, None]
     rows = [(codes[mask] % num_classes).mode().values for mask in masks]  # one object, one class: that of most pixels
     return {
         "boxes": _boxes(masks),

@@ -22,6 +22,7 @@ from segcore.instances.rule import Rule
 from segcore.models import ARCHITECTURES, ModelConfig, build_model, checked_arguments, weightless
 from segcore.models import listing as listing_module
 from segcore.models.fitting import fitted
+from segcore.models.mask_rcnn import AT_ONCE
 from segcore.models.package import InputContract, PackageInfo, read_package, write_package
 from segcore.store import Objects
 from tests.zoo import OWN, aligned, load_torchvision
@@ -91,6 +92,19 @@ def test_its_answers_are_torchvisions(torchvision: Any) -> None:
         assert (other["scores"].diff() <= 0).all()
     assert logits.shape == (2, 5, 128, 128)
     assert torch.isfinite(logits).all()
+
+
+def test_masks_of_many_objects_are_made_few_at_a_time(torchvision: Any) -> None:
+    model = built().eval()
+    regions = torch.randn(2 * AT_ONCE + 3, 16, 14, 14, generator=torch.Generator().manual_seed(1))
+    layers = (model.roi_heads.mask_head, model.roi_heads.mask_predictor)
+    seen: list[int] = []
+    layers[1].conv5_mask.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
+    with torch.inference_mode():
+        in_parts = layers[1](layers[0](regions))
+        each = torch.cat([layers[1](layers[0](region)) for region in regions.split(1)])
+    assert seen[:3] == [AT_ONCE, AT_ONCE, 3]
+    torch.testing.assert_close(in_parts, each)
 
 
 def test_its_loss_is_the_sum_of_torchvisions(torchvision: Any) -> None:

@@ -11,8 +11,11 @@ from segcore.augment import OFF
 from segcore.classes import ClassInfo
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
+from segcore.instances.rule import Rule
 from segcore.training.choice import check_partners, choose, class_weights
 from segcore.training.data import TrainingData
+from segcore.training.objects import ObjectTruth
+from tests.zoo import load_torchvision
 
 
 class Image:
@@ -44,6 +47,22 @@ def test_tiles_and_depth_follow_the_smallest_image(side: int, tile_px: int, stag
     assert found.tile_px >> (stages - 1) >= 4
     assert found.batch == 2 * 256**2 // tile_px**2
     assert f"images of {side} px" in found.reasons["tile_px"]
+
+
+@pytest.mark.parametrize(
+    ("widest", "side", "tile_px"), [(64, 900, 128), (65, 900, 256), (400, 900, 512), (200, 200, 256)]
+)
+def test_tiles_of_a_detector_hold_most_objects_whole(widest: int, side: int, tile_px: int) -> None:
+    load_torchvision()
+    objects = ObjectTruth(Rule(depth_px=1), (False, True), "", widest)
+    asked = config(architecture="mask_rcnn", task="instances")
+    found = choose(asked, replace(data(side), objects=objects), CPU)
+    assert found.tile_px == tile_px
+    assert (
+        found.reasons["tile_px"]
+        == f"{tile_px}: for images of {side} px and more a side, and objects of up to {widest} px"
+    )
+    assert choose(asked.model_copy(update={"tile_px": 64}), replace(data(side), objects=objects), CPU).tile_px == 64
 
 
 def test_what_is_given_stands_without_a_reason() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from segcore.config import TrainConfig, build_config
 from segcore.errors import ConfigError
@@ -33,18 +34,26 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     return classes, ids
 
 
+def parts_of_objects(ids: np.ndarray, least_px: int) -> list[tuple[int, np.ndarray]]:
+    """Id and mask of every part that is connected by sides or corners, and large enough."""
+    found = []
+    for number in np.unique(ids[ids > 0]):
+        labels, count = ndimage.label(ids == number, np.ones((3, 3)))
+        found += [(int(number), labels == part) for part in range(1, count + 1)]
+    return [(number, mask) for number, mask in found if mask.sum() >= least_px]
+
+
 def test_targets_are_the_objects_of_each_tile() -> None:
     classes, ids = scene()
     one, none = targets_of(torch.from_numpy(coded(classes, ids, 3).astype(np.int64)), TRUTH)
     seen = np.where(classes[0] == IGNORED, 0, ids[0])
-    numbers, areas = np.unique(seen[seen > 0], return_counts=True)
-    assert (areas < 12).any()
-    numbers = numbers[areas >= 12]
-    np.testing.assert_array_equal(one["masks"], seen == numbers[:, None, None])
-    assert one["masks"].dtype == torch.uint8
-    assert one["rows"].tolist() == [1 + number % 2 for number in numbers]
-    for number, box in zip(numbers, one["boxes"].tolist(), strict=True):
-        y, x = np.nonzero(seen == number)
+    expected = parts_of_objects(seen, 12)
+    assert len({number for number, _ in expected}) < len(expected) < len(parts_of_objects(seen, 0))
+    assert (one["masks"].dtype, len(one["masks"])) == (torch.uint8, len(expected))
+    for mask, row, box in zip(one["masks"].bool().numpy(), one["rows"].tolist(), one["boxes"].tolist(), strict=True):
+        (number,) = [number for number, other in expected if np.array_equal(mask, other)]
+        assert row == 1 + number % 2
+        y, x = np.nonzero(mask)
         assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
     np.testing.assert_array_equal(one["unknown"], classes[0] == IGNORED)
     undrawn, _ = targets_of(torch.from_numpy(coded(classes, np.where(ids == 3, 0, ids), 3).astype(np.int64)), TRUTH)
@@ -52,6 +61,16 @@ def test_targets_are_the_objects_of_each_tile() -> None:
     assert not none["unknown"].any()
     assert none["boxes"].shape == (0, 4)
     assert (none["masks"].shape, none["rows"].tolist()) == ((0, 60, 70), [])
+
+
+def test_an_object_and_its_mirror_image_are_two() -> None:
+    """A tile over the image's border: no box around both, of which no image would have the like."""
+    ids = np.zeros((40, 40), np.int64)
+    ids[4:12, 10:16] = 1
+    ids[:3, 25:30] = 2
+    codes = np.pad(coded((ids > 0).astype(np.int16), ids, 3), ((16, 0), (0, 0)), mode="reflect").astype(np.int64)
+    (found,) = targets_of(torch.from_numpy(codes)[None], TRUTH)
+    assert sorted(found["boxes"].tolist()) == [[10, 5, 16, 13], [10, 20, 16, 28], [25, 14, 30, 19]]
 
 
 def test_a_detector_learns_what_objects_are() -> None:
