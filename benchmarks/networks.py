@@ -2,17 +2,19 @@
 
 Fold 0 of quality.py's: 46 images train, 12 are held out, scored by the IoU of all their pixels. Networks are trained by
 `segcore train --architecture NAME --minutes 3`, all else as it comes. Of a classic method `segcore tune` searches the
-arguments in 40 trials, on training images alone. Two at a time, each on one core and one thread. A finished one
-is a line of the results file, and is not run again; the table is part of quality.md.
+arguments in 40 trials, on training images alone. Two at a time, each on one core and one thread; `--core N` (once or
+more) says on which, and so how many at a time. A finished one is a line of the results file, and is not run again; one
+that fails is named at the end, and tried again by the next call. The table is part of quality.md.
 
     iou          of nuclei, held-out images
     parameters   of the network as it was trained
     context_px   how far it sees, or `all of its tile`
-    mpx_per_s    of a tile of 512 px on one core, while the other core trains
+    mpx_per_s    of a tile of 512 px on one core, while the other core may train
 
     best_vs_classic   IoU of the best network less that of the best classic method
 
     python benchmarks/networks.py --minutes 3
+    python benchmarks/networks.py --minutes 3 --core 1
 """
 
 import argparse
@@ -22,15 +24,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from quality import CACHE, confusion_of, ingested, on_core, read, score_of, segcore
+from quality import CACHE, confusion_of, ingested, one_per_core, read, score_of, segcore, usual_cores
 from quality_data import DATA, DATA_SETS, Row
 
 from segcore.models import find_architecture, planes_of
@@ -42,6 +44,8 @@ from segcore.store import Workspace
 
 RESULTS = Path(__file__).with_name("networks.jsonl")
 DATA_SET, FOLD, SPEED_PX, REPEATS, TRIALS = "dsb2018", 0, 512, 3, 40
+QUICK_NAMES, QUICK_MINUTES, QUICK_TRIALS, QUICK_STEP = ("segnet", "otsu"), 0.1, 3, 5
+"""The last: of so many images one."""
 TUNED_SET = "dsb2018_tuned"
 SIDES = "arguments.foreground=bright|dark"
 SEARCHED: dict[str, tuple[str, ...]] = {
@@ -63,6 +67,14 @@ def with_validation(fold: int, folds: int) -> list[Row]:
     return [*({**row, "split": "val"} for row in train[::4]), *(row for row in rows if row not in train[::4])]
 
 
+def few(rows: Callable[[int, int], list[Row]], fold: int, folds: int) -> list[Row]:
+    """A few images of each split."""
+    by_split: dict[str, list[Row]] = {}
+    for row in rows(fold, folds):
+        by_split.setdefault(str(row["split"]), []).append(row)
+    return [row for each in by_split.values() for row in each[::QUICK_STEP]]
+
+
 def networks() -> list[str]:
     """Names of our networks of single planes."""
     ours = (name for name, found in ARCHITECTURES.items() if name not in CLASSIC and found.told is None)
@@ -76,7 +88,7 @@ def trained(name: str, workspace: Workspace, minutes: float) -> str:
         limits = ("--minutes", str(minutes), "--threads", "1", "--name", name)
         return str(segcore("train", *where, *limits)["details"]["model"])
     search = [word for text in (SIDES, *SEARCHED[name]) for word in ("--search", text)]
-    trials = str(TRIALS if minutes > 1 else 3)
+    trials = str(TRIALS if minutes > QUICK_MINUTES else QUICK_TRIALS)
     return str(
         segcore("tune", *where, "--trials", trials, "--name", name, "--threads", "1", *search)["details"]["model"]
     )
@@ -85,9 +97,10 @@ def trained(name: str, workspace: Workspace, minutes: float) -> str:
 def measure(name: str, workspace: Workspace, minutes: float) -> dict[str, Any]:
     """One line of the results."""
     model = trained(name, workspace, minutes)
-    segcore("predict", "--workspace", workspace.uri, "--model", model, "--tile-workers", "1")
-    scored = segcore("score", "--workspace", workspace.uri, "--model", model, "--split", "test", "--boundary", "off")
-    images = list(scored["scores"]["per_image"])
+    images = [image_id for image_id in workspace.image_ids() if workspace.image(image_id).split == "test"]
+    where = ("--workspace", workspace.uri, "--model", model)
+    segcore("predict", *where, *(f"--images={image_id}" for image_id in images), "--tile-workers", "1")
+    segcore("score", *where, "--split", "test", "--boundary", "off")
     confusion = np.asarray(sum(np.asarray(confusion_of(workspace, image, model), np.int64) for image in images))
     package = read_package(workspace, model)
     return {
@@ -117,21 +130,25 @@ def speed(package: ModelPackage) -> float:
 DATA_SETS[TUNED_SET] = replace(DATA_SETS[DATA_SET], rows=with_validation)
 
 
-def run_all(names: Sequence[str], minutes: float, results: Path, folder: Path) -> None:
-    """Those that are not in the results yet, two at a time."""
+def run_all(names: Sequence[str], minutes: float, results: Path, folder: Path, cores: Sequence[int]) -> None:
+    """Those that are not in the results yet, one at a time on each core.
+
+    Raises:
+        SystemExit: naming those that failed; the others have their lines.
+    """
     done = {(row["name"], row["minutes"]) for row in read(results)}
     workspace, own = ingested(DATA_SET, FOLD, folder), ingested(TUNED_SET, FOLD, folder)
-    left = [name for name in names if (name, minutes) not in done]
 
-    def one(number: int, name: str) -> None:
-        row = on_core(number, measure, name, own if name in SEARCHED else workspace, minutes)
+    def one(name: str) -> None:
+        row = measure(name, own if name in SEARCHED else workspace, minutes)
         with results.open("a", encoding="utf-8") as opened:
             opened.write(json.dumps(row) + "\n")
         print(f"{name}: {row['iou']:.4f}", file=sys.stderr)
 
-    with ThreadPoolExecutor(2) as threads:
-        for future in [threads.submit(one, number, name) for number, name in enumerate(left)]:
-            future.result()
+    left = [name for name in names if (name, minutes) not in done]
+    failed = {name: error for name, error in one_per_core(one, left, cores).items() if error is not None}
+    if failed:
+        sys.exit("\n".join(f"{name} failed: {error}" for name, error in failed.items()))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -157,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of networks and methods; without any all of them")
     parser.add_argument("--minutes", type=float, default=3.0, help="of each")
+    parser.add_argument("--core", type=int, action="append", help="train on this core; once or more; without: on two")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a line for each that is finished")
     parser.add_argument("--folder", type=Path, default=CACHE, help="of the workspace, which is kept")
     parser.add_argument("--table", action="store_true", help="print the table of the results, train nothing")
@@ -170,9 +188,12 @@ def main() -> None:
         names, minutes = options.names or [*networks(), *SEARCHED], options.minutes
         results, folder = options.results, options.folder
         if options.quick:
-            names, minutes, results, folder = ["segnet", "otsu"], 0.1, Path(temporary, "results"), Path(temporary)
+            names, minutes, results, folder = QUICK_NAMES, QUICK_MINUTES, Path(temporary, "results"), Path(temporary)
+            for name in (DATA_SET, TUNED_SET):
+                rows_of = DATA_SETS[name].rows
+                DATA_SETS[name] = replace(DATA_SETS[name], rows=partial(few, rows_of))
         if not options.table:
-            run_all(names, minutes, results, folder)
+            run_all(names, minutes, results, folder, options.core or usual_cores())
         rows = [row for row in read(results) if row["minutes"] == minutes]
     print(json.dumps(summary(rows)) if options.json else "\n".join(table(rows)))
 

@@ -30,7 +30,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +102,27 @@ def on_core(core: int, act: Any, *arguments: Any) -> Any:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[core % len(cores)]})  # of this thread, and of the processes that it starts
     return act(*arguments)
+
+
+def usual_cores() -> list[int | None]:
+    """Two of the cores that this process has, or its only one; None is a core that nothing can be bound to."""
+    return list(sorted(os.sched_getaffinity(0))[:2]) if hasattr(os, "sched_getaffinity") else [None, None]
+
+
+def one_per_core(
+    act: Callable[[str], object], names: Sequence[str], cores: Sequence[int | None]
+) -> dict[str, BaseException | None]:
+    """Call for each name, on each core for one at a time, with what that starts; how each of them failed, or None."""
+    left = iter(cores)
+
+    def bound() -> None:
+        core = next(left)
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # of this thread, and of the processes that it starts
+
+    with ThreadPoolExecutor(len(cores), initializer=bound) as threads:
+        futures = {name: threads.submit(act, name) for name in names}
+        return {name: future.exception() for name, future in futures.items()}
 
 
 def train_ours(workspace: Workspace, case: Case) -> dict[str, Any]:

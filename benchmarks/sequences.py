@@ -1,7 +1,8 @@
 """Does a network that remembers make steadier masks? ConvLSTM U-Net against a U-Net of single frames, on CamVid.
 
-Both are trained by `segcore train` for the same minutes on the same three sequences (1 Hz), at the same time, each on
-one core and one thread, and are scored on 16 consecutive frames of about 15 Hz that neither has seen.
+Both are trained by `segcore train` for the same minutes on the same three sequences (1 Hz), each on one core and one
+thread, at the same time where there are two cores (`--core N`, once or twice, says which). They are scored on 16
+consecutive frames of about 15 Hz that neither has seen.
 
     miou         of the classes that occur in the 16 frames, of all their pixels
     consistency  mean IoU of each mask and the one before it, moved along by the optical flow of the frames
@@ -18,14 +19,13 @@ import csv
 import json
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
-from quality import confusion_of, on_core, score_of, segcore
+from quality import confusion_of, one_per_core, score_of, segcore, usual_cores
 from quality_data import DATA
 from skimage.color import rgb2gray
 from skimage.registration import optical_flow_tvl1
@@ -71,9 +71,9 @@ def measure(workspace: Workspace, name: str, minutes: float, max_frames: int) ->
     where = ("--workspace", workspace.uri)
     limits = ("--minutes", str(minutes), "--threads", "1", "--name", name)
     model = segcore("train", *where, *NETWORKS[name], *limits)["details"]["model"]
-    segcore("predict", *where, "--model", model, "--tile-workers", "1")
-    scored = segcore("score", *where, "--model", model, "--split", "test", "--boundary", "off")
-    image = next(iter(scored["scores"]["per_image"]))
+    (image,) = (image_id for image_id in workspace.image_ids() if workspace.image(image_id).split == "test")
+    segcore("predict", *where, "--model", model, "--images", image, "--tile-workers", "1")
+    segcore("score", *where, "--model", model, "--split", "test", "--boundary", "off")
     confusion = np.asarray(confusion_of(workspace, image, model), np.int64)
     label = workspace.label(image, model)
     masks = label.read(Window.whole(label.shape(0)))
@@ -109,6 +109,7 @@ def mean_iou(one: Ids, other: Ids) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="of each training")
+    parser.add_argument("--core", type=int, action="append", help="train on this core; once or twice")
     parser.add_argument("--quick", action="store_true", help="a few seconds of training: shows that it runs")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args()
@@ -116,13 +117,16 @@ def main() -> None:
         parser.error(f"no folder of real images at {DATA}; set SEGCORE_DATA")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     minutes, max_frames = (0.1, 3) if options.quick else (options.minutes, 16)
-    with tempfile.TemporaryDirectory(prefix="segcore-sequences-") as temporary, ThreadPoolExecutor(2) as threads:
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="segcore-sequences-") as temporary:
         workspace = ingested(Path(temporary))
-        futures = {
-            name: threads.submit(on_core, core, measure, workspace, name, minutes, max_frames)
-            for core, name in enumerate(NETWORKS)
-        }
-        found: dict[str, Any] = {name: future.result() for name, future in futures.items()}
+
+        def one(name: str) -> None:
+            found[name] = measure(workspace, name, minutes, max_frames)
+
+        for error in one_per_core(one, list(NETWORKS), options.core or usual_cores()).values():
+            if error is not None:
+                raise error
     for score in ("miou", "consistency"):
         found[f"{score}_vs_frames"] = found["convlstm"][score] - found["frames"][score]
     if options.json:
