@@ -2,7 +2,6 @@
 
 import logging
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from flows.functions import stage_function
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
 
 DEFAULTS = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 """Prefect's settings where the user chose none; they have to stand before prefect is imported."""
-
-
-SETTINGS = ExitStack()
-"""Holds Prefect's settings of this command; never left, since a command ends with its process."""
 
 
 class Brief(logging.Filter):
@@ -50,7 +45,8 @@ def prepare_prefect(debug: bool = False, pages: bool = False) -> TemporaryServer
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     import prefect.main  # noqa: F401 - sets up the loggers that get the filter
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     if not debug:
@@ -59,7 +55,9 @@ def prepare_prefect(debug: bool = False, pages: bool = False) -> TemporaryServer
     if settings.api.url is not None:
         return None
     server = TemporaryServer(settings.home, pages)
-    SETTINGS.enter_context(temporary_settings({PREFECT_API_URL: server.url}))
+    # Not settings of this thread alone: those of others, and of workers' processes, would start a server each.
+    os.environ["PREFECT_API_URL"] = server.url
+    refresh_global_settings_context()
     return server
 
 
