@@ -66,6 +66,8 @@ class Settled:
     data: TrainingData
     choice: Choice
     model: ModelConfig
+    network: nn.Module
+    """The model without its weights: on the meta device."""
     device: torch.device
     group: Group
     fold: int | None = None
@@ -94,7 +96,7 @@ class Settled:
     @cached_property
     def learns(self) -> bool:
         """Whether the model has weights; a classic method has none."""
-        return has_weights(weightless(self.model))
+        return has_weights(self.network)
 
     @property
     def run_id(self) -> str:
@@ -124,7 +126,7 @@ class Settled:
         return PackageInfo(
             name=self.config.name,
             architecture=self.model,
-            contract=_contract(self.data, self.model, self.choice.tile_planes),
+            contract=_contract(self.data, self.model, self.network, self.choice.tile_planes),
             classes=self.data.classes,
             instances=None if self.data.objects is None else self.data.objects.rule,
         )
@@ -151,7 +153,7 @@ def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | 
     else:
         _check_nothing_learns(config)
         choice = replace(choice, reasons={name: why for name, why in choice.reasons.items() if name == "spacing"})
-    return Settled(config, workspace, data, choice, model, device, group, fold)
+    return Settled(config, workspace, data, choice, model, network, device, group, fold)
 
 
 def _check_validated(config: TrainConfig, data: TrainingData) -> None:
@@ -245,12 +247,11 @@ def _check_tile(choice: Choice, network: nn.Module) -> None:
         )
 
 
-def _contract(data: TrainingData, model: ModelConfig, planes: int) -> InputContract:
+def _contract(data: TrainingData, model: ModelConfig, network: nn.Module, planes: int) -> InputContract:
     """What the model will expect, and how far it looks: measured before the training, on weights of its own.
 
     One without weights gets fractions of the range of the images' type, in which its arguments are.
     """
-    network = weightless(model)
     stride, stride_planes = strides_of(network)
     detects = find_architecture(model.architecture).detects
     halo_px = data.objects.widest_px if detects and data.objects is not None else PREDICT_HALO_PX
@@ -277,6 +278,8 @@ def _contract(data: TrainingData, model: ModelConfig, planes: int) -> InputContr
         stride=stride,
         whole_objects=detects,
     )
+    if getattr(network, "sees_whole_tile", False):  # some of these take seconds to build
+        return measured(contract, network)
     with torch.random.fork_rng(devices=[]):
         return measured(contract, build_model(_slim(model)))
 

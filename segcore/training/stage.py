@@ -63,6 +63,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
         settled = settle(config, device, group, fold)
         run = Run(settled.workspace, settled.run_id, group.writes)
         details = settled.details
+        learner, told = _learner(settled, run)
         if config.dry_run:
             return StageResult(stage="train", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         if group.writes:
@@ -70,7 +71,9 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
         group.wait()
         run.agree(settled.resolved)
         with run.lease():
-            training = _begun(settled, run, Log(run, progress) if group.writes else SILENT)
+            training = _begun(settled, run, learner, Log(run, progress) if group.writes else SILENT)
+            if told is not None:
+                training.progress.note(told)
             training.clock.began, training.watch = began, watch
             training.fit() if settled.learns else training.keep()
             group.wait()  # for the best weights, which one process writes
@@ -88,21 +91,30 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
     )
 
 
-def _begun(settled: Settled, run: Run, progress: Progress) -> Training:
-    """What trains, with random weights or those to begin with, or as the run's last checkpoint has it."""
-    config, data = settled.config, settled.data
+def _learner(settled: Settled, run: Run) -> tuple[Learner, str | None]:
+    """The model with random weights or those to begin with, and a line that tells which; nothing is written yet.
+
+    Raises:
+        SegcoreError: if the weights to begin with cannot be read, or do not fit.
+    """
+    config, choice, data = settled.config, settled.choice, settled.data
     if not settled.learns:
         config = config.model_copy(update={"amp": False})  # pixels with fewer bits would be all that it brings
+    learner = Learner(
+        settled.model, config, choice, data.mean, data.std, settled.device, settled.group, data.nodata
+    )  # fmt: skip
+    begins = config.init is not None and not run.has("last")
+    return learner, learner.begin_with(settled.workspace, config) if begins else None
+
+
+def _begun(settled: Settled, run: Run, learner: Learner, progress: Progress) -> Training:
+    """What trains, as the run's last checkpoint has it, if there is one."""
+    config, data = settled.config, settled.data
     for setting, reason in settled.choice.reasons.items():
         progress.note(f"chosen: {setting} {reason}")
     for image in (*data.training, *data.validation):
         image.tile_planes = settled.choice.tile_planes
     keep_what_fits(data.training, config.cache_mib)
-    learner = Learner(
-        settled.model, config, settled.choice, data.mean, data.std, settled.device, settled.group, data.nodata
-    )
-    if config.init is not None and not run.has("last"):
-        progress.note(learner.begin_with(settled.workspace, config))
     held_out = HeldOut.of(settled.info, learner, data.validation, config.validation_mpx * 1e6, config.threads)
     return Training((config, settled.choice), data, learner, held_out, run, progress, settled.group)
 

@@ -16,18 +16,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from safetensors.torch import save_file
 
 from segcore.augment import Augmented
 from segcore.config import PredictConfig, TrainConfig, build_config
 from segcore.errors import ConfigError, LeaseHeldError, PlanMismatchError, SegcoreError
 from segcore.inference import predict
 from segcore.inference.precision import faster_formats
+from segcore.models import ModelConfig
 from segcore.models.check import verify_package
 from segcore.models.package import read_package
 from segcore.progress import Silent
 from segcore.spatial import Spacing
 from segcore.store import Lease, Objects, Workspace
 from segcore.training import clock, learner, loop, stage, train
+from segcore.training import settle as settle_module
+from segcore.training.parallel import ALONE
 from segcore.training.runs import Run
 from tests.synthetic import put_discs, put_image, put_label
 
@@ -242,6 +246,33 @@ def _whole(shape: tuple[int, ...]) -> Any:
     return Window.whole(shape)
 
 
+@pytest.mark.parametrize("sees_whole_tile", [False, True])
+def test_a_network_is_built_once_to_tell_its_shape(
+    uri: str, monkeypatch: pytest.MonkeyPatch, sees_whole_tile: bool
+) -> None:
+    """And once more to tell how far it sees, where that is not known."""
+    built: list[str] = []
+
+    def counted(name: str) -> Any:
+        build = getattr(settle_module, name)
+
+        def found(model: ModelConfig) -> Any:
+            built.append(name)
+            network = build(model)
+            network.sees_whole_tile = sees_whole_tile
+            return network
+
+        return found
+
+    for name in ("weightless", "build_model"):
+        monkeypatch.setattr(settle_module, name, counted(name))
+    settled = settle_module.settle(TrainConfig(workspace=uri, **TINY), torch.device("cpu"), ALONE)
+    assert settled.learns
+    assert settled.run_id.startswith("unet-")
+    assert settled.info.contract.global_context == sees_whole_tile
+    assert built == ["weightless", *(() if sees_whole_tile else ("build_model",))]
+
+
 def test_dry_run_writes_nothing(uri: str) -> None:
     before = sorted(Path(uri).rglob("*"))
     result = train(TrainConfig(workspace=uri, dry_run=True, **TINY))
@@ -454,6 +485,25 @@ def test_a_run_begins_with_weights_that_it_is_given_and_goes_on_from_its_own(uri
     again = train(TrainConfig(workspace=uri, run="second", init=first.details["model"], **settings), Listener())
     assert again.paths == second.paths
     assert not any(note.startswith("begins with") for note in notes)
+
+
+@pytest.mark.parametrize("given", ["missing", "shapes", "names", "nan"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
+    uri: str, tmp_path: Path, given: str, dry_run: bool
+) -> None:
+    path = tmp_path / "w.safetensors"
+    values = {
+        "shapes": {"head.weight": torch.zeros(7, 7)},
+        "names": {"other": torch.zeros(2, 4, 1, 1)},
+        "nan": {"head.weight": torch.full((2, 4, 1, 1), torch.nan)},
+    }
+    if given != "missing":
+        save_file(values[given], path)
+    why = {"missing": "w.safetensors", "nan": "head.weight holds NaN"}.get(given, "expected weights that fit")
+    with pytest.raises(SegcoreError, match=why):
+        train(TrainConfig(workspace=uri, run="r", init=str(path), dry_run=dry_run, **TINY))
+    assert not list(Workspace.open(uri).objects.list("runs"))
 
 
 def test_a_frozen_encoder_is_that_of_the_weights_it_began_with(uri: str) -> None:
