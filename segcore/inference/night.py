@@ -1,6 +1,7 @@
-"""Night: the images of one call of predict, in order, through one pipeline; while one ends, the next is already read.
+"""Night: the images of one call of predict, in order, through a pipeline; while one ends, the next is already read.
 
-An image that fails is reported, and the others go on.
+An image that fails is reported, and the others go on. Of a model that tells objects apart, the objects of some images
+are made before the next masks are begun: a night that is stopped leaves few masks without theirs.
 """
 
 import logging
@@ -17,12 +18,17 @@ from segcore.inference.gaussian import GaussianUnit
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network, devices_of
+from segcore.inference.objects import with_objects
 from segcore.inference.pipeline import Load, Pipeline, Threads
 from segcore.inference.plan import mask_attributes, mask_spec
 from segcore.inference.run import MaskRun, share_of_all
 from segcore.progress import Progress
 from segcore.results import ItemResult
 from segcore.store import Image, Workspace
+
+TOGETHER_SHARDS = 64
+"""Images of so many shards (of 2048 px: minutes of a CPU) go through one pipeline before their objects are made; the
+next one has to fill up first."""
 
 log = logging.getLogger("segcore.inference")
 
@@ -49,14 +55,13 @@ class Night:
         """The items in the order of the images, and details of the whole."""
         job = self._job
         threads = threads_of(job)
-        self._progress.start("predict", sum(image.num_shards(job.config.shard_px) for image in job.images), "shards")
-        try:
-            Pipeline(self._networks, threads, lambda run: self._progress.advance(), self._finish).run(self._loads())
-        finally:
-            for run in self._runs.values():
-                run.close()
-        for image_id, run in self._runs.items():
-            self._items[image_id] = self._item(image_id, run)
+        visits = 1 if job.package.info.instances is None else 3  # its objects are made in two passes
+        num_shards = sum(image.num_shards(job.config.shard_px) for image in job.images)
+        self._progress.start("predict", visits * num_shards, "shards")
+        for image_ids in self._together():
+            self._infer(threads, image_ids)
+            masks = [self._items[image_id] for image_id in image_ids]
+            self._items |= zip(image_ids, with_objects(self._ws, job, masks, self._progress), strict=True)
         details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
         fits = min(network.fits for network in self._networks)
         if fits < job.batch:
@@ -64,8 +69,35 @@ class Night:
         items = tuple(self._items[image_id] for image_id in dict.fromkeys(self._image_ids))
         return items, details | share_of_all([item.details for item in items])
 
-    def _loads(self) -> Iterator[Load]:
+    def _together(self) -> Iterator[list[str]]:
+        """The images that go through one pipeline: all, where no objects are made of them."""
+        if self._job.package.info.instances is None:
+            yield list(dict.fromkeys(self._image_ids))
+            return
+        shards = {image.image_id: image.num_shards(self._job.config.shard_px) for image in self._job.images}
+        found: list[str] = []
         for image_id in dict.fromkeys(self._image_ids):
+            found.append(image_id)
+            if sum(shards.get(each, 0) for each in found) >= TOGETHER_SHARDS:
+                yield found
+                found = []
+        if found:
+            yield found
+
+    def _infer(self, threads: Threads, image_ids: Sequence[str]) -> None:
+        """Make masks; `_items` then has one for each image."""
+        advance = self._progress.advance
+        try:
+            Pipeline(self._networks, threads, lambda run: advance(), self._finish).run(self._loads(image_ids))
+        finally:
+            for run in self._runs.values():
+                run.close()
+        for image_id, run in self._runs.items():
+            self._items[image_id] = self._item(image_id, run)
+        self._runs.clear()
+
+    def _loads(self, image_ids: Sequence[str]) -> Iterator[Load]:
+        for image_id in image_ids:
             self._forget_failed()
             try:
                 run = self._begin(image_id)

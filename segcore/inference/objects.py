@@ -17,7 +17,7 @@ log = logging.getLogger("segcore.inference")
 
 
 def with_objects(ws: Workspace, job: Job, items: Sequence[ItemResult], progress: Progress) -> tuple[ItemResult, ...]:
-    """The items of a call of predict, after the objects of their masks were made too.
+    """The items of some masks, after their objects were made too; shards are told twice.
 
     An image whose objects cannot be made has failed; its mask stays, and the next call goes on with the objects. Of a
     model that tells none apart, the objects of an earlier mask of this name are withdrawn.
@@ -26,9 +26,6 @@ def with_objects(ws: Workspace, job: Job, items: Sequence[ItemResult], progress:
         for image_id in (item.image for item in items if item.state == "done" and item.image is not None):
             withdraw_labels(ws, image_id, [instances_name(job.name)])
         return tuple(items)
-    made = {item.image for item in items if item.state != "failed"}
-    shards = {seen.image_id: seen.num_shards(job.config.shard_px) for seen in job.images if seen.image_id in made}
-    progress.start("objects", 2 * sum(shards.values()), "shards")
     return tuple(item if item.state == "failed" else _item(ws, job, item, progress) for item in items)
 
 

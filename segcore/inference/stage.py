@@ -12,7 +12,7 @@ from segcore.inference.interrupt import ends_on_sigterm
 from segcore.inference.job import Job
 from segcore.inference.night import Night
 from segcore.inference.numerics import repeatable
-from segcore.inference.objects import num_objects, with_objects
+from segcore.inference.objects import num_objects
 from segcore.inference.search import screen_config
 from segcore.inference.settle import resolve
 from segcore.measure import Peak
@@ -51,8 +51,7 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
             for key in ("expected_cpu_s", "expected_s"):  # the whole of what the call takes
                 details[key] = round(details[key] + screened.get("screen", {}).get(key, 0), 2)
         else:
-            masks, details = Night(ws, job, image_ids, progress, refused).run()
-            items = with_objects(ws, job, masks, progress)
+            items, details = Night(ws, job, image_ids, progress, refused).run()
             details |= num_objects(items)
         details |= screened | halo
     return StageResult(

@@ -19,7 +19,7 @@ import numpy as np
 
 import segcore
 from segcore.geometry import Ints, Window
-from segcore.instances.grow import Bools, Bytes, Fragments, Labels, fragments_of
+from segcore.instances.grow import Bools, Bytes, Fragments, Int64s, Labels, fragments_of
 from segcore.instances.rule import Rule
 from segcore.instances.stitch import packed, stitched, unpacked
 from segcore.measure import num_cores
@@ -167,7 +167,7 @@ class _Work:
         self._source, self._staging, self._threads, self._progress = source, staging, threads, progress
         self._objects = staging.workspace.objects
         self._kept = _kept(staging)
-        self._early: dict[Ints, Labels] = {}
+        self._early: dict[Ints, tuple[Labels, Int64s]] = {}
 
     def run(self) -> Made:
         staging, shards = self._staging, list(self._staging.spec.grid(0).indices())
@@ -177,8 +177,8 @@ class _Work:
         num_written = 0
         for window in staging.windows():
             writer, pending = staging.writer(window), staging.pending(window)
-            for shard, labels in zip(pending, self._ahead(self._labels, pending), strict=True):
-                ids = found.ids(shard, labels, staging.spec.dtype)
+            for shard, (labels, first) in zip(pending, self._ahead(self._labels, pending), strict=True):
+                ids = found.ids(labels, first, staging.spec.dtype)
                 writer.put(shard, ids.reshape(staging.shard_window(shard).shape))
                 self._progress.advance()
                 num_written += 1
@@ -189,9 +189,12 @@ class _Work:
     def _make(self, shard: Ints) -> tuple[Labels, Fragments]:
         return self._source.fragments(self._staging.shard_window(shard))
 
-    def _labels(self, shard: Ints) -> Labels:
+    def _labels(self, shard: Ints) -> tuple[Labels, Int64s]:
         early = self._early.pop(shard, None)
-        return self._make(shard)[0] if early is None else early
+        if early is not None:
+            return early
+        labels, found = self._make(shard)
+        return labels, found.first
 
     def _fragments(self, shard: Ints, early: frozenset[Ints]) -> Fragments:
         """Those that an earlier call kept, or else new ones."""
@@ -200,7 +203,7 @@ class _Work:
         if found is None:
             labels, found = self._make(shard)
             if shard in early:
-                self._early[shard] = labels
+                self._early[shard] = labels, found.first
             self._objects.put(key, packed(found))
         self._progress.advance()
         return found

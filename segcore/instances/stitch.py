@@ -17,77 +17,113 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from segcore.geometry import Ints
-from segcore.instances.grow import Fragments, Int64s, Labels
+from segcore.instances.grow import Bools, Bytes, Fragments, Int64s, Labels, fragments_of
+from segcore.instances.rule import Rule
+
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """The objects of an array; in memory are 8 bytes for each fragment, and while it is made about 80."""
+    """The objects of an array, by the first pixels of their fragments, which no two share.
 
-    count: int
+    In memory are 8 bytes for each object that lies inside a shard, and 16 while it is made; and of those that reach a
+    face, which are few, about 100 for each fragment.
+    """
+
+    _inside: Int64s
+    """First pixels of the objects that lie inside a shard, sorted."""
+    _anchors: Int64s
+    """Those of the objects that reach a face, sorted."""
+    _first: Int64s
+    """Those of their fragments, sorted."""
     _ids: Int64s
-    """Of every fragment, shard by shard; 0 = too small."""
-    _before: dict[Ints, int]
-    """By shard: fragments of those before it."""
+    """Of these fragments; 0 = too small."""
 
-    def ids(self, shard: Ints, labels: Labels, dtype: npt.DTypeLike) -> npt.NDArray[np.uint32 | np.uint64]:
+    @property
+    def count(self) -> int:
+        return len(self._inside) + len(self._anchors)
+
+    def ids(self, labels: Labels, first: Int64s, dtype: npt.DTypeLike) -> npt.NDArray[np.uint32 | np.uint64]:
         """A shard's pixels by object.
 
         Args:
-            shard: its index.
             labels: numbers of its fragments, 0 = none.
+            first: (n,), first pixel of each of them in the whole array.
             dtype: of the ids.
         """
-        start = self._before[shard]
-        own = np.zeros(int(labels.max(initial=0)) + 1, dtype)
-        own[1:] = self._ids[start : start + len(own) - 1]
+        own = np.zeros(len(first) + 1, dtype)
+        rank, is_inside = _found(self._inside, first)
+        own[1:][is_inside] = (rank + np.searchsorted(self._anchors, first) + 1)[is_inside]
+        place, is_at_face = _found(self._first, first)
+        own[1:][is_at_face] = self._ids[place[is_at_face]]
         return own[labels]
 
 
+def _found(values: Int64s, wanted: Int64s) -> tuple[Int64s, Bools]:
+    """How many of sorted values are smaller than each one wanted, and whether it is among them."""
+    place = np.searchsorted(values, wanted)
+    is_there = place < len(values)
+    is_there[is_there] = values[place[is_there]] == wanted[is_there]
+    return place, is_there
+
+
 def stitched(shards: Iterable[tuple[Ints, Fragments]], min_px: int) -> Numbering:
-    """Join what goes on over a face, and number it.
+    """Join what goes on over a face, and number it in the order of the first pixels of the objects.
 
     Args:
         shards: index and fragments of every shard of the array, in raster order.
         min_px: objects of fewer pixels are left out.
     """
-    before: dict[Ints, int] = {}
     expected: dict[Ints, list[tuple[str, Int64s]]] = {}
-    firsts, areas, joints = [], [], [np.zeros((0, 2), np.int64)]
+    inside, firsts, areas, joints = [_NONE], [_NONE], [_NONE], [np.zeros((0, 2), np.int64)]
     total = 0
     for shard, own in shards:
-        before[shard] = total
+        at_face = np.unique(np.concatenate([own.top, own.left, own.below, own.right]))
+        at_face = at_face[at_face > 0]
+        node = np.full(len(own.first) + 1, -1, np.int64)
+        node[at_face] = total + np.arange(len(at_face))
         for side, over in expected.pop(shard, []):
-            here = getattr(own, side)
-            both = (over > 0) & (here > 0)
-            joints.append(np.unique(np.stack([over[both] - 1, here[both] - 1 + total], axis=1), axis=0))
+            here = node[getattr(own, side)]
+            both = (over >= 0) & (here >= 0)
+            joints.append(np.unique(np.stack([over[both], here[both]], axis=1), axis=0))
         *planes, y, x = shard
         for following, side, face in (((y + 1, x), "top", own.below), ((y, x + 1), "left", own.right)):
             if face.any():
-                shifted = np.where(face > 0, face.astype(np.int64) + total, 0)
-                expected.setdefault((*planes, *following), []).append((side, shifted))
-        firsts.append(own.first)
-        areas.append(own.area)
-        total += len(own.first)
+                expected.setdefault((*planes, *following), []).append((side, node[face]))
+        inside.append(own.first[(node[1:] < 0) & (own.area >= min_px)])
+        firsts.append(own.first[at_face - 1])
+        areas.append(own.area[at_face - 1])
+        total += len(at_face)
     assert not expected, f"nothing came for the faces of {sorted(expected)}"
-    if not total:
-        return Numbering(0, np.zeros(0, np.int64), before)
-    ids = _numbered(np.concatenate(firsts), np.concatenate(areas), np.concatenate(joints), min_px)
-    return Numbering(int(ids.max()), ids, before)
+    all_inside = np.concatenate(inside)
+    all_inside.sort()
+    return _numbered(all_inside, np.concatenate(firsts), np.concatenate(areas), np.concatenate(joints), min_px)
 
 
-def _numbered(first: Int64s, area: Int64s, joints: Int64s, min_px: int) -> Int64s:
-    """Ids of fragments, from 1 in the order of the first pixels of the objects; 0 for objects that are too small."""
+def _numbered(inside: Int64s, first: Int64s, area: Int64s, joints: Int64s, min_px: int) -> Numbering:
+    """With the fragments at faces as the objects that they are parts of."""
     ones = np.ones(len(joints), np.bool_)
     graph = coo_array((ones, (joints[:, 0], joints[:, 1])), shape=(len(first), len(first)))
-    count, owner = connected_components(graph, directed=False)
+    count, owner = connected_components(graph, directed=False) if len(first) else (0, np.zeros(0, np.int32))
     anchor, size = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
     np.minimum.at(anchor, owner, first)
     np.add.at(size, owner, area)
     kept = np.flatnonzero(size >= min_px)
+    kept = kept[np.argsort(anchor[kept])]
     ids = np.zeros(count, np.int64)
-    ids[kept[np.argsort(anchor[kept])]] = np.arange(1, len(kept) + 1)
-    return np.asarray(ids[owner])
+    ids[kept] = np.searchsorted(inside, anchor[kept]) + np.arange(1, len(kept) + 1)
+    order = np.argsort(first)
+    return Numbering(inside, anchor[kept], first[order], ids[owner][order])
+
+
+def objects_of(foreground: Bools, depth: Bytes, rule: Rule) -> npt.NDArray[np.uint32]:
+    """Ids (Y, X) of a plane that is cut nowhere."""
+    height, width = foreground.shape
+    first_px = np.arange(height, dtype=np.int64) * width
+    labels, own = fragments_of(foreground, depth, rule, (slice(0, height), slice(0, width)), first_px)
+    ids = stitched([((0, 0), own)], rule.min_px).ids(labels, own.first, np.uint32)
+    return ids.astype(np.uint32, copy=False)
 
 
 def packed(fragments: Fragments) -> bytes:

@@ -19,20 +19,23 @@ from segcore.export import export
 from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.contract import check_alike
+from segcore.inference.night import Night
 from segcore.instances import make
-from segcore.instances.grow import fragments_of
 from segcore.instances.rule import Rule
-from segcore.instances.stitch import stitched
+from segcore.instances.stitch import objects_of
 from segcore.models.check import verify_package
 from segcore.models.package import ModelPackage, read_package
+from segcore.progress import Silent
 from segcore.repair import repair
 from segcore.results import StageResult
 from segcore.selection import select
 from segcore.spatial import Spacing
 from segcore.store import Staging, Workspace, verify
 from tests.inference.scenes import conv_package, every_level, mask_of
-from tests.instances.scenes import depth_of, discs, with_snakes
+from tests.instances.scenes import discs, seen_by, with_snakes
 from tests.synthetic import put_image
+
+night = Night
 
 RULE = Rule(depth_px=5, min_px=10)
 SHAPE = (1100, 600)
@@ -45,18 +48,24 @@ def crowd() -> npt.NDArray[np.uint8]:
     return seen_by(with_snakes(discs(SHAPE, 1200), 7))
 
 
-def seen_by(ids: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """An image (3, Y, X) that shows objects: foreground, border, depth."""
-    depth = depth_of(ids, RULE.depth_px, noise=45)
-    border = 255 * ((depth < 60) & (ids > 0))
-    return np.stack([255 * (ids > 0), border, depth]).astype(np.uint8)
-
-
 def reader(ws: Workspace, rule: Rule | None = RULE, **contract: Any) -> ModelPackage:
     """A model that says what such an image shows."""
     weights = np.zeros((4, 3, 1, 1), np.float32)
     weights[(1, 2, 3), (0, 1, 2)] = 1 / 20
     return conv_package(ws, weights, np.array([0, -128 / 20, -128 / 20, -110 / 20]), instances=rule, **contract)
+
+
+class Heard(Silent):
+    """Counts the shards that are told of."""
+
+    def __init__(self) -> None:
+        self.total = self.shards = 0
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.total += total
+
+    def advance(self, amount: int = 1) -> None:
+        self.shards += amount
 
 
 @pytest.fixture
@@ -78,9 +87,7 @@ def whole(ws: Workspace, name: str = "m", rule: Rule = RULE) -> npt.NDArray[Any]
     layer = ws.layer("a", name, "depth")
     depth = np.asarray(layer.read(Window.whole(layer.shape(0)))).reshape(layer.shape(0)[-2:])
     foreground = mask_of(ws, "a", name) == 1
-    rows = np.arange(len(depth), dtype=np.int64) * depth.shape[1]
-    labels, fragments = fragments_of(foreground, depth, rule, Window.whole(depth.shape).slices[-2:], rows)  # type: ignore[arg-type]
-    return stitched([((0, 0), fragments)], rule.min_px).ids((0, 0), labels, np.uint32)
+    return objects_of(foreground, depth, rule)  # type: ignore[arg-type]
 
 
 def test_objects_are_those_of_the_whole_image_at_every_level(ws: Workspace) -> None:
@@ -238,6 +245,35 @@ def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
     again = predict(PredictConfig.model_validate(config))
     assert [(item.image, item.state) for item in again.items] == [("a", "done"), ("b", "skipped")]
     assert again.items[1].details["objects"] == mask_of(ws, "b", "m_instances").max()
+
+
+def test_a_night_that_stops_early_has_objects_of_the_masks_before(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for image_id in "bcd":
+        put_image(ws, image_id, seen_by(discs((200, 300), 60)))
+    begin = Night._begin
+
+    def ended(self: Any, image_id: str) -> Any:
+        if image_id == "d":
+            raise KeyboardInterrupt
+        return begin(self, image_id)
+
+    monkeypatch.setattr(Night, "_begin", ended)
+    monkeypatch.setattr("segcore.inference.night.TOGETHER_SHARDS", 16)
+    with pytest.raises(KeyboardInterrupt):
+        run(ws)
+    assert [ws.label_names(image_id) for image_id in "ab"] == [["m", "m_instances"]] * 2, "15 shards, and 2"
+    assert "m_instances" not in ws.label_names("c")
+    monkeypatch.undo()
+    heard = Heard()
+    config = {"workspace": ws.uri, "model": reader(ws).model_id, "shard_px": 256, "precision": "float32", "name": "m"}
+    result = predict(PredictConfig.model_validate(config), heard)
+    assert [(item.image, item.state) for item in result.items] == [
+        *zip("abcd", ("skipped",) * 2 + ("done",) * 2, strict=True)
+    ]
+    assert heard.shards == heard.total == 3 * (15 + 3 * 2)
+    assert result.details["objects"] == sum(mask_of(ws, image_id, "m_instances").max() for image_id in "abcd")
 
 
 def test_a_dry_run_counts_the_ids(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,13 @@ def depth_of(ids: Ids, depth_px: int, noise: float = 0.0, seed: int = 0) -> npt.
     return np.rint(np.clip(depth, 0, 255)).astype(np.uint8)
 
 
+def seen_by(ids: npt.NDArray[Any], depth_px: int = 5) -> npt.NDArray[np.uint8]:
+    """An image (3, Y, X) that shows objects: foreground, border, depth."""
+    depth = depth_of(ids, depth_px, noise=45)
+    border = 255 * ((depth < 60) & (ids > 0))
+    return np.stack([255 * (ids > 0), border, depth]).astype(np.uint8)
+
+
 def same_parts(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     """True if two id maps cut the plane alike, whatever the numbers."""
     pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1)

@@ -1,5 +1,9 @@
 """Grow: touching objects are told apart, and a window's pixels are decided as the whole image would."""
 
+import tracemalloc
+from collections.abc import Iterator
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -29,7 +33,8 @@ def cut(foreground: Bools, depth: Bytes, rule: Rule, side: int | tuple[int, int]
     objects = stitched(zip(labels, fragments, strict=True), rule.min_px)
     ids = np.zeros(shape, np.int64)
     for index, numbers in labels.items():
-        ids[grid.window(index).slices] = objects.ids(index, numbers, np.uint32)
+        first = fragments[list(labels).index(index)].first
+        ids[grid.window(index).slices] = objects.ids(numbers, first, np.uint32)
     return ids, fragments, objects.count
 
 
@@ -107,6 +112,30 @@ def test_ids_are_in_the_order_of_first_pixels_and_small_objects_are_out() -> Non
     expected = np.zeros(count + 1, np.int64)
     expected[1:][sizes >= 60] = np.arange(1, kept_count + 1)
     np.testing.assert_array_equal(kept, expected[every])
+
+
+def test_memory_is_that_of_the_objects_first_pixels() -> None:
+    """20,000 objects inside each of 16 shards; of those at faces there are few."""
+    rows, columns, inside = 4, 4, 20_000
+    none, faces = np.zeros(0, np.int64), np.zeros(64, np.int32)
+
+    def shards() -> Iterator[tuple[tuple[int, int], Fragments]]:
+        for y, x in product(range(rows), range(columns)):
+            first = np.arange(inside) * rows * columns + rows * y + x
+            yield (y, x), Fragments(first, np.full(inside, 9), faces, faces, faces, faces)
+
+    stitched([((0, 0), Fragments(none, none, faces, faces, faces, faces))], 1)  # what is loaded once
+    tracemalloc.start()
+    try:
+        found = stitched(shards(), min_px=9)
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.count == rows * columns * inside
+    assert left < 9 * found.count
+    assert peak < 20 * found.count
+    wanted = np.arange(0, found.count, 1000)
+    np.testing.assert_array_equal(found.ids(np.arange(1, len(wanted) + 1), wanted, np.uint32), wanted + 1)
 
 
 def test_noise_leaves_no_fragments_but_at_the_faces() -> None:
