@@ -16,7 +16,7 @@ from segcore.geometry import Ints, Window
 from segcore.inference.batch import Batches
 from segcore.inference.begin import begin
 from segcore.inference.contract import check_contract
-from segcore.inference.decision import Decision
+from segcore.inference.decision import Decision, Kind
 from segcore.inference.job import Job, ignore_of
 from segcore.inference.night import networks_of, threads_of, unit_loads
 from segcore.inference.numerics import Network, Recipe, repeatable
@@ -68,6 +68,7 @@ class Trial:
         device: where the model runs.
         precision: of the model.
         tile_workers: threads that run it; 0 = as many as predict takes.
+        layers: that are told of beside the mask.
 
     Raises:
         ContractError: if an image does not meet the contract.
@@ -80,12 +81,13 @@ class Trial:
         device: torch.device,
         precision: str,
         tile_workers: int = 0,
+        layers: tuple[Kind, ...] = (),
     ) -> None:
         workspace = Workspace.open("memory://segcore-trial", create=True)
         config = PredictConfig(
             workspace=workspace.uri, model="-", foreground="off", shard_px=SHARD_PX, tile_workers=tile_workers
         )
-        recipe = Recipe(Decision(len(package.classes), ignore_of(package)))
+        recipe = Recipe(Decision(len(package.classes), ignore_of(package), layers))
         self._job = Job(config, package, device, recipe, precision)
         batches = Batches(networks_of(self._job)[0], package.contract)
         grids = [check_contract(package.contract, image).grid for image in images]

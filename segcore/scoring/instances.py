@@ -124,6 +124,10 @@ class InstanceCounts:
         rows = num_classes + 1
         return cls(*(np.zeros((rows, width)) for width in (len(THRESHOLDS),) * 3 + (1,) * 3))
 
+    def __add__(self, other: "InstanceCounts") -> "InstanceCounts":
+        """Of the objects of both."""
+        return InstanceCounts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
     def to_json(self) -> dict[str, Any]:
         """Plain lists; `from_json` is the way back."""
         return {name: getattr(self, name).tolist() for name in self.__slots__}

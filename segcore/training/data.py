@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from segcore.geometry import Window
 from segcore.models import find_architecture
 from segcore.sampling import ClassIndex, EpochSampler, LabelledImage, RandomSampler, Sampler
 from segcore.spatial import Spacing
-from segcore.store import Image, Workspace
+from segcore.store import Image, Label, Workspace
 from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
 from segcore.training.objects import ObjectTruth, object_truth, objects_of, with_objects
@@ -46,6 +46,8 @@ class TrainingData:
 
     objects: ObjectTruth | None = None
     """How objects are told apart, where that is the task: the training images then tell codes."""
+    held_out_objects: Mapping[str, Label] = field(default_factory=dict)
+    """Their ids in the targets of validation images, by image id, where these have them."""
 
     @property
     def level(self) -> int:
@@ -88,7 +90,7 @@ class TrainingData:
             json.dumps([role, image.image_id, *(each.attributes for each in image.labels)], sort_keys=True)
             for role, images in (("train", self.training), ("val", self.validation))
             for image in images
-        ]
+        ] + [json.dumps([name, label.attributes], sort_keys=True) for name, label in self.held_out_objects.items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
@@ -150,14 +152,19 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
         for image in (*training, *validation):
             image.stretch = stretch_of(image.image)
     mean, std = statistics(training)
-    objects = None
+    objects, held_out_objects = None, {}
     if config.task == "instances":
         detects = find_architecture(config.architecture).detects
-        objects = object_truth(with_objects(workspace, images), classes, detects)
+        told = with_objects(workspace, images)
+        objects = object_truth(told, classes, detects)
+        held_out = {image.image_id for image in validation}
+        held_out_objects = {each.image_id: each.objects for each in told if each.image_id in held_out and each.objects}
     weights = image_weights(config.weights, training)
     if not index.pixels[np.array(weights) > 0].any():
         raise ConfigError("weights: the targets of all training images with a weight above 0 are empty")
-    return TrainingData(tuple(training), tuple(validation), classes, index, mean, std, weights, asked_for, objects)
+    return TrainingData(
+        tuple(training), tuple(validation), classes, index, mean, std, weights, asked_for, objects, held_out_objects
+    )
 
 
 def _labelled(

@@ -20,7 +20,7 @@ from segcore.models.package import unwritten
 from segcore.report import pictures
 from segcore.scoring.counts import Counter, foreground_rows
 from segcore.store import Image
-from segcore.training.validate import HeldOut, main_score
+from segcore.training.validate import HeldOut, Tally, main_score
 
 EXAMPLE_MPX = 2.0
 """Megapixels of held-out images among which the middle one is looked for."""
@@ -76,7 +76,9 @@ def _seen(held_out: HeldOut, weights: Mapping[str, torch.Tensor]) -> list[Seen]:
         first = [each.reshape(-1, *each.shape[-2:])[0] for each in (known, mask)]
         has_object = bool(counts.confusion[rows].any())
         with lock:
-            seen.append(Seen(has_object, main_score(counts, classes), image, shard.window, level, first[0], first[1]))
+            seen.append(
+                Seen(has_object, main_score(Tally(counts), classes), image, shard.window, level, first[0], first[1])
+            )
 
     held_out.trial.run(package, held_out.parts, tell)
     return seen

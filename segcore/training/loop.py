@@ -22,7 +22,7 @@ from segcore.training.parallel import ALONE, Group
 from segcore.training.runs import Run
 from segcore.training.schedule import PLATEAU_PATIENCE, is_settled, learning_rate
 from segcore.training.tracking import Glimpse, Pace, tracked
-from segcore.training.validate import HeldOut, main_score, summary
+from segcore.training.validate import OBJECT_SCORES, HeldOut, main_of, main_score, summary
 
 CHECKPOINT_EVERY_S = 60.0
 """So much is lost at most by a kill between two validations."""
@@ -36,7 +36,7 @@ FINAL_SHARE = 16
 """The finished model is scored on so many times more pixels than a validation looks at."""
 MAX_SKIPPED = 20
 """Steps in a row with NaN or Inf in the gradient before the run stops; float16's scaler takes a dozen to start."""
-CURVE_SCORES = ("foreground_iou", "foreground_dice", "miou", "pixel_accuracy")
+CURVE_SCORES = (*OBJECT_SCORES, "foreground_iou", "foreground_dice", "miou", "pixel_accuracy")
 
 Watch = Callable[[float, float], bool]
 """Called after each validation with the share of the run that is over and the score; True = no more of this run."""
@@ -205,18 +205,18 @@ class Training:
         if not self.held_out.parts:
             self._keep_best(0.0)
             return 0.0
-        counts = self.held_out.count(self.learner.average.state_dict(), self._group)
+        tally = self.held_out.count(self.learner.average.state_dict(), self._group)
         cost_s = self._group.agreed(time.monotonic() - began)
         self.clock.validation_cost_s = state.validation_cost_s = cost_s
-        score, scores = main_score(counts, self.data.classes), summary(counts, self.data.classes)
-        self._curve.add(state.step, {name: scores[name] for name in CURVE_SCORES if scores[name] is not None})
+        score, scores = main_score(tally, self.data.classes), summary(tally, self.data.classes)
+        self._curve.add(state.step, {name: scores[name] for name in CURVE_SCORES if scores.get(name) is not None})
         state.stale += 1
-        if score > state.best_score:
+        if score > state.best_score or score == state.best_score == 0:  # the first objects come late
             self._keep_best(score)
         elif state.stale % PLATEAU_PATIENCE == 0:
             state.halvings += 1  # only `plateau` heeds it
         self.progress.note(
-            f"step {state.step}: loss {self._curve.recent('loss', 20):.4f}, foreground IoU {score:.4f}"
+            f"step {state.step}: loss {self._curve.recent('loss', 20):.4f}, {main_of(scores)[0]} {score:.4f}"
             f" (best {state.best_score:.4f} at step {state.best_step})"
         )
         return score

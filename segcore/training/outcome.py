@@ -58,9 +58,9 @@ def _scores(settled: Settled, training: Training, run: Run, weights: dict[str, t
         return dict(json.loads(kept))
     scores: dict[str, Any] = {}
     if settled.data.validation:
-        counts = training.held_out.limited(training.final_px()).count(weights, settled.group)
-        images = {"images": len(settled.data.validation), "pixels": counts.counted_px}
-        scores = {**summary(counts, settled.data.classes), **images}
+        tally = training.held_out.limited(training.final_px()).count(weights, settled.group)
+        images = {"images": len(settled.data.validation), "pixels": tally.counts.counted_px}
+        scores = {**summary(tally, settled.data.classes), **images}
     run.put("scores.json", json.dumps(scores, indent=2).encode() + b"\n")
     return scores
 

@@ -81,7 +81,7 @@ class Group:
         dist.broadcast_object_list(said, src=0)
         return said[0]
 
-    def summed(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def summed(self, counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The sum over all processes."""
         if self.size == 1:
             return counts

@@ -115,7 +115,8 @@ def _begun(settled: Settled, run: Run, learner: Learner, progress: Progress) -> 
     for image in (*data.training, *data.validation):
         image.tile_planes = settled.choice.tile_planes
     keep_what_fits(data.training, config.cache_mib)
-    held_out = HeldOut.of(settled.info, learner, data.validation, config.validation_mpx * 1e6, config.threads)
+    limit_px, objects = config.validation_mpx * 1e6, data.held_out_objects
+    held_out = HeldOut.of(settled.info, learner, data.validation, limit_px, config.threads, objects)
     return Training((config, settled.choice), data, learner, held_out, run, progress, settled.group)
 
 

@@ -21,6 +21,7 @@ from segcore.training.choice import Choice, choose
 from segcore.training.data import gather
 from segcore.training.runs import Run
 from segcore.training.settle import NOT_RESOLVED
+from segcore.training.validate import main_of
 from segcore.tune.words import command, shown, start_values
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _run_trial(study: "Study", trial: "Trial", settings: dict[str, Any], progres
     run = f"{study.name}-{trial.number}"
 
     def watch(fraction: float, score: float) -> bool:
-        progress.note(f"trial {trial.number}: {100 * fraction:.0f} %, foreground IoU {score:.4f}")
+        progress.note(f"trial {trial.number}: {100 * fraction:.0f} %, score {score:.4f}")
         return study.watch(trial, fraction, score)
 
     try:
@@ -139,9 +140,9 @@ def _run_trial(study: "Study", trial: "Trial", settings: dict[str, Any], progres
         study.tell(trial, TrialState.FAIL, None, {"run": run, "error": reason})
         progress.note(f"trial {trial.number} failed: {reason}")
     else:
-        score = (result.scores or {}).get("foreground_iou") or 0.0
+        words, score = main_of(result.scores or {})
         study.tell(trial, TrialState.COMPLETE, score, {"run": run, "model": result.details["model"]})
-        progress.note(f"trial {trial.number}: complete, foreground IoU {score:.4f}")
+        progress.note(f"trial {trial.number}: complete, {words} {score:.4f}")
 
 
 def _told(workspace: Workspace, study: "Study", config: TuneConfig, choice: Choice) -> StageResult:

@@ -232,6 +232,8 @@ def test_a_run_from_targets_to_objects(workspace: Workspace) -> None:
     result = train(config_of(workspace, name="cells", **settings))
     assert result.scores is not None
     assert result.scores["foreground_iou"] > 0.8
+    assert result.scores["pq"] > 0.4
+    assert result.scores["ap50"] > 0.4
     package = read_package(workspace, result.details["model"])
     assert package.info.instances == gather(workspace, config_of(workspace)).objects.rule  # type: ignore[union-attr]
     assert (package.num_logits, len(package.classes)) == (4, 2)

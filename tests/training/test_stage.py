@@ -230,6 +230,16 @@ def test_patience_ends_a_run_that_gets_no_better(uri: str, monkeypatch: pytest.M
     assert (result.details["steps"], result.details["best_step"]) == (6, 2)
 
 
+def test_while_nothing_is_found_the_last_weights_are_the_best(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects come late: the first weights would be kept, which know least."""
+    scores = iter([0.0, 0.0, 0.0, 0.25, 0.0, 0.25])
+    monkeypatch.setattr(loop, "main_score", lambda tally, classes: next(scores))
+    result = train(TrainConfig(workspace=uri, **{**TINY, "validate_every": 2, "max_steps": 6}))
+    assert (result.details["steps"], result.details["best_step"]) == (6, 6)
+    result = train(TrainConfig(workspace=uri, seed=1, **{**TINY, "validate_every": 2, "max_steps": 6}))
+    assert result.details["best_step"] == 2
+
+
 def test_without_held_out_images_the_last_weights_are_kept(uri: str, tmp_path: Path) -> None:
     workspace = Workspace.open(str(tmp_path / "one"), create=True)
     source = Workspace.open(uri).image("i0")

@@ -1,6 +1,7 @@
 """Validate: the counts are those of the masks that predict writes, over whole images or a spread of their shards."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,23 @@ import pytest
 import torch
 
 from segcore.classes import default_classes
-from segcore.config import PredictConfig, TrainConfig
+from segcore.config import PredictConfig, ScoreConfig, TrainConfig
 from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.run import Answered
+from segcore.instances.rule import Rule
 from segcore.models import ModelConfig
 from segcore.models.package import InputContract, PackageInfo, unwritten, write_package
 from segcore.sampling import LabelledImage
 from segcore.scoring.counts import Counter
+from segcore.scoring.score import score
 from segcore.store import PyramidSpec, Staging, Workspace
 from segcore.training.choice import Choice
 from segcore.training.learner import Learner
-from segcore.training.validate import HeldOut
-from tests.synthetic import put_image
+from segcore.training.validate import HeldOut, main_of, main_score, summary
+from tests.inference.scenes import conv_package
+from tests.instances.scenes import discs, seen_by
+from tests.synthetic import put_image, put_label
 
 Pixels = npt.NDArray[Any]
 
@@ -76,7 +81,35 @@ def test_counts_are_those_of_the_masks_that_predict_writes(ws: Workspace, global
         np.testing.assert_array_equal(mask < 3, usable)
         expected += counter.count(ids, mask.astype(np.uint8)).confusion
     assert expected.min() > 0
-    np.testing.assert_array_equal(held_out.count(weights).confusion, expected)
+    np.testing.assert_array_equal(held_out.count(weights).counts.confusion, expected)
+
+
+def test_objects_are_those_that_predict_makes_of_the_masks(ws: Workspace) -> None:
+    """Of images that fit a shard; of a larger one each shard is held against its part of the target."""
+    weights = np.zeros((4, 3, 1, 1), np.float32)
+    weights[(1, 2, 3), (0, 1, 2)] = 1 / 20
+    package = conv_package(ws, weights, np.array([0, -6.4, -6.4, -5.5]), instances=Rule(depth_px=5, min_px=10))
+    state = package.load_weights().state_dict()
+    average, cpu = SimpleNamespace(state_dict=lambda: state), torch.device("cpu")
+    learner: Any = SimpleNamespace(average=average, device=cpu, precision="float32")
+    images, objects = [], {}
+    for name, shape, seed in (("a", (300, 280), 0), ("b", (200, 512), 1), ("c", (40, 700), 2)):
+        ids = discs(shape, shape[0] * shape[1] // 400, seed, (5, 9))
+        put_image(ws, name, seen_by(ids))
+        wrong = np.where(ids % 7 == 1, 0, ids // 2)  # pairs are one, and some are not there
+        put_label(ws, name, "target", np.where(ids % 11 == 0, 255, wrong > 0).astype(np.uint8))
+        put_label(ws, name, "target_instances", wrong.astype(np.uint32))
+        images.append(LabelledImage(ws.image(name), ws.label(name, "target")))
+        objects[name] = ws.label(name, "target_instances")
+    predict(PredictConfig(workspace=ws.uri, model=package.model_id, name="m", precision="float32", device="cpu"))
+    for number, few in enumerate((images[:2], images[:1], images[2:])):
+        tally = HeldOut.of(package.info, learner, few, 1e9, objects=objects).count(state)
+        found = score(ScoreConfig(workspace=ws.uri, model="m", images=tuple(image.image_id for image in few))).scores
+        assert found is not None
+        expected = {name: pytest.approx(found["instances"][name]) for name in ("pq", "ap50")}
+        assert (tally.object_scores == expected) == (number < 2), "the last is cut at 512"
+        assert main_of(summary(tally, package.classes)) == ("PQ", tally.object_scores["pq"])
+        assert 0.3 < main_score(tally, package.classes) < 0.9
 
 
 def test_a_limit_takes_a_spread_of_shards(ws: Workspace) -> None:
