@@ -76,7 +76,7 @@ def _told(name: str) -> Told:
 def _measured_context_px(name: str) -> int | None:
     model = _built(name, "cpu")
     stride = int(model.stride)  # type: ignore[arg-type]
-    context = receptive_field(model, BANDS, (stride, stride)).context
+    context = receptive_field(model, BANDS, (stride, stride), finest=False).context
     return None if context is None else max(context)
 
 

@@ -65,20 +65,22 @@ def measured(contract: InputContract, model: nn.Module) -> InputContract:
         ConfigError: if the model's logits do not move with the image by the contract's stride.
     """
     planes = (contract.stride_planes,) if len(contract.axes) > 2 else ()
-    field = receptive_field(model, len(contract.bands), (*planes, contract.stride, contract.stride))
+    field = receptive_field(model, len(contract.bands), (*planes, contract.stride, contract.stride), finest=False)
     found: dict[str, int | bool | None] = {"global_context": field.context is None}
     if field.context is not None:
         found |= {"receptive_px": max(field.context[-2:]), "receptive_planes": sum(field.context[:-2])}
     return contract.model_copy(update=found)
 
 
-def receptive_field(model: nn.Module, in_channels: int, stride: Ints) -> ReceptiveField:
+def receptive_field(model: nn.Module, in_channels: int, stride: Ints, finest: bool = True) -> ReceptiveField:
     """Measure a model; seconds, on the CPU, and the model stays as it is.
 
     Args:
         model: tiles (N, C, ...) -> logits (N, K, ...) of the same sides.
         in_channels: C.
         stride: of which sides of a tile must be multiples: of y and x, or of planes, y and x.
+        finest: whether divisors of the stride are tried too, which takes nearly as long as all the rest; the stride
+            that is found is the one that was given, if not.
 
     Raises:
         ConfigError: if the logits move with the image only in larger steps than `stride`.
@@ -95,7 +97,7 @@ def receptive_field(model: nn.Module, in_channels: int, stride: Ints) -> Recepti
         context = tuple(reach for reach in reaches if reach is not None)
         if len(context) < len(stride):
             return ReceptiveField(None, stride)
-        steps = [probe.step(axis, reach) for axis, reach in enumerate(context)]
+        steps = [probe.step(axis, reach, finest) for axis, reach in enumerate(context)]
     found = tuple(step for step in steps if step is not None)
     return ReceptiveField(context, found) if len(found) == len(stride) else ReceptiveField(None, stride)
 
@@ -136,15 +138,15 @@ class _Probe:
             length *= 2
         return None
 
-    def step(self, axis: int, reach: int) -> int | None:
-        """The smallest shift of the image that shifts the logits alike; None if there is none.
+    def step(self, axis: int, reach: int, finest: bool) -> int | None:
+        """The smallest shift of the image that shifts the logits alike, or the stride; None if there is none.
 
         Raises:
             ConfigError: if there is one, but not the model's stride.
         """
         stride = self.stride[axis]
         if self._moves(axis, stride, reach):
-            for prime in _primes(stride):
+            for prime in _primes(stride) if finest else ():
                 while stride % prime == 0 and self._moves(axis, stride // prime, reach):
                     stride //= prime
             return stride

@@ -82,8 +82,9 @@ LOCAL: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 @pytest.mark.parametrize(("build", "stride", "context"), LOCAL.values(), ids=LOCAL)
 def test_receptive_field_is_that_worked_out_by_hand(build: Callable[[], nn.Module], stride: int, context: int) -> None:
     torch.manual_seed(0)
-    found = receptive_field(build(), CHANNELS, (stride, stride))
-    assert found == ReceptiveField((context, context), (stride, stride))
+    for finest in (True, False):
+        found = receptive_field(build(), CHANNELS, (stride, stride), finest)
+        assert found == ReceptiveField((context, context), (stride, stride))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,7 @@ def test_the_stride_is_the_smallest_shift_that_shifts_the_logits() -> None:
     torch.manual_seed(0)
     assert receptive_field(conv(3), CHANNELS, (8, 8)).stride == (1, 1)
     assert receptive_field(nn.Sequential(down(3, 2), up(2)), CHANNELS, (12, 12)).stride == (2, 2)
+    assert receptive_field(nn.Sequential(down(3, 2), up(2)), CHANNELS, (12, 12), finest=False).stride == (12, 12)
     with pytest.raises(ConfigError, match="expected 4, by which its logits move with the image, got 2"):
         receptive_field(nn.Sequential(conv(3), Halves()), CHANNELS, (2, 2))
 
