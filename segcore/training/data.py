@@ -10,7 +10,6 @@ import numpy as np
 from segcore.classes import ClassInfo
 from segcore.config import TrainConfig
 from segcore.errors import ConfigError
-from segcore.geometry import Window
 from segcore.models import find_architecture
 from segcore.sampling import ClassIndex, EpochSampler, LabelledImage, RandomSampler, Sampler
 from segcore.spatial import Spacing
@@ -19,10 +18,8 @@ from segcore.stretch import DTYPES, MAX_RATIO, stretch_of
 from segcore.training.folds import fold_of
 from segcore.training.objects import ObjectTruth, object_truth, objects_of, with_objects
 from segcore.training.spacing import MAX_ENLARGED, asked, common, resampled
+from segcore.training.statistics import Statistics
 from segcore.training.weights import checked_names, image_weights
-
-MAX_STATISTICS_PX = 4 << 20
-"""Mean and deviation come from the finest level that has at most so many pixels in a plane."""
 
 SPACING_TOLERANCE = 0.1
 """Of a model that was trained on pixels as they are."""
@@ -112,8 +109,16 @@ class TrainingData:
         return Spacing(values=values, unit=first.unit, origin="training images")
 
 
-def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -> TrainingData:
-    """Find, split, check and measure the labelled images; those of a fold, given, are held out.
+def gather(
+    workspace: Workspace, config: TrainConfig, fold: int | None = None, statistics: Statistics | None = None
+) -> TrainingData:
+    """Find, split, check and measure the labelled images.
+
+    Args:
+        workspace: where they are.
+        config: what to train.
+        fold: whose images are held out.
+        statistics: that know the pixels of some of them already.
 
     Raises:
         ConfigError: if there are none, their bands, types or classes differ, or their targets teach nothing.
@@ -151,7 +156,7 @@ def gather(workspace: Workspace, config: TrainConfig, fold: int | None = None) -
     if is_stretched(training, config.stretch):
         for image in (*training, *validation):
             image.stretch = stretch_of(image.image)
-    mean, std = statistics(training)
+    mean, std = (statistics or Statistics()).of(training)
     objects, held_out_objects = None, {}
     if config.task == "instances":
         detects = find_architecture(config.architecture).detects
@@ -258,30 +263,6 @@ def is_stretched(images: Sequence[LabelledImage], asked: str) -> bool:
         return asked == "on"
     highs = [stretch_of(image.image).high for image in images]
     return max(highs) > MAX_RATIO * min(highs)
-
-
-def statistics(images: Sequence[LabelledImage]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per band over its values in usable pixels; each image weighs as much as the other."""
-    sums = np.zeros((2, images[0].num_channels))
-    weight = np.zeros(images[0].num_channels)
-    for image in images:
-        level = image.level
-        while level + 1 < image.image.num_levels and np.prod(image.image.shape(level)[-2:]) > MAX_STATISTICS_PX:
-            level += 1
-        window = Window.whole(image.image.shape(level)[-2:])
-        for plane in range(image.num_planes):
-            pixels = image.read_pixels(plane, window, level)
-            valid = image.read_valid(plane, window, level, pixels)
-            pixels = image.stretched(pixels)
-            for band, values in enumerate(pixels[:, valid].astype(np.float64)):
-                values = values[np.isfinite(values)]
-                if values.size:
-                    sums[:, band] += values.mean(), (values**2).mean()
-                    weight[band] += 1
-    mean, square = sums / np.maximum(1, weight)
-    std = np.sqrt(np.maximum(square - mean**2, 0))
-    std[std < 1e-6 * np.maximum(1, np.abs(mean))] = 1.0  # a constant band says nothing: it stays at 0
-    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 
 def _check_alike(images: Sequence[LabelledImage]) -> None:

@@ -34,6 +34,7 @@ from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
 from segcore.training.detection import check_detector
 from segcore.training.parallel import Group
+from segcore.training.statistics import Statistics
 
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX, MAX_HALO_PX = 32, 256
@@ -132,14 +133,20 @@ class Settled:
         )
 
 
-def settle(config: TrainConfig, device: torch.device, group: Group, fold: int | None = None) -> Settled:
-    """Look at the labelled images, and choose what the config leaves open.
+def settle(
+    config: TrainConfig,
+    device: torch.device,
+    group: Group,
+    fold: int | None = None,
+    statistics: Statistics | None = None,
+) -> Settled:
+    """Look at the labelled images, and choose what the config leaves open; `statistics` may know some of them already.
 
     Raises:
         ConfigError: if there is nothing to learn from, or the settings don't fit the images.
     """
     workspace = Workspace.open(config.workspace)
-    data = gather(workspace, config, fold)
+    data = gather(workspace, config, fold, statistics)
     _check_validated(config, data)
     check_detector(config)
     if config.task == "instances" and not has_weights(_of_classes(config, data)):

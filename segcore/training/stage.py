@@ -21,10 +21,16 @@ from segcore.training.outcome import concluded
 from segcore.training.parallel import joined, processes_here
 from segcore.training.runs import Log, Run
 from segcore.training.settle import Settled, settle
+from segcore.training.statistics import Statistics
 from segcore.training.validate import HeldOut
 
 
-def train(config: TrainConfig, progress: Progress = SILENT, watch: Watch | None = None) -> StageResult:
+def train(
+    config: TrainConfig,
+    progress: Progress = SILENT,
+    watch: Watch | None = None,
+    statistics: Statistics | None = None,
+) -> StageResult:
     """Train a model on the labelled images of a workspace, from scratch or from the run's last checkpoint.
 
     The same call again, after a kill, goes on; after the end it gives the package that stands. With `folds` there is a
@@ -34,6 +40,7 @@ def train(config: TrainConfig, progress: Progress = SILENT, watch: Watch | None 
         config: what to train, and how long.
         progress: listener.
         watch: asked after each validation whether it has seen enough; of a run without folds.
+        statistics: that know the pixels of some of the images already, of trainings before.
 
     Returns:
         `paths[0]` is the package, `details["model"]` its id, `scores` those of the best checkpoint on the held-out
@@ -45,12 +52,19 @@ def train(config: TrainConfig, progress: Progress = SILENT, watch: Watch | None 
         LeaseHeldError: if another process is training the same run.
         StoppedError: if `watch` said so.
     """
+    statistics = statistics or Statistics()
     if config.folds:
-        return cross_validated(config, lambda config, fold: _train(config, progress, fold))
-    return _train(config, progress, watch=watch)
+        return cross_validated(config, lambda config, fold: _train(config, progress, statistics, fold))
+    return _train(config, progress, statistics, watch=watch)
 
 
-def _train(config: TrainConfig, progress: Progress, fold: int | None = None, watch: Watch | None = None) -> StageResult:
+def _train(
+    config: TrainConfig,
+    progress: Progress,
+    statistics: Statistics,
+    fold: int | None = None,
+    watch: Watch | None = None,
+) -> StageResult:
     """One model; of a cross-validation that which does not see the images of a fold."""
     began = time.monotonic()
     with (
@@ -60,7 +74,7 @@ def _train(config: TrainConfig, progress: Progress, fold: int | None = None, wat
         _kernels(config.deterministic),
         joined(resolve_device(config.device)) as (group, device),
     ):
-        settled = settle(config, device, group, fold)
+        settled = settle(config, device, group, fold, statistics)
         run = Run(settled.workspace, settled.run_id, group.writes)
         details = settled.details
         learner, told = _learner(settled, run)

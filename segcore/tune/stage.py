@@ -21,6 +21,7 @@ from segcore.training.choice import Choice, choose
 from segcore.training.data import gather
 from segcore.training.runs import Run
 from segcore.training.settle import NOT_RESOLVED
+from segcore.training.statistics import Statistics
 from segcore.training.validate import main_of
 from segcore.tune.words import command, shown, start_values
 
@@ -53,7 +54,8 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
     _check_alone(config)
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
-        data = gather(workspace, config)
+        statistics = Statistics()
+        data = gather(workspace, config, statistics=statistics)
         if not data.validation:
             raise ConfigError(f"workspace {workspace.uri}: no image is held out, so that trials cannot be compared")
         choice = choose(config, data, resolve_device(config.device))
@@ -66,7 +68,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
             return StageResult(stage="tune", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         Run(workspace, name).agree(resolved, option="--study")
         study = study_class(workspace, name, config.space, config.seed)
-        _run_trials(study, config, choice, progress)
+        _run_trials(study, config, choice, statistics, progress)
         told = _told(workspace, study, config, choice)
     return told.model_copy(update={"seconds": peak.seconds, "peak_mib": peak.mib})
 
@@ -97,7 +99,7 @@ def _study_id(config: TuneConfig, resolved: dict[str, Any]) -> str:
     return f"{config.name}-tune-{digest[:8]}"
 
 
-def _run_trials(study: "Study", config: TuneConfig, choice: Choice, progress: Progress) -> None:
+def _run_trials(study: "Study", config: TuneConfig, choice: Choice, statistics: Statistics, progress: Progress) -> None:
     """Claim, train and tell until nothing is left to claim."""
     progress.start("tune", config.trials, "trials")
     progress.note(f"study {study.name}: {', '.join(f'{name}={text}' for name, text in config.searched.items())}")
@@ -111,14 +113,16 @@ def _run_trials(study: "Study", config: TuneConfig, choice: Choice, progress: Pr
                 return
             trial, values = study.begin(claimed, start_values(config, choice))
             progress.note(f"trial {trial.number}: {shown(values)}")
-            _run_trial(study, trial, _settings(config, choice, values), progress)
+            _run_trial(study, trial, _settings(config, choice, values), statistics, progress)
 
 
 def _settings(config: TuneConfig, choice: Choice, values: "Values") -> dict[str, Any]:
     return config.train_settings(values, {"loss": {str(name): weight for name, weight in choice.loss.items()}})
 
 
-def _run_trial(study: "Study", trial: "Trial", settings: dict[str, Any], progress: Progress) -> None:
+def _run_trial(
+    study: "Study", trial: "Trial", settings: dict[str, Any], statistics: Statistics, progress: Progress
+) -> None:
     """Train, or go on with it, and tell how it ended; a trial whose settings do not work is no reason to stop."""
     from optuna.trial import TrialState
 
@@ -129,7 +133,7 @@ def _run_trial(study: "Study", trial: "Trial", settings: dict[str, Any], progres
         return study.watch(trial, fraction, score)
 
     try:
-        result = train(build_config(TrainConfig, settings | {"run": run}, run), watch=watch)
+        result = train(build_config(TrainConfig, settings | {"run": run}, run), watch=watch, statistics=statistics)
     except StoppedError:
         study.tell(trial, TrialState.PRUNED, None, {"run": run})
         progress.note(f"trial {trial.number}: below the median, ended early")
