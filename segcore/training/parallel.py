@@ -5,9 +5,10 @@
     process 0   tiles 0, 1 -> logits --+--> loss of all 4 tiles --> gradient of tiles 0, 1 --+--> the same step
     process 1   tiles 2, 3 -> logits --+    (each computes it)  --> gradient of tiles 2, 3 --+    in both
 
-Each process cuts and augments its own tiles, from regions that all of them read. Logits and classes are exchanged
-before the loss, so that terms per region are those of the whole batch, and batch norm takes the statistics of the whole
-batch. Process 0 alone writes.
+Each process cuts and augments its own tiles. All of them read all regions: the tiles of a region (up to 64) lie in as
+many batches, so that each process has some of every region. To read a part alone it would take another order of tiles
+for each number of processes, and so another loss. Logits and classes are exchanged before the loss, so that terms per
+region are those of the whole batch, and batch norm takes the statistics of the whole batch. Process 0 alone writes.
 """
 
 import os
