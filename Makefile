@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-slow lint format reference lock clean
+.PHONY: help setup demo ui test test-slow lint format reference openlayers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,17 @@ format: setup ## Let ruff format the code
 
 reference: setup ## Write docs/commands.md and the tables of formats from the code itself
 	$(BIN)/python -m flows.reference
+
+# Only what the viewer uses, in one file that needs no network; the licences of what is in it go with it.
+OPENLAYERS := ol@10.11.0
+ESBUILD := esbuild@0.25.12
+
+openlayers: ## Renew the viewer's copy of OpenLayers (needs npm)
+	@folder=$$(mktemp -d) && cp segcore/view/static/openlayers/entry.js $$folder && cd $$folder && \
+	npm install --silent --no-audit --no-fund --ignore-scripts $(OPENLAYERS) $(ESBUILD) && \
+	node_modules/.bin/esbuild entry.js --bundle --minify --format=esm --target=es2020 --legal-comments=none --outfile=ol.js && \
+	for name in ol rbush quickselect; do echo "== $$name"; cat node_modules/$$name/LICENSE*; echo; done > LICENSES.txt && \
+	cp ol.js node_modules/ol/ol.css LICENSES.txt $(CURDIR)/segcore/view/static/openlayers/
 
 # A universal lock: one file for 3.11 to 3.13, with markers where they differ. CUDA packages stay out (see .installed).
 # What is locked stays, unless pyproject.toml rules it out; `make lock UV_FLAGS=--upgrade` renews all but torch.

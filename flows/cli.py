@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("stage", "Say which band mattered, and where the model looked."),
     "score": ("stage", "Compare masks with targets, per image and class."),
     "report": ("stage", "Write one HTML page of scores and pictures."),
+    "view": ("view", "Look at images and masks in a browser."),
     "export": ("stage", "Write masks in the geometry of their sources."),
     "export-model": ("export_model", "Write a model as ONNX, as a torch.export program, or as a STAC item."),
     "verify": ("verify", "Look for missing or damaged shards, or check a model package."),

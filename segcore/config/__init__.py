@@ -7,6 +7,7 @@ from segcore.config.predict import RESERVED_NAMES, PredictConfig
 from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
 from segcore.config.train import PreviewConfig, TrainConfig
 from segcore.config.tune import TuneConfig
+from segcore.config.view import ViewConfig
 
 STAGES: dict[str, type[StageConfig]] = {
     "ingest": IngestConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "StageConfig",
     "TrainConfig",
     "TuneConfig",
+    "ViewConfig",
     "build_config",
     "escaped",
     "load_yaml",

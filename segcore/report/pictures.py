@@ -41,7 +41,7 @@ def to_rgb(pixels: npt.NDArray[Any], channels: Sequence[str] = (), valid: npt.ND
         channels: their names; red, green and blue are found by name.
         valid: (Y, X), True = usable; None = all are.
     """
-    picture = np.moveaxis(pixels[_color_channels(pixels.shape[0], channels)], 0, -1)
+    picture = np.moveaxis(pixels[color_channels(pixels.shape[0], channels)], 0, -1)
     shown = np.isfinite(picture).all(axis=-1)
     if valid is not None:
         shown &= valid
@@ -63,7 +63,8 @@ def _stretched(values: npt.NDArray[Any]) -> Rgb:
     return stretched
 
 
-def _color_channels(num_channels: int, channels: Sequence[str]) -> list[int]:
+def color_channels(num_channels: int, channels: Sequence[str]) -> list[int]:
+    """Indices of what is shown as red, green and blue: by name, else the first three, else the first as grey."""
     names = [name.strip().lower() for name in channels]
     if all(color in names for color in ("red", "green", "blue")):
         return [names.index(color) for color in ("red", "green", "blue")]
