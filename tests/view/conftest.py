@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +80,3 @@ def tile(client: Client) -> Tile:
             return np.asarray(picture.convert("RGBA"))
 
     return get
-
-
-def chromium() -> str:
-    """The browser.
-
-    Skips the test where there is none.
-    """
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium")
-    return found

@@ -1,7 +1,7 @@
 // One image: description --> map, panel, keys; what stands under the cursor; a reload when something was made anew.
 import { address, byId, element, fetchJson, percent, showTrouble } from "./dom.js";
 import { ImageMap } from "./map.js";
-import { drawPanel } from "./panel.js";
+import { drawPanel, outline } from "./panel.js";
 import { drawScale, lengthWords } from "./scale.js";
 import { State, key } from "./state.js";
 
@@ -148,7 +148,7 @@ function listen(info, state, image, redraw) {
     "+": () => image.zoom(1), "=": () => image.zoom(1), "-": () => image.zoom(-1), 0: () => image.whole(),
     "[": () => step("z", -1), "]": () => step("z", 1), ",": () => step("t", -1), ".": () => step("t", 1),
     i: () => { state.image = !state.image; },
-    o: () => { const outline = !looks.some((look) => look.on && look.outline); looks.forEach((look) => { look.outline = outline; }); },
+    o: () => { const lines = !looks.some((look) => look.on && look.outline); looks.forEach((look) => outline(look, lines)); },
     h: () => {
       const before = hidden;
       hidden = before ? null : looks.map((look) => look.on);

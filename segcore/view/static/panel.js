@@ -9,6 +9,12 @@ const KEYS = [
   ["p n", "image before, next"], ["l", "list of images"],
 ];
 
+// Lines are thin, so they cover; areas let the image through.
+export function outline(look, value) {
+  look.outline = value;
+  look.opacity = value ? 1 : 0.5;
+}
+
 export function drawPanel(panel, info, state, changed) {
   const again = () => drawPanel(panel, info, state, changed);
   const both = () => { changed(); again(); };
@@ -42,7 +48,7 @@ function card(overlay, number, look, changed, both) {
   if (look.on) {
     parts.push(slider("opacity", look.opacity, (value) => { look.opacity = value; changed(); }));
     if (overlay.kind === "values") parts.push(...channels(overlay, look, both));
-    else parts.push(check("outlines only", look.outline, (value) => { look.outline = value; changed(); }));
+    else parts.push(check("outlines only", look.outline, (value) => { outline(look, value); both(); }));
     if (overlay.kind === "classes") parts.push(legend(overlay, look, changed));
     if (overlay.kind === "objects") parts.push(element("p", { className: "soft", textContent: "a colour for each object" }));
   }

@@ -20,7 +20,7 @@ export class State {
     if (!this.image) query.set("image", "off");
     for (const [name, look] of this.overlays) {
       const options = [look.on ? "on" : "off", look.opacity, look.outline ? "line" : "area", look.channel, [...look.hidden].join(".")];
-      query.set(name, options.join("~"));
+      query.set(name, options.join("_"));
     }
     const [x, y] = view.getCenter();
     query.set("x", x.toFixed(1));
@@ -38,7 +38,7 @@ function plane(text, count) {
 }
 
 function look(overlay, given, info) {
-  const [on, opacity, style, channel, hidden] = (given.get(key(overlay)) ?? "").split("~");
+  const [on, opacity, style, channel, hidden] = (given.get(key(overlay)) ?? "").split("_");
   const first = info.overlays.find((other) => other.group === "labels" && !["valid", "foreground"].includes(other.name));
   return {
     on: on ? on === "on" : overlay === first,
