@@ -53,7 +53,13 @@ def view(config: ViewConfig, tell: Callable[[str], None], progress: Progress = S
 def run(app: Guard, listening: socket.socket) -> None:
     """Until Ctrl-C, which is the regular end."""
     options = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=1
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=1,
     )
     try:
         uvicorn.Server(options).run(sockets=[listening])

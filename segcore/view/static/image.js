@@ -6,6 +6,7 @@ import { drawScale, lengthWords } from "./scale.js";
 import { State, key } from "./state.js";
 
 const ASK_AFTER_MS = 60;
+const LINES_ABOVE = 1000; // outlines lie over all areas
 const imageId = decodeURIComponent(location.pathname.split("/")[2]);
 const described = address("api", "images", imageId);
 
@@ -27,11 +28,11 @@ function start(info) {
   const state = new State(info);
   const image = new ImageMap("map", info, troubled);
   const shown = new Map();
-  shown.set("image", image.layer(["image", "image"], 0, info.levels.length, 0, true));
-  info.overlays.forEach((overlay, n) => {
-    const layer = image.layer([overlay.group, overlay.name], overlay.base_level, overlay.num_levels, info.overlays.length - n, false);
-    shown.set(key(overlay), layer);
+  shown.set("image", image.layer(["image", "image"], 0, info.levels.length, true));
+  info.overlays.forEach((overlay) => {
+    shown.set(key(overlay), image.layer([overlay.group, overlay.name], overlay.base_level, overlay.num_levels, false));
   });
+  const place = (overlay) => info.overlays.indexOf(overlay);
   const update = () => {
     const [low, high] = state.limits ?? limitsOf(info, state.bands);
     shown.get("image").layer.setVisible(state.image);
@@ -41,6 +42,7 @@ function start(info) {
       const { layer, show } = shown.get(key(overlay));
       layer.setVisible(look.on);
       layer.setOpacity(look.opacity);
+      layer.setZIndex(look.outline ? LINES_ABOVE - place(overlay) : info.overlays.length - place(overlay));
       show({ v: overlay.version, ...parameters(overlay, look), ...state.planes });
     }
     state.keep(info, image.view);

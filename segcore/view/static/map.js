@@ -37,7 +37,7 @@ export class ImageMap {
   }
 
   // Tiles of an array whose finest level is the image's level `first`.
-  layer(path, first, count, zIndex, smooth) {
+  layer(path, first, count, smooth) {
     const resolutions = Array.from({ length: count }, (_, n) => 2 ** (first + count - 1 - n));
     const side = this.info.tile_px;
     const tileGrid = new TileGrid({
@@ -55,7 +55,7 @@ export class ImageMap {
       tileLoadFunction: (tile, src) => this.load(tile.getImage(), src),
       tileUrlFunction: () => undefined,
     });
-    const layer = new TileLayer({ source, extent: this.extent, zIndex, preload: 0 });
+    const layer = new TileLayer({ source, extent: this.extent });
     // Enlarged pixels keep their edges, so that one sees where each begins.
     layer.on("prerender", (event) => {
       event.context.imageSmoothingEnabled = smooth && event.frameState.viewState.resolution >= 1;
