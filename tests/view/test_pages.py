@@ -9,7 +9,9 @@ import pytest
 from PIL import Image as Pillow
 
 from segcore.classes import ClassInfo
+from segcore.config import IngestConfig
 from segcore.geometry import Window
+from segcore.ingest import ingest
 from segcore.spatial import Georef, Spacing
 from segcore.store import PyramidSpec, Staging, Workspace
 from segcore.view import listing, shelf
@@ -250,3 +252,25 @@ def test_a_workspace_on_s3_looks_the_same(workspace: Workspace, client: Client, 
     for address in ("/api/images/i0", "/thumbnail/i0", "/tile/i0/image/image/0/0/0", "/tile/i0/labels/target/0/0/0"):
         assert other.get(address).content == client.get(address).content
     assert other.get("/api/images").json()["rows"] == client.get("/api/images").json()["rows"]
+
+
+def test_a_mask_of_an_earlier_image_is_called_stale(workspace: Workspace, client: Client) -> None:
+    put_image(workspace, "i0", noise((3, 20, 20)))
+    plan = workspace.image("i0").attributes["plan"]
+    for name, seen in (("fresh", plan), ("stale", plan + 1)):
+        put_label(
+            workspace, "i0", name, noise((20, 20)) % 2, CLASSES, attributes={"predict": {"source": {"plan": seen}}}
+        )
+    told = client.get("/api/images/i0").json()["overlays"]
+    assert {each["name"]: each["stale"] for each in told} == {"fresh": False, "stale": True}
+
+
+def test_an_image_that_stayed_at_its_source_is_shown(workspace: Workspace, client: Client, tmp_path: Path) -> None:
+    pixels = np.moveaxis(noise((3, 60, 50)), 0, -1)
+    source = tmp_path / "linked.png"
+    Pillow.fromarray(pixels).save(source)
+    assert ingest(IngestConfig(workspace=workspace.uri, sources=(str(source),), link=True)).exit_code == 0
+    (image_id,) = workspace.image_ids()
+    answer = client.get(f"/tile/{image_id}/image/image/0/0/0?lossless=1&low=0&high=255")
+    with Pillow.open(io.BytesIO(answer.content)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB"))[:60, :50], pixels)
