@@ -28,6 +28,7 @@ Made by `make reference` from the commands themselves. What all have in common:
   An option wins over the file. `segcore config show STAGE` prints the merged result.
 - `--json` prints one object on stdout: `stage`, `state` (`done`, `partly`, `failed`), `paths`, `scores` where there
   are any, `seconds`, `peak_mib`, and what became of each source (`sources`) or image (`images`). All else is on stderr.
+  That of `view` comes when it can be asked: its state is `serving`, and it has a `url`.
 - Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 partly done; 130 after Ctrl-C.
 - An error is one line: what failed and where, what was expected, what to do. `--debug` adds the traceback.
 """

@@ -1,6 +1,7 @@
 """`segcore view`: the workspace in a browser, until Ctrl-C."""
 
 import json
+import time
 from typing import Any
 
 import typer
@@ -9,6 +10,7 @@ from flows.cli import COMMANDS
 from flows.console import progress_on_stderr
 from flows.options import Switches, stage_command
 from segcore.config import ViewConfig
+from segcore.measure import MIB, tree_bytes
 
 
 def command(name: str) -> Any:
@@ -22,11 +24,15 @@ def serve(config: ViewConfig, switches: Switches) -> None:
     """Serve, and say where."""
     from segcore.view import view
 
+    began = time.monotonic()
+
     def tell(url: str) -> None:
-        shown = json.dumps({"stage": "view", "state": "serving", "url": url}) if switches.json else f"-> {url}"
-        typer.echo(shown)
         if not switches.json:
-            typer.echo("view: Ctrl-C ends it")
+            typer.echo(f"-> {url}\nview: Ctrl-C ends it")
+            return
+        found = {"stage": "view", "state": "serving", "url": url, "paths": []}
+        spent = {"seconds": round(time.monotonic() - began, 3), "peak_mib": round(tree_bytes() / MIB, 1)}
+        typer.echo(json.dumps(found | spent))
 
     with progress_on_stderr() as progress:
         view(config, tell, progress)

@@ -195,6 +195,7 @@ JSON_ARGUMENTS: dict[str, list[str]] = {
     "train": [],
     "tune": [],
     "verify": [],
+    "view": ["--image", "none"],  # else it serves what the others made
 }
 
 

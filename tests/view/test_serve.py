@@ -34,7 +34,9 @@ def serving(uri: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], st
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, process.communicate()
-        yield process, json.loads(line)["url"]
+        told = json.loads(line)
+        assert {"stage", "state", "url", "paths", "seconds", "peak_mib"} == set(told)
+        yield process, told["url"]
     finally:
         process.kill()
         process.wait()
