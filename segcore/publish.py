@@ -24,6 +24,7 @@ from segcore.progress import SILENT, Progress
 from segcore.report import BandTable, Fact, Failure, Panel, PictureRow, ReportContent, pictures, render
 from segcore.report.figures import confusion_svg, curves_svg, is_setting, read_curve
 from segcore.report.html import number, percent
+from segcore.report.reliability import reliability_panel
 from segcore.report.rows import MAX_ROWS, area_text, chips, headline_score, image_rows, worst_first
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
@@ -112,6 +113,7 @@ def _content(
         detailed=_detailed(pages.classes),
         num_images_left_out=max(0, len(rows) - MAX_ROWS),
         confusion=_confusion(scores),
+        reliability=reliability_panel(scores, pages.classes),
         overlays=overlays,
         num_overlays_left_out=max(0, len(scores["per_image"]) - MAX_OVERLAYS),
         worst=worst,

@@ -102,6 +102,7 @@ class ReportContent:
     """Classes with an IoU and an area of their own in the table of images."""
     num_images_left_out: int = 0
     confusion: Panel | None = None
+    reliability: Panel | None = None
     overlays: tuple[PictureRow, ...] = ()
     num_overlays_left_out: int = 0
     worst: tuple[PictureRow, ...] = ()
