@@ -86,6 +86,30 @@ class BandTable:
 
 
 @dataclass(frozen=True, slots=True)
+class UnusualRow:
+    """An image, and how far it is from the training images."""
+
+    image: str
+    score: float
+    """Times as far as usual."""
+    percentile: float
+    is_unusual: bool
+    words: str
+    picture: Panel
+
+
+@dataclass(frozen=True, slots=True)
+class UnusualImages:
+    """The images that are the least like the training images, the most unusual first."""
+
+    num_training: int
+    num_images: int
+    """That were compared; more than there are rows."""
+    num_unusual: int
+    rows: tuple[UnusualRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportContent:
     """What `render` turns into a page. Strings are plain text: they are escaped there."""
 
@@ -109,6 +133,7 @@ class ReportContent:
     bands: tuple[BandTable, ...] = ()
     saliency: tuple[PictureRow, ...] = ()
     """Where the model looked, with what was asked of `segcore explain`."""
+    unusual: UnusualImages | None = None
     curves: Panel | None = None
     provenance: Mapping[str, tuple[Fact, ...]] = field(default_factory=dict)
     """Heading -> facts."""
