@@ -3,7 +3,6 @@
 import numpy as np
 import numpy.typing as npt
 
-from segcore.drift.distance import Floats
 from segcore.drift.reference import Statistics
 from segcore.models.info import InputContract
 
@@ -57,7 +56,7 @@ def stain_statistics(pixels: npt.NDArray[np.generic], missing: npt.NDArray[np.bo
         missing: likewise.
     """
     own = pixels[:, ~missing.any(axis=0)].astype(np.float64)
-    stains: Floats = HED_FROM_RGB.T @ -np.log(np.maximum(own, 1) / 255)
+    stains = np.asarray(HED_FROM_RGB.T @ -np.log(np.maximum(own, 1) / 255), np.float64)
     means, deviations = stains.mean(axis=1), stains.std(axis=1)
     names = [f"{what} {stain}" for stain in STAINS for what in ("amount", "spread")]
     values = np.stack([means, deviations], axis=1).ravel().tolist()

@@ -15,9 +15,9 @@ TOLD = {
     "amount": ("stronger", "weaker"),
     "deviation": ("with more contrast", "with less contrast"),
     "spread": ("more uneven", "more even"),
-    "p1": ("brighter in its darkest parts", "darker in its darkest parts"),
+    "p1": ("brighter in the darkest parts", "darker in the darkest parts"),
     "p50": ("brighter in the middle", "darker in the middle"),
-    "p99": ("brighter in its brightest parts", "darker in its brightest parts"),
+    "p99": ("brighter in the brightest parts", "darker in the brightest parts"),
 }
 """Statistic -> what to say where it is higher, and where it is lower."""
 ALIKE = 0.9

@@ -17,7 +17,7 @@ def test_the_largest_deviation_of_each_band_is_told_first() -> None:
 def test_brighter_is_said_where_it_is_nearly_as_much_as_all_else() -> None:
     assert unusual_in("bands", NAMES[:2], np.array([-3.0, -5.9]), 2.0) == ["green band 3.0 deviations darker"]
     assert unusual_in("bands", NAMES[:2], np.array([-3.0, -6.1]), 2.0) == [
-        "green band 6.1 deviations darker in its brightest parts"
+        "green band 6.1 deviations darker in the brightest parts"
     ]
 
 
