@@ -68,6 +68,5 @@ def _are_alike(found: Sequence[tuple[str, float]]) -> bool:
 def _word(group: str, subject: str, statistic: str, deviation: float) -> str:
     higher, lower = TOLD[statistic]
     is_named = group == "bands" and not subject.startswith(("band", "channel", "all "))
-    return (
-        f"{subject}{' band' if is_named else ''} {abs(deviation):.1f} deviations {higher if deviation > 0 else lower}"
-    )
+    told = f"{subject} band" if is_named else f"{subject}:" if subject[-1].isdigit() else subject
+    return f"{told} {abs(deviation):.1f} deviations {higher if deviation > 0 else lower}"

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from scipy.ndimage import gaussian_filter
 
-from segcore.config import DriftConfig, PredictConfig, ReportConfig
+from segcore.config import DriftConfig, PredictConfig, ReportConfig, TrainConfig
 from segcore.drift import drift
 from segcore.drift import stage as drift_stage
 from segcore.drift.looking import Looker, reference_of
@@ -25,8 +25,10 @@ from segcore.publish import report
 from segcore.results import StageResult
 from segcore.spatial import Spacing
 from segcore.store import Workspace, verify
+from segcore.training import train
+from tests.conftest import Bucket
 from tests.inference.scenes import scene, unet_package
-from tests.synthetic import put_image, put_label
+from tests.synthetic import put_discs, put_image, put_label
 
 SIDES, NUM = (300, 280), 12
 CPU = torch.device("cpu")
@@ -77,7 +79,7 @@ def test_unusual_images_come_first_and_say_in_what(made: tuple[Workspace, str]) 
     rows = rows_of(result)
     assert set(list(rows)[:2]) == {"bright", "blurred"}
     assert {image for image, row in rows.items() if row["unusual"]} == {"bright", "blurred"}
-    assert rows["bright"]["words"][0].startswith("band 1 ")
+    assert rows["bright"]["words"][0].startswith("band 1: ")
     assert " deviations brighter" in rows["bright"]["words"][0]
     assert rows["bright"]["percentile"] == 100
     assert rows["blurred"]["groups"]["texture"]["percentile"] == 100
@@ -206,3 +208,39 @@ def test_the_report_shows_the_most_unusual(made: tuple[Workspace, str]) -> None:
     assert section.index("Image bright") < section.index("Image ordinary")
     assert "deviations brighter" in section
     assert ws.label("bright", model).read(Window.whole(SIDES)).shape == SIDES
+
+
+def test_an_object_store_holds_the_same(bucket: Bucket) -> None:
+    ws = Workspace.open(f"{bucket.uri}/w", create=True)
+    for number in range(4):
+        put_image(ws, f"t{number}", usual_scene(number)[:, :64, :64])
+    package = with_reference(ws, unet_package(ws), [f"t{number}" for number in range(4)])
+    result = drifted(ws, package.model_id)
+    assert [item.state for item in result.items] == ["done"] * 4
+    assert result.paths == (f"{bucket.uri}/w/reports/drift/{package.model_id}.json",)
+    assert drifted(ws, package.model_id).details["num_reused"] == 4
+
+
+def test_training_keeps_statistics_of_some_images_in_the_package(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_discs(ws, [False] * 6 + [True], (64, 64), ((20, 40), (20, 40)), 10, 2)
+    settings = {"workspace": ws.uri, "max_steps": 1, "tile_px": 32, "batch": 1, "channels": (4, 8), "picture": False}
+
+    def trained(**more: Any) -> ModelPackage:
+        return read_package(ws, train(TrainConfig.model_validate({**settings, **more})).details["model"])
+
+    package = trained(drift_images=4)
+    reference = Reference.read(package.drift)
+    assert reference is not None
+    assert (reference.num_images, set(reference.groups)) == (4, {"bands", "texture"})
+    means = [ws.image(f"i{number}").read(Window.whole((2, 64, 64)))[0].mean() for number in (0, 1, 3, 5)]
+    assert [row[0] for row in reference.groups["bands"].rows] == pytest.approx(means, rel=1e-5)
+    assert trained(drift_images=4).model_id == package.model_id  # the run is at its end: its package stands
+    assert trained(drift_images=0).drift is None
+    rows = rows_of(drifted(ws, package.model_id))
+    assert not any(row["unusual"] for row in rows.values())
+    classic = train(TrainConfig(workspace=ws.uri, architecture="otsu", picture=False)).details["model"]
+    found = Reference.read(read_package(ws, classic).drift)
+    assert found is not None
+    assert set(found.groups) == {"bands"}
+    assert {item.state for item in drifted(ws, classic).items} == {"done"}

@@ -9,7 +9,7 @@ NAMES = ("mean green", "p99 green", "mean band 2", "deviation band 2")
 
 def test_the_largest_deviation_of_each_band_is_told_first() -> None:
     assert unusual_in("bands", NAMES, np.array([3.14, 2.5, -1.0, -8.0]), 2.0) == [
-        "band 2 8.0 deviations with less contrast",
+        "band 2: 8.0 deviations with less contrast",
         "green band 3.1 deviations brighter",
     ]
 
