@@ -71,31 +71,37 @@ class ProbCounts:
 def count_probs(
     values: npt.NDArray[np.uint8], rows: list[int], target: npt.NDArray[Any], mask: npt.NDArray[Any], num_classes: int
 ) -> ProbCounts:
-    """Count the pixels of one window that count.
+    """Count the pixels of one window.
 
     Args:
         values: (channels, n): 0 to 255.
         rows: the class number of each channel.
-        target: (n,) class numbers 0..K-1.
+        target: (n,) class numbers 0..K-1; K in both where a pixel does not count.
         mask: likewise.
         num_classes: K.
     """
-    counts, has_all = ProbCounts.zeros(num_classes), len(rows) == num_classes
-    known = values.any(axis=0)  # with all classes, no pixel that was looked at is 0 in all
-    unknown_px = int(known.size - known.sum()) if has_all else 0
-    if unknown_px:
-        values, target, mask = values[:, known], target[known], mask[known]
+    counts, has_all, unknown_px = ProbCounts.zeros(num_classes), len(rows) == num_classes, 0
+    target = target.astype(np.intp)
+    if has_all:  # no pixel that was looked at is 0 in all
+        unknown = ~values.any(axis=0)
+        unknown_px = int(np.count_nonzero(target[unknown] < num_classes))
+        target[unknown] = num_classes
     for channel, row in enumerate(rows):
-        counts.levels[row] = _histogram(target == row, values[channel])
+        by_target = _histogram(target, values[channel], num_classes)
+        counts.levels[row] = by_target.sum(axis=0) - by_target[row], by_target[row]
     if has_all:
-        channel_of = np.argsort(rows)
-        counts.top[:] = _histogram(target == mask, values[channel_of[mask], np.arange(mask.size)])
+        own = np.zeros(mask.shape, np.uint8)
+        for channel, row in enumerate(rows):
+            np.copyto(own, values[channel], where=mask == row)
+        right = np.where(target == num_classes, 2, target == mask)
+        counts.top[:] = _histogram(right, own, 2)
     return ProbCounts(counts.levels, counts.top, unknown_px)
 
 
-def _histogram(is_it: npt.NDArray[np.bool_], values: npt.NDArray[np.uint8]) -> Int64s:
-    codes = is_it.astype(np.intp) * LEVELS + values
-    return np.bincount(codes, minlength=2 * LEVELS).reshape(2, LEVELS).astype(np.int64)
+def _histogram(numbers: npt.NDArray[np.intp], values: npt.NDArray[np.uint8], num: int) -> Int64s:
+    """(num, 256): how often each value occurs where the number is 0, 1...; larger numbers do not count."""
+    found = np.bincount(numbers * LEVELS + values, minlength=(num + 1) * LEVELS)
+    return found.reshape(-1, LEVELS)[:num].astype(np.int64)
 
 
 def prob_ratios(levels: npt.NDArray[Any]) -> dict[str, Floats]:

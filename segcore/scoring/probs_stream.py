@@ -98,12 +98,11 @@ def stream_probs(subject: Subject, layer: Layer) -> ProbCounts:
     for pieces, values in _windows(Subject(subject.image, mask, target), layer):
         assert pieces.target is not None
         numbers = counter.numbers(pieces.target, pieces.mask, pieces.valid)
-        counted = numbers[0] < num_classes
-        values = values[:, counted]
+        values = values.reshape(len(rows), -1)
         if values.dtype != np.uint8:
             values = np.rint(np.nan_to_num(values.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
-        own = [part[counted].astype(np.intp) for part in numbers]
-        total += count_probs(values, rows, own[0], own[1], num_classes)
+        target_numbers, mask_numbers = (part.reshape(-1) for part in numbers)
+        total += count_probs(values, rows, target_numbers, mask_numbers, num_classes)
     return total
 
 
