@@ -21,9 +21,10 @@ from segcore.errors import StoreError
 from segcore.geometry import Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
-from segcore.report import BandTable, Fact, Failure, Panel, PictureRow, ReportContent, pictures, render
+from segcore.report import BandTable, Fact, Failure, Panel, PictureRow, ReportContent, UnusualImages, pictures, render
 from segcore.report.figures import confusion_svg, curves_svg, is_setting, read_curve
 from segcore.report.html import number, percent
+from segcore.report.reliability import reliability_panel
 from segcore.report.rows import MAX_ROWS, area_text, chips, headline_score, image_rows, worst_first
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
@@ -31,6 +32,7 @@ from segcore.scoring.document import document
 from segcore.scoring.score import score
 from segcore.selection import failure, mask_name
 from segcore.store import Image, Label, Workspace, unseal
+from segcore.unusual import unusual_images
 from segcore.why import band_tables, saliency_rows
 
 MAX_OVERLAYS = 24
@@ -112,11 +114,13 @@ def _content(
         detailed=_detailed(pages.classes),
         num_images_left_out=max(0, len(rows) - MAX_ROWS),
         confusion=_confusion(scores),
+        reliability=reliability_panel(scores, pages.classes),
         overlays=overlays,
         num_overlays_left_out=max(0, len(scores["per_image"]) - MAX_OVERLAYS),
         worst=worst,
         bands=pages.bands(),
         saliency=saliency,
+        unusual=pages.unusual(),
         curves=_curves(workspace, model),
         provenance=_provenance(config, workspace, scores, mask, model),
     )
@@ -198,6 +202,14 @@ class _Pictures:
         except Exception as error:  # noqa: BLE001 - a damaged table is written anew by the next `segcore explain`
             self._progress.note(f"report: no table of bands: {type(error).__name__}: {error}")
             return ()
+
+    def unusual(self) -> UnusualImages | None:
+        """The images that `segcore drift` found the least like the training images."""
+        try:
+            return unusual_images(self._workspace, self.document["mask"], list(self.document["per_image"]))
+        except Exception as error:  # noqa: BLE001 - without this list the report is still one
+            self._progress.note(f"report: no list of unusual images: {type(error).__name__}: {error}")
+            return None
 
     def _try(self, image_id: str, tile: Mapping[str, Any] | None) -> PictureRow | None:
         try:

@@ -55,8 +55,9 @@ class ImageNorm(nn.Module):
         """Weight and bias for each tile, (N, channels): statistics that are off are the same as these being so."""
         if self.noise is None:
             return self.weight.expand(number, -1), self.bias.expand(number, -1)
-        assert len(self.noise) == number, f"noise is for {len(self.noise)} tiles, got {number}"
-        shift, scale = self.noise.unbind(1)
+        assert number % len(self.noise) == 0, f"noise is for {len(self.noise)} tiles, got {number}"
+        # A network of sequences takes the frames of a tile, one after the other, for tiles of their own.
+        shift, scale = self.noise.repeat_interleave(number // len(self.noise), dim=0).unbind(1)
         weights = self.weight * torch.exp(scale)
         return weights, self.bias - weights * shift
 

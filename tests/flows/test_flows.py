@@ -104,9 +104,10 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(stages: dict[str
     assert (state.type.value, state.name) == ("FAILED", "PartlyDone")
     assert state.message == "1 failed: b.tif: not an image"
     results = stage_results(state)
-    assert [result.stage for result in results] == ["ingest", "predict", "score", "report"]
+    assert [result.stage for result in results] == ["ingest", "predict", "score", "drift", "report"]
+    assert results[3].details["config"]["model"] == "m"
     assert results[2].details["config"]["model"] == "unet-01234567"
-    assert results[3].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
+    assert results[4].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
     kinds = [kind for kind, _ in artifacts]
     assert kinds.count("create_table") == kinds.count("create_markdown") == 1
     table = next(args[0] for kind, args in artifacts if kind == "create_table")

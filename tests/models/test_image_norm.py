@@ -57,6 +57,15 @@ def test_varied_it_takes_the_statistics_of_a_tile_to_be_off(shape: tuple[int, ..
     assert norm.noise is None
 
 
+def test_all_frames_of_a_tile_of_a_sequence_are_off_alike() -> None:
+    norm = ImageNorm(2, 2).train()
+    frame = torch.randn(1, 2, 6, 5)
+    with varied(norm, 0.5, [(1, 0, 0), (1, 0, 1)]):
+        found = norm(frame.expand(6, -1, -1, -1))
+    assert all(torch.equal(found[0], found[t]) and torch.equal(found[3], found[3 + t]) for t in (1, 2))
+    assert not torch.equal(found[0], found[3])
+
+
 def test_what_is_drawn_for_a_tile_is_its_own_whatever_else_is_in_the_batch() -> None:
     norms = nn.Sequential(ImageNorm(4, 2), ImageNorm(6, 2))
     seeds = [(3, 0, tile) for tile in range(400)]
