@@ -3,7 +3,31 @@
 Pure: it is handed numbers and arrays, and imports neither torch nor zarr; `segcore.publish` reads the workspace.
 """
 
-from segcore.report.content import BandTable, Chip, Fact, Failure, ImageRow, Panel, PictureRow, ReportContent
-from segcore.report.html import render
+from segcore.report.content import (
+    BandTable,
+    Chip,
+    ComparedImage,
+    ComparisonContent,
+    Fact,
+    Failure,
+    ImageRow,
+    Panel,
+    PictureRow,
+    ReportContent,
+)
+from segcore.report.html import render, render_comparison
 
-__all__ = ["BandTable", "Chip", "Fact", "Failure", "ImageRow", "Panel", "PictureRow", "ReportContent", "render"]
+__all__ = [
+    "BandTable",
+    "Chip",
+    "ComparedImage",
+    "ComparisonContent",
+    "Fact",
+    "Failure",
+    "ImageRow",
+    "Panel",
+    "PictureRow",
+    "ReportContent",
+    "render",
+    "render_comparison",
+]
