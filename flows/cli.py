@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("stage", "Search for the settings that train the best model."),
     "predict": ("stage", "Segment images tile by tile, from where it stopped."),
     "explain": ("stage", "Say which band mattered, and where the model looked."),
+    "drift": ("stage", "Say which images are unlike the training images."),
     "score": ("stage", "Compare masks with targets, per image and class."),
     "report": ("stage", "Write one HTML page of scores and pictures."),
     "view": ("view", "Look at images and masks in a browser."),

@@ -15,6 +15,7 @@ FUNCTIONS = {
     "tune": ("segcore.tune", "tune"),
     "predict": ("segcore.inference", "predict"),
     "explain": ("segcore.explain", "explain"),
+    "drift": ("segcore.drift", "drift"),
     "score": ("segcore.scoring.score", "score"),
     "report": ("segcore.publish", "report"),
     "export": ("segcore.export", "export"),

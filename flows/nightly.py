@@ -1,4 +1,5 @@
-"""Nightly: ingest the sources that are new or changed, predict them, score where a target exists, report.
+"""Nightly: ingest the sources that are new or changed, predict them, score where a target exists, name
+what is unlike the training images, report.
 
 The workspace knows what is done, so the flow asks nobody: unchanged sources and finished masks come back as
 `skipped`. A failed image is named in the report, in the run's table and in its final state, PartlyDone, which is
@@ -50,6 +51,7 @@ def nightly(
         results.append(stage("predict", {**chosen, **(predict or {})}))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
         results.append(stage("score", chosen))
+        results.append(stage("drift", {**where, "model": model}))
     except StageStoppedError as error:
         stopped = str(error)
     try:  # also of a night that stopped early: what failed is to be read in the morning

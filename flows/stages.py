@@ -14,6 +14,7 @@ from flows.ending import final_state
 from flows.tasks import StageStoppedError, stage
 from flows.trials import alone, run_workers
 from segcore.config import (
+    DriftConfig,
     ExplainConfig,
     ExportConfig,
     IngestConfig,
@@ -68,6 +69,12 @@ def explain(config: ExplainConfig) -> State[Any]:
     return single_stage("explain", config)
 
 
+@flow(name="drift", persist_result=True, result_serializer="json")
+def drift(config: DriftConfig) -> State[Any]:
+    """Images and a model package -> how unusual each image is to the model."""
+    return single_stage("drift", config)
+
+
 @flow(name="score", persist_result=True, result_serializer="json")
 def score(config: ScoreConfig) -> State[Any]:
     """Masks and targets -> scores."""
@@ -92,6 +99,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "tune": tune,
     "predict": predict,
     "explain": explain,
+    "drift": drift,
     "score": score,
     "report": report,
     "export": export,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from segcore.classes import ClassInfo, default_classes
 from segcore.geometry import Ints
 from segcore.spatial import Affine, Georef, Spacing
-from segcore.store import Ngff, PyramidSpec, Staging, Workspace
+from segcore.store import Ngff, PyramidSpec, Staging, Workspace, layer_name
 
 
 def put_image(
@@ -120,3 +120,23 @@ def write(staging: Staging, pixels: npt.NDArray[Any], stop_after: int | None = N
             writer.put(shard, pixels[staging.shard_window(shard).slices])
             written.append(shard)
     return written
+
+
+def put_probs(
+    workspace: Workspace,
+    image_id: str,
+    mask: str,
+    values: npt.NDArray[Any],
+    channels: tuple[str, ...],
+    level: int = 0,
+    predict: dict[str, Any] | None = None,
+    axes: tuple[str, ...] = ("c", "y", "x"),
+) -> None:
+    """The layer probs of a mask, uint8 or float16, whose finest level is a level of the image."""
+    spec = PyramidSpec(
+        axes=axes, shape=values.shape, dtype=str(values.dtype), kind="image", shard_px=256, base_level=level
+    )
+    name, plan = layer_name(mask, "probs"), {"channels": list(channels), "predict": predict}
+    with Staging.begin(workspace, image_id, name, plan, spec, overwrite=True) as staging:
+        staging.put_all(values)
+        staging.finish({"layer": "probs"} | ({"predict": predict} if predict else {}), channels=channels)

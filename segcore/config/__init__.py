@@ -1,6 +1,7 @@
 """Config: one frozen model per stage, shared by the command line, the YAML file and the Prefect form."""
 
 from segcore.config.base import StageConfig, build_config, load_yaml, unknown_key
+from segcore.config.drift import DriftConfig
 from segcore.config.explain import ExplainConfig
 from segcore.config.ingest import IngestConfig, escaped, parse_shares
 from segcore.config.predict import RESERVED_NAMES, PredictConfig
@@ -15,6 +16,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "tune": TuneConfig,
     "predict": PredictConfig,
     "explain": ExplainConfig,
+    "drift": DriftConfig,
     "score": ScoreConfig,
     "report": ReportConfig,
     "export": ExportConfig,
@@ -23,6 +25,7 @@ STAGES: dict[str, type[StageConfig]] = {
 __all__ = [
     "RESERVED_NAMES",
     "STAGES",
+    "DriftConfig",
     "ExplainConfig",
     "ExportConfig",
     "IngestConfig",

@@ -25,6 +25,8 @@ class ScoreConfig(StageConfig):
     boundary_halo_px: int | None = Field(default=None, ge=1, le=1024)
     """Distances between boundaries are measured up to so many pixels, and longer ones count as that; by default 64, and
     32 in volumes."""
+    probs: Literal["on", "off"] = "on"
+    """Whether probabilities are scored too, where predict wrote the layer `probs`: AUC, AP, calibration."""
     both_empty: Literal["undefined", "one"] = "undefined"
     """What a class counts as where neither target nor mask has it: nothing, so it enters no mean, or as perfect."""
     resamples: int = Field(default=1000, ge=0, le=100_000)

@@ -114,6 +114,9 @@ class TrainConfig(StageConfig):
     """Megapixels that a validation looks at, evenly spread over the held-out images; the last one at 16 times more."""
     picture: bool = True
     """Show a held-out tile with its target and mask in the model's card; it is part of the package."""
+    drift_images: int = Field(default=64, ge=0)
+    """Training images whose statistics are kept in the package, for `segcore drift` to hold new ones against; 0 = none.
+    About a second each on a CPU."""
     patience: int = Field(default=0, ge=0)
     """Validations without a better score before the run stops; 0 = never."""
     folds: int = Field(default=0, ge=0)

@@ -115,7 +115,9 @@ def grad_cam(
 
 
 @torch.no_grad()
-def coarsest_features(model: nn.Module, tile: torch.Tensor, strides: tuple[int, ...]) -> str:
+def coarsest_features(
+    model: nn.Module, tile: torch.Tensor, strides: tuple[int, ...], kinds: tuple[type[nn.Module], ...] = (nn.Module,)
+) -> str:
     """Name of the module that `grad_cam` looks at: the last that gives maps as coarse as any before the logits.
 
     Maps coarser than the model's stride are of pooling over parts of the tile, and say little of places. Those with as
@@ -125,6 +127,7 @@ def coarsest_features(model: nn.Module, tile: torch.Tensor, strides: tuple[int, 
         model: the network; its logits may be coarser than the tile before they are enlarged.
         tile: normalised.
         strides: of the model, by axis of a tile.
+        kinds: of modules among which it is.
 
     Raises:
         ConfigError: if it has nothing but scores.
@@ -141,7 +144,8 @@ def coarsest_features(model: nn.Module, tile: torch.Tensor, strides: tuple[int, 
         return hear
 
     leaves = [(name, part) for name, part in model.named_modules() if name and not next(part.children(), None)]
-    handles = [part.register_forward_hook(listen(name)) for name, part in leaves if not isinstance(part, nn.Identity)]
+    heard = [(name, part) for name, part in leaves if isinstance(part, kinds) and not isinstance(part, nn.Identity)]
+    handles = [part.register_forward_hook(listen(name)) for name, part in heard]
     try:
         logits = model(tile)
     finally:

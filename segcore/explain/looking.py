@@ -13,10 +13,10 @@ from segcore.explain.attribution import band_occlusion, coarsest_features, grad_
 from segcore.geometry import Tile, Window
 from segcore.inference.adapt import sample_for
 from segcore.inference.model_grid import ModelGrid
+from segcore.inference.normalised import normalised
 from segcore.inference.tiling import read_reflected, read_validity
 from segcore.models.image_norm import adapted
 from segcore.models.package import ModelPackage
-from segcore.store import Image
 from segcore.stretch import stretch_of
 
 Floats = npt.NDArray[np.float32]
@@ -120,21 +120,7 @@ class Looker:
 
     def _normalised(self, pixels: npt.NDArray[np.generic]) -> torch.Tensor:
         """Pixels (C, ...) of one tile -> (1, C, *axes of the model) on the device; what is missing is average."""
-        num_axes, image = len(self._contract.axes), self._grid.image
-        pixels = pixels.reshape(len(pixels), *pixels.shape[-num_axes:])
-        bands = (-1, *(1,) * num_axes)
-        mean, std = (np.asarray(each, np.float32).reshape(bands) for each in (self._contract.mean, self._contract.std))
-        normal = (pixels.astype(np.float32) - mean) / std
-        normal[_missing(image, pixels)] = 0
-        return torch.from_numpy(normal)[None].to(self._device)
-
-
-def _missing(image: Image, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """Of integers a pixel is missing where all bands are, of floats each value by itself, as in prediction."""
-    absent = image.missing(pixels)
-    if np.issubdtype(pixels.dtype, np.floating):
-        return absent
-    return np.broadcast_to(absent.all(axis=0), absent.shape)
+        return torch.from_numpy(normalised(self._contract, self._grid.image, pixels)).to(self._device)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

@@ -30,27 +30,35 @@ SAMPLE_VERSION = 1
 """Goes up with every change that can move a window; in the plan of what it decides."""
 
 
-def sample_of(
-    grid: ModelGrid, foreground: Label | None, strides: Ints, planes: int, stretch: Stretch | None = None
-) -> Pixels:
-    """A few windows of an image (K, C, ...), spread over it, in its own dtype.
+def sample_windows(grid: ModelGrid, foreground: Label | None, strides: Ints, planes: int) -> list[Window]:
+    """A few windows of an image, spread over it; they may reach over its border.
 
     Args:
         grid: the image.
         foreground: its mark of where there is something to see; None = everywhere.
         strides: of the model, over the axes of a tile.
         planes: of z or t in a window, of a model that sees several.
-        stretch: what is done to the intensities.
     """
     sides = _sides(grid.shape, strides, planes)
     count = max(1, MAX_SAMPLE_PX // int(np.prod(sides)))
-    windows = _drawn(grid, sides, _search(grid, foreground), count)
-    return np.stack([read_reflected(grid, window, stretch) for window in windows])
+    return _drawn(grid, sides, _search(grid, foreground), count)
+
+
+def sample_of(
+    grid: ModelGrid, foreground: Label | None, strides: Ints, planes: int, stretch: Stretch | None = None
+) -> Pixels:
+    """The pixels of these windows (K, C, ...), in the image's own dtype; stretched where it is to be."""
+    return np.stack([read_reflected(grid, each, stretch) for each in sample_windows(grid, foreground, strides, planes)])
+
+
+def windows_for(contract: InputContract, grid: ModelGrid) -> list[Window]:
+    """Those of an image for a model; the same whatever of the image is asked for tonight."""
+    return sample_windows(grid, own_foreground(grid.image), contract.strides, contract.tile_planes)
 
 
 def sample_for(contract: InputContract, grid: ModelGrid, stretch: Stretch | None) -> Pixels:
-    """The sample of an image for a model; the same whatever of the image is asked for tonight."""
-    return sample_of(grid, own_foreground(grid.image), contract.strides, contract.tile_planes, stretch)
+    """The sample of an image for a model; likewise."""
+    return np.stack([read_reflected(grid, window, stretch) for window in windows_for(contract, grid)])
 
 
 def sample_px(shape: Ints, strides: Ints, planes: int) -> int:

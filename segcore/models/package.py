@@ -4,6 +4,7 @@
         model.safetensors   the weights, and nothing that could run
         model.json          `PackageInfo`: architecture, input contract, classes, scores, where it came from
         README.md           the model card, for people
+        drift.json          statistics of the training images, to hold new ones against (`segcore.drift`); if it has any
         example.png         a part of a held-out image, its target and the model's mask; where there was one
         SHA256SUMS          of those above; written last, so that a package without it is not finished
 
@@ -52,8 +53,12 @@ WEIGHTS = "model.safetensors"
 INFO = "model.json"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
+DRIFT = "drift.json"
 _FILES = (WEIGHTS, INFO, CARD)
-"""What every package has; one without a picture, as older ones are, is whole too."""
+"""What every package has."""
+_OPTIONAL = (DRIFT, PICTURE)
+"""What it may have; one without, as older ones are, is whole too."""
+_NAMES = (*_FILES, *_OPTIONAL)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -69,6 +74,8 @@ class ModelPackage:
     info: PackageInfo
     weights: bytes = field(repr=False)
     """Of model.safetensors."""
+    drift: bytes | None = field(default=None, repr=False)
+    """Of drift.json, where there is one."""
 
     @property
     def architecture(self) -> ModelConfig:
@@ -109,7 +116,7 @@ class PackageFiles(NamedTuple):
     folder: str
     """Its place, to show to the user."""
     content: dict[str, bytes]
-    """By name: all of a package's files, the picture where there is one, and the sums."""
+    """By name: all of a package's files, also those that it may have, and the sums."""
 
 
 def write_package(
@@ -117,7 +124,7 @@ def write_package(
     prefix: str,
     info: PackageInfo,
     weights: Mapping[str, torch.Tensor],
-    picture: bytes | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> ModelPackage:
     """Write a package as `<prefix>/<model_id>/`; the same content twice is the same package.
 
@@ -126,7 +133,7 @@ def write_package(
         prefix: key of the folder of packages, "models" in a workspace.
         info: what model.json will say.
         weights: the model's state, by the names of its `state_dict`.
-        picture: PNG for the card, of what the model does.
+        beside: by name, what a package may have: drift.json, and a PNG for the card, of what the model does.
 
     Raises:
         ContractError: if the weights don't fit the architecture, or are not finite.
@@ -135,10 +142,10 @@ def write_package(
     files = {
         WEIGHTS: safetensors.torch.save(tensors),
         INFO: (json.dumps(info.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode(),
-        CARD: model_card(info, picture is not None).encode(),
+        CARD: model_card(info, PICTURE in (beside or {})).encode(),
+        **(beside or {}),
     }
-    if picture is not None:
-        files[PICTURE] = picture
+    assert files.keys() <= set(_NAMES), f"a package has {_NAMES}, got {sorted(files)}"
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())).encode()
     model_id = _model_id(info.name, sums)
     folder = f"{prefix.rstrip('/')}/{model_id}"
@@ -146,7 +153,8 @@ def write_package(
     for name, data in files.items():
         objects.put(f"{folder}/{name}", data)
     objects.put(f"{folder}/{SUMS}", sums)
-    return ModelPackage(model_id, hashlib.sha256(sums).hexdigest(), objects.describe(folder), info, files[WEIGHTS])
+    digest = hashlib.sha256(sums).hexdigest()
+    return ModelPackage(model_id, digest, objects.describe(folder), info, files[WEIGHTS], files.get(DRIFT))
 
 
 def unwritten(info: PackageInfo, weights: Mapping[str, torch.Tensor]) -> ModelPackage:
@@ -174,7 +182,8 @@ def read_package(ws: Workspace | None, model: str) -> ModelPackage:
     _refuse_first(files.folder, weight_problems(info.architecture, files.content[WEIGHTS]))
     sums = files.content[SUMS]
     digest = hashlib.sha256(sums).hexdigest()
-    return ModelPackage(_model_id(info.name, sums), digest, files.folder, info, files.content[WEIGHTS])
+    weights, drift = files.content[WEIGHTS], files.content.get(DRIFT)
+    return ModelPackage(_model_id(info.name, sums), digest, files.folder, info, weights, drift)
 
 
 def _refuse_first(folder: str, problems: Iterator[str]) -> None:
@@ -192,7 +201,7 @@ def find_files(ws: Workspace | None, model: str) -> PackageFiles:
     Raises:
         ContractError: if there is no such package, or one of the files that all have is missing.
     """
-    names = (*_FILES, PICTURE, SUMS)
+    names = (*_NAMES, SUMS)
     if ws is not None and _ID.fullmatch(model):
         found = {name: ws.objects.get(f"models/{model}/{name}") for name in names}
         if any(data is not None for data in found.values()):
@@ -216,7 +225,7 @@ def _where_not_found(ws: Workspace | None) -> str:
 
 
 def _all_there(folder: str, found: Mapping[str, bytes | None]) -> PackageFiles:
-    missing = [name for name, data in found.items() if data is None and name != PICTURE]
+    missing = [name for name, data in found.items() if data is None and name not in _OPTIONAL]
     if missing:
         raise ContractError(
             f"model package {folder}: expected {', '.join((*_FILES, SUMS))}, {', '.join(missing)} missing; "
@@ -230,11 +239,11 @@ def sum_problems(files: Mapping[str, bytes]) -> Iterator[str]:
     expected: dict[str, str] = {}
     for line in files[SUMS].decode("utf-8", "replace").splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        if match is None or match[2] not in (*_FILES, PICTURE):
-            yield f"{SUMS} has a line that is no sum of {', '.join((*_FILES, PICTURE))}"
+        if match is None or match[2] not in _NAMES:
+            yield f"{SUMS} has a line that is no sum of {', '.join(_NAMES)}"
         else:
             expected[match[2]] = match[1]
-    for name in (*_FILES, PICTURE):
+    for name in _NAMES:
         actual = hashlib.sha256(files[name]).hexdigest() if name in files else None
         if expected.get(name) != actual:
             yield (

@@ -9,13 +9,14 @@ from segcore.classes import ClassInfo
 from segcore.geometry import Window
 from segcore.progress import Progress
 from segcore.publish.planes import Ids, coarse_plane, read_ids, read_picture
-from segcore.report import BandTable, Failure, Panel, PictureRow, pictures
+from segcore.report import BandTable, Failure, Panel, PictureRow, UnusualImages, pictures
 from segcore.report.html import number, percent
 from segcore.report.rows import area_text, headline_score, worst_first
 from segcore.results import ItemResult
 from segcore.scoring.counts import foreground_rows
 from segcore.selection import failure
 from segcore.store import Image, Label, Workspace
+from segcore.unusual import unusual_images
 from segcore.why import band_tables, saliency_rows
 
 MAX_OVERLAYS = 24
@@ -64,6 +65,14 @@ class Pictured:
         except Exception as error:  # noqa: BLE001 - a damaged table is written anew by the next `segcore explain`
             self._progress.note(f"report: no table of bands: {type(error).__name__}: {error}")
             return ()
+
+    def unusual(self) -> UnusualImages | None:
+        """The images that `segcore drift` found the least like the training images."""
+        try:
+            return unusual_images(self._workspace, self.document["mask"], list(self.document["per_image"]))
+        except Exception as error:  # noqa: BLE001 - without this list the report is still one
+            self._progress.note(f"report: no list of unusual images: {type(error).__name__}: {error}")
+            return None
 
     def _try(self, image_id: str, tile: Mapping[str, Any] | None) -> PictureRow | None:
         if self._bytes_left <= 0:

@@ -21,6 +21,7 @@ from segcore.publish.provenance import model_of, provenance, training_curves
 from segcore.publish.sides import score_config
 from segcore.report import Failure, Panel, ReportContent, pictures, render
 from segcore.report.figures import confusion_svg
+from segcore.report.reliability import reliability_panel
 from segcore.report.rows import HEADLINE_LABELS, MAX_ROWS, chips, headline_part, image_rows, pace_facts
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
@@ -141,11 +142,13 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
         detailed=_detailed(pages.classes),
         num_images_left_out=max(0, len(rows) - MAX_ROWS),
         confusion=_confusion(scores),
+        reliability=reliability_panel(scores, pages.classes),
         overlays=overlays,
         num_overlays_left_out=len(scores["per_image"]) - len(overlays),
         worst=worst,
         bands=pages.bands(),
         saliency=saliency,
+        unusual=pages.unusual(),
         curves=training_curves(workspace, model),
         stages=config.stages,
         pace=pace_facts(summed(found.pace.values()), len(found.scored.images)),

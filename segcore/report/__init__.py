@@ -14,6 +14,8 @@ from segcore.report.content import (
     Panel,
     PictureRow,
     ReportContent,
+    UnusualImages,
+    UnusualRow,
 )
 from segcore.report.html import render, render_comparison
 
@@ -28,6 +30,8 @@ __all__ = [
     "Panel",
     "PictureRow",
     "ReportContent",
+    "UnusualImages",
+    "UnusualRow",
     "render",
     "render_comparison",
 ]

@@ -115,6 +115,30 @@ class ComparedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class UnusualRow:
+    """An image, and how far it is from the training images."""
+
+    image: str
+    score: float
+    """Times as far as usual."""
+    percentile: float
+    is_unusual: bool
+    words: str
+    picture: Panel
+
+
+@dataclass(frozen=True, slots=True)
+class UnusualImages:
+    """The images that are the least like the training images, the most unusual first."""
+
+    num_training: int
+    num_images: int
+    """That were compared; more than there are rows."""
+    num_unusual: int
+    rows: tuple[UnusualRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportContent:
     """What `render` turns into a page. Strings are plain text: they are escaped there."""
 
@@ -136,12 +160,14 @@ class ReportContent:
     """Classes with an IoU and an area of their own in the table of images."""
     num_images_left_out: int = 0
     confusion: Panel | None = None
+    reliability: Panel | None = None
     overlays: tuple[PictureRow, ...] = ()
     num_overlays_left_out: int = 0
     worst: tuple[PictureRow, ...] = ()
     bands: tuple[BandTable, ...] = ()
     saliency: tuple[PictureRow, ...] = ()
     """Where the model looked, with what was asked of `segcore explain`."""
+    unusual: UnusualImages | None = None
     curves: Panel | None = None
     stages: tuple[StageTold, ...] = ()
     pace: tuple[Fact, ...] = ()

@@ -50,7 +50,7 @@ def confusion_svg(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> byt
             text = f"{share[row, column]:.1%}" if rows[row, 0] else "–"
             color = "white" if share[row, column] > 0.55 else INK
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
-    return _svg(figure)
+    return svg(figure)
 
 
 def read_curve(text: str) -> dict[str, list[tuple[float, float]]]:
@@ -76,7 +76,7 @@ def _number(cell: Any) -> float | None:
 def curves_svg(curve: Curve) -> bytes | None:
     """Training curves: losses on the left, validation scores on the right; None where there is neither."""
     figure = _curves(curve)
-    return None if figure is None else _svg(figure)
+    return None if figure is None else svg(figure)
 
 
 def curve_picture(rows: Sequence[Mapping[str, float]]) -> bytes | None:
@@ -140,7 +140,8 @@ def _draw_lines(axes: Axes, lines: Curve) -> None:
             text.set_parse_math(False)
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG, the same bytes each time."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "segcore", "font.family": "DejaVu Sans"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -4,7 +4,7 @@ Keys: `format`, `mask`, `classes` (id, name, color, in the order of the confusio
 (the rules that the scores were made by), then those of all scored images together:
 
     num_scored, overall, per_class, confusion (rows target, columns mask), excluded_px,
-    boundary (unit, tolerance, cap) and instances where they were measured, interval (None where there is none)
+    boundary (unit, tolerance, cap), instances and probs where they were measured, interval (None where there is none)
 
 and `per_split` (the same for each split), `per_group` (for each group, where there are any), `per_image` (for each
 image; both without an interval), `worst_tiles`, and `against` where two masks were compared. Scores are in 0..1, but
@@ -24,6 +24,7 @@ from segcore.scoring.boundary import BOUNDARY_METRICS
 from segcore.scoring.counts import Counts, plain
 from segcore.scoring.instances import InstanceCounts, num_objects
 from segcore.scoring.intervals import LEVEL, SEED, Sums, Tree, bootstrap, difference, middle, total
+from segcore.scoring.probs import NUM_BINS, OF_CLASS, reliability
 from segcore.scoring.ratios import Floats
 from segcore.scoring.summary import MEANS, ImageScore, common_unit, empty_score, front, scores_of, sums_of
 
@@ -36,6 +37,7 @@ SHOWN_OF_CLASS = {
     "per_class": ("iou", "dice", "precision", "recall"),
     "boundary": BOUNDARY_METRICS,
     "objects": ("pq", "f1"),
+    "prob_classes": OF_CLASS,
 }
 """Of a class, what has an interval."""
 
@@ -140,6 +142,7 @@ def _summary(classes: Sequence[ClassInfo], results: Sequence[ImageScore], config
     }
     _add_boundary(summary, classes, results, tree, summed["known"][0])
     _add_instances(summary, classes, results, tree, summed)
+    _add_probs(summary, classes, results, tree, summed)
     return summary
 
 
@@ -186,6 +189,28 @@ def _add_instances(
         summary["per_class"][classes[row].name]["instances"] = found
 
 
+def _add_probs(
+    summary: dict[str, Any], classes: Sequence[ClassInfo], results: Sequence[ImageScore], tree: Tree, summed: Sums
+) -> None:
+    """The scores of probabilities, with the reliability diagrams; nothing where no image has the layer."""
+    counted = [result.probs for result in results if result.probs is not None]
+    if not counted:
+        return
+    summary["probs"] = {
+        **_plain_row(tree["probs"], 0),
+        "reliability": reliability(summed["probs.top"][0]),
+        "num_bins": NUM_BINS,
+        "unknown_px": sum(counts.unknown_px for counts in counted),
+        "num_images": len(counted),
+    }
+    for row, info in enumerate(classes):
+        summary["per_class"][info.name]["probs"] = {
+            **_plain_row(tree["prob_classes"], row),
+            "reliability": reliability(summed["probs.levels"][0, row]),
+            "num_images": sum(bool(counts.levels[row, 1].any()) for counts in counted),
+        }
+
+
 def _interval(
     classes: Sequence[ClassInfo], results: Sequence[ImageScore], sums: dict[str, Floats], config: ScoreConfig
 ) -> dict[str, Any] | None:
@@ -221,8 +246,9 @@ def _nested(tree: Tree, classes: Sequence[ClassInfo], leaf: Any) -> dict[str, An
             for row, info in enumerate(classes)
         },
     }
-    if "instances" in tree:
-        found["instances"] = {name: leaf(draws, ("instances", name, 0)) for name, draws in tree["instances"].items()}
+    for part in ("instances", "probs"):
+        if part in tree:
+            found[part] = {name: leaf(draws, (part, name, 0)) for name, draws in tree[part].items()}
     return found
 
 
@@ -267,5 +293,7 @@ def _image_entry(result: ImageScore, config: ScoreConfig) -> dict[str, Any]:
         for scores in entry["per_class"].values():
             for name in ("num_images", "image_mean"):
                 del scores[name]
+            for name in ("num_images", "reliability"):
+                scores.get("probs", {}).pop(name, None)
         entry["worst_tiles"] = list(result.worst_tiles)
     return entry

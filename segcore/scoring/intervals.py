@@ -22,7 +22,7 @@ Tree = dict[str, Any]
 LEVEL = 0.95
 SEED = 0
 DRAWN_AT_ONCE = 1 << 22
-"""Draws times images, as float64."""
+"""Draws times images, or times what is summed of each, as float64."""
 
 
 def total(sums: Sums) -> dict[str, Floats]:
@@ -45,7 +45,8 @@ def bootstrap(
     if len(names) < 2 or resamples == 0:
         return None
     generator = np.random.default_rng(SEED)
-    step = max(1, DRAWN_AT_ONCE // len(groups))
+    widest = max(part[0].size for sums in parts for part in sums.values())
+    step = max(1, DRAWN_AT_ONCE // max(len(groups), widest))
     found: list[list[Tree]] = [[] for _ in parts]
     for begin in range(0, resamples, step):
         num = min(step, resamples - begin)

@@ -42,6 +42,8 @@ def _alike(one: ImageScore, other: ImageScore) -> tuple[ImageScore, ImageScore]:
         one, other = replace(one, boundary=None), replace(other, boundary=None)
     if None in (one.instances, other.instances):
         one, other = replace(one, instances=None), replace(other, instances=None)
+    if None in (one.probs, other.probs):
+        one, other = replace(one, probs=None), replace(other, probs=None)
     return one, other
 
 

@@ -6,7 +6,6 @@ reads it back as long as that identity stands, and counts again when any of it c
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,9 @@ from segcore.scoring.boundary import EXACT, Ruler
 from segcore.scoring.counts import Counts, foreground_rows, overall_scores
 from segcore.scoring.document import Against, document
 from segcore.scoring.fit import check_fit, class_ids, named
+from segcore.scoring.identity import state_digest
 from segcore.scoring.instances import InstanceCounts
+from segcore.scoring.probs_stream import probs_of
 from segcore.scoring.stream import Streamed, Subject, stream
 from segcore.scoring.summary import BoundaryScores, ImageScore, empty_score
 from segcore.selection import Masked, failure, is_of_earlier, mask_name, select
@@ -148,11 +149,12 @@ def score_image(
     subject = _subject(workspace, image, mask, progress)
     check_fit(subject)
     ruler = _ruler(subject, config) if config.boundary == "on" else None
-    identity = {label: _state_digest(workspace, image.image_id, label) for label in _made_of(subject)}
+    identity = {label: state_digest(workspace, image.image_id, label) for label in _made_of(subject)}
     key = f"state/{image.image_id}/{mask.name}/score.json"
     kept = _kept(workspace.objects.get(key), identity, subject, ruler)
     try:
         found = kept or stream(subject, ruler)
+        probs = probs_of(workspace, subject, identity, progress) if config.probs == "on" else None
     except StoreError as error:
         raise StoreError(f"image {image.image_id}: {error}") from error
     if kept is None:
@@ -179,6 +181,7 @@ def score_image(
         source=image.source,
         image_digest=image.digest,
         mask_digest=mask.digest,
+        probs=probs,
     )
 
 
@@ -236,16 +239,6 @@ def _ruler(subject: Subject, config: ScoreConfig) -> Ruler:
 
 def _made_of(subject: Subject) -> list[str]:
     return ["image", "valid", *(label.name for label in subject.labels)]
-
-
-def _state_digest(workspace: Workspace, image_id: str, label: str) -> str:
-    """Digest of a label's frozen plan and metadata: same plans = same pixels."""
-    prefix = f"state/{image_id}/{label}"
-    numbers = sorted(int(folder) for folder in workspace.objects.folders(prefix) if folder.isdigit())
-    digest = hashlib.sha256(str(numbers).encode())
-    for part in ("plan.json", "finished.json"):
-        digest.update(workspace.objects.get(f"{prefix}/{numbers[-1]}/{part}") or b"" if numbers else b"")
-    return digest.hexdigest()
 
 
 def _record(identity: dict[str, str], found: Streamed) -> dict[str, Any]:

@@ -76,10 +76,10 @@ class Subject:
         found = (self.mask, self.target, self.mask_objects, self.target_objects)
         return tuple(label for label in found if label is not None)
 
-    def read(self, window: Window) -> Pieces:
-        """The pixels of a window of the mask."""
-        level = self.mask.base_level
-        mask = self.mask.read(window)
+    def read(self, window: Window, level: int | None = None) -> Pieces:
+        """The pixels of a window of a level of the image, of objects that of the mask; None = the mask's finest."""
+        level = self.mask.base_level if level is None else level
+        mask = self.mask.read(window, level - self.mask.base_level)
         target = None if self.target is None else self.target.read(window, level)
         objects = None if self.target_objects is None else self.target_objects.read(window, level)
         valid = self.image.read_valid(window, level)

@@ -11,6 +11,7 @@ from segcore.scoring.boundary import BOUNDARY_METRICS, Ruler
 from segcore.scoring.counts import Counts, foreground_rows
 from segcore.scoring.instances import InstanceCounts, instance_ratios
 from segcore.scoring.intervals import Sums, Tree
+from segcore.scoring.probs import ProbCounts, overall_prob_ratios, prob_ratios
 from segcore.scoring.ratios import ClassSums, Floats, class_ratios, divided, known_mean, overall_ratios
 
 MEANS = (*BOUNDARY_METRICS, "iou", "dice")
@@ -53,6 +54,7 @@ class ImageScore:
     """Of the source's content."""
     mask_digest: str | None = None
     """Of the mask's plan."""
+    probs: ProbCounts | None = None
 
     @property
     def drawn_with(self) -> str:
@@ -90,6 +92,10 @@ def sums_of(results: Sequence[ImageScore], num_classes: int, empty: float) -> di
         objects = [result.instances or InstanceCounts.zeros(num_classes) for result in results]
         for name in InstanceCounts.__slots__:
             sums[f"instances.{name}"] = np.stack([getattr(counts, name) for counts in objects])
+    if any(result.probs is not None for result in results):
+        probs = [result.probs or ProbCounts.zeros(num_classes) for result in results]
+        sums["probs.levels"] = np.stack([counts.levels for counts in probs]).astype(np.float64)
+        sums["probs.top"] = np.stack([counts.top for counts in probs]).astype(np.float64)
     return sums
 
 
@@ -109,8 +115,9 @@ def _each(result: ImageScore, classes: ClassSums, row: int, empty: float) -> Flo
 
 
 def scores_of(sums: Sums, foreground: Sequence[int], empty: float) -> Tree:
-    """Scores of sums `(draws, ...)`: `overall` and `instances` `(draws,)`, `per_class`, `boundary`, `image_mean` and
-    (of more than one class in the foreground) `objects` `(draws, K)`; nan = not defined.
+    """Scores of sums `(draws, ...)`: `overall`, `instances` and `probs` `(draws,)`, `per_class`, `boundary`,
+    `image_mean`, `prob_classes` and (of more than one class in the foreground) `objects` `(draws, K)`; nan = not
+    defined.
 
     Args:
         sums: of each draw, or of all images (`intervals.total`).
@@ -134,6 +141,9 @@ def scores_of(sums: Sums, foreground: Sequence[int], empty: float) -> Tree:
         if len(foreground) > 1:
             tree["objects"] = {name: values[..., 1:] for name, values in found.items()}
             tree["instances"]["mean_pq"] = known_mean(tree["objects"]["pq"][..., list(foreground)])
+    if "probs.levels" in sums:
+        tree["prob_classes"] = prob_ratios(sums["probs.levels"])
+        tree["probs"] = overall_prob_ratios(tree["prob_classes"], sums["probs.top"])
     return tree
 
 

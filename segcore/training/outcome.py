@@ -4,11 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from segcore import __version__
+from segcore.drift.looking import reference_of
 from segcore.models.card import PICTURE
-from segcore.models.package import ModelPackage, write_package
+from segcore.models.package import DRIFT, ModelPackage, unwritten, write_package
 from segcore.training.example import example_picture
 from segcore.training.loop import Training
 from segcore.training.runs import Run
@@ -46,8 +48,10 @@ def concluded(settled: Settled, training: Training, run: Run) -> Outcome:
             "code_version": __version__,
         }
     )
-    picture = _picture(training, run, weights) if settled.config.picture else None
-    package = write_package(settled.workspace.objects, "models", info, weights, picture)
+    beside = {PICTURE: _picture(training, run, weights) if settled.config.picture else None}
+    beside[DRIFT] = _reference(settled, training, run, weights)
+    there = {name: data for name, data in beside.items() if data is not None}
+    package = write_package(settled.workspace.objects, "models", info, weights, there)
     training.progress.note(f"model {package.model_id}: {package.folder}")
     return Outcome(scores, package)
 
@@ -70,3 +74,18 @@ def _picture(training: Training, run: Run, weights: dict[str, torch.Tensor]) -> 
     if picture is not None:
         run.put(PICTURE, picture)
     return picture
+
+
+def _reference(settled: Settled, training: Training, run: Run, weights: dict[str, torch.Tensor]) -> bytes | None:
+    """Statistics of the training images, spread evenly over them."""
+    images, most = settled.data.training, settled.config.drift_images
+    kept = run.get(DRIFT)
+    if kept is not None or not most:
+        return kept
+    chosen = [images[k].image for k in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))]
+    found = reference_of(unwritten(settled.info, weights), chosen, settled.device, training.progress)
+    if found is None:
+        return None
+    data = found.model_dump_json().encode() + b"\n"
+    run.put(DRIFT, data)
+    return data

@@ -182,6 +182,7 @@ def test_json_of_a_failed_stage_is_one_object_too(monkeypatch: pytest.MonkeyPatc
 JSON_ARGUMENTS: dict[str, list[str]] = {
     "config show train": [],
     "doctor": [],
+    "drift": ["--model", "m"],
     "explain": ["--model", "m"],
     "export": ["--model", "m", "--output", "out"],
     "export-model": ["--model", "m", "--output", "m.onnx"],

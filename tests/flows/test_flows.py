@@ -104,11 +104,13 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(stages: dict[str
     assert (state.type.value, state.name) == ("FAILED", "PartlyDone")
     assert state.message == "1 failed: b.tif: not an image"
     results = stage_results(state)
-    assert [result.stage for result in results] == ["ingest", "predict", "score", "report"]
+    assert [result.stage for result in results] == ["ingest", "predict", "score", "drift", "report"]
+    assert results[3].details["config"]["model"] == "m"
     assert results[2].details["config"]["model"] == "unet-01234567"
-    assert results[3].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
-    stages_told = results[3].details["config"]["stages"]
-    assert [(told["stage"], told["failed"]) for told in stages_told] == [("ingest", 1), ("predict", 0), ("score", 0)]
+    assert results[4].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
+    stages_told = results[4].details["config"]["stages"]
+    found = {told["stage"]: told["failed"] for told in stages_told}
+    assert found == {"ingest": 1, "predict": 0, "score": 0, "drift": 0}
     kinds = [kind for kind, _ in artifacts]
     assert kinds.count("create_table") == kinds.count("create_markdown") == 1
     table = next(args[0] for kind, args in artifacts if kind == "create_table")

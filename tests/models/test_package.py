@@ -198,7 +198,7 @@ def test_a_uri_without_a_package_is_one_clear_error(uri: str) -> None:
 def test_a_picture_is_part_of_the_package_and_of_its_card(tmp_path: Path) -> None:
     plain, _, model = written(tmp_path / "plain")
     objects = Folder(tmp_path / "pictured")
-    package = write_package(objects, "models", info(), model.state_dict(), picture=b"png")
+    package = write_package(objects, "models", info(), model.state_dict(), {"example.png": b"png"})
     assert (objects.keys[-1].rsplit("/", 1)[-1], len(objects.keys)) == ("SHA256SUMS", 5)
     assert package.digest != plain.digest
     assert read_package(None, package.folder).digest == package.digest
