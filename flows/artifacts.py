@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from flows.console import named_error
 from flows.curve import Rows, curve_key, curve_markdown
 from flows.tables import chosen
-from segcore.results import StageResult, failures
+from segcore.results import StageResult, StageTold, failures
 
 UPDATE_EVERY_S = 2.0
 """Between two updates of a progress artifact."""
@@ -179,6 +179,11 @@ def trial_rows(details: Mapping[str, Any]) -> list[dict[str, Any]]:
 def named_failures(results: Iterable[StageResult]) -> list[tuple[str, str]]:
     """What failed in earlier stages, by image id (or source) and error, for the report's `failures`."""
     return [(item.image or item.source or "?", item.error or "") for item in failures(results)]
+
+
+def stages_told(results: Iterable[StageResult]) -> list[dict[str, Any]]:
+    """What ran, for the report's `stages`."""
+    return [StageTold.of(result).model_dump() for result in results]
 
 
 def first_picture(workspace: str, results: Iterable[StageResult]) -> str | None:

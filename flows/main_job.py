@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.artifacts import first_picture, named_failures, publish
+from flows.artifacts import first_picture, named_failures, publish, stages_told
 from flows.ending import final_state
 from flows.tasks import stage
 from segcore.config import STAGES, build_config
@@ -47,7 +47,8 @@ def main_job(
         results.append(stage("predict", {**chosen, **given["predict"]}))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
         results.append(stage("score", {**chosen, **given["score"]}))
-        results.append(stage("report", {**chosen, "failures": named_failures(results), **given["report"]}))
+        told = {"failures": named_failures(results), "stages": stages_told(results)}
+        results.append(stage("report", {**chosen, **told, **given["report"]}))
     except SegcoreError as error:
         publish(results)
         return final_state(results, stopped=str(error))

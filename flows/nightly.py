@@ -11,7 +11,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.artifacts import first_picture, named_failures, publish
+from flows.artifacts import first_picture, named_failures, publish, stages_told
 from flows.ending import final_state
 from flows.tasks import StageStoppedError, stage
 from segcore.results import StageResult
@@ -55,8 +55,8 @@ def nightly(
     except StageStoppedError as error:
         stopped = str(error)
     try:  # also of a night that stopped early: what failed is to be read in the morning
-        told = [*named_failures(results), *([("the night", stopped)] if stopped else [])]
-        results.append(stage("report", {**chosen, "failures": told}))
+        failed = [*named_failures(results), *([("the night", stopped)] if stopped else [])]
+        results.append(stage("report", {**chosen, "failures": failed, "stages": stages_told(results)}))
     except StageStoppedError as error:
         stopped = stopped or str(error)
     publish(results, picture=first_picture(workspace, results))

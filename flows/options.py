@@ -19,7 +19,7 @@ POSITIONAL = frozenset({"sources"})
 """Fields that are given without an option's name: `segcore ingest a.tif b.tif`."""
 
 
-FLOWS_ONLY = frozenset({"failures"})
+FLOWS_ONLY = frozenset({"failures", "stages"})
 """Fields that a flow fills from earlier stages; no option."""
 
 
@@ -44,7 +44,12 @@ CONFIG = Annotated[
 
 
 def stage_command(
-    config: type[StageT], run: Callable[[StageT, Switches], None], *, text: str, prefect: bool = True
+    config: type[StageT],
+    run: Callable[[StageT, Switches], None],
+    *,
+    text: str,
+    prefect: bool = True,
+    shows: Mapping[str, Any] | None = None,
 ) -> Callable[..., None]:
     """A function for typer whose parameters are the config's fields; it checks them and calls `run`.
 
@@ -53,20 +58,25 @@ def stage_command(
         run: gets the merged config and the switches.
         text: what `--help` says first.
         prefect: whether the command has `--prefect`.
+        shows: options that print something and leave, by name: their annotations.
     """
+    shows = shows or {}
 
     def command(**given: Any) -> None:
+        for name in shows:
+            del given[name]
         switches = Switches(given.pop("json"), given.pop("prefect", False), given.pop("debug"))
         run(merged_config(config, given.pop("config"), given), switches)
 
     fields = {name: field for name, field in config.model_fields.items() if name not in FLOWS_ONLY}
     annotations = {name: parameter_type(name, field) for name, field in fields.items()}
-    annotations |= {"config": CONFIG} | ({"prefect": PREFECT} if prefect else {}) | {"json": JSON, "debug": DEBUG}
+    annotations |= {**shows, "config": CONFIG}
+    annotations |= ({"prefect": PREFECT} if prefect else {}) | {"json": JSON, "debug": DEBUG}
     parameters = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=False if name in ("prefect", "json", "debug") else None,
+            default=False if name in ("prefect", "json", "debug", *shows) else None,
             annotation=annotation,
         )
         for name, annotation in annotations.items()
@@ -137,6 +147,8 @@ def parameter_type(name: str, field: FieldInfo) -> Any:
             list[str] | None, typer.Option(flag, metavar="<name=value>", help=help_text, show_default=False)
         ]
     if get_origin(plain) is tuple:
+        if get_args(plain) == (str, str):
+            return Annotated[tuple[str, str] | None, typer.Option(flag, metavar="A B", help=text, show_default=False)]
         if get_args(plain)[0] is int:
             return Annotated[str | None, typer.Option(flag, metavar="<int,...>", help=text, show_default=False)]
         words = get_args(get_args(plain)[0])

@@ -1,7 +1,7 @@
 """Results: what every stage returns, small enough for JSON; arrays stay in the workspace."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -48,6 +48,26 @@ class StageResult(BaseModel):
     @property
     def exit_code(self) -> int:
         return exit_code(self.items)
+
+
+class StageTold(BaseModel):
+    """What a report says of a stage that ran before it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    done: int
+    skipped: int
+    failed: int
+    seconds: float
+    peak_mib: float
+
+    @classmethod
+    def of(cls, result: StageResult) -> "StageTold":
+        """The numbers of a stage's result."""
+        states = [item.state for item in result.items]
+        counts = {state: states.count(state) for state in get_args(State)}
+        return cls(stage=result.stage, **counts, seconds=round(result.seconds, 3), peak_mib=round(result.peak_mib, 1))
 
 
 def exit_code(items: Iterable[ItemResult]) -> int:

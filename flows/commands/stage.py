@@ -1,6 +1,7 @@
 """The commands of the stages: ingest, train, tune, predict, score... Options are the config's fields."""
 
-from typing import Any
+import json
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +11,20 @@ from flows.functions import stage_function
 from flows.options import Switches, stage_command
 from segcore.config import STAGES, StageConfig
 from segcore.results import StageResult
+
+
+def print_schema(wanted: bool) -> None:
+    """The JSON schema of report.json, for `segcore report --schema`."""
+    if wanted:
+        from segcore.report.schema import report_schema
+
+        typer.echo(json.dumps(report_schema(), indent=1))
+        raise typer.Exit
+
+
+SCHEMA = typer.Option("--schema", help="Print the JSON schema of report.json.", is_eager=True, callback=print_schema)
+SHOWS = {"report": {"schema": Annotated[bool, SCHEMA]}}
+"""Options of a stage that print something instead of running it."""
 
 
 def command(stage: str) -> Any:
@@ -22,7 +37,7 @@ def command(stage: str) -> Any:
         show_result(result, switches)
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(stage)(stage_command(STAGES[stage], run, text=COMMANDS[stage][1]))
+    app.command(stage)(stage_command(STAGES[stage], run, text=COMMANDS[stage][1], shows=SHOWS.get(stage)))
     return typer.main.get_command(app)
 
 

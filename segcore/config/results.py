@@ -1,10 +1,11 @@
 """Results: what the stages are asked for that read finished masks."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from segcore.config.base import StageConfig
+from segcore.results import StageTold
 from segcore.spatial import parse_length
 
 
@@ -43,12 +44,27 @@ class ScoreConfig(StageConfig):
 class ReportConfig(ScoreConfig):
     """Scores and pictures -> report.html and report.json."""
 
+    model: str = ""
+    """Model id in the workspace (the mask's name), or the path of a model package. Or give --compare."""
+    compare: tuple[str, str] | None = None
+    """Two masks side by side, the second one as the measure: each a mask, a model, the run id of a report, or the
+    folder of a report in any workspace."""
     run: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Run id: the folder under `reports/`; the time of day by default."""
     title: str = "Segmentation report"
     """Headline of the page."""
     failures: tuple[tuple[str, str], ...] = ()
     """Sources that failed before the report, each with its error in one line; named at the top of the page."""
+    stages: tuple[StageTold, ...] = ()
+    """What ran before the report, for the page."""
+
+    @model_validator(mode="after")
+    def _is_of_one_mask_or_two(self) -> Self:
+        if not self.model and self.compare is None:
+            raise ValueError("model: expected a mask's name, a model id or package; or two of them as `compare`")
+        if self.compare is not None and (self.model or self.against):
+            raise ValueError("compare: expected it alone, got `model` or `against` too; it names both masks itself")
+        return self
 
 
 class ExportConfig(StageConfig):

@@ -22,6 +22,7 @@ from segcore.inference.objects import with_objects
 from segcore.inference.pipeline import Load, Pipeline, Threads
 from segcore.inference.plan import mask_attributes, mask_spec
 from segcore.inference.run import MaskRun, share_of_all
+from segcore.pace import keep_pace
 from segcore.progress import Progress
 from segcore.results import ItemResult
 from segcore.store import Image, Workspace
@@ -149,7 +150,11 @@ class Night:
         return run
 
     def _finish(self, run: MaskRun) -> None:
-        run.finish(mask_attributes(self._job, run.image, run.plan), self._job.package.classes)
+        attributes = mask_attributes(self._job, run.image, run.plan)
+        if run.counts.tiles:  # not after a kill between the last tile and the mark
+            pace = run.pace(attributes["digest"], self._job.device.type)
+            keep_pace(self._ws, run.image.image_id, self._job.name, pace)
+        run.finish(attributes, self._job.package.classes)
         self._items[run.image.image_id] = self._item(run.image.image_id, run)
         del self._runs[run.image.image_id]  # a night of many images keeps none of them
 

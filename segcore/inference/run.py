@@ -18,6 +18,7 @@ from segcore.inference.model_grid import ModelGrid, Pixels, Valid
 from segcore.inference.numerics import Network, NotFiniteError
 from segcore.inference.search import Reason, Search
 from segcore.inference.tiling import Tiling
+from segcore.pace import Pace, now
 from segcore.store import UNIT_SHARDS, Image, Staging, UnitWriter
 from segcore.stretch import Stretch
 
@@ -187,6 +188,24 @@ class MaskRun:
             "mpx_per_s": round(counts.px_written / 1e6 / seconds, 4) if seconds else 0.0,
             "seconds": round(seconds, 3),
         }
+
+    def pace(self, digest: str, device: str) -> Pace:
+        """What a report says of how the mask was made.
+
+        Args:
+            digest: of the mask's plan.
+            device: kind of it.
+        """
+        counts = self.counts
+        return Pace(
+            digest=digest,
+            ended=now(),
+            device=device,
+            tiles=counts.tiles,
+            px=counts.px_written,
+            seconds=round(time.monotonic() - self.began_s, 3),
+            **shares(counts.tiles, counts.skipped),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ Pure: it is handed numbers and arrays, and imports neither torch nor zarr; `segc
 from segcore.report.content import (
     BandTable,
     Chip,
+    ComparedImage,
+    ComparisonContent,
     Fact,
     Failure,
     ImageRow,
@@ -15,11 +17,13 @@ from segcore.report.content import (
     UnusualImages,
     UnusualRow,
 )
-from segcore.report.html import render
+from segcore.report.html import render, render_comparison
 
 __all__ = [
     "BandTable",
     "Chip",
+    "ComparedImage",
+    "ComparisonContent",
     "Fact",
     "Failure",
     "ImageRow",
@@ -29,4 +33,5 @@ __all__ = [
     "UnusualImages",
     "UnusualRow",
     "render",
+    "render_comparison",
 ]

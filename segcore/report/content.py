@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from segcore.classes import ClassInfo
-from segcore.results import State
+from segcore.results import StageTold, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,11 @@ class Panel:
     """`data:image/...`"""
     alt: str
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the page that it takes."""
+        return len(self.uri)
+
 
 @dataclass(frozen=True, slots=True)
 class PictureRow:
@@ -33,6 +38,11 @@ class PictureRow:
     title: str
     caption: str
     panels: tuple[Panel, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the page that they take."""
+        return sum(panel.num_bytes for panel in self.panels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,9 @@ class Chip:
     tone: Literal["plain", "good", "bad"] = "plain"
     detail: str = ""
     """Its interval."""
+    change: str = ""
+    """Since the last report."""
+    change_tone: Literal["plain", "good", "bad"] = "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +80,12 @@ class ImageRow:
     """As `counts.overall_scores` gives them; empty without a target."""
     class_iou: Mapping[str, float | None]
     """Class name -> IoU; empty without a target."""
-    areas: Mapping[str, str]
-    """Class name -> area in the unit of the image, ready to read."""
+    areas: Mapping[str, tuple[str, float]]
+    """Class name -> area in the unit of the image, ready to read, and the number to sort by."""
+    change: float | None = None
+    """Of the IoU without background, since the last report."""
+    skipped: float | None = None
+    """Share of its tiles that were not inferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,18 @@ class BandTable:
     """Band and its numbers, one for each class."""
     most: float
     """The largest of them: the length of a whole bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedImage:
+    """One image in the table of a comparison; `value` of the first mask, `other` of the second."""
+
+    image: str
+    split: str
+    overall: Mapping[str, Mapping[str, float | None]]
+    """Score -> `value`, `other`, `difference`."""
+    class_iou: Mapping[str, Mapping[str, float | None]]
+    """Class name -> the same of its IoU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +148,13 @@ class ReportContent:
     chips: tuple[Chip, ...]
     classes: tuple[ClassInfo, ...]
     failures: tuple[Failure, ...] = ()
+    num_failures_left_out: int = 0
     scores: Mapping[str, Any] | None = None
     """The document of `score` (see docs): overall, per_class, per_split, confusion; None where nothing was scored."""
+    since: Mapping[str, Any] | None = None
+    """The scores against those of an earlier report, as in report.json; None where there is none."""
+    headline_split: str | None = None
+    """Whose scores go first, where images have splits."""
     images: tuple[ImageRow, ...] = ()
     detailed: tuple[ClassInfo, ...] = ()
     """Classes with an IoU and an area of their own in the table of images."""
@@ -135,5 +169,31 @@ class ReportContent:
     """Where the model looked, with what was asked of `segcore explain`."""
     unusual: UnusualImages | None = None
     curves: Panel | None = None
+    stages: tuple[StageTold, ...] = ()
+    pace: tuple[Fact, ...] = ()
+    """How fast the masks were made, and what was skipped."""
     provenance: Mapping[str, tuple[Fact, ...]] = field(default_factory=dict)
     """Heading -> facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonContent:
+    """What `render_comparison` turns into a page: two masks, the first against the second."""
+
+    title: str
+    created: str
+    sides: tuple[tuple[str, str], tuple[str, str]]
+    """Of each mask its name in the tables (A, B), and what it is."""
+    chips: tuple[Chip, ...]
+    classes: tuple[ClassInfo, ...]
+    failures: tuple[Failure, ...]
+    compared: Mapping[str, Any] | None
+    """As under `against`; None where no image of both has a target."""
+    images: tuple[ComparedImage, ...]
+    """Those that changed most first."""
+    num_images_left_out: int
+    detailed: tuple[ClassInfo, ...]
+    pictures: tuple[PictureRow, ...]
+    num_pictures_left_out: int
+    notes: tuple[str, ...] = ()
+    """What was not compared, and why."""

@@ -1,12 +1,16 @@
 """HTML: a report's content -> *one self-contained page*. Every string from outside is escaped by the template."""
 
+import base64
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import markupsafe
 
-from segcore.report.content import ReportContent
+from segcore.report.content import ComparisonContent, ReportContent
 from segcore.scoring.areas import LENGTH_LABELS
 
 SCORE_LABELS = {
@@ -39,6 +43,17 @@ INSTANCE_LABELS = {
 COMPARED_LABELS = ("pixel_accuracy", "miou", "mean_dice", "foreground_iou", "foreground_dice", "kappa")
 """Overall scores of which the difference between two masks is shown."""
 
+CLASS_LABELS = {
+    "iou": "IoU",
+    "dice": "Dice",
+    "precision": "precision",
+    "recall": "recall",
+    "nsd": "boundary right (NSD)",
+    "boundary_iou": "boundary IoU",
+    "pq": "PQ",
+}
+"""Scores of a class of which it is shown in a comparison; distances are in the JSON."""
+
 
 def percent(score: float | None) -> str:
     """A score for people: `87.3 %`; a dash where there is none."""
@@ -59,7 +74,10 @@ def span(interval: Sequence[float] | None) -> str:
 
 def points(difference: float | None) -> str:
     """A difference of two scores for people, in points of a hundred: `+1.3`."""
-    return "–" if difference is None else f"{100 * difference:+.1f}"
+    if difference is None:
+        return "–"
+    text = f"{100 * difference:+.1f}"
+    return "±0.0" if text in ("+0.0", "-0.0") else text
 
 
 def distance(value: float | None, unit: str, cap: float | None = None) -> str:
@@ -72,6 +90,22 @@ def distance(value: float | None, unit: str, cap: float | None = None) -> str:
     return text if cap is None or value < cap else f"≥ {text}"
 
 
+def day(moment: str) -> str:
+    """An ISO 8601 moment for people: `2026-11-30 07:12 UTC`."""
+    return f"{moment[:16].replace('T', ' ')} UTC"
+
+
+def tone(row: Mapping[str, Any]) -> str:
+    """`good` or `bad` for a difference whose interval has no 0, else nothing."""
+    low, high = row.get("interval") or (0.0, 0.0)
+    return "good" if low > 0 else "bad" if high < 0 else ""
+
+
+def without_classes(compared: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison without its rows of classes, which have a table of their own."""
+    return {**compared, "per_class": {}}
+
+
 def templates(folder: Path) -> jinja2.Environment:
     """The templates of a folder, which may use the report's style and parts; they escape what they are given."""
     environment = jinja2.Environment(
@@ -82,20 +116,32 @@ def templates(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    for shown in (number, span, points, distance):
+    for shown in (number, span, points, distance, day, tone, without_classes):
         environment.filters[shown.__name__] = shown
     return environment
 
 
 _TEMPLATES = templates(Path(__file__).parent)
+_SCRIPT = Path(__file__).with_name("sort.js").read_text(encoding="utf-8")
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode('ascii')}'"
+)
+"""What a page may do: show its own pictures, and run this one script."""
+_LABELS = {"score": SCORE_LABELS, "instance": INSTANCE_LABELS, "compared": COMPARED_LABELS, "of_class": CLASS_LABELS}
 
 
 def render(content: ReportContent) -> str:
-    """The page as text; it loads nothing, and a content policy forbids it to."""
-    template = _TEMPLATES.get_template("report.html.j2")
-    return template.render(
-        content=content,
-        score_labels=SCORE_LABELS,
-        instance_labels=INSTANCE_LABELS,
-        compared_labels=COMPARED_LABELS,
-    )
+    """The page of a report as text; it loads nothing, and a content policy forbids it to."""
+    return _rendered("report.html.j2", content)
+
+
+def render_comparison(content: ComparisonContent) -> str:
+    """The page of a comparison, likewise."""
+    return _rendered("comparison.html.j2", content)
+
+
+def _rendered(template: str, content: ReportContent | ComparisonContent) -> str:
+    # The script is ours, and must stay as its digest in the policy says.
+    script = markupsafe.Markup(_SCRIPT)  # noqa: S704
+    return _TEMPLATES.get_template(template).render(content=content, labels=_LABELS, policy=_POLICY, script=script)

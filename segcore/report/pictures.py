@@ -27,6 +27,8 @@ HATCH_PX = 14
 CASING = 30
 """Grey of the line outside of an outline, which lets its colour show on a ground of the same one."""
 WRONG: tuple[int, int, int] = (213, 40, 40)
+RIGHT: tuple[int, int, int] = (0, 140, 90)
+NEITHER: tuple[int, int, int] = (40, 90, 200)
 
 
 def to_rgb(pixels: npt.NDArray[Any], channels: Sequence[str] = (), valid: npt.NDArray[np.bool_] | None = None) -> Rgb:
@@ -149,6 +151,28 @@ def errors(picture: Rgb, target: Ids, mask: Ids, counted: npt.NDArray[np.bool_])
     return pale
 
 
+def changes(picture: Rgb, masks: tuple[Ids, Ids], target: Ids | None, counted: npt.NDArray[np.bool_]) -> Rgb:
+    """The picture in pale grey, with what two masks give differently: where only the first is right, only the second,
+    or neither; darker where nothing was counted.
+
+    Args:
+        picture: (Y, X, 3).
+        masks: (Y, X) class ids of the first and the second.
+        target: likewise; None where there is none, so that nobody knows who is right.
+        counted: (Y, X), True = usable in both.
+    """
+    grey = picture.mean(axis=-1, keepdims=True).astype(np.float32)
+    pale = np.repeat(150 + grey * (105 / 255), 3, axis=-1).astype(np.uint8)
+    pale[~counted] = pale[~counted] // 2
+    one, other = masks
+    differs = counted & (one != other)
+    pale[differs] = NEITHER
+    if target is not None:
+        pale[differs & (one == target)] = RIGHT
+        pale[differs & (other == target)] = WRONG
+    return pale
+
+
 def reddened(picture: Rgb, saliency: npt.NDArray[np.float32]) -> Rgb:
     """The picture in pale grey, redder where there is more.
 
@@ -179,8 +203,8 @@ def sampled(ids: Ids, sides: tuple[int, ...]) -> Ids:
 
 
 def photo_uri(picture: Rgb) -> str:
-    """JPEG: for pictures of the world."""
-    return _uri(Pillow.fromarray(picture), "jpeg", quality=85)
+    """WebP: for pictures of the world, at two thirds of the bytes of a JPEG."""
+    return _uri(Pillow.fromarray(picture), "webp", quality=80, method=4)
 
 
 def ids_uri(ids: Ids, classes: Sequence[ClassInfo]) -> str:

@@ -1,17 +1,28 @@
 """Rows: the document of scores -> *what the page says about it*: headline, table of images, their order."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
-from segcore.report.content import Chip, ImageRow
-from segcore.report.html import number, percent, span
+from segcore.report.content import Chip, Fact, ImageRow
+from segcore.report.html import number, percent, points, span
 from segcore.results import ItemResult
 from segcore.scoring.areas import UNIT_LABELS
 
 MAX_ROWS = 500
 """More images than this in one table help nobody; report.json has them all."""
+HEADLINE = "foreground_iou"
+"""The score that images are ranked by: IoU without background."""
 HEADLINE_SPLITS = ("test", "val")
 """A score of images that were not trained on goes before one of all images."""
+HEADLINE_LABELS = {
+    "overall": {
+        HEADLINE: "IoU without background",
+        "foreground_dice": "Dice without background",
+        "pixel_accuracy": "pixel accuracy",
+    },
+    "instances": {"pq": "panoptic quality (PQ)"},
+}
 _LARGER = {"um2": ("mm2", 1e5), "m2": ("ha", 1e4), "mm3": ("ml", 1e3)}
 """Unit -> the larger one that takes over from this value on."""
 
@@ -25,9 +36,14 @@ def area_text(area: Mapping[str, float]) -> str:
     return f"{number(area['px'])} px"
 
 
+def area_size(area: Mapping[str, float]) -> float:
+    """The number to sort areas by: physical where that is known."""
+    return next((area[unit] for unit in _LARGER if unit in area), area["px"])
+
+
 def headline_score(entry: Mapping[str, Any]) -> float | None:
     """The score that images are ranked by: IoU without background."""
-    score: float | None = entry.get("overall", {}).get("foreground_iou")
+    score: float | None = entry.get("overall", {}).get(HEADLINE)
     return score
 
 
@@ -41,40 +57,88 @@ def worst_first(document: Mapping[str, Any]) -> list[str]:
     return sorted(document["per_image"], key=key)
 
 
-def chips(document: Mapping[str, Any], items: Sequence[ItemResult], num_failed: int) -> tuple[Chip, ...]:
-    """The numbers of the headline: what became of the images, and the scores that matter most."""
+def headline_part(document: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+    """The scores that go first: of the split that was not trained on, and its name; else of all images."""
+    splits = document["per_split"]
+    split = next((name for name in HEADLINE_SPLITS if name in splits), None)
+    return split, splits[split] if split else document
+
+
+def chips(
+    document: Mapping[str, Any], items: Sequence[ItemResult], num_failed: int, since: Mapping[str, Any] | None = None
+) -> tuple[Chip, ...]:
+    """The numbers of the headline: what became of the images, and the scores that matter most.
+
+    Args:
+        document: of scores.
+        items: what became of each image.
+        num_failed: images and sources.
+        since: the scores against those of an earlier report.
+    """
     states = [item.state for item in items]
     shown = [Chip("images scored", number(states.count("done")))]
     if states.count("skipped"):
         shown.append(Chip("without a target", number(states.count("skipped"))))
     shown.append(Chip("failed", number(num_failed), "bad" if num_failed else "plain"))
-    splits = document["per_split"]
-    split = next((name for name in HEADLINE_SPLITS if name in splits), None)
-    part = splits[split] if split else document
-    overall, interval = part["overall"], (part.get("interval") or {}).get("overall", {})
+    split, part = headline_part(document)
+    change = {} if since is None else since["per_split"].get(split, {}) if split else since
     where = f", {split}" if split else ""
-    for key, label in (
-        ("foreground_iou", "IoU without background"),
-        ("foreground_dice", "Dice without background"),
-        ("pixel_accuracy", "pixel accuracy"),
-    ):
-        if overall[key] is not None:
-            shown.append(Chip(label + where, percent(overall[key]), detail=span(interval.get(key))))
-    instances = part.get("instances")
-    if instances and instances["pq"] is not None:
-        drawn = (part.get("interval") or {}).get("instances", {})
-        shown.append(Chip("panoptic quality (PQ)" + where, percent(instances["pq"]), detail=span(drawn.get("pq"))))
+    for kind, labels in HEADLINE_LABELS.items():
+        scores, interval = part.get(kind) or {}, (part.get("interval") or {}).get(kind, {})
+        for key, label in labels.items():
+            if scores.get(key) is not None:
+                moved = change.get(kind, {}).get(key, {})
+                shown.append(_chip(label + where, scores[key], interval.get(key), moved))
     return tuple(shown)
 
 
-def image_rows(document: Mapping[str, Any], items: Sequence[ItemResult]) -> tuple[ImageRow, ...]:
-    """The table of images: failed ones on top, then the worst first."""
+def _chip(label: str, score: float, interval: Sequence[float] | None, moved: Mapping[str, Any]) -> Chip:
+    """A score, with its change in points; in colour where the change's interval has no 0."""
+    low, high = moved.get("interval") or (0.0, 0.0)
+    tone: Literal["plain", "good", "bad"] = "good" if low > 0 else "bad" if high < 0 else "plain"
+    change = points(moved["difference"]) if moved.get("difference") is not None else ""
+    return Chip(label, percent(score), detail=span(interval), change=change, change_tone=tone)
+
+
+def pace_facts(pace: Mapping[str, Any], num_images: int) -> tuple[Fact, ...]:
+    """How fast the masks were made and what was skipped, in words; nothing where nobody knows.
+
+    Args:
+        pace: `segcore.pace.summed`.
+        num_images: with a mask.
+    """
+    if not pace:
+        return ()
+    return (
+        Fact("throughput", f"{number(pace['mpx_per_s'])} Mpx/s, over {number(pace['seconds'])} s of prediction"),
+        Fact("tiles skipped", f"{percent(pace['skipped_share'])}: without a usable pixel, or outside the foreground"),
+        Fact("last mask", pace["ended"]),
+        Fact("known of", f"{number(pace['num_images'])} of {number(num_images)} masks"),
+    )
+
+
+def image_rows(
+    document: Mapping[str, Any],
+    items: Sequence[ItemResult],
+    changes: Mapping[str, float] | None = None,
+    skipped: Mapping[str, float] | None = None,
+) -> tuple[ImageRow, ...]:
+    """The table of images: failed ones on top, then the worst first.
+
+    Args:
+        document: of scores.
+        items: what became of each image.
+        changes: image id -> change of its score since an earlier report, where there is one.
+        skipped: image id -> share of its tiles that were not inferred, where it is known.
+    """
     failed = [
         ImageRow(item.image or item.source or "?", "", "failed", item.error or "failed", {}, {}, {})
         for item in items
         if item.state == "failed"
     ]
-    return (*failed, *(_row(image_id, document["per_image"][image_id]) for image_id in worst_first(document)))
+    changes, skipped = changes or {}, skipped or {}
+    rows = [_row(image_id, document["per_image"][image_id]) for image_id in worst_first(document)]
+    return (*failed, *(replace(r, change=changes.get(r.image), skipped=skipped.get(r.image)) for r in rows))
 
 
 def _row(image_id: str, entry: Mapping[str, Any]) -> ImageRow:
@@ -85,7 +149,7 @@ def _row(image_id: str, entry: Mapping[str, Any]) -> ImageRow:
         note=_note(entry),
         overall=entry.get("overall", {}),
         class_iou={name: scores["iou"] for name, scores in entry.get("per_class", {}).items()},
-        areas={name: area_text(area) for name, area in entry["areas"].items()},
+        areas={name: (area_text(area), area_size(area)) for name, area in entry["areas"].items()},
     )
 
 

@@ -77,7 +77,7 @@ def document(
         "per_image": {result.image_id: _image_entry(result, config) for result in scored},
         "worst_tiles": sorted(worst, key=lambda tile: -tile["wrong_share"])[:WORST_TILES],
     }
-    return found if against is None else found | {"against": _comparison(classes, with_target, against, config)}
+    return found if against is None else found | {"against": comparison(classes, with_target, against, config)}
 
 
 def _grouped(results: Sequence[ImageScore]) -> dict[str, list[ImageScore]]:
@@ -252,7 +252,7 @@ def _nested(tree: Tree, classes: Sequence[ClassInfo], leaf: Any) -> dict[str, An
     return found
 
 
-def _comparison(
+def comparison(
     classes: Sequence[ClassInfo], results: Sequence[ImageScore], against: Against, config: ScoreConfig
 ) -> dict[str, Any]:
     """Two masks over the images that both were scored on: `value`, `other`, `difference` and its `interval`."""

@@ -8,9 +8,9 @@ reads it back as long as that identity stands, and counts again when any of it c
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from segcore.classes import ClassInfo
 from segcore.config import ScoreConfig
 from segcore.errors import ConfigError, IncompleteError, StoreError
 from segcore.measure import Peak
@@ -20,6 +20,7 @@ from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size
 from segcore.scoring.boundary import EXACT, Ruler
 from segcore.scoring.counts import Counts, foreground_rows, overall_scores
 from segcore.scoring.document import Against, document
+from segcore.scoring.fit import check_fit, class_ids, named
 from segcore.scoring.identity import state_digest
 from segcore.scoring.instances import InstanceCounts
 from segcore.scoring.probs_stream import probs_of
@@ -36,6 +37,16 @@ VOLUME_HALO_PX = 32
 """How far boundaries are looked for, unless the config says otherwise."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The masks of one name, counted, and what became of each image."""
+
+    mask: str
+    images: tuple[ImageScore, ...] = ()
+    items: tuple[ItemResult, ...] = ()
+    against: Against | None = None
+
+
 def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
     """Score every mask of one name against its target; areas also where there is none.
 
@@ -47,27 +58,32 @@ def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
         StoreError: if there is no workspace, no image has the mask, or none has both.
     """
     with Peak() as peak:
-        workspace = Workspace.open(config.workspace)
-        name = _mask_of_classes(workspace, config.model, "--model")
-        other = None if config.against is None else _mask_of_classes(workspace, config.against, "--against")
-        scored, items = _scored(workspace, select(workspace, name, config.images, config.split), config, progress)
-        against = None
-        if other is not None:
-            chosen = select(workspace, other, config.images, config.split)
-            both = [each for each in chosen if each.image_id in {item.image for item in items}]
-            if not both:
-                raise StoreError(f"no image in {workspace.uri} has both masks, {name} and {other}")
-            compared, others = _scored(workspace, both, config, progress)
-            against = Against(other, compared)
-            items += [_of_other(item, other) for item in others if item.state == "failed"]
+        found = score_masks(Workspace.open(config.workspace), config, progress)
     return StageResult(
         stage="score",
-        items=tuple(items),
-        scores=document(name, scored, config, against),
+        items=found.items,
+        scores=document(found.mask, found.images, config, found.against),
         seconds=peak.seconds,
         peak_mib=peak.mib,
-        details={"mask": name, "num_reused": sum(result.reused for result in scored)},
+        details={"mask": found.mask, "num_reused": sum(result.reused for result in found.images)},
     )
+
+
+def score_masks(workspace: Workspace, config: ScoreConfig, progress: Progress = SILENT) -> Scored:
+    """What `score` counts, image by image, before it becomes one document; raises as `score` does."""
+    name = _mask_of_classes(workspace, config.model, "--model")
+    other = None if config.against is None else _mask_of_classes(workspace, config.against, "--against")
+    scored, items = _scored(workspace, select(workspace, name, config.images, config.split), config, progress)
+    against = None
+    if other is not None:
+        chosen = select(workspace, other, config.images, config.split)
+        both = [each for each in chosen if each.image_id in {item.image for item in items}]
+        if not both:
+            raise StoreError(f"no image in {workspace.uri} has both masks, {name} and {other}")
+        compared, others = _scored(workspace, both, config, progress)
+        against = Against(other, compared)
+        items += [_of_other(item, other) for item in others if item.state == "failed"]
+    return Scored(name, tuple(scored), tuple(items), against)
 
 
 def _mask_of_classes(workspace: Workspace, model: str, option: str) -> str:
@@ -104,10 +120,10 @@ def _score_item(
     try:
         image, mask = masked.opened()
         result = score_image(workspace, image, mask, config, progress)
-        if scored and _table(result.classes) != _table(scored[0].classes):
+        if scored and class_ids(result.classes) != class_ids(scored[0].classes):
             raise StoreError(
-                f"image {image.image_id}: its mask has the classes {_named(result.classes)}, "
-                f"that of {scored[0].image_id} has {_named(scored[0].classes)}; they cannot be scored together"
+                f"image {image.image_id}: its mask has the classes {named(result.classes)}, "
+                f"that of {scored[0].image_id} has {named(scored[0].classes)}; they cannot be scored together"
             )
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         return ItemResult(state="failed", image=masked.image_id, error=failure(masked.image_id, error))
@@ -131,7 +147,7 @@ def score_image(
         IncompleteError: the target is not finished.
     """
     subject = _subject(workspace, image, mask, progress)
-    _check_fit(subject)
+    check_fit(subject)
     ruler = _ruler(subject, config) if config.boundary == "on" else None
     identity = {label: state_digest(workspace, image.image_id, label) for label in _made_of(subject)}
     key = f"state/{image.image_id}/{mask.name}/score.json"
@@ -162,6 +178,9 @@ def score_image(
         group=image.group,
         boundary=found.boundary if ruler else None,
         instances=found.instances,
+        source=image.source,
+        image_digest=image.digest,
+        mask_digest=mask.digest,
         probs=probs,
     )
 
@@ -216,42 +235,6 @@ def _ruler(subject: Subject, config: ScoreConfig) -> Ruler:
             f"measured, {cap:.4g} {unit}; a larger --boundary-halo-px measures longer ones"
         )
     return Ruler(sides, unit, min(tolerance, cap), cap)
-
-
-def _check_fit(subject: Subject) -> None:
-    image, mask, target, level = subject.image, subject.mask, subject.target, subject.mask.base_level
-    where = f"image {image.image_id}"
-    sides = tuple(n for n, axis in zip(image.shape(level), image.axes, strict=True) if axis != "c")
-    if mask.shape() != sides:
-        raise StoreError(
-            f"{where}: mask {mask.name} has sides {mask.shape()}, expected the image's {sides} at level {level}"
-        )
-    for objects, at in ((subject.mask_objects, 0), (subject.target_objects, level)):
-        if objects is not None and objects.shape(at) != sides:
-            raise StoreError(f"{where}: {objects.name} has sides {objects.shape(at)}, expected the mask's {sides}")
-    if not mask.classes:
-        raise StoreError(f"{where}: mask {mask.name} has no class table; predict it again with --overwrite")
-    if len({info.name for info in mask.classes}) < len(mask.classes):
-        raise StoreError(f"{where}: two classes of mask {mask.name} have one name: {_named(mask.classes)}")
-    if target is None:
-        return
-    if target.shape(level) != sides:
-        raise StoreError(
-            f"{where}: its target has sides {target.shape(level)}, expected the image's {sides} at level {level}"
-        )
-    if _table(target.classes) != _table(mask.classes):
-        raise StoreError(
-            f"{where}: its target has the classes {_named(target.classes)}, mask {mask.name} has "
-            f"{_named(mask.classes)}; score a model that was trained on this target's classes"
-        )
-
-
-def _table(classes: Sequence[ClassInfo]) -> list[tuple[int, str]]:
-    return sorted((info.id, info.name) for info in classes)
-
-
-def _named(classes: Sequence[ClassInfo]) -> str:
-    return "(" + ", ".join(f"{info.id} {info.name}" for info in classes) + ")"
 
 
 def _made_of(subject: Subject) -> list[str]:

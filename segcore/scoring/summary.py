@@ -48,6 +48,12 @@ class ImageScore:
     group: str | None = None
     boundary: BoundaryScores | None = None
     instances: InstanceCounts | None = None
+    source: str = ""
+    """The user's own file."""
+    image_digest: str | None = None
+    """Of the source's content."""
+    mask_digest: str | None = None
+    """Of the mask's plan."""
     probs: ProbCounts | None = None
 
     @property

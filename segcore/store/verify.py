@@ -126,7 +126,7 @@ def _problems(workspace: Workspace, image_id: str, name: str) -> Iterator[Proble
         what = "no plan: nothing tells what belongs to it"
         yield Problem(image=image_id, name=name, key=prefix, what=what, part="plan")
         return
-    for derived in ("score.json", "probs.json"):
+    for derived in ("score.json", "probs.json", "predict.json"):
         yield from _unsealed(workspace, image_id, name, f"state/{image_id}/{name}/{derived}", "derived")
     damaged_plan = list(_unsealed(workspace, image_id, name, f"{state.prefix}/plan.json", "plan"))
     damaged_end = list(_unsealed(workspace, image_id, name, f"{state.prefix}/finished.json", "finished"))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from flows import console, functions
 from flows.cli import COMMANDS, app
+from flows.commands.stage import SHOWS
 from flows.options import FLOWS_ONLY, merged_config
 from flows.reference import FORMATS_PAGES, described_elsewhere, reference, walk, with_formats
 from segcore.config import STAGES, PredictConfig, StageConfig
@@ -68,7 +69,7 @@ def test_help_of_all_agrees_with_help_of_each() -> None:
 def test_options_are_exactly_the_fields_of_the_config(stage: str) -> None:
     command = next(command for path, command, _ in walk() if path == f"segcore {stage}")
     assert {parameter.name for parameter in command.params} == (
-        set(STAGES[stage].model_fields) - FLOWS_ONLY | {"config", "prefect", "json", "debug"}
+        set(STAGES[stage].model_fields) - FLOWS_ONLY | {"config", "prefect", "json", "debug", *SHOWS.get(stage, ())}
     )
 
 
@@ -375,3 +376,19 @@ def test_a_dry_run_of_predict_is_told_in_words() -> None:
         "precision: float32",
         lines[8],
     ]
+
+
+def test_report_compares_two_and_prints_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[StageConfig] = []
+
+    def stand_in(config: StageConfig, progress: Progress) -> StageResult:
+        seen.append(config)
+        return StageResult(stage="report")
+
+    instead_of(monkeypatch, stand_in)
+    assert RUNNER.invoke(app, ["report", "--workspace", "w", "--compare", "new", "reports/old"]).exit_code == 0
+    assert seen[0].compare == ("new", "reports/old")  # type: ignore[attr-defined]
+    printed = RUNNER.invoke(app, ["report", "--schema"])
+    assert printed.exit_code == 0
+    assert json.loads(printed.stdout)["title"] == "segcore report.json"
+    assert len(seen) == 1

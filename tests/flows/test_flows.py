@@ -108,6 +108,9 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(stages: dict[str
     assert results[3].details["config"]["model"] == "m"
     assert results[2].details["config"]["model"] == "unet-01234567"
     assert results[4].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
+    stages_told = results[4].details["config"]["stages"]
+    found = {told["stage"]: told["failed"] for told in stages_told}
+    assert found == {"ingest": 1, "predict": 0, "score": 0, "drift": 0}
     kinds = [kind for kind, _ in artifacts]
     assert kinds.count("create_table") == kinds.count("create_markdown") == 1
     table = next(args[0] for kind, args in artifacts if kind == "create_table")

@@ -15,6 +15,7 @@ from segcore.inference.gaussian import summed_together, tile_weights, weight_sum
 from segcore.inference.numerics import Network
 from segcore.inference.tiling import Tiling, gaussian_tiling
 from segcore.models.package import ModelPackage
+from segcore.pace import paces
 from segcore.store import Workspace
 from tests.inference.scenes import conv_package, mask_of, padded, scene, unet_package, whole_image_mask
 from tests.synthetic import put_image, put_label
@@ -226,6 +227,11 @@ def test_nodata_is_ignored_and_not_inferred(ws: Workspace, package: ModelPackage
         assert result.items[0].details["skipped_share"] == pytest.approx(36 / 99, abs=1e-6)
     else:
         assert result.items[0].details["skipped_share"] > 0.3
+    image_id = f"holed-{blend}"
+    (pace,) = paces(ws, "holed", {image_id: ws.label(image_id, "holed").digest}).values()
+    assert (pace.tiles, pace.px) == (result.items[0].details["tiles"], pixels[0].size)
+    assert pace.skipped_share == result.items[0].details["skipped_share"]
+    assert pace.skipped_by == {"nodata": pace.skipped_share}
 
 
 def test_a_valid_label_decides_what_is_usable(ws: Workspace, package: ModelPackage) -> None:

@@ -1,14 +1,31 @@
 """The page: escaped, self-contained, and importable without torch or zarr."""
 
+import base64
+import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
-from segcore.classes import default_classes
-from segcore.report import Chip, Fact, Failure, ImageRow, Panel, PictureRow, ReportContent, render
-from segcore.report.html import distance, number, percent, points, span
+from segcore.classes import ClassInfo, default_classes
+from segcore.report import (
+    Chip,
+    ComparedImage,
+    ComparisonContent,
+    Fact,
+    Failure,
+    ImageRow,
+    Panel,
+    PictureRow,
+    ReportContent,
+    render,
+    render_comparison,
+)
+from segcore.report.html import COMPARED_LABELS, day, distance, number, percent, points, span
+from segcore.results import StageTold
 
 EVIL = '<script>alert("x")</script>'
 
@@ -32,6 +49,22 @@ class _Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def _moved(value: float, other: float) -> dict[str, Any]:
+    return {"value": value, "other": other, "difference": value - other, "interval": [value - other, value - other]}
+
+
+COMPARED: dict[str, Any] = {
+    "mask": EVIL,
+    "num_images": 2,
+    "num_units": 2,
+    "unit": "images",
+    "resamples": 10,
+    "overall": {name: _moved(0.75, 0.5) for name in COMPARED_LABELS},
+    "per_class": {EVIL: {"iou": _moved(0.25, 0.5)}},
+}
+SINCE = {**COMPARED, "run": EVIL, "created": "2026-11-20T06:07:08+00:00", "num_left_out": 1, "per_split": {}}
+
+
 def _content() -> ReportContent:
     panel = Panel(EVIL, "data:image/png;base64,AAAA", f"alt {EVIL}")
     return ReportContent(
@@ -41,7 +74,11 @@ def _content() -> ReportContent:
         chips=(Chip(EVIL, "2", "bad"),),
         classes=tuple(info.model_copy(update={"name": f"{info.name} {EVIL}"}) for info in default_classes(2)),
         failures=(Failure(f"/in/{EVIL}.tif", f"broken {EVIL}"),),
-        images=(ImageRow(EVIL, EVIL, "failed", EVIL, {}, {}, {}),),
+        num_failures_left_out=4,
+        since=SINCE,
+        stages=(StageTold(stage=EVIL, done=3, skipped=2, failed=1, seconds=12.34, peak_mib=900),),
+        pace=(Fact(EVIL, EVIL),),
+        images=(ImageRow(EVIL, EVIL, "failed", EVIL, {}, {}, {}, change=0.25, skipped=0.5),),
         num_images_left_out=7,
         overlays=(PictureRow(EVIL, EVIL, (panel,)),),
         num_overlays_left_out=3,
@@ -54,20 +91,70 @@ def _content() -> ReportContent:
 def test_names_from_outside_are_escaped() -> None:
     html = render(_content())
     page = _Page(html)
-    assert page.all("script") == []
+    assert len(page.all("script")) == 1
     assert EVIL not in html
-    assert page.text.count(EVIL) >= 12
+    assert page.text.count(EVIL) >= 18
     assert "The 1 worst of 4 images." in page.text
     assert "The 1 worst of 8;" in page.text
+    assert "5 failed" in page.text
+    assert "And 4 more" in page.text
+
+
+@pytest.mark.parametrize("name", ["*a* | b `c`", "=1+1", "[x](http://y)", "</td><td>", "{{ 7 * 7 }}", "&amp;"])
+def test_names_of_any_kind_are_shown_as_they_are(name: str) -> None:
+    page = _Page(render(replace(_content(), title=name, failures=(Failure(name, name),))))
+    assert page.text.count(name) == 4
+    assert "49" not in page.text
 
 
 def test_page_loads_nothing_and_forbids_it() -> None:
-    page = _Page(render(_content()))
+    html = render(_content())
+    page = _Page(html)
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    script = html.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    only = f"script-src 'sha256-{digest}'"
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {only}"
     assert page.all("link") == []
     assert all(str(image["src"]).startswith("data:image/") for image in page.all("img"))
     assert all(str(link["href"]).startswith("#") for link in page.all("a"))
+
+
+def test_change_since_the_last_report_is_told() -> None:
+    page = _Page(render(_content()))
+    assert "the 2 images that both have, without 1 whose pixels or target have changed" in page.text
+    assert "+25.0 to +25.0" in page.text
+    same = {name: _moved(0.5, 0.5) for name in COMPARED_LABELS}
+    unchanged = _Page(render(replace(_content(), since={**SINCE, "overall": same})))
+    assert "Nothing has changed." in unchanged.text
+    assert "+25.0 to +25.0" not in unchanged.text
+
+
+def test_comparison_is_escaped_and_says_which_minus_which() -> None:
+    panel = Panel(EVIL, "data:image/png;base64,AAAA", EVIL)
+    image = ComparedImage(EVIL, EVIL, COMPARED["overall"], {EVIL: _moved(0.25, 0.5)})
+    content = ComparisonContent(
+        title=EVIL,
+        created="2026-11-21",
+        sides=((f"one {EVIL}", EVIL), ("two", EVIL)),
+        chips=(Chip(EVIL, "2"),),
+        classes=(ClassInfo(id=1, name=EVIL, color=(1, 2, 3)),),
+        failures=(Failure(EVIL, EVIL),),
+        compared=COMPARED,
+        images=(image,),
+        num_images_left_out=3,
+        detailed=(ClassInfo(id=1, name=EVIL, color=(1, 2, 3)),),
+        pictures=(PictureRow(EVIL, EVIL, (panel,) * 4),),
+        num_pictures_left_out=8,
+        notes=(EVIL,),
+    )
+    html = render_comparison(content)
+    page = _Page(html)
+    assert EVIL not in html
+    assert f"one {EVIL} minus two, in points of a hundred, on the 2 images" in page.text
+    assert "The 1 of 4 that changed most" in page.text
+    assert "1 of 9 images." in page.text
+    assert all(image["alt"] for image in page.all("img"))
 
 
 def test_page_is_accessible() -> None:
@@ -105,7 +192,8 @@ def test_distances_and_intervals_for_people() -> None:
     assert distance(None, "um", 32.0) == "–"
     assert span([0.8123, 0.85]) == "81.2 – 85.0"
     assert span(None) == ""
-    assert [points(value) for value in (0.0125, -0.2, None)] == ["+1.2", "-20.0", "–"]
+    assert [points(value) for value in (0.0125, -0.2, None, -1e-6)] == ["+1.2", "-20.0", "–", "±0.0"]
+    assert day("2026-11-20T06:07:08+00:00") == "2026-11-20 06:07 UTC"
 
 
 @pytest.mark.parametrize("module", ["segcore.report", "segcore.scoring.counts", "segcore.report.rows"])

@@ -19,7 +19,7 @@ CLASSES = (
 
 def _decoded(uri: str) -> npt.NDArray[np.uint8]:
     head, data = uri.split(",", 1)
-    assert head in ("data:image/png;base64", "data:image/jpeg;base64")
+    assert head in ("data:image/png;base64", "data:image/webp;base64")
     return np.asarray(Pillow.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
 
@@ -127,3 +127,22 @@ def test_reddened_is_grey_where_there_is_nothing_and_red_where_there_is_most() -
     picture = np.array([[[0, 0, 0], [255, 255, 255], [30, 60, 90]]], np.uint8)
     found = pictures.reddened(picture, np.array([[0.0, 0.0, 1.0]], np.float32))
     assert found[0].tolist() == [[150] * 3, [255] * 3, list(pictures.WRONG)]
+
+
+def test_photos_are_small_and_like_what_they_show() -> None:
+    y, x = np.mgrid[:200, :300]
+    picture = np.stack([y, x * 255 // 300, 255 - y], -1).astype(np.uint8)
+    uri = pictures.photo_uri(picture)
+    assert len(uri) < 6000
+    assert np.abs(_decoded(uri).astype(int) - picture).mean() < 3
+
+
+def test_changes_tell_who_is_right() -> None:
+    picture = np.full((1, 6, 3), 255, np.uint8)
+    one, other, target = np.array([[0, 1, 0, 1, 5, 1]]), np.array([[0, 0, 1, 5, 1, 0]]), np.array([[1, 1, 1, 0, 1, 1]])
+    counted = np.array([[True] * 5 + [False]])
+    right, wrong, neither = (list(color) for color in (pictures.RIGHT, pictures.WRONG, pictures.NEITHER))
+    found = pictures.changes(picture, (one, other), target, counted)
+    assert found[0].tolist() == [[255] * 3, right, wrong, neither, wrong, [127] * 3]
+    found = pictures.changes(picture, (one, other), None, counted)
+    assert found[0].tolist() == [[255] * 3, *[neither] * 4, [127] * 3]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from segcore.report.rows import area_text, chips, image_rows, worst_first
+from segcore.report.rows import area_size, area_text, chips, image_rows, pace_facts, worst_first
 from segcore.results import ItemResult
 
 
@@ -57,7 +57,7 @@ def test_rows_put_failures_on_top_and_say_what_was_left_out() -> None:
         ("none", "skipped", "no target"),
     ]
     assert rows[1].class_iou == {"cell": 0.2}
-    assert rows[1].areas == {"cell": "1\u202f200 px"}
+    assert rows[1].areas == {"cell": ("1\u202f200 px", 1200)}
 
 
 def test_chips_prefer_images_that_were_not_trained_on() -> None:
@@ -84,3 +84,35 @@ def test_chips_prefer_images_that_were_not_trained_on() -> None:
 )
 def test_area_is_in_a_unit_that_reads_well(area: dict[str, float], text: str) -> None:
     assert area_text(area) == text
+
+
+def test_areas_are_sorted_by_their_own_unit() -> None:
+    assert [area_size(area) for area in ({"px": 9, "m2": 2.5, "ha": 2.5e-4}, {"px": 12})] == [2.5, 12]
+
+
+def test_chips_say_what_changed_of_the_same_split() -> None:
+    moved = {"difference": -0.013, "interval": [-0.02, -0.005]}
+    part = {"overall": {"foreground_iou": moved, "foreground_dice": {"difference": 0.0, "interval": None}}}
+    since = {"per_split": {"val": part}, "overall": {"foreground_iou": {"difference": 1.0, "interval": [1, 1]}}}
+    shown = chips(DOCUMENT, ITEMS, 0, since)[3:]
+    assert [(chip.change, chip.change_tone) for chip in shown] == [("-1.3", "bad"), ("±0.0", "plain")]
+    assert [chip.change for chip in chips(DOCUMENT, ITEMS, 0, {"per_split": {}, "overall": {}})] == [""] * 5
+
+
+def test_rows_carry_the_change_and_what_was_skipped() -> None:
+    rows = image_rows(DOCUMENT, ITEMS, {"bad": -0.25}, {"good": 0.5})
+    assert [(row.image, row.change, row.skipped) for row in rows] == [
+        ("broken", None, None),
+        ("bad", -0.25, None),
+        ("good", None, 0.5),
+        ("none", None, None),
+    ]
+
+
+def test_pace_in_words() -> None:
+    pace = {"mpx_per_s": 2.5, "seconds": 1234.5, "skipped_share": 0.375, "ended": "2026-11-30", "num_images": 3}
+    facts = {fact.key: fact.value for fact in pace_facts(pace, 4)}
+    assert facts["throughput"] == "2.50 Mpx/s, over 1\u202f234 s of prediction"
+    assert facts["tiles skipped"].startswith("37.5 %")
+    assert facts["known of"] == "3 of 4 masks"
+    assert pace_facts({}, 4) == ()

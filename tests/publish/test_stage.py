@@ -1,20 +1,27 @@
 """A report of a small workspace, from the store to the page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from segcore import publish
 from segcore.classes import default_classes
 from segcore.config import ReportConfig
 from segcore.errors import StoreError
-from segcore.publish import report
+from segcore.pace import Pace, keep_pace
+from segcore.publish import pictured, report, stage
 from segcore.report import pictures
+from segcore.report.schema import report_schema
+from segcore.results import ItemResult, StageTold
+from segcore.scoring.score import Scored
 from segcore.spatial import Spacing
 from segcore.store import PyramidSpec, Staging, Workspace
+from tests.scoring.test_table import made_score
 from tests.synthetic import put_image, put_label, put_objects
 
 SIDES = (600, 570)
@@ -37,12 +44,12 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def test_report_scores_and_shows(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "MAX_OVERLAYS", 2)
+    monkeypatch.setattr(pictured, "MAX_OVERLAYS", 2)
     workspace.objects.put("runs/r/curve.csv", b"step,loss,lr,miou\n0,2,0.1,\n10,1,0.1,0.5\n")
     workspace.objects.put("models/m/model.json", b'{"name": "m", "training": {"run": "r"}, "seed": 4}')
     failures = (("/in/broken.svs", "cannot be opened"),) * 2
     result = report(ReportConfig(workspace=workspace.uri, model="m", run="night", failures=failures))
-    html, data = (Path(path) for path in result.paths)
+    html, data, table = (Path(path) for path in result.paths)
     assert html == Path(workspace.uri, "reports/night/report.html")
     page = html.read_text(encoding="utf-8")
     assert page.count("<img ") == 2 * 4 + 2 * 4 + 2  # overlays, a worst tile of b and of c, confusion, curves
@@ -58,6 +65,15 @@ def test_report_scores_and_shows(workspace: Workspace, monkeypatch: pytest.Monke
     assert document["scores"]["overall"]["foreground_iou"] == pytest.approx(iou)
     assert f"{100 * iou:.1f} %" in page
     assert [item.state for item in result.items] == ["done", "done", "done", "skipped"]
+    jsonschema.validate(document, report_schema())
+    rows = pq.read_table(table).to_pylist()
+    assert [(row["image"], row["state"]) for row in rows] == [
+        ("a", "done"),
+        ("b", "done"),
+        ("c", "done"),
+        ("d", "skipped"),
+    ]
+    assert rows[2]["foreground_iou"] == pytest.approx(200 / 400)
 
 
 def test_report_shows_boundaries_objects_intervals_and_the_other_mask(workspace: Workspace) -> None:
@@ -178,3 +194,51 @@ def test_an_image_that_failed_before_is_named_once_with_the_first_reason(tmp_pat
     result = report(ReportConfig(workspace=ws.uri, model="m", failures=before))
     document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
     assert document["failures"] == [{"source": "half", "error": "image half: tile 3 has NaN"}]
+
+
+def test_page_of_many_images_limits_itself_and_the_table_has_all(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [replace(made_score(number), image_id=f"i{number}", worst_tiles=()) for number in range(700)]
+    images[0] = replace(images[0], image_id="a")
+    broken = [ItemResult(state="failed", image=f"x{number}", error="no mask") for number in range(300)]
+    done = [ItemResult(state="done", image=image.image_id) for image in images]
+    found = Scored("m", tuple(images), (*done, *broken))
+    monkeypatch.setattr(stage, "score_masks", lambda *_: found)
+    monkeypatch.setattr(pictured, "MAX_OVERLAYS", 0)
+    result = report(ReportConfig(workspace=workspace.uri, model="m", run="r", resamples=20))
+    page, data, table = (Path(path) for path in result.paths)
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<th scope="row" class="id">') == 500
+    assert "The 500 worst of 1\u202f000" in text
+    assert "300 failed" in text
+    assert "And 100 more" in text
+    assert page.stat().st_size < 1_500_000
+    assert len(json.loads(data.read_text(encoding="utf-8"))["scores"]["per_image"]) == 700
+    assert pq.read_metadata(table).num_rows == 1000
+
+
+def test_pictures_stop_where_their_bytes_are_spent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictured, "MAX_BYTES", 1)
+    result = report(ReportConfig(workspace=workspace.uri, model="m"))
+    page = Path(result.paths[0]).read_text(encoding="utf-8")
+    assert page.count("<img ") == 4 + 1  # one worst tile, which spends them, and the confusion matrix
+    assert result.details["num_overlays"] == 0
+
+
+def test_what_ran_and_how_fast_is_told(workspace: Workspace) -> None:
+    digest = workspace.label("a", "m").digest
+    assert digest is not None
+    pace = Pace(digest=digest, ended="2026-11-30", device="cpu", tiles=8, skipped_share=0.25, px=5_000_000, seconds=2.0)
+    keep_pace(workspace, "a", "m", pace)
+    told = StageTold(stage="ingest", done=4, skipped=0, failed=2, seconds=12.34, peak_mib=321.0)
+    result = report(ReportConfig(workspace=workspace.uri, model="m", stages=(told,)))
+    page, data, _ = (Path(path).read_bytes() for path in result.paths)
+    text = page.decode()
+    assert '<td class="num">12.3</td>' in text
+    assert "2.50 Mpx/s, over 2 s of prediction" in text
+    assert "1 of 4 masks" in text
+    document = json.loads(data)
+    assert (document["pace"]["mpx_per_s"], document["pace"]["skipped_share"]) == (2.5, 0.25)
+    assert document["stages"] == [told.model_dump()]
+    jsonschema.validate(document, report_schema())

@@ -1,0 +1,255 @@
+"""Compare: two masks (or two reports, of two workspaces too) -> *compare.html and compare.json*: the first against the
+second, over the images that both have.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from segcore.config import ReportConfig
+from segcore.errors import ConfigError, StoreError
+from segcore.progress import Progress
+from segcore.publish.pictured import MAX_BYTES
+from segcore.publish.planes import coarse_plane, read_ids, read_picture
+from segcore.publish.sides import Side, find_side
+from segcore.report import (
+    Chip,
+    ComparedImage,
+    ComparisonContent,
+    Failure,
+    Panel,
+    PictureRow,
+    pictures,
+    render_comparison,
+)
+from segcore.report.html import number, percent, points, tone
+from segcore.report.rows import HEADLINE, HEADLINE_LABELS, MAX_ROWS
+from segcore.results import ItemResult, StageResult
+from segcore.scoring.counts import foreground_rows
+from segcore.scoring.fit import named
+from segcore.scoring.pairs import compared, differences, has_same_rows, pairs
+from segcore.scoring.summary import ImageScore
+from segcore.selection import failure
+from segcore.store import Workspace
+
+MAX_PICTURES = 12
+MAX_DETAILED = 6
+"""With more classes the table of images has no columns for each."""
+FORMAT = 1
+"""Version of compare.json."""
+
+Pairs = Sequence[tuple[ImageScore, ImageScore]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a comparison tells."""
+
+    sides: tuple[Side, Side]
+    paired: Pairs
+    """Those that changed most first."""
+    rows: Mapping[str, dict[str, Any]]
+    """Image id -> its differences; of those with a target."""
+    scored: dict[str, Any] | None
+    """As under `against`; None where no image of both has a target."""
+
+    @property
+    def ordered(self) -> list[dict[str, Any]]:
+        """The rows, in the order of the pairs."""
+        return [self.rows[one.image_id] for one, _ in self.paired if one.image_id in self.rows]
+
+
+def compare(config: ReportConfig, workspace: Workspace, run: str, created: datetime, progress: Progress) -> StageResult:
+    """Write the comparison of `config.compare`.
+
+    Raises:
+        ConfigError: if a side is neither a mask, a model nor a report, or the two have different classes.
+        StoreError: if they share no image.
+    """
+    assert config.compare is not None, "a comparison without two sides"
+    one, other = (find_side(workspace, given, config, progress) for given in config.compare)
+    found = _found(one, other, config)
+    shown = _Pictures(one, other, progress)
+    changed = shown.rows(found.paired)
+    items = (*_items(one, other), *shown.items)
+    content = _content(found, items, changed, f"{created:%Y-%m-%d %H:%M} UTC, run {run}")
+    html, data = f"reports/{run}/compare.html", f"reports/{run}/compare.json"
+    told = {"format": FORMAT, "run": run, "created": created.isoformat(timespec="seconds"), **_told(found, content)}
+    workspace.objects.put(data, json.dumps(told, ensure_ascii=False).encode())
+    workspace.objects.put(html, render_comparison(content).encode())
+    overall = found.scored["overall"] if found.scored else {}
+    return StageResult(
+        stage="report",
+        items=items,
+        paths=(workspace.describe(html), workspace.describe(data)),
+        details={
+            "run": run,
+            "compared": [name for name, _ in content.sides],
+            "num_images": len(found.paired),
+            "num_pictures": len(changed),
+            "difference": {key: overall[key]["difference"] for key in HEADLINE_LABELS["overall"] if key in overall},
+        },
+    )
+
+
+def _found(one: Side, other: Side, config: ReportConfig) -> _Found:
+    if one.images and other.images and not has_same_rows(one.classes, other.classes):
+        raise ConfigError(
+            f"compare: {one.name} has the classes {named(one.classes)}, {other.name} has {named(other.classes)}; "
+            "expected the same ones in the same order"
+        )
+    paired = pairs(one.images, other.images)
+    if not paired:
+        raise StoreError(f"compare: {one.name} and {other.name} share no image with the same content and target")
+    rows = {row["image"]: row for row in differences(paired, config)}
+    paired = sorted(paired, key=lambda pair: _change(pair, rows), reverse=True)
+    return _Found((one, other), paired, rows, compared(paired, other.name, config) if rows else None)
+
+
+def _content(
+    found: _Found, items: Sequence[ItemResult], changed: tuple[PictureRow, ...], created: str
+) -> ComparisonContent:
+    one, other = found.sides
+    first, second = _labels(one, other)
+    return ComparisonContent(
+        title=f"{first} against {second}",
+        created=created,
+        sides=((first, one.what), (second, other.what)),
+        chips=_chips(len(found.paired), found.scored),
+        classes=one.classes,
+        failures=tuple(Failure(item.image or "?", item.error or "") for item in items if item.state == "failed"),
+        compared=found.scored,
+        images=tuple(_row(row) for row in found.ordered[:MAX_ROWS]),
+        num_images_left_out=max(0, len(found.rows) - MAX_ROWS),
+        detailed=_detailed(one),
+        pictures=changed,
+        num_pictures_left_out=len(found.paired) - len(changed),
+        notes=_notes(one, other, len(found.paired)),
+    )
+
+
+def _told(found: _Found, content: ComparisonContent) -> dict[str, Any]:
+    """The same facts for programs."""
+    return {
+        "sides": [{"name": side.name, "what": side.what, "mask": side.mask} for side in found.sides],
+        "num_images": len(found.paired),
+        "notes": content.notes,
+        "failures": [{"source": failed.source, "error": failed.error} for failed in content.failures],
+        "compared": found.scored,
+        "images": found.ordered,
+    }
+
+
+def _change(pair: tuple[ImageScore, ImageScore], rows: Mapping[str, Any]) -> tuple[float, float]:
+    """How much an image changed: its score; where there is none, the share of the mask that went to other classes."""
+    row = rows.get(pair[0].image_id)
+    difference = row["overall"][HEADLINE]["difference"] if row else None
+    one, other = (each.counts.mask_px.astype(np.float64) for each in pair)
+    moved = np.abs(one - other).sum() / max(2 * max(one.sum(), other.sum()), 1)
+    return -1.0 if difference is None else abs(difference), float(moved)
+
+
+def _items(one: Side, other: Side) -> tuple[ItemResult, ...]:
+    """What became of the images that were scored now; those of which the second failed are said to be of it."""
+    failed = [item for item in other.items if item.state == "failed"]
+    return (*one.items, *(item.model_copy(update={"error": f"{other.name}: {item.error}"}) for item in failed))
+
+
+def _labels(one: Side, other: Side) -> tuple[str, str]:
+    return (one.name, other.name) if one.name != other.name else (f"{one.name} (A)", f"{other.name} (B)")
+
+
+def _chips(num_images: int, scored: Mapping[str, Any] | None) -> tuple[Chip, ...]:
+    shown = [Chip("images of both", number(num_images))]
+    for kind, labels in HEADLINE_LABELS.items() if scored else ():
+        for key, label in labels.items():
+            row = (scored or {}).get(kind, {}).get(key)
+            if row and row["difference"] is not None:
+                low, high = row["interval"] or (None, None)
+                detail = "" if low is None else f"{points(low)} to {points(high)}"
+                both = f"{label}: {percent(row['value'])} against {percent(row['other'])}"
+                shown.append(Chip(both, points(row["difference"]), tone(row) or "plain", detail))  # type: ignore[arg-type]
+    return tuple(shown)
+
+
+def _notes(one: Side, other: Side, num_paired: int) -> tuple[str, ...]:
+    """Which images of either are not compared."""
+    found = []
+    for side in (one, other):
+        left_out = len(side.images) - num_paired
+        if left_out:
+            found.append(
+                f"{number(left_out)} of the {number(len(side.images))} images of {side.name} are not compared: the "
+                "other has none with the same content and target."
+            )
+    return tuple(found)
+
+
+def _detailed(side: Side) -> tuple[Any, ...]:
+    rows = foreground_rows(side.classes)
+    return tuple(side.classes[row] for row in rows) if len(rows) <= MAX_DETAILED else ()
+
+
+def _row(row: Mapping[str, Any]) -> ComparedImage:
+    class_iou = {name: scores["iou"] for name, scores in row["per_class"].items()}
+    return ComparedImage(row["image"], row["split"] or "", row["overall"], class_iou)
+
+
+class _Pictures:
+    """Both masks of the images that changed most; one that cannot be shown says why."""
+
+    def __init__(self, one: Side, other: Side, progress: Progress) -> None:
+        self.items: list[ItemResult] = []
+        """Images of which a picture failed."""
+        self._sides, self._labels, self._progress = (one, other), _labels(one, other), progress
+
+    def rows(self, paired: Pairs) -> tuple[PictureRow, ...]:
+        """Image, both masks over it, and where they differ."""
+        found: list[PictureRow] = []
+        bytes_left = MAX_BYTES
+        self._progress.start("report", min(len(paired), MAX_PICTURES), "pictures")
+        for pair in paired[:MAX_PICTURES]:
+            if bytes_left > 0 and (row := self._try(pair)) is not None:
+                found.append(row)
+                bytes_left -= row.num_bytes
+            self._progress.advance()
+        return tuple(found)
+
+    def _try(self, pair: tuple[ImageScore, ImageScore]) -> PictureRow | None:
+        image_id = pair[0].image_id
+        try:
+            return self._row(pair)
+        except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+            message = f"no picture of it: {failure(image_id, error)}"
+            self.items.append(ItemResult(state="failed", image=image_id, error=message))
+            return None
+
+    def _row(self, pair: tuple[ImageScore, ImageScore]) -> PictureRow:
+        masks = [side.mask_of(score.image_id, score.mask_digest) for side, score in zip(self._sides, pair, strict=True)]
+        workspace, image_id = self._sides[0].workspace, pair[0].image_id
+        image, classes = workspace.image(image_id), self._sides[0].classes
+        window, level = coarse_plane(image, masks[0])
+        picture, valid = read_picture(image, window, level)
+        sides = picture.shape[:2]
+        ids = tuple(read_ids(mask, window, level, valid, sides) for mask in masks)
+        target = workspace.label(image_id, "target") if pair[0].has_target else None
+        target_ids = None if target is None else read_ids(target, window, level, valid, sides)
+        known = [info.id for info in classes]
+        read = ids if target_ids is None else (*ids, target_ids)
+        counted = np.logical_and.reduce([np.isin(each, known) for each in read])
+        panels = [Panel("image", pictures.photo_uri(picture), f"Image {image_id}")]
+        for label, each in zip(self._labels, ids, strict=True):
+            tinted = pictures.overlay(picture, each, classes, foreground_rows(classes))
+            panels.append(Panel(label, pictures.photo_uri(tinted), f"Mask of {label} over image {image_id}"))
+        changed = pictures.changes(picture, (ids[0], ids[1]), target_ids, counted)
+        panels.append(Panel("where they differ", pictures.photo_uri(changed), f"Differences of {image_id}"))
+        return PictureRow(image_id, _caption(ids, counted), tuple(panels))
+
+
+def _caption(ids: tuple[Any, ...], counted: Any) -> str:
+    differs = (ids[0] != ids[1])[counted]
+    return f"{percent(float(differs.mean()) if differs.size else None)} of the pixels shown differ"

@@ -1,0 +1,124 @@
+"""Earlier: the report that a new one is held against -> *what changed since*.
+
+    reports/<run>/run.json         a few hundred bytes, written last: what the run was of
+    reports/<run>/images.parquet   what was counted in each image then
+
+A mask of a later training has another name (its model's id ends in another digest), and is held against the one
+before: what counts is the lineage, the name without the digest.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segcore.config import ScoreConfig
+from segcore.errors import StoreError
+from segcore.report.rows import HEADLINE
+from segcore.scoring.pairs import compared, differences, has_same_rows, pairs
+from segcore.scoring.summary import ImageScore
+from segcore.scoring.table import Table, from_parquet
+from segcore.store import Workspace
+
+THREADS = 8
+MOST_TRIED = 20
+"""Earlier tables that are read in search of one with the same images."""
+MODEL_DIGEST = re.compile(r"-[0-9a-f]{8}$")
+
+
+class Head(BaseModel):
+    """`run.json`: what a report is of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    created: str
+    """UTC, ISO 8601."""
+    mask: str
+    title: str
+    num_images: int
+    num_failed: int
+    scores: dict[str, float | None] = {}
+    """The headline's, by name."""
+
+    @property
+    def lineage(self) -> str:
+        return lineage(self.mask)
+
+
+def lineage(mask: str) -> str:
+    """What all masks of one series share: a mask's name without the digest of its model."""
+    return MODEL_DIGEST.sub("", mask)
+
+
+def heads(workspace: Workspace) -> list[Head]:
+    """Of all finished reports of a workspace, the newest first; what cannot be read is passed over."""
+    keys = [f"reports/{run}/run.json" for run in workspace.objects.folders("reports")]
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = [_head(data) for data in threads.map(workspace.objects.get, keys) if data is not None]
+    return sorted((head for head in found if head is not None), key=lambda head: head.created, reverse=True)
+
+
+def _head(data: bytes) -> Head | None:
+    try:
+        return Head.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What changed since an earlier report."""
+
+    head: Head
+    document: dict[str, Any]
+    """As under `against`: of the images that both have."""
+    changes: dict[str, float]
+    """Image id -> difference of its IoU without background."""
+    num_left_out: int
+    """Images of both whose pixels or target have changed."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "run": self.head.run,
+            "created": self.head.created,
+            **self.document,
+            "num_left_out": self.num_left_out,
+        }
+
+
+def since(workspace: Workspace, mask: str, images: Sequence[ImageScore], config: ScoreConfig) -> Since | None:
+    """The images of a mask against the newest report of its lineage over some of the same images, if there is one."""
+    for head, table in _candidates(workspace, mask) if images else ():
+        if not has_same_rows(images[0].classes, table.classes):
+            continue
+        same = [pair for pair in pairs(images, table.images) if pair[0].has_target]
+        if not same:
+            continue
+        document = compared(same, head.mask, config)
+        splits = sorted({pair[0].split for pair in same if pair[0].split})
+        of_split = {split: [pair for pair in same if pair[0].split == split] for split in splits}
+        document["per_split"] = {split: compared(part, head.mask, config) for split, part in of_split.items()}
+        of_both = {image.image_id for image in images if image.has_target} & {i.image_id for i in table.images}
+        return Since(head, document, _changes(differences(same, config)), len(of_both) - len(same))
+    return None
+
+
+def _changes(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    found = {row["image"]: row["overall"][HEADLINE]["difference"] for row in rows}
+    return {image_id: change for image_id, change in found.items() if change is not None}
+
+
+def _candidates(workspace: Workspace, mask: str) -> Iterator[tuple[Head, Table]]:
+    """Tables of the same lineage, the newest first; what cannot be read is passed over."""
+    for head in [head for head in heads(workspace) if head.lineage == lineage(mask)][:MOST_TRIED]:
+        key = f"reports/{head.run}/images.parquet"
+        data = workspace.objects.get(key)
+        try:
+            if data is not None:
+                yield head, from_parquet(data, workspace.describe(key))
+        except StoreError:
+            continue

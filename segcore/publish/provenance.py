@@ -1,0 +1,79 @@
+"""Provenance: workspace -> *by what a mask was made*: model and its training, plan, pace, versions."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from segcore import __version__
+from segcore.config import ReportConfig
+from segcore.report import Fact, Panel, pictures
+from segcore.report.figures import curves_svg, is_setting, read_curve
+from segcore.store import Workspace, unseal
+
+LIBRARIES = ("numpy", "zarr", "tensorstore", "torch", "monai", "rasterio", "tifffile", "prefect")
+
+
+def model_of(workspace: Workspace, document: Mapping[str, Any], mask: str) -> dict[str, Any]:
+    """What model.json says of the model that made the first mask; {} if it lies in no package of this workspace."""
+    first = next(iter(document["per_image"]), None)
+    made_by = {} if first is None else workspace.label(first, mask).attributes.get("model", {})
+    return _json(workspace.objects.get(f"models/{made_by.get('id', mask)}/model.json"))
+
+
+def training_curves(workspace: Workspace, model: Mapping[str, Any]) -> Panel | None:
+    """Training curves of the run that made the model, if it lies in this workspace."""
+    run = model.get("training", {}).get("run")
+    text = workspace.objects.get(f"runs/{run}/curve.csv") if isinstance(run, str) and "/" not in run else None
+    curve = read_curve(text.decode("utf-8", "replace")) if text else {}
+    svg = curves_svg(curve)
+    if svg is None:
+        return None
+    last = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in curve.items() if not is_setting(name))
+    return Panel(f"Training of run {run}", pictures.svg_uri(svg), f"Training curves: {last}")
+
+
+def provenance(
+    config: ReportConfig, workspace: Workspace, document: Mapping[str, Any], mask: str, model: Mapping[str, Any]
+) -> dict[str, tuple[Fact, ...]]:
+    """Heading -> facts: what was asked for, the model, the plan of the first mask, versions."""
+    asked = config.model_dump(mode="json", exclude={"failures", "stages"}, exclude_defaults=True)
+    facts = {"Report": _facts(asked)}
+    if model:
+        facts["Model"] = _facts({key: model[key] for key in model if key not in ("classes", "format")})
+    first = next(iter(document["per_image"]), None)
+    if first is not None:
+        plan_number = workspace.label(first, mask).attributes.get("plan")
+        plan = _json(workspace.objects.get(f"state/{first}/{mask}/{plan_number}/plan.json"))
+        facts[f"Plan of the first mask ({first})"] = _facts(plan)
+    found = {"segcore": __version__, "Python": platform.python_version(), "platform": platform.platform()}
+    facts["Versions"] = _facts(found | {name: _version(name) for name in LIBRARIES})
+    return facts
+
+
+def _facts(values: Mapping[str, Any], at: str = "") -> tuple[Fact, ...]:
+    """Nested settings as dotted keys; long values are cut."""
+    facts: list[Fact] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            facts += _facts(value, f"{at}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            facts.append(Fact(f"{at}{key}", text if len(text) <= 240 else text[:239] + "…"))
+    return tuple(facts)
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _json(data: bytes | None) -> dict[str, Any]:
+    """An object of the workspace as JSON; {} where there is none, or no mapping in it."""
+    try:
+        return unseal(data or b"{}")
+    except ValueError:
+        return {}

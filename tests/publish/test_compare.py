@@ -1,0 +1,143 @@
+"""Two masks side by side: masks, reports, and reports of another workspace."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segcore.classes import ClassInfo
+from segcore.config import ReportConfig, build_config
+from segcore.errors import ConfigError, StoreError
+from segcore.publish import report
+from segcore.results import StageResult
+from segcore.store import Workspace
+from tests.synthetic import put_image, put_label
+
+SIDES = (64, 80)
+HOSTILE = tuple(
+    ClassInfo(id=id_, name=name, color=(id_ * 200, 0, 0)) for id_, name in ((0, "background"), (1, "<b>=cell</b>"))
+)
+
+
+def _filled(folder: Path | str, shares: dict[str, tuple[float, float]], prefix: str = "") -> Workspace:
+    """Images of 1000 px of target, of which the masks `one` and `two` find these shares."""
+    ws = Workspace.open(str(folder), create=True)
+    for image_id, found in shares.items():
+        put_image(ws, prefix + image_id, np.full((1, *SIDES), 9, np.uint8))
+        ids = np.zeros(SIDES, np.uint8)
+        ids[10:30, 10:60] = 1
+        put_label(ws, prefix + image_id, "target", ids, HOSTILE)
+        for name, share in zip(("one", "two"), found, strict=True):
+            mask = ids.copy()
+            mask[:, 10 + round(50 * share) :] = 0
+            put_label(ws, prefix + image_id, name, mask, HOSTILE)
+    return ws
+
+
+SHARES = {"a": (0.8, 0.6), "b": (0.4, 0.8), "c": (0.5, 0.5)}
+
+
+def _compare(ws: Workspace, one: str, two: str, **more: Any) -> tuple[StageResult, dict[str, Any], str]:
+    result = report(ReportConfig(workspace=ws.uri, compare=(one, two), run="both", **more))
+    page, data = (Path(path).read_text(encoding="utf-8") for path in result.paths)
+    return result, dict(json.loads(data)), page
+
+
+def test_first_mask_against_the_second(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", SHARES)
+    result, found, page = _compare(ws, "one", "two")
+    assert [Path(path).name for path in result.paths] == ["compare.html", "compare.json"]
+    iou = found["compared"]["per_class"]["<b>=cell</b>"]["iou"]
+    assert (iou["value"], iou["other"]) == pytest.approx(((0.8 + 0.4 + 0.5) / 3, (0.6 + 0.8 + 0.5) / 3))
+    low, high = iou["interval"]
+    assert -0.4 - 1e-9 <= low < iou["difference"] < high <= 0.2 + 1e-9
+    rows = [(row["image"], round(row["overall"]["foreground_iou"]["difference"], 6)) for row in found["images"]]
+    assert rows == [("b", -0.4), ("a", 0.2), ("c", 0.0)]
+    assert "<b>=cell" not in page
+    assert page.count("<img ") == 3 * 4
+    assert result.exit_code == 0
+
+
+def test_it_says_the_same_as_score_against(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", SHARES)
+    against = report(ReportConfig(workspace=ws.uri, model="one", against="two", run="r")).scores
+    assert against is not None
+    assert _compare(ws, "one", "two")[1]["compared"] == against["against"]
+
+
+@pytest.mark.parametrize("elsewhere", ["memory://elsewhere", "there"])
+def test_reports_of_two_workspaces_pair_by_content(tmp_path: Path, elsewhere: str) -> None:
+    here = _filled(tmp_path / "here", SHARES)
+    there = _filled(elsewhere if "://" in elsewhere else tmp_path / elsewhere, {"a": (0.2, 0.2)}, prefix="x-")
+    for ws, prefix in ((here, ""), (there, "x-")):
+        put_digest(ws, f"{prefix}a", "content of a")
+    report(ReportConfig(workspace=there.uri, model="one", run="night"))
+    for given in (f"{there.uri}/reports/night", f"{there.uri}/reports/night/report.html"):
+        _, found, page = _compare(here, "one", given)
+        assert found["num_images"] == 1
+        assert found["compared"]["overall"]["foreground_iou"]["difference"] == pytest.approx(0.8 - 0.2)
+        assert "2 of the 3 images of one are not compared" in page
+        assert page.count("<img ") == 4
+
+
+def put_digest(ws: Workspace, image_id: str, digest: str) -> None:
+    """Give an image the digest of its source, as ingest does."""
+    key = f"images/{image_id}.ome.zarr/zarr.json"
+    document = json.loads(ws.objects.get(key) or b"")
+    document["attributes"]["segcore"]["digest"] = digest
+    ws.objects.put(key, json.dumps(document).encode())
+
+
+def test_mask_that_is_another_by_now_is_compared_but_not_shown(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", SHARES)
+    report(ReportConfig(workspace=ws.uri, model="two", run="before"))
+    put_label(ws, "a", "two", np.zeros(SIDES, np.uint8), HOSTILE, version=1)
+    result, found, _ = _compare(ws, "one", "before")
+    assert found["num_images"] == 3
+    assert [failure["source"] for failure in found["failures"]] == ["a"]
+    assert "mask two is another by now than that of report before" in found["failures"][0]["error"]
+    assert (result.details["num_pictures"], result.exit_code) == (2, 3)
+
+
+def test_masks_without_a_target_are_shown_by_what_changed(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    for image_id, width in (("a", 10), ("b", 40)):
+        put_image(ws, image_id, np.full((1, *SIDES), 9, np.uint8))
+        for name, shift in (("one", 0), ("two", width)):
+            ids = np.zeros(SIDES, np.uint8)
+            ids[:, : 5 + shift] = 1
+            put_label(ws, image_id, name, ids)
+    _, found, page = _compare(ws, "one", "two")
+    assert (found["compared"], found["images"]) == (None, [])
+    assert page.index(">b</h3>") < page.index(">a</h3>")
+    assert "50.0 % of the pixels shown differ" in page
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", SHARES)
+    put_image(ws, "d", np.full((1, *SIDES), 9, np.uint8))
+    put_label(ws, "d", "three", np.zeros(SIDES, np.uint8))
+    put_label(ws, "d", "four", np.zeros(SIDES, np.uint8), HOSTILE)
+    with pytest.raises(ConfigError, match=r"compare: one has the classes \(0 background, 1 <b>=cell</b>\), three has"):
+        _compare(ws, "one", "three")
+    with pytest.raises(StoreError, match="one and four share no image"):
+        _compare(ws, "one", "four")
+    with pytest.raises(StoreError, match=r"no image in .* has the mask nothing"):
+        _compare(ws, "one", "nothing")
+    with pytest.raises(ConfigError, match="there is no workspace"):
+        _compare(ws, "one", "/nowhere/reports/x")
+    with pytest.raises(StoreError, match=r"there is no .*reports/x/images\.parquet"):
+        _compare(ws, "one", f"{ws.uri}/reports/x")
+
+
+def test_config_is_of_one_mask_or_two() -> None:
+    for values, message in (
+        ({}, "model: expected a mask's name"),
+        ({"compare": ["a", "b"], "model": "m"}, "compare: expected it alone"),
+        ({"compare": ["a", "b"], "against": "m"}, "compare: expected it alone"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build_config(ReportConfig, {"workspace": "w", **values})
+    assert build_config(ReportConfig, {"workspace": "w", "compare": ["a", "b"]}).compare == ("a", "b")
