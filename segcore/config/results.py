@@ -74,14 +74,29 @@ class ExportConfig(StageConfig):
     """Model id in the workspace (the mask's name), or the path of a model package."""
     output: str
     """Folder to write to."""
-    format: Literal["geotiff", "cog", "png", "ome-tiff", "ome-zarr", "nifti", "dicom-seg", "geojson"] = "geotiff"
-    """File format; `geojson` holds one polygon per region, `ome-zarr` is a folder (version 0.4, for QuPath)."""
-    coordinates: Literal["auto", "crs"] = "auto"
-    """Of a GeoJSON: `auto` = longitude and latitude (pixels without a CRS); `crs` = the image's own CRS."""
+    format: Literal[
+        "geotiff", "cog", "png", "ome-tiff", "ome-zarr", "nifti", "dicom-seg", "geojson", "geopackage", "geoparquet"
+    ] = "geotiff"
+    """File format; `geojson`, `geopackage` and `geoparquet` hold one polygon per region or object, `ome-zarr` is a
+    folder (version 0.4, for QuPath)."""
+    coordinates: Literal["auto", "crs", "pixels"] = "auto"
+    """Of polygons: `crs` = the image's own CRS; `pixels` = those of the full resolution, as QuPath takes them; `auto` =
+    longitude and latitude in GeoJSON and `crs` in the others, but `pixels` where an image has no CRS."""
+    simplify: str | None = None
+    """Polygons with fewer corners, none farther than this from where it was: 1px (of the mask), 0.5um, 3m."""
     dicom_segmentation: Literal["binary", "labelmap"] = "binary"
     """Of a DICOM SEG: `binary` = one frame per class and plane, which every viewer reads; `labelmap` = one per plane,
     far smaller."""
+    stac: bool = False
+    """Also write a STAC item beside each file (`<file>.json`), linked to one of the model."""
     images: tuple[str, ...] = ()
     """Image ids; none = every image that has the mask."""
     overwrite: bool = False
     """Write over files that exist; else one with this mask stays as it is, and one with another is refused."""
+
+    @field_validator("simplify")
+    @classmethod
+    def _is_a_length(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_length(text)
+        return text

@@ -5,6 +5,8 @@ nobody meets half of one. Its name is the image's id, never something from the s
 into it, so that a rerun keeps what is right and never takes an old mask for a new one.
 """
 
+import contextlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,15 @@ from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.dicom_seg import dicom_seg_stamp, write_dicom_seg
 from segcore.export.geojson import geojson_stamp, write_geojson
+from segcore.export.geopackage import geopackage_stamp, write_geopackage
+from segcore.export.geoparquet import geoparquet_stamp, write_geoparquet
 from segcore.export.geotiff import geotiff_stamp, write_cog, write_geotiff
 from segcore.export.nifti import nifti_stamp, write_nifti
 from segcore.export.ome_tiff import ome_tiff_stamp, write_ome_tiff
 from segcore.export.ome_zarr import MARK, ome_zarr_stamp, write_ome_zarr
 from segcore.export.output import Output
 from segcore.export.png import png_stamp, write_png
+from segcore.export.stac import Catalogue, item_name
 from segcore.export.stamp import stamp
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
@@ -42,6 +47,8 @@ FORMATS: dict[str, tuple[str, Writer, StampReader]] = {
     "nifti": (".nii.gz", write_nifti, nifti_stamp),
     "dicom-seg": (".dcm", write_dicom_seg, dicom_seg_stamp),
     "geojson": (".geojson", write_geojson, geojson_stamp),
+    "geopackage": (".gpkg", write_geopackage, geopackage_stamp),
+    "geoparquet": (".parquet", write_geoparquet, geoparquet_stamp),
 }
 
 STACKS = {"ome-tiff": "zt", "ome-zarr": "zt", "nifti": "z", "dicom-seg": "z"}
@@ -66,11 +73,13 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
         workspace = Workspace.open(config.workspace)
         name = mask_name(workspace, config.model)
         chosen = select(workspace, name, config.images)
-        output = Output(config.output)
+        output, catalogue = Output(config.output), Catalogue(workspace, config)
         progress.start("export", len(chosen), "images")
         items = []
         for masked in chosen:
             item = _export_item(masked, output, config)
+            if config.stac and item.state != "failed":
+                item = _catalogued(item, masked, output, catalogue)
             if item.state != "done":
                 progress.note(f"{item.image}: {item.error or item.details['reason']}")
             items.append(item)
@@ -106,6 +115,24 @@ def _export_item(masked: Masked, output: Output, config: ExportConfig) -> ItemRe
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         return ItemResult(state="failed", image=masked.image_id, error=failure(masked.image_id, error))
     return ItemResult(state="done", image=image.image_id, source=image.source, path=path, details=details)
+
+
+def _catalogued(item: ItemResult, masked: Masked, output: Output, catalogue: Catalogue) -> ItemResult:
+    """Write the STAC item of a file that is there, unless it was kept and has one."""
+    assert item.path is not None, f"image {masked.image_id}: {item.state} without a path"
+    name = item.path.rpartition("/")[2]
+    path = output.describe(item_name(name))
+    try:
+        if item.state == "done" or not output.exists(item_name(name)):
+            is_folder = catalogue.file_format in MARKS
+            with contextlib.nullcontext() if is_folder else output.open(name) as stream:
+                documents = catalogue.items(*masked.opened(), name, stream, output.uri)
+            for file, document in documents.items():
+                with output.place(file) as temporary:
+                    temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+        return ItemResult(state="failed", image=masked.image_id, error=f"{path}: {failure(masked.image_id, error)}")
+    return item.model_copy(update={"details": {**item.details, "stac": path}})
 
 
 def file_name(image_id: str, suffix: str) -> str:

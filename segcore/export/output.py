@@ -25,6 +25,11 @@ class Output:
             raise StoreError(f"output {uri}: cannot be used as a folder ({' '.join(str(error).split())})") from error
         self._uri = uri.rstrip("/")
 
+    @property
+    def uri(self) -> str:
+        """The folder's path or URL."""
+        return str(self._folder) if self._folder is not None else self._uri
+
     def describe(self, name: str) -> str:
         return str(self._folder / name) if self._folder is not None else f"{self._uri}/{name}"
 

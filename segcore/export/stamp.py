@@ -2,25 +2,37 @@
 
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
+from segcore.spatial import parse_length
 from segcore.store import Image, Label
 
 KEY = "SEGCORE_STAMP"
-"""TIFF metadata item, PNG text chunk, JSON member or DICOM parameter that holds it."""
+"""TIFF metadata item, PNG text chunk, JSON member, metadata key or DICOM parameter that holds it."""
 LINEAGE = "SEGCORE_LINEAGE"
 """The same, of the lineage."""
+VECTOR = ("geojson", "geopackage", "geoparquet")
+"""Formats of polygons, which hold the same mask in several ways."""
 
 
 def stamp(mask: Label, config: ExportConfig) -> str:
-    """Equal for two files of one format only if they hold the same; letters, digits and dashes alone.
+    """Equal for two files of one format only if they hold the same; letters, digits, dots and dashes alone.
 
     Raises:
         StoreError: if the mask has no digest.
     """
     if not mask.digest:
         raise StoreError(f"image {mask.image_id}: mask {mask.name} has no digest; predict it again with --overwrite")
-    options = {"geojson": config.coordinates, "dicom-seg": config.dicom_segmentation, "cog": "cog"}
-    option = options.get(config.format)
-    return mask.digest if option is None else f"{mask.digest}-{option}"
+    options: tuple[str | None, ...]
+    if config.format in VECTOR:
+        options = (config.coordinates, config.simplify and _length(config.simplify))
+    else:
+        options = ({"dicom-seg": config.dicom_segmentation, "cog": "cog"}.get(config.format),)
+    return "-".join(filter(None, (mask.digest, *options)))
+
+
+def _length(text: str) -> str:
+    """The same for every way to write it, without a character that a stamp has not."""
+    value, unit = parse_length(text)
+    return f"{value:g}{unit}".replace("+", "")
 
 
 def lineage(image: Image, mask: Label) -> dict[str, str]:

@@ -18,6 +18,8 @@ BACKGROUND, FOREGROUND = "background", "foreground"
 CLASS_PROPERTIES = ("class", "classification", "label", "name", "category", "type", "landuse")
 """Where the class is looked for, in this order, if nobody says where it stands."""
 QUPATH_PROPERTY = "classification"
+OWN_PROPERTY, OWN_COLOR = "class", "color"
+"""Columns of what segcore exports for a GIS."""
 MAX_CLASSES = 65_000
 """More do not fit into a target of uint16."""
 
@@ -194,14 +196,18 @@ def _means_ignore(name: str) -> bool:
 
 
 def _colors(properties: Iterable[Mapping[str, Any]]) -> dict[str, RGB]:
-    """QuPath's colours by class name."""
+    """The colours by class name, as QuPath writes them, or our own export for a GIS."""
     colors: dict[str, RGB] = {}
     for row in properties:
         given = row.get(QUPATH_PROPERTY)
+        if not isinstance(given, Mapping):
+            given = {"name": row.get(OWN_PROPERTY), "color": row.get(OWN_COLOR)}
         name = _text(given)
-        if not isinstance(given, Mapping) or name is None or name in colors:
+        if name is None or name in colors:
             continue
         color, packed = given.get("color"), given.get("colorRGB")
+        if isinstance(color, str) and re.fullmatch("#[0-9a-f]{6}", color):
+            color = list(bytes.fromhex(color[1:]))
         if isinstance(color, list) and len(color) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in color):
             colors[name] = (color[0], color[1], color[2])
         elif isinstance(packed, int):

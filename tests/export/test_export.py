@@ -18,7 +18,7 @@ from rasterio.warp import transform_geom
 from segcore.classes import ClassInfo
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
-from segcore.export import export, geojson, geotiff, png
+from segcore.export import export, features, geotiff, png
 from segcore.export.export import FORMATS, file_name
 from segcore.geometry import Window
 from segcore.spatial import Georef, Spacing
@@ -40,7 +40,7 @@ PLACES = {
 
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (geotiff, geojson, png):
+    for module in (geotiff, features, png):
         monkeypatch.setattr(module, "WINDOW_PX", 128)
 
 
@@ -163,7 +163,7 @@ def test_geojson_in_the_own_crs_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["{}/out", "memory://again"])
-@pytest.mark.parametrize("file_format", ["geotiff", "png", "geojson"])
+@pytest.mark.parametrize("file_format", ["geotiff", "png", "geojson", "geopackage", "geoparquet"])
 def test_file_of_the_same_mask_is_kept_and_of_another_refused(tmp_path: Path, output: str, file_format: Any) -> None:
     ws = _workspace(tmp_path)
     config = ExportConfig(workspace=ws.uri, model="m", output=output.format(tmp_path), format=file_format)

@@ -1,13 +1,16 @@
 """Outlines traced window by window against the whole mask traced at once, and burnt back into pixels."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio.features
 import shapely
+from shapely.geometry import shape
 from skimage.measure import label
 
-from segcore.export.polygons import trace, trace_windows
+from segcore.export.polygons import trace_windows
 from segcore.geometry import Window
 
 
@@ -20,14 +23,21 @@ def _windows(ids: npt.NDArray[np.uint8], window_px: int) -> list[tuple[int, shap
     def read(window: Window) -> npt.NDArray[np.uint8]:
         return ids[window.slices]
 
-    return list(trace_windows(read, ids.shape, window_px, {0}))
+    found = trace_windows(read, ids.shape, window_px, {0})
+    return [pair for part in found for pair in zip(part.ids.tolist(), part.polygons, strict=True)]
+
+
+def _whole(ids: npt.NDArray[np.uint8]) -> list[tuple[int, shapely.Polygon]]:
+    """By rasterio alone, in one piece."""
+    found = rasterio.features.shapes(ids, mask=ids > 0, connectivity=4)
+    return [(int(value), shape(geometry)) for geometry, value in found]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.75, 0.95])
 @pytest.mark.parametrize("window_px", [5, 8, 64])
 def test_windows_give_the_same_objects_as_one_piece(share: float, window_px: int) -> None:
     ids = _blobs(int(share * 100), (37, 29), share)
-    found, whole = _windows(ids, window_px), trace(ids, {0})
+    found, whole = _windows(ids, window_px), _whole(ids)
     assert len(found) == len(whole)
     by_place = {(k, o.normalize().wkb) for k, o in whole}
     assert {(k, o.normalize().wkb) for k, o in found} == by_place
@@ -74,12 +84,37 @@ def test_object_over_many_windows_is_merged_once(monkeypatch: pytest.MonkeyPatch
     assert merged == [8 * 6]
 
 
+@pytest.mark.parametrize("window_px", [5, 16, 64])
+def test_pixels_and_sums_of_an_object_are_those_of_all_its_windows(window_px: int) -> None:
+    ids = _blobs(3, (41, 33), 0.7)
+    weights = np.random.default_rng(4).random(ids.shape)
+
+    def read(window: Window) -> npt.NDArray[np.uint8]:
+        return ids[window.slices]
+
+    def measure(window: Window, found: npt.NDArray[Any], labels: npt.NDArray[np.int32], count: int) -> Any:
+        np.testing.assert_array_equal(found, ids[window.slices])
+        return np.bincount(labels.ravel(), weights[window.slices].ravel(), minlength=count + 1)[1:, None]
+
+    labels = label(ids, background=0, connectivity=1)
+    first = {int(np.flatnonzero(labels == k)[0]): k for k in range(1, labels.max() + 1)}
+    found = list(trace_windows(read, ids.shape, window_px, {0}, measure))
+    assert sum(map(len, found)) == len(first)
+    for part in found:
+        for row, place in enumerate(part.first_px.tolist()):
+            own = labels == first.pop(place)
+            assert part.ids[row] == ids.ravel()[place]
+            assert part.num_px[row] == own.sum() == part.polygons[row].area
+            assert part.sums[row, 0] == pytest.approx(weights[own].sum())
+    assert not first
+
+
 def test_comb_whose_teeth_meet_in_the_last_row_is_one_object() -> None:
     ids = np.zeros((40, 41), np.uint8)
     ids[:, ::4] = 1
     ids[39] = 1
     ((_, outline),) = _windows(ids, 8)
-    assert outline.equals(trace(ids, {0})[0][1])
+    assert outline.equals(_whole(ids)[0][1])
 
 
 def test_pieces_that_meet_at_a_corner_of_windows_alone_stay_apart() -> None:

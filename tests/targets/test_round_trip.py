@@ -1,4 +1,4 @@
-"""What segcore exports as GeoJSON is the same target again, wherever the image lies."""
+"""What segcore exports as polygons is the same target again, wherever the image lies."""
 
 from pathlib import Path
 
@@ -33,10 +33,14 @@ PLACES = {
 
 
 @pytest.mark.parametrize(
-    ("place", "coordinates"),
-    [("pixels", "auto"), *((place, kind) for place in PLACES if place != "pixels" for kind in ("auto", "crs"))],
+    ("place", "coordinates", "file_format"),
+    [
+        ("pixels", "auto", "geojson"),
+        ("rotated", "auto", "geopackage"),
+        *((place, kind, "geojson") for place in PLACES if place != "pixels" for kind in ("auto", "crs")),
+    ],
 )
-def test_exported_geojson_reads_back(tmp_path: Path, place: str, coordinates: str) -> None:
+def test_exported_polygons_read_back(tmp_path: Path, place: str, coordinates: str, file_format: str) -> None:
     found = PLACES[place]
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
     ids = ((np.sin(rows / 17) + np.cos(columns / 11) > 0.4) * 1).astype(np.uint8)
@@ -49,7 +53,7 @@ def test_exported_geojson_reads_back(tmp_path: Path, place: str, coordinates: st
     put_image(workspace, "scene", np.ones((1, *SHAPE), np.uint8), georef=georef)
     put_label(workspace, "scene", "m", ids, CLASSES)
     config = ExportConfig.model_validate(
-        {"workspace": workspace.uri, "model": "m", "output": str(tmp_path), "format": "geojson"}
+        {"workspace": workspace.uri, "model": "m", "output": str(tmp_path), "format": file_format}
         | {"coordinates": coordinates}
     )
     (path,) = export(config).paths
