@@ -1,0 +1,21 @@
+"""One refine in a process of its own, killed at a point."""
+
+import os
+from typing import Any
+
+from segcore.components import blocks
+from segcore.config import RefineConfig
+from segcore.refine import refine, work
+from segcore.store import Objects
+from tests.faults.fatal import fatal
+
+
+def refine_until(settings: dict[str, Any], log: str, point: tuple[str, str, int] | None) -> None:
+    """Run refine until a point, and leave the key of every object that it wrote, one a line, in the file `log`."""
+    blocks.BLOCK_SIDE_PX = 256
+    work.KEPT_BLOCKS = 0
+    for method in ("put", "put_new"):
+        setattr(Objects, method, fatal(getattr(Objects, method), log, point))
+    items = refine(RefineConfig(**settings)).items
+    if any(item.error for item in items):
+        os._exit(3)
