@@ -156,7 +156,8 @@ class _Table:
         found: dict[str, dict[str, float]] = {}
         for name, sums in self._totals.items():
             sure_px, sure = sums.pop("sure_px"), sums.pop("sure")
-            found[name] = {"objects": int(sums.pop("objects")), **sums}
+            px = f"{self._ruler.what}_px"
+            found[name] = {"objects": int(sums.pop("objects")), **sums, px: int(sums[px])}
             if sure_px:
                 found[name]["confidence"] = sure / sure_px
         return found

@@ -53,20 +53,26 @@ def context(balls: Sequence[Ball | None], ndim: int) -> Ints:
 
 def dilated(mask: Bools, ball: Ball) -> Bools:
     """Pixels with a pixel of the mask in the ball around them; none lies beyond the array."""
-    width = mask.shape[-1]
-    sums = np.zeros((*mask.shape[:-1], width + 1), np.int32)
-    np.cumsum(mask, axis=-1, out=sums[..., 1:])
-    at, out, by_width = np.arange(width), np.zeros_like(mask), dict[int, Bools]()
+    out, by_width = np.zeros_like(mask), dict[int, Bools]()
     for offset, reach in ball.lines():
         if reach not in by_width:
-            low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, width)
-            by_width[reach] = sums[..., high] > sums[..., low]
+            by_width[reach] = _smeared(mask, reach)
         if any(abs(d) >= n for d, n in zip(offset, mask.shape[:-1], strict=True)):
             continue
         there = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(offset, mask.shape[:-1], strict=True))
         here = tuple(slice(max(0, d), n - max(0, -d)) for d, n in zip(offset, mask.shape[:-1], strict=True))
         out[here] |= by_width[reach][there]
     return out
+
+
+def _smeared(mask: Bools, reach: int) -> Bools:
+    """Pixels with one of the mask within so many px along x; spans of a length are two of half of it."""
+    spans, length = np.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(reach, reach)]), 1
+    while 2 * length <= 2 * reach + 1:
+        spans = spans[..., :-length] | spans[..., length:]
+        length *= 2
+    rest, width = 2 * reach + 1 - length, mask.shape[-1]
+    return np.asarray(spans[..., :width] | spans[..., rest : rest + width])
 
 
 def eroded(mask: Bools, ball: Ball) -> Bools:
@@ -103,7 +109,7 @@ def closed(codes: Codes, wanted: Sequence[int], ball: Ball, ignore: int, free: S
         free: codes that may be closed over.
     """
     unknown, out = codes == ignore, codes.copy()
-    left = np.isin(codes, free)
+    left = np.logical_or.reduce([codes == code for code in free])
     for code in wanted:
         own = codes == code
         if own.any():

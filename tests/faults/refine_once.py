@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from segcore.components import blocks
+from segcore.components import blocks, label
 from segcore.config import RefineConfig
-from segcore.refine import refine, work
+from segcore.refine import make, refine, work
 from segcore.store import Objects
 from tests.faults.fatal import fatal
 
@@ -13,6 +13,7 @@ from tests.faults.fatal import fatal
 def refine_until(settings: dict[str, Any], log: str, point: tuple[str, str, int] | None) -> None:
     """Run refine until a point, and leave the key of every object that it wrote, one a line, in the file `log`."""
     blocks.BLOCK_SIDE_PX = 256
+    label.MAX_THREADS = make.MAX_THREADS = 1  # what another thread writes is not in the log yet when the kill comes
     work.KEPT_BLOCKS = 0
     for method in ("put", "put_new"):
         setattr(Objects, method, fatal(getattr(Objects, method), log, point))
