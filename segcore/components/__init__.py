@@ -1,4 +1,4 @@
-"""Components: connected pixels of one class, over all of an image, found block by block.
+"""Components: connected pixels of one class, over all of an image, found cell by cell.
 
-codes of a block -> parts (its components) -> joined (over the faces of blocks) -> labels (object ids, in two passes)
+codes of a cell -> parts (its components) -> joined (over the faces of cells) -> labels (object ids, in two passes)
 """

@@ -1,4 +1,4 @@
-"""Joined: what is kept of all blocks -> *components of the whole array*, added up over the faces of blocks."""
+"""Joined: what is kept of all cells -> *components of the whole array*, added up over the faces of cells."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,19 +7,19 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from segcore.components.blocks import Codes
+from segcore.components.cells import Codes
 from segcore.components.parts import Borders, Face, Int64s, Labels
 from segcore.geometry import Grid, Ints
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The components that reach a face of a block, by number; each of `n` has `m` parts."""
+    """The components that reach a face of a cell, by number; each of `n` has `m` parts."""
 
     owner: Int64s
-    """(m,): component of every part, block by block."""
+    """(m,): component of every part, cell by cell."""
     before: dict[Ints, int]
-    """By block: parts of those before it."""
+    """By cell: parts of those before it."""
     code: Codes
     """(n,)"""
     area: Int64s
@@ -29,11 +29,11 @@ class Joined:
     edges: Int64s
     """(n, codes)"""
     whole: Int64s
-    """What was kept of components inside blocks, one after the other."""
+    """What was kept of components inside cells, one after the other."""
 
-    def owners(self, block: Ints, count: int) -> Int64s:
-        """(count,): components of the parts of a block."""
-        start = self.before[block]
+    def owners(self, cell: Ints, count: int) -> Int64s:
+        """(count,): components of the parts of a cell."""
+        start = self.before[cell]
         return self.owner[start : start + count]
 
 
@@ -41,8 +41,8 @@ def joined(grid: Grid, borders: Iterable[Borders], axes: Sequence[int]) -> Joine
     """Add up what goes on over faces; in memory are some 60 bytes for each part at a face.
 
     Args:
-        grid: the blocks.
-        borders: of every block, in raster order.
+        grid: the cells.
+        borders: of every cell, in raster order.
         axes: along which pixels are connected.
     """
     before: dict[Ints, int] = {}
@@ -50,12 +50,12 @@ def joined(grid: Grid, borders: Iterable[Borders], axes: Sequence[int]) -> Joine
     kept: list[Borders] = []
     joints = [np.zeros((0, 2), np.int64)]
     total = 0
-    for block, own in zip(grid.indices(), borders, strict=True):
-        before[block] = total
+    for cell, own in zip(grid.indices(), borders, strict=True):
+        before[cell] = total
         for axis in axes:
-            if (block, axis) in expected:
-                joints.append(_joints(expected.pop((block, axis)), own, (axis, 0), total))
-            following = tuple(at + (number == axis) for number, at in enumerate(block))
+            if (cell, axis) in expected:
+                joints.append(_joints(expected.pop((cell, axis)), own, (axis, 0), total))
+            following = tuple(at + (number == axis) for number, at in enumerate(cell))
             if following[axis] < grid.counts[axis] and own.numbers[axis, -1].any():
                 numbers = own.numbers[axis, -1].astype(np.int64)
                 expected[following, axis] = np.where(numbers > 0, numbers + total, 0), own.colours[axis, -1]

@@ -1,7 +1,7 @@
 """Label: the connected pixels of each class of a finished mask -> *the label of its objects*, in two passes.
 
-    1  every block -> its components, kept beside the plan -> added up over the faces
-    2  every block again -> its pixels by id -> store
+    1  every cell -> its components, kept beside the plan -> added up over the faces
+    2  every cell again -> its pixels by id -> store
 
 Ids are 1, 2, 3... in the order of the objects' first pixels. Both passes go on where a killed call was.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import segcore
-from segcore.components.blocks import MAX_THREADS, Blocks, Codes, Ids, ahead
+from segcore.components.cells import MAX_THREADS, Cells, Codes, Ids, ahead
 from segcore.components.joined import Joined, joined
 from segcore.components.parts import Borders, Int64s, Parts, kept
 from segcore.errors import ConfigError
@@ -60,7 +60,7 @@ def make_components(
         image_id: of the image.
         name: the mask's.
         overwrite: replace objects that were made otherwise, and make lost shards again.
-        progress: hears of blocks, each twice.
+        progress: hears of cells, each twice.
 
     Raises:
         SegcoreError: if the mask is not finished, or objects of another kind stand there.
@@ -69,20 +69,20 @@ def make_components(
         raise ConfigError(f"{name}: these are objects already")
     image, mask = ws.image(image_id), ws.label(image_id, name)
     spec = object_spec(mask_spec(ws, image_id, name))
-    blocks = Blocks(mask, spec.shard_px)
+    cells = Cells(mask, spec.shard_px)
     plan = {"stage": STAGE, "engine": ENGINE, "mask": {"name": name, "digest": mask.digest}}
     own = instances_name(name)
     with Staging.begin(ws, image_id, own, plan, spec, overwrite=overwrite, supersede=STALE_WITH) as staging:
         prefix = borders_prefix(staging)
         if staging.finished:
             ws.objects.delete_prefix(prefix)  # left by a kill right after the end
-            progress.advance(2 * blocks.grid.num_cells)
+            progress.advance(2 * cells.grid.num_cells)
             return Made(0, int(ws.label(image_id, own).attributes["objects"]))
         with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), thread_name_prefix="segcore-objects") as threads:
             try:
-                numbering = _Numbering(mask, blocks, ws.objects, prefix)
+                numbering = _Numbering(mask, cells, ws.objects, prefix)
                 numbering.find(threads, progress)
-                written = write_blocks(staging, blocks, numbering.ids, threads, progress)
+                written = write_cells(staging, cells, numbering.ids, threads, progress)
             finally:
                 threads.shutdown(cancel_futures=True)
         staging.finish(_attributes(image, mask, numbering.count, plan))
@@ -93,8 +93,8 @@ def make_components(
 class _Numbering:
     """The objects of one mask; 8 bytes for each of them are in memory, and some 60 for each part at a face."""
 
-    def __init__(self, mask: Label, blocks: Blocks, objects: Objects, prefix: str) -> None:
-        self._blocks, self._objects, self._prefix = blocks, objects, prefix
+    def __init__(self, mask: Label, cells: Cells, objects: Objects, prefix: str) -> None:
+        self._cells, self._objects, self._prefix = cells, objects, prefix
         self._classes = foreground_rows(mask.classes)
         self._joined: Joined
         self._firsts: Int64s
@@ -104,64 +104,64 @@ class _Numbering:
         return len(self._firsts)
 
     def find(self, threads: ThreadPoolExecutor, progress: Progress) -> None:
-        """Look at all blocks."""
+        """Look at all cells."""
 
-        def borders(block: Ints) -> Borders:
-            key = f"{self._prefix}/0/{'.'.join(map(str, block))}"
-            found = kept(self._objects, key, lambda: self._borders(block))
+        def borders(cell: Ints) -> Borders:
+            key = f"{self._prefix}/0/{'.'.join(map(str, cell))}"
+            found = kept(self._objects, key, lambda: self._borders(cell))
             progress.advance()
             return found
 
-        grid = self._blocks.grid
-        self._joined = joined(grid, ahead(threads, borders, grid.indices()), self._blocks.axes)
+        grid = self._cells.grid
+        self._joined = joined(grid, ahead(threads, borders, grid.indices()), self._cells.axes)
         self._firsts = np.sort(np.concatenate([self._joined.first, self._joined.whole]))
 
-    def ids(self, block: Ints) -> Ids:
-        """The pixels of a block by object."""
-        _, parts, first = self._parts(block)
+    def ids(self, cell: Ints) -> Ids:
+        """The pixels of a cell by object."""
+        _, parts, first = self._parts(cell)
         at = np.flatnonzero(parts.on_face)
-        first[at] = self._joined.first[self._joined.owners(block, len(at))]
+        first[at] = self._joined.first[self._joined.owners(cell, len(at))]
         ids = np.concatenate([[0], 1 + np.searchsorted(self._firsts, first)])
         return ids[parts.labels]
 
-    def _parts(self, block: Ints) -> tuple[Codes, Parts, Int64s]:
-        codes = self._blocks.coder.read(self._blocks.window(block))
-        parts = Parts.find(codes, self._classes, self._blocks.axes)
-        return codes, parts, parts.firsts(self._blocks.places(block))
+    def _parts(self, cell: Ints) -> tuple[Codes, Parts, Int64s]:
+        codes = self._cells.coder.read(self._cells.window(cell))
+        parts = Parts.find(codes, self._classes, self._cells.axes)
+        return codes, parts, parts.firsts(self._cells.places(cell))
 
-    def _borders(self, block: Ints) -> Borders:
-        codes, parts, first = self._parts(block)
+    def _borders(self, cell: Ints) -> Borders:
+        codes, parts, first = self._parts(cell)
         return parts.borders(codes, first, np.zeros((len(first), 0), np.int64), first[~parts.on_face])
 
 
-def write_blocks(
-    staging: Staging, blocks: Blocks, ids_of: Callable[[Ints], Ids], threads: ThreadPoolExecutor, progress: Progress
+def write_cells(
+    staging: Staging, cells: Cells, ids_of: Callable[[Ints], Ids], threads: ThreadPoolExecutor, progress: Progress
 ) -> int:
     """Write the shards that are left; how many.
 
     Args:
         staging: where they go.
-        blocks: of the array.
-        ids_of: gives the pixels of a block, from any thread.
+        cells: of the array.
+        ids_of: gives the pixels of a cell, from any thread.
         threads: in which it is asked.
-        progress: hears of every block.
+        progress: hears of every cell.
     """
-    num_written = num_blocks = 0
-    for window in blocks.windows(staging):
-        writer, left = staging.writer(window), blocks.left(staging, window)
-        for block, ids in zip(left, ahead(threads, ids_of, left), strict=True):
-            place = blocks.window(block)
+    num_written = num_cells = 0
+    for window in cells.windows(staging):
+        writer, left = staging.writer(window), cells.left(staging, window)
+        for cell, ids in zip(left, ahead(threads, ids_of, left), strict=True):
+            place = cells.window(cell)
             for shard in staging.pending(place):
                 writer.put(shard, ids[staging.shard_window(shard).relative_to(place.start).slices])
                 num_written += 1
-            num_blocks += 1
+            num_cells += 1
             progress.advance()
-    progress.advance(blocks.grid.num_cells - num_blocks)
+    progress.advance(cells.grid.num_cells - num_cells)
     return num_written
 
 
 def borders_prefix(staging: Staging) -> str:
-    """Where the borders of blocks are kept until the label is complete."""
+    """Where the borders of cells are kept until the label is complete."""
     return f"{staging.state.prefix}/fragments"
 
 

@@ -1,4 +1,4 @@
-"""Parts: the codes of a block -> *its components*, of which those at its faces may go on in the next block.
+"""Parts: the codes of a cell -> *its components*, of which those at its faces may go on in the next cell.
 
     +-----------+
     |  1     2  |     1 lies inside and is whole: what becomes of it is known here
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from segcore.components.blocks import Codes
+from segcore.components.cells import Codes
 from segcore.store import Objects
 
 Labels = npt.NDArray[np.int32]
@@ -35,25 +35,25 @@ Face = tuple[int, int]
 
 @dataclass(frozen=True)
 class Parts:
-    """The components of one block, by number - 1."""
+    """The components of one cell, by number - 1."""
 
     labels: Labels
-    """Of the block's pixels, from 1; 0 = of none of the codes that were asked for."""
+    """Of the cell's pixels, from 1; 0 = of none of the codes that were asked for."""
     code: Codes
     """(n,)"""
     area: Int64s
     """(n,): px."""
     on_face: Bools
-    """(n,): reaches a face of the block that pixels are connected over."""
+    """(n,): reaches a face of the cell that pixels are connected over."""
     axes: tuple[int, ...]
     """Along which they are."""
 
     @classmethod
     def find(cls, codes: Codes, wanted: Sequence[int], axes: tuple[int, ...]) -> "Parts":
-        """The components of a block.
+        """The components of a cell.
 
         Args:
-            codes: of the block.
+            codes: of the cell.
             wanted: the codes whose components are looked for.
             axes: along which pixels are connected; the others have one layer.
         """
@@ -87,7 +87,7 @@ class Parts:
         """(n, num_codes): sides that a component has in common with pixels of each class, and of the last code.
 
         Args:
-            codes: of the block.
+            codes: of the cell.
             num_codes: how many are told apart; those beyond are left out.
             beside: codes of the layer beyond each face; None = the array ends there, which counts as the last code.
         """
@@ -117,7 +117,7 @@ class Parts:
         """What is kept of them.
 
         Args:
-            codes: of the block.
+            codes: of the cell.
             first: as `firsts` gives it; or of no elements.
             edges: likewise.
             whole: what is to be known of those inside.
@@ -152,14 +152,14 @@ def faces_of(axes: Sequence[int]) -> list[Face]:
 
 
 def layer(values: npt.NDArray[ScalarT], face: Face) -> npt.NDArray[ScalarT]:
-    """The layer of a block at one of its faces."""
+    """The layer of a cell at one of its faces."""
     axis, side = face
     return values[(slice(None),) * axis + (side,)]
 
 
 @dataclass(frozen=True)
 class Borders:
-    """What is kept of a block: its parts at the faces, which may go on, and what the others come to."""
+    """What is kept of a cell: its parts at the faces, which may go on, and what the others come to."""
 
     code: Codes
     """(n,): of the parts at the faces."""
@@ -170,7 +170,7 @@ class Borders:
     edges: Int64s
     """(n, codes): as `Parts.edges`; likewise."""
     whole: Int64s
-    """What is to be known of components inside the block, one after the other."""
+    """What is to be known of components inside the cell, one after the other."""
     numbers: dict[Face, Labels]
     """By face: part of each pixel, from 1; 0 = none."""
     colours: dict[Face, Codes]

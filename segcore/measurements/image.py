@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segcore.components.blocks import MAX_THREADS, ahead
+from segcore.components.cells import MAX_THREADS, ahead
 from segcore.components.label import STAGE, make_components
 from segcore.errors import StoreError
 from segcore.measure import num_cores
 from segcore.measurements.columns import Columns, Ruler, columns_of
 from segcore.measurements.ground import row_areas
-from segcore.measurements.subject import Subject
+from segcore.measurements.subject import Subject, windows_of
 from segcore.measurements.sums import Sums, together
 from segcore.measurements.tables import Rows, opened_table, stored_table, table_of
 from segcore.progress import SILENT, Progress
@@ -55,29 +55,30 @@ def measured(ws: Workspace, image: Image, mask: Label, intensity: bool, progress
         image: that it is of.
         mask: whose objects are measured; where it has none, its connected pixels are made objects.
         intensity: whether the image is read too.
-        progress: hears of blocks and windows.
+        progress: hears of windows.
 
     Raises:
         SegcoreError: if objects are not finished, or of an earlier mask.
     """
-    subject = Subject(image, mask, _objects(ws, image, mask, progress), _probs(ws, mask), intensity)
+    subject = Subject(image, mask, _objects(ws, image, mask), _probs(ws, mask), intensity)
     key, identity = f"state/{image.image_id}/{mask.name}/measure.parquet", _identity(subject)
     kept = opened_table(ws.objects, key)
     if kept is not None and (found := _kept(kept, key, identity)) is not None:
+        progress.advance(windows_of(mask).num_cells)
         return found
     table = _Table(subject)
     with stored_table(ws.objects, key, table.schema) as writer:
-        totals = table.fill(Rows(writer))
+        totals = table.fill(Rows(writer), progress)
         writer.add_key_value_metadata({"identity": json.dumps(identity), "totals": json.dumps(totals)})
     return Measured(key, table.schema, totals, reused=False)
 
 
-def _objects(ws: Workspace, image: Image, mask: Label, progress: Progress) -> Label:
+def _objects(ws: Workspace, image: Image, mask: Label) -> Label:
     """The objects of a mask; where no model told them apart, connected pixels are made some."""
     name = instances_name(mask.name)
     state = latest_plan(ws.objects, image.image_id, name)
     if state is None or state.load(or_empty=True).get("plan", {}).get("stage") == STAGE:
-        make_components(ws, image.image_id, mask.name, progress=progress)
+        make_components(ws, image.image_id, mask.name)
     objects = ws.label(image.image_id, name)
     if is_of_earlier(objects, mask):
         raise StoreError(
@@ -136,16 +137,18 @@ class _Table:
         self._totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.schema: pa.Schema = self._rows(_no_sums(subject, len(self._ruler.axes), len(self._channels))).schema
 
-    def fill(self, rows: Rows) -> dict[str, dict[str, float]]:
+    def fill(self, rows: Rows, progress: Progress) -> dict[str, dict[str, float]]:
         """Measure window by window; the totals by class."""
         waiting: list[Sums] = []
+        grid = windows_of(self._subject.mask)
         with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), thread_name_prefix="segcore-measure") as threads:
             try:
-                for found, at_face in ahead(threads, self._subject.sums, self._subject.windows()):
+                for found, at_face in ahead(threads, self._subject.sums, map(grid.window, grid.indices())):
                     rows.add(self._rows(found.of(~at_face)))
                     waiting.append(found.of(at_face))
                     if len(waiting) > WAITING_PARTS:
                         waiting = [together(waiting)]
+                    progress.advance()
             finally:
                 threads.shutdown(cancel_futures=True)
         rows.add(self._rows(together(waiting)))

@@ -12,6 +12,7 @@ from segcore.config import MeasureConfig
 from segcore.errors import ConfigError, StoreError
 from segcore.measure import Peak
 from segcore.measurements.image import Measured, measured
+from segcore.measurements.subject import windows_of
 from segcore.measurements.tables import Rows, fitted, harmless, opened_table, stored_csv, stored_table
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
@@ -44,7 +45,8 @@ def measure(config: MeasureConfig, progress: Progress = SILENT) -> StageResult:
                 f"--model {name}: these are the objects of {mask}; measure {mask}, whose classes they have"
             )
         chosen = select(ws, name, config.images, config.split)
-        progress.start("measure", len(chosen), "images")
+        masks = [masked.mask for masked in chosen if masked.mask is not None]
+        progress.start("measure", sum(windows_of(mask).num_cells for mask in masks), "windows")
         found: list[Measured] = []
         items = tuple(_item(ws, masked, config, found, progress) for masked in chosen)
         classes = totals_of([one.totals for one in found])
@@ -68,13 +70,11 @@ def _item(
 ) -> ItemResult:
     try:
         image, mask = masked.opened()
-        one = measured(ws, image, mask, config.intensity == "on")
+        one = measured(ws, image, mask, config.intensity == "on", progress)
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         message = failure(masked.image_id, error)
         progress.note(message)
         return ItemResult(state="failed", image=masked.image_id, error=message)
-    finally:
-        progress.advance()
     found.append(one)
     details = {"objects": sum(int(row["objects"]) for row in one.totals.values()), "classes": one.totals}
     return ItemResult(

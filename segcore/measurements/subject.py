@@ -4,13 +4,12 @@ Windows are the same whatever the shards are, so that sums of fractions are too.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from segcore.components.blocks import Coder
+from segcore.components.cells import Coder
 from segcore.geometry import Grid, Window
 from segcore.measurements.ground import row_areas
 from segcore.measurements.sums import HALO_PX, Bools, Floats, Ids, Seen, Sums, sums_of
@@ -19,6 +18,14 @@ from segcore.store import Image, Label, Layer
 WINDOW_PX = 2048
 VOLUME_PX = 1 << 22
 """Of a volume's window: as many planes as that makes, one at least."""
+
+
+def windows_of(mask: Label) -> Grid:
+    """The windows that cover a mask, in px of it."""
+    shape = mask.shape()
+    plane_px = math.prod(min(WINDOW_PX, n) for n in shape[-2:])
+    cell = {"t": 1, "z": max(1, VOLUME_PX // plane_px), "y": WINDOW_PX, "x": WINDOW_PX}
+    return Grid(shape, tuple(cell[axis] for axis in mask.axes))
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,6 @@ class Subject:
     objects: Label
     probs: Layer | None
     intensity: bool
-
-    def windows(self) -> Iterator[Window]:
-        """Which cover the mask, in px of it."""
-        shape = self.mask.shape()
-        plane_px = math.prod(min(WINDOW_PX, n) for n in shape[-2:])
-        cell = {"t": 1, "z": max(1, VOLUME_PX // plane_px), "y": WINDOW_PX, "x": WINDOW_PX}
-        grid = Grid(shape, tuple(cell[axis] for axis in self.mask.axes))
-        return map(grid.window, grid.indices())
 
     @property
     def bands(self) -> tuple[str, ...]:

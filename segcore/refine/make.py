@@ -4,12 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import segcore
-from segcore.components.blocks import BLOCK_PX, BLOCK_SIDE_PX, MAX_THREADS, Blocks
-from segcore.components.label import Made, borders_prefix, inherited, mask_spec, write_blocks
+from segcore.components.cells import CELL_PX, CELL_SIDE_PX, MAX_THREADS, Cells
+from segcore.components.label import Made, borders_prefix, inherited, mask_spec, write_cells
 from segcore.measure import MIB, num_cores
 from segcore.progress import SILENT, Progress
 from segcore.refine.steps import Steps
-from segcore.refine.work import KEPT_BLOCKS, Refining
+from segcore.refine.work import KEPT_CELLS, Refining
 from segcore.store import Image, Label, Staging, Workspace
 
 ENGINE = 1
@@ -17,7 +17,7 @@ ENGINE = 1
 STALE_WITH = ("mask",)
 """A mask that was made anew is refined anew."""
 BYTES_PER_PX = 24
-"""Of a block that is being worked on."""
+"""Of a cell that is being worked on."""
 
 
 def make_refined(
@@ -38,25 +38,25 @@ def make_refined(
         own: of the refined one.
         steps: what is done.
         overwrite: replace what was refined otherwise, and make lost shards again.
-        progress: hears of blocks.
+        progress: hears of cells.
 
     Raises:
         SegcoreError: if the mask is not finished, or one that was refined otherwise stands there.
     """
     image, mask = ws.image(image_id), ws.label(image_id, name)
     spec, plan = mask_spec(ws, image_id, name), plan_of(mask, steps)
-    blocks = Blocks(mask, spec.shard_px)
+    cells = Cells(mask, spec.shard_px)
     with Staging.begin(ws, image_id, own, plan, spec, overwrite=overwrite, supersede=STALE_WITH) as staging:
         prefix = borders_prefix(staging)
-        refining = Refining(blocks, steps, ws.objects, prefix)
+        refining = Refining(cells, steps, ws.objects, prefix)
         if staging.finished:
             ws.objects.delete_prefix(prefix)  # left by a kill right after the end
-            progress.advance(refining.num_passes * blocks.grid.num_cells)
+            progress.advance(steps.num_passes(cells.coder) * cells.grid.num_cells)
             return Made(0)
         with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), thread_name_prefix="segcore-refine") as threads:
             try:
                 refining.settle(threads, progress)
-                written = write_blocks(staging, blocks, refining.ids, threads, progress)
+                written = write_cells(staging, cells, refining.ids, threads, progress)
             finally:
                 threads.shutdown(cancel_futures=True)
         staging.finish(_attributes(image, mask, steps, plan), mask.classes)
@@ -70,18 +70,11 @@ def plan_of(mask: Label, steps: Steps) -> dict[str, Any]:
     return {"stage": "refine", "engine": ENGINE, "mask": made_of, "steps": steps.model_dump(mode="json")}
 
 
-def num_blocks(ws: Workspace, image_id: str, name: str, steps: Steps) -> int:
-    """How many steps of progress an image takes."""
-    mask = ws.label(image_id, name)
-    blocks = Blocks(mask, mask_spec(ws, image_id, name).shard_px)
-    return blocks.grid.num_cells * (len(steps.rules(blocks.coder)) + 1)
-
-
 def memory_mib(steps: Steps, ndim: int) -> int:
     """What refining a mask takes at most, but for the components that reach faces."""
     threads, margin = min(MAX_THREADS, num_cores()), steps.context(ndim)
-    read_px = (BLOCK_SIDE_PX + 2 * max(margin[-2:])) ** 2 if margin else BLOCK_PX
-    return -(-(BYTES_PER_PX * threads * read_px + (KEPT_BLOCKS + MAX_THREADS) * BLOCK_PX) // MIB)
+    read_px = (CELL_SIDE_PX + 2 * max(margin[-2:])) ** 2 if margin else CELL_PX
+    return -(-(BYTES_PER_PX * threads * read_px + (KEPT_CELLS + MAX_THREADS) * CELL_PX) // MIB)
 
 
 def _attributes(image: Image, mask: Label, steps: Steps, plan: dict[str, Any]) -> dict[str, Any]:

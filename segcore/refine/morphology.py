@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from segcore.components.blocks import Codes
+from segcore.components.cells import Codes
 from segcore.geometry import Ints
 
 Bools = npt.NDArray[np.bool_]

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from segcore.components.blocks import Codes
+from segcore.components.cells import Codes
 from segcore.components.parts import Int64s
 
 

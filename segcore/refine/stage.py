@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+from segcore.components.cells import Cells
 from segcore.components.label import make_components, mask_spec
 from segcore.config import RefineConfig
 from segcore.errors import ConfigError
 from segcore.geometry import Window
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
-from segcore.refine.make import STALE_WITH, make_refined, memory_mib, num_blocks, plan_of
+from segcore.refine.make import STALE_WITH, make_refined, memory_mib, plan_of
 from segcore.refine.steps import Steps, steps_of
 from segcore.results import ItemResult, StageResult, State
 from segcore.selection import Masked, failure, mask_name, select
@@ -59,7 +60,7 @@ class _Job:
 
 
 def _items(job: _Job, chosen: list[Masked], progress: Progress) -> tuple[ItemResult, ...]:
-    progress.start("refine", len(chosen), "images")
+    progress.start("refine", sum(_num_steps(job, masked) for masked in chosen), "cells")
     items = []
     for masked in chosen:
         try:
@@ -70,8 +71,18 @@ def _items(job: _Job, chosen: list[Masked], progress: Progress) -> tuple[ItemRes
             item = ItemResult(state="failed", image=masked.image_id, error=failure(masked.image_id, error))
             progress.note(item.error or "")
         items.append(item)
-        progress.advance()
     return tuple(items)
+
+
+def _num_steps(job: _Job, masked: Masked) -> int:
+    """How often a cell of an image will be looked at; 0 of one that cannot be refined: its item says why."""
+    try:
+        image, mask = masked.opened()
+        cells = Cells(mask, mask_spec(job.ws, image.image_id, job.name).shard_px)
+        passes = steps_of(job.config, image, mask).num_passes(cells.coder) if job.config.changes_pixels else 0
+        return cells.grid.num_cells * (passes + 2 * job.config.objects)
+    except Exception:  # noqa: BLE001 - it is met again, and reported
+        return 0
 
 
 def _item(job: _Job, masked: Masked, progress: Progress) -> ItemResult:
@@ -83,12 +94,12 @@ def _item(job: _Job, masked: Masked, progress: Progress) -> ItemResult:
         return ItemResult(state="skipped", source=image.source, image=image_id, details=details)
     written, details = 0, {}
     if config.changes_pixels:
-        written = make_refined(job.ws, image_id, job.name, job.own, steps, config.overwrite).shards_written
+        written = make_refined(job.ws, image_id, job.name, job.own, steps, config.overwrite, progress).shards_written
         details["shards_written"] = written
         if written and not config.objects:
             withdraw_labels(job.ws, image_id, [instances_name(job.own)])  # those of an earlier mask of this name
     if config.objects:
-        made = make_components(job.ws, image_id, job.own, config.overwrite)
+        made = make_components(job.ws, image_id, job.own, config.overwrite, progress)
         details["objects"] = made.count
         written += made.shards_written
     path = job.ws.describe(array_prefix(image_id, job.own if config.changes_pixels else instances_name(job.own)))
@@ -107,7 +118,6 @@ def _planned(job: _Job, mask: Label, steps: Steps) -> dict[str, int]:
     return {
         "shards": left,
         "shards_finished": spec.num_shards - left,
-        "passes": num_blocks(job.ws, mask.image_id, job.name, steps),
         "memory_mib": memory_mib(steps, len(mask.axes)),
     }
 

@@ -5,7 +5,7 @@ import math
 from pydantic import BaseModel, ConfigDict
 
 from segcore.classes import ClassInfo
-from segcore.components.blocks import Coder, Codes
+from segcore.components.cells import Coder, Codes
 from segcore.config import RefineConfig, parse_radius, parse_size
 from segcore.errors import ConfigError, StoreError
 from segcore.geometry import Ints
@@ -65,6 +65,10 @@ class Steps(BaseModel):
             found.append(Small(self.classes, self.min_px, self.keep_largest, self._instead(coder), not has_background))
             found += [] if self.is_plain else [settle]
         return tuple(found)
+
+    def num_passes(self, coder: Coder) -> int:
+        """How often every cell of a mask is looked at."""
+        return len(self.rules(coder)) + 1
 
     def _instead(self, coder: Coder) -> int:
         if not self.is_plain:

@@ -239,6 +239,15 @@ def test_what_was_measured_is_read_back_until_something_changes(ws: Workspace) -
     assert run(ws, intensity="off")[0].items[0].details["reused"] is False
 
 
+def test_objects_of_an_earlier_mask_are_named_and_not_measured(ws: Workspace) -> None:
+    _, mask, _ = put_all(ws)
+    put_label(ws, "a", "m", mask, classes=CLASSES, version=1)
+    result = measure(MeasureConfig(workspace=ws.uri, model="m", run="r"))
+    stale = "m_instances are the objects of an earlier mask m; predict again"
+    assert (result.exit_code, result.items[0].error) == (1, f"image a: {stale}")
+    assert result.paths == ()
+
+
 def test_images_of_other_bands_and_units_share_a_table(ws: Workspace) -> None:
     put_all(ws)
     spacing = Spacing(values={"y": 1.0, "x": 1.0}, unit="meter", origin="file")

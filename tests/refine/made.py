@@ -29,6 +29,6 @@ def put_mask(
     put_label(ws, image_id, "m", ids, classes=classes, axes=axes, version=version)
 
 
-def whole(ws: Workspace, name: str, level: int = 0) -> npt.NDArray[np.integer]:  # type: ignore[type-arg]
-    label = ws.label("a", name)
+def whole(ws: Workspace, name: str, level: int = 0, image_id: str = "a") -> npt.NDArray[np.integer]:  # type: ignore[type-arg]
+    label = ws.label(image_id, name)
     return np.asarray(label.read(Window.whole(label.shape(level)), level))

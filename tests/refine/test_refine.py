@@ -1,4 +1,4 @@
-"""Refined masks: those of the whole array, bit for bit, wherever shards and blocks end."""
+"""Refined masks: those of the whole array, bit for bit, wherever shards and cells end."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.measure import label as label_whole
 from skimage.morphology import closing, disk, opening
 
-from segcore.components import blocks
+from segcore.components import cells
 from segcore.config import RefineConfig, build_config
 from segcore.errors import ConfigError
 from segcore.refine import refine, work
@@ -27,9 +27,9 @@ SHAPE = (300, 560)
 
 @pytest.fixture
 def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Blocks of one shard each; what a rule has found does not wait for the next one in memory."""
-    monkeypatch.setattr(blocks, "BLOCK_SIDE_PX", 256)
-    monkeypatch.setattr(work, "KEPT_BLOCKS", 0)
+    """Cells of one shard each; what a rule has found does not wait for the next one in memory."""
+    monkeypatch.setattr(cells, "CELL_SIDE_PX", 256)
+    monkeypatch.setattr(work, "KEPT_CELLS", 0)
     return Workspace.open(str(tmp_path / "w"), create=True)
 
 
@@ -79,7 +79,7 @@ def test_without_ignore_it_is_what_skimage_and_scipy_give(ws: Workspace) -> None
 
 
 def test_volume_is_refined_as_a_whole(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_PX", 4 * 256 * 256)  # blocks of 4 planes
+    monkeypatch.setattr(cells, "CELL_PX", 4 * 256 * 256)  # cells of 4 planes
     ids = blobs((10, 30, 290), 2, smooth=1.5)
     put_mask(ws, ids, 2, axes=("z", "y", "x"))
     asked = {"open": 1, "close": 1, "fill_holes": 40, "min_size": 60}
@@ -115,7 +115,7 @@ def test_objects_are_the_connected_pixels_of_each_class(ws: Workspace, num_class
 def test_without_a_background_what_is_small_goes_to_the_class_around(ws: Workspace) -> None:
     ids = np.zeros((40, 300), np.uint8)
     ids[:, 150:] = 1
-    ids[5:8, 250:259] = 2  # across blocks, in class 1
+    ids[5:8, 250:259] = 2  # across cells, in class 1
     ids[5:7, 259:262] = 3  # beside it: both are one region
     ids[20:23, 149:151] = 2  # on the boundary: 3 sides and the ends with each class, the first one has it
     put_mask(ws, ids, 4, has_background=False)
@@ -199,6 +199,17 @@ def test_repair_makes_lost_shards_again(ws: Workspace) -> None:
 def test_what_means_nothing_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_config(RefineConfig, {"workspace": "w", "model": "m", **asked})
+
+
+def test_only_the_classes_that_are_asked_for_are_refined(ws: Workspace) -> None:
+    ids = np.zeros((40, 300), np.uint8)
+    ids[3:8, 250:259], ids[3:8, 20:29], ids[20:35, 240:270] = 1, 2, 2
+    ids[25:28, 250:259] = 1  # in class 2
+    put_mask(ws, ids, 3)
+    run(ws, min_size=50, classes=["class 1"])
+    expected = ids.copy()
+    expected[3:8, 250:259], expected[25:28, 250:259] = 0, 2
+    np.testing.assert_array_equal(whole(ws, "m_refined"), expected)
 
 
 def test_a_class_that_there_is_not_is_refused(ws: Workspace) -> None:

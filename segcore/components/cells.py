@@ -1,4 +1,4 @@
-"""Blocks: the cells that a mask is worked on in, and its pixels as *codes*: rows of the class table, and two more.
+"""Cells: the parts of its array that a mask is worked on in, and its pixels as *codes*: rows of the class table, and two more.
 
 0 .. K-1   classes, in the order of the table
 K          ignore: nobody knows
@@ -18,9 +18,9 @@ from segcore.errors import StoreError
 from segcore.geometry import Grid, Ints, Window, z_order
 from segcore.store import UNIT_SHARDS, Label, Staging
 
-BLOCK_SIDE_PX = 2048
-BLOCK_PX = 1 << 22
-"""Of a block: a volume's has as many planes as that makes, one at least."""
+CELL_SIDE_PX = 2048
+CELL_PX = 1 << 22
+"""Of a cell: a volume's has as many planes as that makes, one at least."""
 MAX_THREADS = 4
 
 Codes = npt.NDArray[np.integer[Any]]
@@ -65,8 +65,8 @@ class Coder:
         return self._id_of[codes]
 
 
-class Blocks:
-    """The blocks of a mask: `BLOCK_SIDE_PX` wide and high, or one shard; several planes of z, one of t.
+class Cells:
+    """The cells of a mask: `CELL_SIDE_PX` wide and high, or one shard; several planes of z, one of t.
 
     Args:
         mask: whose pixels are worked on.
@@ -75,11 +75,11 @@ class Blocks:
 
     def __init__(self, mask: Label, shard_px: int) -> None:
         self.coder, self.shape = Coder(mask), mask.shape()
-        self.shards_per_side = 1 << max(0, (BLOCK_SIDE_PX // shard_px).bit_length() - 1)
+        self.shards_per_side = 1 << max(0, (CELL_SIDE_PX // shard_px).bit_length() - 1)
         """A power of 2."""
         side_px = shard_px * self.shards_per_side
         plane_px = math.prod(min(side_px, n) for n in self.shape[-2:])
-        self.depth = max(1, BLOCK_PX // plane_px) if "z" in mask.axes else 1
+        self.depth = max(1, CELL_PX // plane_px) if "z" in mask.axes else 1
         sides = {"t": 1, "z": self.depth, "y": side_px, "x": side_px}
         self.grid = Grid(self.shape, tuple(sides[axis] for axis in mask.axes))
         self.axes = tuple(at for at, axis in enumerate(mask.axes) if axis != "t")
@@ -87,32 +87,32 @@ class Blocks:
 
     @property
     def faces(self) -> list[tuple[int, int]]:
-        """Of a block: axis, and 0 for its first layer, -1 for its last one."""
+        """Of a cell: axis, and 0 for its first layer, -1 for its last one."""
         return [(axis, side) for axis in self.axes for side in (0, -1)]
 
-    def window(self, block: Ints) -> Window:
-        """The pixels of a block."""
-        return self.grid.window(block)
+    def window(self, cell: Ints) -> Window:
+        """The pixels of a cell."""
+        return self.grid.window(cell)
 
     def around(self, window: Window, margin: Ints) -> Window:
         """A window with what lies around it, as far as there is an array."""
         return window.expanded(margin).intersected(Window.whole(self.shape))
 
-    def places(self, block: Ints) -> npt.NDArray[np.int64]:
-        """(num_px,): raster index in the whole array of every pixel of a block, in raster order."""
-        window = self.window(block)
+    def places(self, cell: Ints) -> npt.NDArray[np.int64]:
+        """(num_px,): raster index in the whole array of every pixel of a cell, in raster order."""
+        window = self.window(cell)
         places = np.zeros(1, np.int64)
         for start, length, n in zip(window.start, window.shape, self.shape, strict=True):
             places = (places[:, None] * n + np.arange(start, start + length)).reshape(-1)
         return places
 
     def left(self, staging: Staging, window: Window) -> list[Ints]:
-        """The blocks of a window in which shards are left, in Z-order."""
-        blocks = z_order(list(self.grid.touching(window)))
-        return [block for block in blocks if staging.pending(self.window(block))]
+        """The cells of a window in which shards are left, in Z-order."""
+        cells = z_order(list(self.grid.touching(window)))
+        return [cell for cell in cells if staging.pending(self.window(cell))]
 
     def windows(self, staging: Staging) -> list[Window]:
-        """What one writer writes: whole work units, and whole blocks."""
+        """What one writer writes: whole work units, and whole cells."""
         return staging.windows(max(UNIT_SHARDS, self.shards_per_side), self.depth)
 
 
