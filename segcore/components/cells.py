@@ -1,4 +1,4 @@
-"""Cells: the parts of its array that a mask is worked on in, and its pixels as *codes*: rows of the class table, and two more.
+"""Cells: the parts of its array that a mask is worked on in, and its pixels as *codes*: classes, and two more.
 
 0 .. K-1   classes, in the order of the table
 K          ignore: nobody knows
