@@ -80,7 +80,7 @@ def make_components(
             return Made(0, int(ws.label(image_id, own).attributes["objects"]))
         with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), thread_name_prefix="segcore-objects") as threads:
             try:
-                numbering = _Numbering(mask, cells, ws.objects, prefix)
+                numbering = _Numbering(mask, cells, spec.dtype, ws.objects, prefix)
                 numbering.find(threads, progress)
                 written = write_cells(staging, cells, numbering.ids, threads, progress)
             finally:
@@ -93,8 +93,8 @@ def make_components(
 class _Numbering:
     """The objects of one mask; 8 bytes for each of them are in memory, and some 60 for each part at a face."""
 
-    def __init__(self, mask: Label, cells: Cells, objects: Objects, prefix: str) -> None:
-        self._cells, self._objects, self._prefix = cells, objects, prefix
+    def __init__(self, mask: Label, cells: Cells, dtype: str, objects: Objects, prefix: str) -> None:
+        self._dtype, self._cells, self._objects, self._prefix = dtype, cells, objects, prefix
         self._classes = foreground_rows(mask.classes)
         self._joined: Joined
         self._firsts: Int64s
@@ -121,7 +121,8 @@ class _Numbering:
         _, parts, first = self._parts(cell)
         at = np.flatnonzero(parts.on_face)
         first[at] = self._joined.first[self._joined.owners(cell, len(at))]
-        ids = np.concatenate([[0], 1 + np.searchsorted(self._firsts, first)])
+        ids = np.zeros(len(first) + 1, self._dtype)
+        ids[1:] = 1 + np.searchsorted(self._firsts, first)
         return ids[parts.labels]
 
     def _parts(self, cell: Ints) -> tuple[Codes, Parts, Int64s]:

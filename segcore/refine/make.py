@@ -1,10 +1,11 @@
 """Make: a finished mask and steps -> *the refined mask*, a label like any other, or the rest of it."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import segcore
-from segcore.components.cells import CELL_PX, CELL_SIDE_PX, MAX_THREADS, Cells
+from segcore.components.cells import MAX_THREADS, Cells
 from segcore.components.label import Made, borders_prefix, inherited, mask_spec, write_cells
 from segcore.measure import MIB, num_cores
 from segcore.progress import SILENT, Progress
@@ -16,8 +17,13 @@ ENGINE = 1
 """Goes up with every change of this code that can change a pixel."""
 STALE_WITH = ("mask",)
 """A mask that was made anew is refined anew."""
-BYTES_PER_PX = 24
+BYTES_PER_PX = 28
 """Of a cell that is being worked on."""
+ID_BYTES = 4
+WRITTEN_AT_ONCE = 4
+"""Cells of ids: one as it is made, as it is encoded, and as it goes into the coarser levels."""
+LIBRARIES_MIB = 110
+"""Of Python and what it has loaded."""
 
 
 def make_refined(
@@ -70,11 +76,21 @@ def plan_of(mask: Label, steps: Steps) -> dict[str, Any]:
     return {"stage": "refine", "engine": ENGINE, "mask": made_of, "steps": steps.model_dump(mode="json")}
 
 
-def memory_mib(steps: Steps, ndim: int) -> int:
-    """What refining a mask takes at most, but for the components that reach faces."""
-    threads, margin = min(MAX_THREADS, num_cores()), steps.context(ndim)
-    read_px = (CELL_SIDE_PX + 2 * max(margin[-2:])) ** 2 if margin else CELL_PX
-    return -(-(BYTES_PER_PX * threads * read_px + (KEPT_CELLS + MAX_THREADS) * CELL_PX) // MIB)
+def memory_mib(cells: Cells, steps: Steps, objects: bool) -> int:
+    """What refining a mask takes at most, but for the components that reach faces (`joined`), and 8 bytes an object.
+
+    Args:
+        cells: of the mask.
+        steps: what is done.
+        objects: whether its objects are made too.
+    """
+    threads = min(MAX_THREADS, num_cores())
+    cell = [min(side, n) for side, n in zip(cells.grid.cell, cells.shape, strict=True)]
+    margin = steps.context(len(cell))
+    read_px = math.prod(min(side + 2 * m, n) for side, m, n in zip(cell, margin, cells.shape, strict=True))
+    waiting = (KEPT_CELLS + MAX_THREADS) * cells.coder.dtype.itemsize
+    waiting += (MAX_THREADS + WRITTEN_AT_ONCE) * ID_BYTES if objects else 0
+    return LIBRARIES_MIB - (-(BYTES_PER_PX * threads * read_px + waiting * math.prod(cell)) // MIB)
 
 
 def _attributes(image: Image, mask: Label, steps: Steps, plan: dict[str, Any]) -> dict[str, Any]:

@@ -109,16 +109,17 @@ def _item(job: _Job, masked: Masked, progress: Progress) -> ItemResult:
 
 def _planned(job: _Job, mask: Label, steps: Steps) -> dict[str, int]:
     """What would be done to an image, for `--dry-run`."""
-    if not job.config.changes_pixels:
-        return {"memory_mib": memory_mib(steps, len(mask.axes))}
     spec = mask_spec(job.ws, mask.image_id, job.name)
+    memory = memory_mib(Cells(mask, spec.shard_px), steps, job.config.objects)
+    if not job.config.changes_pixels:
+        return {"memory_mib": memory}
     plan, overwrite = plan_of(mask, steps), job.config.overwrite
     found = Staging.peek(job.ws, mask.image_id, job.own, plan, spec, overwrite=overwrite, supersede=STALE_WITH)
     left = 0 if found.finished else len(found.pending(Window.whole(spec.shape)))
     return {
         "shards": left,
         "shards_finished": spec.num_shards - left,
-        "memory_mib": memory_mib(steps, len(mask.axes)),
+        "memory_mib": memory,
     }
 
 
