@@ -229,7 +229,7 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
     for result in results:
         if result.stage == "score" and result.scores:
             lines += ["", *class_table(result.scores)]
-    opened = ("report", "export", "train", "tune")
+    opened = ("report", "measure", "export", "train", "tune")
     if paths := [path for result in results if result.stage in opened for path in result.paths]:
         lines += ["", "## Open", *(f"- `{path}`" for path in paths)]
     return "\n".join(lines)

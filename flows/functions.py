@@ -16,7 +16,9 @@ FUNCTIONS = {
     "predict": ("segcore.inference", "predict"),
     "explain": ("segcore.explain", "explain"),
     "drift": ("segcore.drift", "drift"),
+    "refine": ("segcore.refine", "refine"),
     "score": ("segcore.scoring.score", "score"),
+    "measure": ("segcore.measurements", "measure"),
     "report": ("segcore.publish", "report"),
     "export": ("segcore.export", "export"),
 }

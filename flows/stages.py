@@ -18,7 +18,9 @@ from segcore.config import (
     ExplainConfig,
     ExportConfig,
     IngestConfig,
+    MeasureConfig,
     PredictConfig,
+    RefineConfig,
     ReportConfig,
     ScoreConfig,
     StageConfig,
@@ -75,10 +77,22 @@ def drift(config: DriftConfig) -> State[Any]:
     return single_stage("drift", config)
 
 
+@flow(name="refine", persist_result=True, result_serializer="json")
+def refine(config: RefineConfig) -> State[Any]:
+    """Masks -> masks without specks and holes, and their objects."""
+    return single_stage("refine", config)
+
+
 @flow(name="score", persist_result=True, result_serializer="json")
 def score(config: ScoreConfig) -> State[Any]:
     """Masks and targets -> scores."""
     return single_stage("score", config)
+
+
+@flow(name="measure", persist_result=True, result_serializer="json")
+def measure(config: MeasureConfig) -> State[Any]:
+    """Masks and their objects -> a table of objects, and totals."""
+    return single_stage("measure", config)
 
 
 @flow(name="report", persist_result=True, result_serializer="json")
@@ -100,7 +114,9 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "predict": predict,
     "explain": explain,
     "drift": drift,
+    "refine": refine,
     "score": score,
+    "measure": measure,
     "report": report,
     "export": export,
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from segcore.components.label import STAGE, make_components
 from segcore.errors import SegcoreError, StoreError
 from segcore.inference.again import config_again
 from segcore.inference.search import screen_of
@@ -21,6 +22,8 @@ from segcore.ingest.run import LABELS
 from segcore.instances.make import make_objects
 from segcore.instances.rule import Rule
 from segcore.progress import SILENT, Progress
+from segcore.refine.make import make_refined
+from segcore.refine.steps import Steps
 from segcore.store import (
     Ending,
     PlanState,
@@ -176,6 +179,11 @@ class _Repair:
         if plan.get("stage") == "instances":
             rule = Rule(depth_px=plan["depth_px"], min_px=plan["min_px"])
             return partial(make_objects, self._workspace, image_id, plan["mask"]["name"], rule, progress=self._progress)
+        if plan.get("stage") == STAGE:
+            return partial(make_components, self._workspace, image_id, plan["mask"]["name"], progress=self._progress)
+        if plan.get("stage") == "refine":
+            steps, mask = Steps.model_validate(plan["steps"]), plan["mask"]["name"]
+            return partial(make_refined, self._workspace, image_id, mask, name, steps, progress=self._progress)
         config = config_again(self._workspace, image_id, name, frozen, made)
 
         def predicted() -> None:
@@ -194,6 +202,8 @@ class _Repair:
         if plan.get("stage") == "instances":
             mask = plan["mask"]["name"]
             return {mask, layer_name(mask, "depth")}
+        if plan.get("stage") in (STAGE, "refine"):
+            return {plan["mask"]["name"]}
         search = plan.get("search", {})
         label = {search["foreground"]["label"]} if "foreground" in search else set()
         label |= {"foreground"} if search.get("sample", {}).get("foreground") else set()

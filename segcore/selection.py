@@ -135,8 +135,11 @@ def _masked(workspace: Workspace, image_id: str, name: str, must_have: bool) -> 
             stale = "the mask was made from an earlier version of this image; predict again"
             return Masked(image_id, image, error=f"image {image_id}: mask {name}: {stale}")
         if "mask" in mask.attributes and is_of_earlier(mask, workspace.label(image_id, mask.attributes["mask"])):
-            stale = f"they were made of an earlier mask {mask.attributes['mask']}; predict again"
-            return Masked(image_id, image, error=f"image {image_id}: objects {name}: {stale}")
+            what, again = (
+                ("mask {}: it was", "refine") if "refine" in mask.attributes else ("objects {}: they were", "predict")
+            )
+            stale = f"{what.format(name)} made of an earlier mask {mask.attributes['mask']}; {again} again"
+            return Masked(image_id, image, error=f"image {image_id}: {stale}")
         return Masked(image_id, image, mask)
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         return Masked(image_id, error=failure(image_id, error))

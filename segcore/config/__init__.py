@@ -4,7 +4,9 @@ from segcore.config.base import StageConfig, build_config, load_yaml, unknown_ke
 from segcore.config.drift import DriftConfig
 from segcore.config.explain import ExplainConfig
 from segcore.config.ingest import IngestConfig, escaped, parse_shares
+from segcore.config.measure import MeasureConfig
 from segcore.config.predict import RESERVED_NAMES, PredictConfig
+from segcore.config.refine import RefineConfig, parse_radius, parse_size
 from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
 from segcore.config.train import PreviewConfig, TrainConfig
 from segcore.config.tune import TuneConfig
@@ -17,7 +19,9 @@ STAGES: dict[str, type[StageConfig]] = {
     "predict": PredictConfig,
     "explain": ExplainConfig,
     "drift": DriftConfig,
+    "refine": RefineConfig,
     "score": ScoreConfig,
+    "measure": MeasureConfig,
     "report": ReportConfig,
     "export": ExportConfig,
 }
@@ -29,8 +33,10 @@ __all__ = [
     "ExplainConfig",
     "ExportConfig",
     "IngestConfig",
+    "MeasureConfig",
     "PredictConfig",
     "PreviewConfig",
+    "RefineConfig",
     "ReportConfig",
     "ScoreConfig",
     "StageConfig",
@@ -40,6 +46,8 @@ __all__ = [
     "build_config",
     "escaped",
     "load_yaml",
+    "parse_radius",
     "parse_shares",
+    "parse_size",
     "unknown_key",
 ]

@@ -4,6 +4,7 @@ Everything that segcore writes goes through this class. A put is atomic: a reade
 new ones or nothing. On a local folder it has reached the disk when `put` returns.
 """
 
+import io
 import os
 import re
 import shutil
@@ -73,6 +74,15 @@ class Objects:
         """The object's bytes, or None if there is none."""
         try:
             return bytes(obstore.get(self.raw, key).bytes())
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise self._failed("read", key, error) from error
+
+    def open(self, key: str) -> IO[bytes] | None:
+        """The object as a file to read from, part by part; None if there is none."""
+        try:
+            return io.BufferedReader(_Reader(obstore.open_reader(self.raw, key)))
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
@@ -179,3 +189,27 @@ class Objects:
     def _failed(self, verb: str, key: str, error: Exception) -> StoreError:
         reason = " ".join(str(error).split())
         return StoreError(f"{self.describe(key)}: cannot {verb} it ({reason[:300]})")
+
+
+class _Reader(io.RawIOBase):
+    """obstore's reader as a file of Python."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = bytes(self._reader.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from segcore.inference import predict
 from segcore.inference.numerics import Network
 from segcore.repair import repair
 from segcore.store import Objects, Workspace
+from tests.faults.fatal import fatal
 
 
 def predict_once(settings: dict[str, Any], answer: str, environment: dict[str, str]) -> None:
@@ -38,33 +37,14 @@ def predict_until(
             None = run to the end.
     """
     for method in ("put", "put_new"):
-        setattr(Objects, method, _fatal(getattr(Objects, method), log, point))
+        setattr(Objects, method, fatal(getattr(Objects, method), log, point))
     predict_once(settings, answer, environment)
 
 
 def repair_until(uri: str, point: tuple[str, str, int]) -> None:
     """Repair a workspace until a point, as in `predict_until`."""
-    Objects.put = _fatal(Objects.put, os.devnull, point)  # type: ignore[method-assign]
+    Objects.put = fatal(Objects.put, os.devnull, point)  # type: ignore[method-assign]
     repair(Workspace.open(uri))
-
-
-def _fatal(original: Any, log: str, point: tuple[str, str, int] | None) -> Any:
-    when, pattern, left = point or ("never", "", 0)
-
-    def method(objects: Objects, key: str, data: bytes) -> Any:
-        nonlocal left
-        left -= bool(re.search(pattern, key))
-        strikes = left == 0 and re.search(pattern, key)
-        if strikes and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        found = original(objects, key, data)
-        with Path(log).open("a") as opened:
-            opened.write(f"{key}\n")
-        if strikes and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-    return method
 
 
 def _slowly(original: Any) -> Any:

@@ -22,6 +22,18 @@ def test_put_get_size_and_delete(workspace: Workspace) -> None:
     assert objects.get("a/b") is None
 
 
+def test_an_opened_object_is_read_part_by_part(workspace: Workspace) -> None:
+    objects, data = workspace.objects, bytes(range(256)) * 5000
+    assert objects.open("large") is None
+    objects.put("large", data)
+    with objects.open("large") as opened:  # type: ignore[union-attr]
+        assert opened.read(10) == data[:10]
+        opened.seek(-300, 2)
+        assert (opened.tell(), opened.read()) == (len(data) - 300, data[-300:])
+        opened.seek(1_000_003)
+        assert opened.read(70_000) == data[1_000_003:1_070_003]
+
+
 def test_put_new_has_one_winner_of_sixteen(workspace: Workspace) -> None:
     with ThreadPoolExecutor(16) as threads:
         won = list(threads.map(lambda i: workspace.objects.put_new("race", bytes([i])), range(16)))
