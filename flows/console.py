@@ -246,7 +246,9 @@ def named_error(item: ItemResult) -> str:
 def one_line(result: StageResult) -> str:
     """`predict: done, 3 done, 1 skipped in 12.3 s, peak memory 900 MiB`."""
     states = [item.state for item in result.items]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "skipped", "failed") if state in states)
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("done", "skipped", "left", "failed") if state in states
+    )
     return (
         f"{result.stage}: {counts or STATES[result.exit_code]} in {result.seconds:.1f} s, "
         f"peak memory {result.peak_mib:.0f} MiB"

@@ -5,7 +5,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-State = Literal["done", "skipped", "failed"]
+State = Literal["done", "skipped", "left", "failed"]
+"""`left`: the time was up before it; the next call goes on with it."""
 
 STATED = ("tiles", "shards", "read_bytes", "write_bytes", "disk_bytes", "expected_cpu_s", "expected_s")
 """What a dry run of predict states of each image, and sums over them."""
@@ -71,10 +72,10 @@ class StageTold(BaseModel):
 
 
 def exit_code(items: Iterable[ItemResult]) -> int:
-    """0 all done (or skipped as unchanged), 3 partly done, 1 all failed."""
+    """0 all done (or skipped as unchanged), 3 partly done (or left for the next call), 1 all failed."""
     states = [item.state for item in items]
     if "failed" not in states:
-        return 0
+        return 3 if "left" in states else 0
     return 1 if all(state == "failed" for state in states) else 3
 
 

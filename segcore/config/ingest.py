@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from segcore.config.base import StageConfig, checked_spacing
+from segcore.until import checked_until
 
 
 def escaped(name: Any) -> Any:
@@ -104,6 +105,9 @@ class IngestConfig(StageConfig):
     """A source of which one shard takes longer to decode is refused."""
     memory_mib: int = Field(default=1024, ge=256)
     """Memory that decoding one source may take, over the decoder's own."""
+    until: str | None = None
+    """Take no new work after this time of day (`06:00`, `06:00 Europe/Berlin`) or moment; what is left is for the next
+    call."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
 
@@ -141,3 +145,4 @@ class IngestConfig(StageConfig):
         return pattern
 
     _is_a_spacing = field_validator("spacing")(checked_spacing)
+    _is_a_moment = field_validator("until")(checked_until)

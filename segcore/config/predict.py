@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from segcore.config.base import StageConfig
+from segcore.until import checked_until
 
 RESERVED_NAMES = ("image", "target", "target_instances", "valid", "foreground")
 """What no mask may be called: the image itself, and the labels that no model makes."""
@@ -86,8 +87,13 @@ class PredictConfig(StageConfig):
     """Side of the mask's shards in px."""
     overwrite: bool = False
     """Rewrite a mask of the same name that was made under another plan, and make lost shards again."""
+    until: str | None = None
+    """Take no new work after this time of day (`06:00`, `06:00 Europe/Berlin`) or moment; what is left is for the next
+    call."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
+
+    _is_a_moment = field_validator("until")(checked_until)
 
     @field_validator("halo", mode="before")
     @classmethod

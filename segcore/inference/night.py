@@ -25,7 +25,8 @@ from segcore.inference.run import MaskRun, share_of_all
 from segcore.pace import keep_pace
 from segcore.progress import Progress
 from segcore.results import ItemResult
-from segcore.store import Image, Workspace
+from segcore.store import Image, Staging, Workspace
+from segcore.until import Until
 
 TOGETHER_SHARDS = 64
 """Images of so many shards (of 2048 px: minutes of a CPU) go through one pipeline before their objects are made; the
@@ -47,6 +48,7 @@ class Night:
     ) -> None:
         self._ws, self._job, self._image_ids, self._progress = ws, job, image_ids, progress
         self._refused = refused
+        self._until = Until(job.config.until)
         self._items: dict[str, ItemResult] = {}
         self._runs: dict[str, MaskRun] = {}
         self._networks = networks_of(job)
@@ -100,6 +102,9 @@ class Night:
     def _loads(self, image_ids: Sequence[str]) -> Iterator[Load]:
         for image_id in image_ids:
             self._forget_failed()
+            if self._until.is_over:
+                self._items[image_id] = self._left_or_skipped(image_id)
+                continue
             try:
                 run = self._begin(image_id)
             except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
@@ -107,7 +112,7 @@ class Night:
                 continue
             if run is None:
                 continue
-            while run.units and not run.failed:
+            while run.units and not run.failed and not self._until.is_over:
                 yield from unit_loads(self._job, run, *run.units.popleft())
 
     def _forget_failed(self) -> None:
@@ -139,6 +144,21 @@ class Night:
             run.close()
             raise
 
+    def _left_or_skipped(self, image_id: str) -> ItemResult:
+        """The item of an image that the time does not reach: was its mask finished before, or is it left?"""
+        image = None
+        try:
+            image = self._ws.image(image_id)
+            fit = check_contract(self._job.package.contract, image, self._job.config.spacing_tolerance)
+            run = begin(self._ws, self._job, fit.grid, self._batches, opened_by=Staging.peek)
+        except Exception as error:  # whatever is wrong with it, it was not tried tonight
+            log.debug("image %s was not looked at", image_id, exc_info=error)
+            return ItemResult(state="left", source=image.source if image else None, image=image_id)
+        if run is None:
+            return self._result("skipped", image, {"shards_written": 0})
+        run.close()
+        return ItemResult(state="left", source=image.source, image=image_id)
+
     def _resumed(self, run: MaskRun) -> MaskRun | None:
         """Count what an earlier call finished."""
         if run.counts.shards_resumed:
@@ -161,6 +181,8 @@ class Night:
     def _item(self, image_id: str, run: MaskRun) -> ItemResult:
         if run.finished:
             return self._result("done", run.image, run.details())
+        if run.error is None and self._until.is_over:
+            return ItemResult(state="left", source=run.image.source, image=image_id, details=run.details())
         error = run.error or StoreError(f"image {image_id}: {run.remaining} shards were not written; run it again")
         return self._failed(image_id, error, run.image, run.details())
 

@@ -26,7 +26,8 @@ def with_objects(ws: Workspace, job: Job, items: Sequence[ItemResult], progress:
         for image_id in (item.image for item in items if item.state == "done" and item.image is not None):
             withdraw_labels(ws, image_id, [instances_name(job.name)])
         return tuple(items)
-    return tuple(item if item.state == "failed" else _item(ws, job, item, progress) for item in items)
+    made = ("done", "skipped")
+    return tuple(_item(ws, job, item, progress) if item.state in made else item for item in items)
 
 
 def _item(ws: Workspace, job: Job, item: ItemResult, progress: Progress) -> ItemResult:

@@ -123,7 +123,7 @@ def screen_config(job: Job, image_ids: tuple[str, ...]) -> PredictConfig:
     """How the screen is run: where the mask itself would look, all else as its model has it."""
     config = job.config
     asked = ("workspace", "foreground", "aoi", "spacing_tolerance")
-    how = ("device", "precision", "compile", "tile_workers", "shard_px", "overwrite", "dry_run")
+    how = ("device", "precision", "compile", "tile_workers", "shard_px", "overwrite", "until", "dry_run")
     values = {key: getattr(config, key) for key in (*asked, *how)}
     return PredictConfig.model_validate(
         {**values, "model": config.screen, "name": screen_name(job), "images": image_ids}

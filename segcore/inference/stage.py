@@ -57,7 +57,7 @@ def predict(config: PredictConfig, progress: Progress = SILENT) -> StageResult:
     return StageResult(
         stage="predict",
         items=items,
-        paths=tuple(item.path for item in items if item.path and item.state != "failed"),
+        paths=tuple(item.path for item in items if item.path and item.state in ("done", "skipped")),
         seconds=peak.seconds,
         peak_mib=peak.mib,
         details={"model": package.model_id, "name": job.name, **details},

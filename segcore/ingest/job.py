@@ -81,6 +81,10 @@ class Job:
     def skip(self, **details: Any) -> None:
         self._end("skipped", **details)
 
+    def leave(self) -> None:
+        """The time is up; what is written stays, and the next call goes on."""
+        self._end("left")
+
     def done(self, path: str) -> None:
         shards: dict[str, Any] = {"shards_written": self.written, "shards_resumed": self.num_shards - self.written}
         self._end("done", path=path, **shards, **self.check)

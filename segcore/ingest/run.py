@@ -30,6 +30,7 @@ from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
 from segcore.sources.stamps import canonical_uri
 from segcore.store import Staging, Workspace, withdraw_labels
+from segcore.until import Until
 
 LABELS = {"target", "target_instances", "valid", "foreground"}
 """What ingest makes beside the image."""
@@ -118,6 +119,7 @@ class Run:
         self.large = BoundedSemaphore()
         """Held by the one large image that is being finished."""
         self.again = settings is not None
+        self.until = Until(config.until)
         self.settings = settings or settings_of(config)
         self.options = options_of(config, self.settings)
         self.named_settings = self.settings
@@ -237,6 +239,8 @@ class Run:
             if not tasks and job.result is None:
                 finishing.append(self.threads.submit(self._finish, job))
             for at, task in enumerate(tasks):
+                if self.until.is_over and job.result is None:
+                    job.leave()
                 if job.result is not None:
                     job.spare(len(tasks) - at)
                     break
@@ -244,6 +248,9 @@ class Run:
 
     def _begin(self, job: Job, side: int | None) -> list[Task]:
         """Plan an image and its labels; the tasks that are left to do."""
+        if self.until.is_over:
+            job.leave()
+            return []
         groups = self._attempt(job, self._stage, job, side)
         if groups is None or self.workspace is None:
             return []

@@ -13,6 +13,7 @@ from segcore.inference.numerics import Network
 from segcore.models.package import ModelPackage
 from segcore.store import Image, Staging, Workspace, verify
 from segcore.store.plan import latest_plan
+from segcore.until import Until
 from tests.inference.scenes import conv_package, every_level, mask_of, scene, unet_package
 from tests.synthetic import put_image, put_label
 
@@ -400,3 +401,34 @@ def test_the_fill_value_of_integers_reaches_no_pixel_that_counts(ws: Workspace, 
     np.testing.assert_array_equal(masks[0], masks[1])
     np.testing.assert_array_equal(masks[0] == 255, ~usable)
     assert len(np.unique(masks[0])) > 2
+
+
+def until_after(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The time is up after it was asked for so often."""
+    asked = [0]
+
+    def is_over(until: Until) -> bool:
+        asked[0] += 1
+        return until.moment is not None and asked[0] > times
+
+    monkeypatch.setattr(Until, "is_over", property(is_over))
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 3])
+def test_predict_takes_no_new_work_after_its_time_and_the_next_call_goes_on(
+    ws: Workspace, package: ModelPackage, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    predict(config(ws, package, images=("c",)))
+    until_after(monkeypatch, times)
+    result = predict(config(ws, package, until="06:00"))
+    monkeypatch.undo()
+    states = {item.image: item.state for item in result.items}
+    assert (result.exit_code, states["b"], states["c"]) == (3, "left", "skipped")
+    written = sum(item.details.get("shards_written", 0) for item in result.items)
+    again = predict(config(ws, package))
+    assert {item.state for item in again.items} <= {"done", "skipped"}
+    assert written + sum(item.details["shards_written"] for item in again.items) == 8
+    undisturbed = predict(config(ws, package, name="whole"))
+    assert undisturbed.exit_code == 0
+    for image_id in ("a", "b"):
+        assert (mask_of(ws, image_id, package.model_id) == mask_of(ws, image_id, "whole")).all()

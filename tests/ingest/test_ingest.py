@@ -17,6 +17,7 @@ from segcore.ingest import entries, ingest
 from segcore.isolation import ChildPool
 from segcore.results import StageResult
 from segcore.store import Workspace, verify
+from segcore.until import Until
 from tests.synthetic import put_image
 
 RNG = np.random.default_rng(0)
@@ -394,3 +395,30 @@ def test_children_may_serve_several_calls(tmp_path: Path, sources: Path) -> None
             config = IngestConfig(workspace=str(tmp_path / "w"), sources=(str(sources / f"{name}.png"),))
             assert ingest(config, pool=pool).items[0].state == "done"
     assert len(Workspace.open(str(tmp_path / "w")).image_ids()) == 2
+
+
+def test_ingest_takes_no_new_work_after_its_time_and_the_next_call_goes_on(
+    tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = RNG.integers(0, 256, (600, 600, 3), np.uint8)
+    for name in ("a", "b"):
+        put_tiff(sources / f"{name}.tif", pixels)
+    asked = [0]
+
+    def is_over(until: Until) -> bool:
+        asked[0] += 1
+        return until.moment is not None and asked[0] > 4
+
+    monkeypatch.setattr(Until, "is_over", property(is_over))
+    given: dict[str, Any] = {"sources": (str(sources),), "shard_px": 256}
+    result = run(tmp_path, **given, until="06:00")
+    monkeypatch.undo()
+    assert result.exit_code == 3
+    assert "left" in {item.state for item in result.items} <= {"left", "done"}
+    again = run(tmp_path, **given)
+    assert again.exit_code == 0
+    workspace = Workspace.open(str(tmp_path / "w"))
+    assert len(workspace.image_ids()) == 2
+    for image_id in workspace.image_ids():
+        assert (whole(workspace, image_id) == pixels.transpose(2, 0, 1)).all()
+    assert verify(workspace) == []
