@@ -14,14 +14,12 @@ from pydantic import BaseModel, ConfigDict
 
 from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
+from segcore.ingest.listing import ZARR_MARKS, images_below, is_prefix, items_of, may_be_catalogue
 from segcore.ingest.pairing import not_found
 from segcore.sources import Joined, companions, suffixes
 from segcore.sources.files import MEMBER, is_known_scheme, is_remote, split_member
 from segcore.sources.joined import How
 from segcore.sources.stamps import canonical_uri, is_local_folder, local_path
-
-ZARR_MARKS = {"zarr.json", ".zgroup", ".zattrs"}
-"""A folder with one of these is one OME-Zarr image."""
 
 _COLUMNS = ("source", "target", "target_values", "aoi", "valid", "split", "group")
 _SPLITS = ("", "train", "val", "test")
@@ -127,7 +125,8 @@ def _source_rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
         return
     for given in config.sources:
         for uri in _expand(given):
-            yield {"source": uri, **_targets_of(config, uri)}
+            for source in _items(uri) if may_be_catalogue(uri) else [uri]:
+                yield {"source": source, **_targets_of(config, source)}
 
 
 def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
@@ -147,9 +146,11 @@ def _expand(given: str, may_be_glob: bool = True) -> list[str]:
     """Files behind a name: itself, what a glob matches, or the images below a folder; itself where that is nothing."""
     is_glob = may_be_glob and is_pattern(given)
     if is_remote(given):
-        if not is_glob or not is_known_scheme(given):
+        if not (is_glob or is_prefix(given)) or not is_known_scheme(given):
             return [given]
         try:
+            if not is_glob:
+                return images_below(given) or [given]
             system, path = fsspec.core.url_to_fs(given)
             system.invalidate_cache()  # a listing that is kept would hide what is new
             found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
@@ -164,6 +165,14 @@ def _expand(given: str, may_be_glob: bool = True) -> list[str]:
         return sorted(_glob(given)) or [given]
     except (OSError, ValueError, NotImplementedError):  # no permission, a name too long, `**.tif`: it fails by name
         return [given]
+
+
+def _items(uri: str) -> list[str]:
+    """The Items of a STAC catalogue; anything else is itself."""
+    try:
+        return items_of(uri) or [uri]
+    except SourceError:  # it fails by name, when it is opened
+        return [uri]
 
 
 def _images_below(folder: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ import fsspec
 
 from segcore.alive import alive
 from segcore.errors import SourceError
+from segcore.roots import check_source
 from segcore.sources.tiff_header import TiffHeader, read_header
 
 PROTOCOLS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"} | {
@@ -128,7 +129,7 @@ class SourceFile:
     """One file: its name, size and first bytes; opened or fetched when a reader asks. Or a folder that is one image.
 
     Raises:
-        SourceError: if it is missing, empty, or of a scheme that is not read.
+        SourceError: if it is missing, empty, of a scheme that is not read, or outside the roots.
     """
 
     is_folder: bool = False
@@ -142,6 +143,7 @@ class SourceFile:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._place, self.member = split_member(uri)
+        check_source(self._place)
         self._fetched: Path | None = None
         self._ranges: Callable[[], IO[bytes] | None] = lambda: None
         self._pages: dict[int, bytes] = {}

@@ -81,7 +81,7 @@ def _assets(file: SourceFile, limits: Limits) -> dict[str, Mapping[str, Any]]:
 def _addresses(file: SourceFile, assets: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Where assets lie."""
     place = split_member(file.uri)[0].removeprefix("file://")
-    return tuple(_address(file.uri, place, name, asset) for name, asset in assets.items())
+    return tuple(address(file.uri, place, f"asset {name}", asset) for name, asset in assets.items())
 
 
 def _open_asset(uri: str, opening: Opening) -> Source:
@@ -126,15 +126,21 @@ def _is_image(asset: Mapping[str, Any], types: tuple[str, ...]) -> bool:
     return said.lower().startswith(types) if isinstance(said, str) else types == ("image/",)
 
 
-def _address(uri: str, place: str, name: str, asset: Mapping[str, Any]) -> str:
-    """Where an asset lies: absolute, or relative to its Item.
+def address(uri: str, place: str, name: str, link: Mapping[str, Any]) -> str:
+    """Where an asset or a link leads: absolute, or relative to its document.
+
+    Args:
+        uri: of the document, to name it.
+        place: where it lies.
+        name: of the asset or link, to name it.
+        link: has a `href`.
 
     Raises:
         SourceError: if that is no place that may be opened: an Item from elsewhere must not point at local files.
     """
-    href = asset.get("href")
+    href = link.get("href")
     if not isinstance(href, str) or not href:
-        raise SourceError(f"{uri}: its asset {name} has no href")
+        raise SourceError(f"{uri}: its {name} has no href")
     if "://" in href and not href.startswith("file://"):
         check_scheme(href)
         return href
@@ -142,9 +148,7 @@ def _address(uri: str, place: str, name: str, asset: Mapping[str, Any]) -> str:
         path = href.removeprefix("file://")
         return path if path.startswith("/") or "/" not in place else f"{place.rsplit('/', 1)[0]}/{path}"
     if href.startswith("file:") or (href.startswith("/") and not place.startswith(("http://", "https://"))):
-        raise SourceError(
-            f"{uri}: its asset {name} points at the local file {href[:200]}, which an address must not do"
-        )
+        raise SourceError(f"{uri}: its {name} points at the local file {href[:200]}, which an address must not do")
     if place.startswith(("http://", "https://")):
         resolved = urljoin(place, href)
         check_scheme(resolved)
@@ -158,7 +162,7 @@ def _beside(uri: str, place: str, name: str, href: str) -> str:
     parts = path.split("/")[:-1]
     for step in href.split("/"):
         if step == ".." and len(parts) < 2:
-            raise SourceError(f"{uri}: its asset {name} lies outside the bucket: {href[:200]}")
+            raise SourceError(f"{uri}: its {name} lies outside the bucket: {href[:200]}")
         parts = parts[:-1] if step == ".." else parts if step == "." else [*parts, step]
     return f"{scheme}://{'/'.join(parts)}"
 
