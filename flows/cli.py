@@ -33,8 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "view": ("view", "Look at images and masks in a browser."),
     "export": ("stage", "Write masks in the geometry of their sources."),
     "export-model": ("export_model", "Write a model as ONNX, as a torch.export program, or as a STAC item."),
+    "champion": ("champion", "Show or set the model that the nights follow."),
     "verify": ("verify", "Look for missing or damaged shards, or check a model package."),
     "repair": ("repair", "Make what verify finds again, and nothing else."),
+    "clean": ("stage", "Remove old masks, training runs and reports, by rule."),
     "config": ("config", "Show a stage's settings, merged from all places."),
 }
 """Command -> module under flows/commands, and what `segcore --help` says of it."""

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "measure": ("segcore.measurements", "measure"),
     "report": ("segcore.publish", "report"),
     "export": ("segcore.export", "export"),
+    "clean": ("segcore.clean", "clean"),
 }
 
 

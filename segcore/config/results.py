@@ -93,6 +93,8 @@ class ExportConfig(StageConfig):
     """Image ids; none = every image that has the mask."""
     overwrite: bool = False
     """Write over files that exist; else one with this mask stays as it is, and one with another is refused."""
+    renew: bool = False
+    """Write over files that an earlier export wrote of another mask; one with this mask stays, and so do others'."""
 
     @field_validator("simplify")
     @classmethod

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -96,6 +97,16 @@ class Objects:
             return None
         except (BaseError, OSError) as error:
             raise self._failed("read", key, error) from error
+
+    def newest(self, prefix: str) -> datetime | None:
+        """When anything below the folder `prefix` was written last, by the store's clock; None where nothing is."""
+        try:
+            pages = obstore.list(self.raw, prefix=prefix)
+            return max((meta["last_modified"] for page in pages for meta in page), default=None)
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise self._failed("list", prefix, error) from error
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object in one piece, over an older one."""

@@ -21,10 +21,25 @@ from segcore.store.pyramid import PyramidSpec
 from segcore.store.workspace import MARKER, Workspace, label_list, labels_to_list, listed_labels
 
 REPAIR = "run `segcore repair`"
-DEAL_AGAIN = "delete it, and give the group's split in a manifest"
+BY_HAND = {
+    "split": "delete it, and give the group's split in a manifest",
+    "champion": "delete it, and promote the model that should stand",
+}
+"""What nothing can make again."""
 
 Part = Literal[
-    "shard", "ghost", "metadata", "list", "plan", "finished", "unfinished", "derived", "copy", "split", "image"
+    "shard",
+    "ghost",
+    "metadata",
+    "list",
+    "plan",
+    "finished",
+    "unfinished",
+    "derived",
+    "copy",
+    "split",
+    "champion",
+    "image",
 ]
 """What a problem concerns, and with it the remedy: a `ghost` is an object that should not be there, `derived` is what
 is made anew when it is missed, `copy` the copied source of a linked image."""
@@ -74,7 +89,7 @@ def verify(workspace: Workspace, images: Sequence[str] = (), progress: Progress 
 def verify_common(workspace: Workspace) -> list[Problem]:
     """Check what belongs to no image."""
     problems = list(_unsealed(workspace, "", "workspace", MARKER, "derived"))
-    parts: dict[str, Part] = {"splits": "split", "state/models": "derived"}
+    parts: dict[str, Part] = {"splits": "split", "champion": "champion", "nights": "derived", "state/models": "derived"}
     for folder, part in parts.items():
         for key in sorted(key for key, _ in workspace.objects.list(folder) if key.endswith(".json")):
             problems += _unsealed(workspace, "", "workspace", key, part)
@@ -207,7 +222,7 @@ def _unsealed(workspace: Workspace, image_id: str, name: str, key: str, part: Pa
     try:
         unseal(b"{}" if data is None else data)
     except ValueError as error:
-        what = f"damaged ({error}); {DEAL_AGAIN if part == 'split' else REPAIR}"
+        what = f"damaged ({error}); {BY_HAND.get(part, REPAIR)}"
         yield Problem(image=image_id, name=name, key=key, what=what, part=part)
 
 

@@ -31,3 +31,17 @@ def withdraw_labels(workspace: Workspace, image_id: str, names: Iterable[str]) -
     for name in sorted(set(names) & set(workspace.objects.folders(f"state/{image_id}"))):
         withdraw(workspace, image_id, name)
         workspace.objects.delete_prefix(state_prefix(image_id, name))
+
+
+def forget(workspace: Workspace, image_id: str, name: str) -> None:
+    """Remove a label or layer altogether, but for its lease, which the caller holds and removes when it is given back.
+
+    The ledger goes before the pixels: whoever is killed in between leaves pixels that nothing tells of, never a ledger
+    that tells of pixels which are gone.
+    """
+    objects, state = workspace.objects, state_prefix(image_id, name)
+    unmark(workspace, image_id, name)
+    for key, _ in list(objects.list(state)):
+        if not key.startswith(f"{state}/lease/"):
+            objects.delete(key)
+    objects.delete_prefix(array_prefix(image_id, name))

@@ -1,0 +1,132 @@
+"""Clean: what goes and what stays, by hand-made workspaces; a mask that is being written; a dry run."""
+
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segcore.champion import promote
+from segcore.classes import ClassInfo
+from segcore.clean import clean
+from segcore.config import CleanConfig
+from segcore.errors import ConfigError
+from segcore.results import StageResult
+from segcore.store import Lease, Workspace, verify
+from tests.synthetic import put_image, put_label
+
+CLASSES = (ClassInfo(id=0, name="background", color=(0, 0, 0)), ClassInfo(id=1, name="a", color=(9, 9, 9)))
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    """Image `a` has five masks, of 100, 200, ... days; `b` one of 500; each a target; runs and reports as old."""
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    for image_id, masks in (("a", ("m1", "m2", "m3", "m4", "m5", "m5.screen", "m5_instances")), ("b", ("m5",))):
+        put_image(ws, image_id, np.ones((1, 40, 40), np.uint8))
+        for name in ("target", *masks):
+            put_label(ws, image_id, name, np.zeros((40, 40), np.uint8), CLASSES)
+    for number in (1, 2, 3):
+        ws.objects.put(f"runs/r{number}/last.pt", b"12345")
+        ws.objects.put(f"reports/p{number}/report.html", b"123")
+    age(ws, 600, "")
+    for number in range(1, 6):
+        for prefix in (f"state/a/m{number}", f"runs/r{number}", f"reports/p{number}"):
+            age(ws, 100 * number, prefix)
+    return ws
+
+
+def age(ws: Workspace, days: float, prefix: str) -> None:
+    when = (datetime.now(UTC) - timedelta(days=days)).timestamp()
+    folder = Path(ws.uri, prefix)
+    for path in folder.rglob("*") if folder.is_dir() else []:
+        os.utime(path, (when, when))
+
+
+def run(ws: Workspace, **settings: Any) -> StageResult:
+    return clean(CleanConfig.model_validate({"workspace": ws.uri, "keep_masks": 2, "older_than": "90d", **settings}))
+
+
+def done(result: StageResult) -> set[tuple[str, str, str | None]]:
+    return {(i.details["kind"], i.details["name"], i.image) for i in result.items if i.state == "done"}
+
+
+def everything(ws: Workspace) -> list[str]:
+    return sorted(str(path) for path in Path(ws.uri).rglob("*"))
+
+
+OLD_OF_A = {("mask", name, "a") for name in ("m3", "m4", "m5")}
+
+
+def test_the_oldest_masks_go_with_what_belongs_to_them_and_nothing_else(ws: Workspace) -> None:
+    assert done(run(ws, what=("masks",))) == OLD_OF_A
+    assert ws.label_names("a") == ["m1", "m2", "target"]
+    assert ws.objects.folders("state/a") == ("image", "m1", "m2", "target")
+    assert not Path(ws.uri, "images/a.ome.zarr/labels/m5").exists()
+    assert ws.label_names("b") == ["m5", "target"]  # it is the newest that b has
+    assert verify(ws) == []
+    assert done(run(ws, what=("masks",))) == set()
+
+
+def test_younger_ones_stay_whatever_their_number(ws: Workspace) -> None:
+    assert done(run(ws, what=("masks",), older_than="450d")) == {("mask", "m5", "a")}
+
+
+def test_the_champions_mask_and_those_that_are_named_stay(ws: Workspace) -> None:
+    promote(ws, "m5")
+    assert done(run(ws, what=("masks",), keep=("m4",))) == {("mask", "m3", "a")}
+
+
+def test_runs_and_reports_go_but_the_newest_report_and_a_champions(ws: Workspace) -> None:
+    promote(ws, "m1", report=f"{ws.uri}/reports/p3/report.html")
+    result = run(ws, what=("runs", "reports"), older_than="150d", keep=("r2",))
+    assert done(result) == {("run", "r3", None), ("report", "p2", None)}
+    assert ws.objects.folders("runs") == ("r1", "r2")
+    assert ws.objects.folders("reports") == ("p1", "p3")
+    assert result.details == {"dry_run": False, "bytes": 8, "run": 1, "report": 1}
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(ws: Workspace) -> None:
+    before = everything(ws)
+    planned = run(ws, dry_run=True)
+    assert everything(ws) == before
+    assert done(planned) == done(run(ws))
+    assert planned.details["bytes"] > 0
+
+
+def test_what_somebody_writes_stays(ws: Workspace) -> None:
+    with Lease(ws.objects, "state/a/m4/lease"):
+        age(ws, 400, "state/a/m4")
+        result = run(ws, what=("masks",))
+    assert done(result) == OLD_OF_A - {("mask", "m4", "a")}
+    assert [(item.state, item.details) for item in result.items if item.state != "done"] == [
+        ("skipped", {"reason": "in use"})
+    ]
+    assert "m4" in ws.label_names("a")
+
+
+def test_two_cleanings_at_once_end_as_one(ws: Workspace) -> None:
+    threads = [threading.Thread(target=run, args=(ws,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ws.label_names("a") == ["m1", "m2", "target"]
+    assert verify(ws) == []
+
+
+def test_leases_that_were_given_back_go(ws: Workspace) -> None:
+    Lease(ws.objects, "state/a/m1/lease").release()
+    assert ("lease", "m1", "a") not in done(run(ws, what=("leases",)))
+    age(ws, 100, "state/a/m1")
+    assert ("lease", "m1", "a") in done(run(ws, what=("leases",)))
+    assert list(ws.objects.list("state/a/m1/lease")) == []
+    assert "m1" in ws.label_names("a")
+
+
+def test_anything_else_is_refused(ws: Workspace) -> None:
+    with pytest.raises(ConfigError, match="expected some of masks, runs, reports, leases, got images"):
+        run(ws, what=("images",))
