@@ -199,19 +199,22 @@ def first_picture(workspace: str, results: Iterable[StageResult]) -> str | None:
     return None
 
 
-def publish(results: list[StageResult], picture: str | None = None) -> None:
+def publish(results: list[StageResult], picture: str | None = None, flow: str = "job") -> None:
     """Show a flow's results on its page: a table of images, and a summary with a picture and what to open.
 
     Args:
         results: of the stages that ran, in order.
         picture: a small image as a `data:` URI, or None.
+        flow: begins the artifacts' keys, so that under each key there is one flow's history, night after night.
     """
     best_effort = BestEffort()
     if rows := image_rows(results):
-        best_effort(create_table_artifact, rows, "images", "Every source and image, with its state and scores")
+        best_effort(create_table_artifact, rows, f"{flow}-images", "Every source and image, with its state and scores")
     if rows := [row for result in results if result.stage == "tune" for row in trial_rows(result.details)]:
-        best_effort(create_table_artifact, rows, "trials", "Every trial of the study, with its score and settings")
-    best_effort(create_markdown_artifact, summary(results, picture), "summary", "What this run did")
+        best_effort(
+            create_table_artifact, rows, f"{flow}-trials", "Every trial of the study, with its score and settings"
+        )
+    best_effort(create_markdown_artifact, summary(results, picture), f"{flow}-summary", "What this run did")
 
 
 def summary(results: list[StageResult], picture: str | None = None) -> str:
@@ -219,10 +222,10 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
     lines = ["# segcore"]
     if picture:
         lines += ["", f"![mask over image]({picture})"]
-    lines += ["", "| stage | done | skipped | failed | seconds | peak MiB |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += ["", "| stage | done | skipped | left | failed | seconds | peak MiB |", "|" + " --- |" * 7]
     for result in results:
         states = [item.state for item in result.items]
-        counts = [str(states.count(state)) if states else "" for state in ("done", "skipped", "failed")]
+        counts = [str(states.count(state)) if states else "" for state in ("done", "skipped", "left", "failed")]
         lines.append(f"| {result.stage} | {' | '.join(counts)} | {result.seconds:.1f} | {result.peak_mib:.0f} |")
     if failed := failures(results):
         lines += ["", "## Failed", *(f"- {escaped(named_error(item))}" for item in failed)]

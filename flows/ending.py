@@ -23,7 +23,8 @@ class UnfinishedError(SegcoreError):
 
 
 def final_state(results: Sequence[StageResult], stopped: str | None = None) -> State[Any]:
-    """Completed, PartlyDone (of type Failed, so that it alerts) or Failed; it carries the stages' results.
+    """Completed, TimeUp (of type Completed: the next night goes on), PartlyDone (of type Failed, so that it alerts) or
+    Failed; it carries the stages' results.
 
     Args:
         results: of the stages that ran, in order.
@@ -32,6 +33,8 @@ def final_state(results: Sequence[StageResult], stopped: str | None = None) -> S
     failed = failures(results)
     if not failed and stopped is None:
         left = {"stages": [result.model_dump(mode="json") for result in results]}
+        if waiting := [f"{one.stage}: {left_of(one)}" for one in results if left_of(one)]:
+            return Completed(name="TimeUp", message=f"{'; '.join(waiting)} for the next run", data=left)
         return Completed(message=f"{results[-1].stage}: all done", data=left)
     named = "; ".join(named_error(item) for item in failed[:MAX_NAMED])
     more = f"; and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
@@ -39,3 +42,9 @@ def final_state(results: Sequence[StageResult], stopped: str | None = None) -> S
     code = exit_code(item for one in results for item in one.items)
     name = "PartlyDone" if code == 3 and stopped is None else "Failed"
     return Failed(name=name, message=message, data=UnfinishedError(message, results))
+
+
+def left_of(result: StageResult) -> str:
+    """`12 of 200 images left`; empty where none is."""
+    left = sum(item.state == "left" for item in result.items)
+    return f"{left} of {len(result.items)} images left" if left else ""

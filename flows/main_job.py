@@ -50,9 +50,9 @@ def main_job(
         told = {"failures": named_failures(results), "stages": stages_told(results)}
         results.append(stage("report", {**chosen, **told, **given["report"]}))
     except SegcoreError as error:
-        publish(results)
+        publish(results, flow="main-job")
         return final_state(results, stopped=str(error))
-    publish(results, picture=first_picture(workspace, results))
+    publish(results, picture=first_picture(workspace, results), flow="main-job")
     return final_state(results)
 
 

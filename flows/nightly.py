@@ -1,11 +1,12 @@
-"""Nightly: ingest the sources that are new or changed, predict them, score where a target exists, name
-what is unlike the training images, report.
+"""Nightly: ingest the sources that are new or changed, predict them, export, score where a target exists, report.
 
 The workspace knows what is done, so the flow asks nobody: unchanged sources and finished masks come back as
-`skipped`. A failed image is named in the report, in the run's table and in its final state, PartlyDone, which is
-of type Failed: green would be missed. No flow retries: the next night goes on where this one stopped.
+`skipped`, and a night in which nothing changed writes nothing. A failed image is named in the report, in the run's
+table and in its final state, PartlyDone, which is of type Failed: green would be missed. No flow retries: the next
+night goes on where this one stopped.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow
@@ -13,51 +14,109 @@ from prefect.client.schemas.objects import State
 
 from flows.artifacts import first_picture, named_failures, publish, stages_told
 from flows.ending import final_state
+from flows.naming import run_name
 from flows.tasks import StageStoppedError, stage
+from segcore.champion import champion
+from segcore.config import STAGES, NightlyConfig
+from segcore.config.nightly import CHAMPION
+from segcore.errors import StoreError
 from segcore.results import StageResult
+from segcore.store import Workspace
+from segcore.told import tell, told_before
+from segcore.until import Until
+
+FINISHED = ("done", "skipped")
 
 
-@flow(name="nightly", retries=0, persist_result=True, result_serializer="json")
-def nightly(
-    workspace: str,
-    model: str,
-    sources: list[str] | None = None,
-    manifest: str | None = None,
-    targets: str | None = None,
-    classes: str | None = None,
-    ingest: dict[str, Any] | None = None,
-    predict: dict[str, Any] | None = None,
-) -> State[Any]:
-    """One night's work on a growing archive.
-
-    Args:
-        workspace: folder or object-store prefix.
-        model: model id in the workspace, or the path of a model package.
-        sources: files, folders or globs that are looked at every night; or give a manifest.
-        manifest: CSV of sources, targets, splits.
-        targets: pattern of a source's target, where it has one.
-        classes: class table of the targets.
-        ingest: further settings of the stage: ids, processes, memory_mib...
-        predict: further settings of the stage: blend, device, tile_px...
-    """
-    where = {"workspace": workspace}
-    chosen = {**where, "model": model}
-    new = {"sources": sources or [], "manifest": manifest, "targets": targets, "classes": classes, **(ingest or {})}
+@flow(name="nightly", flow_run_name=run_name, retries=0, persist_result=True, result_serializer="json")
+def nightly(config: NightlyConfig) -> State[Any]:
+    """One night's work on a growing archive."""
+    until = Until(config.until).moment  # of this night, however long a stage or a retry takes
     results: list[StageResult] = []
-    stopped = None
+    stopped, chosen = None, {"model": config.model}
     try:
-        results.append(stage("ingest", {**where, **new}))
+        results.append(stage("ingest", config.settings("ingest", until=half_way(until))))
+        chosen["model"] = model_of(config)
+        images = images_by_priority(config, results[0])
         # A source that changed replaces its image, and that its mask, without `overwrite`; finished ones stay.
-        results.append(stage("predict", {**chosen, **(predict or {})}))
+        results.append(stage("predict", config.settings("predict", **chosen, images=images, until=stamped(until))))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
-        results.append(stage("score", chosen))
-        results.append(stage("drift", {**where, "model": model}))
-    except StageStoppedError as error:
+        results.extend(stages_on_masks(config, chosen, results[-1]))
+    except (StageStoppedError, StoreError) as error:
         stopped = str(error)
     try:  # also of a night that stopped early: what failed is to be read in the morning
-        failed = [*named_failures(results), *([("the night", stopped)] if stopped else [])]
-        results.append(stage("report", {**chosen, "failures": failed, "stages": stages_told(results)}))
+        results.extend(reported(config, chosen, results, stopped))
     except StageStoppedError as error:
         stopped = stopped or str(error)
-    publish(results, picture=first_picture(workspace, results))
+    publish(results, picture=first_picture(config.workspace, results), flow="nightly")
     return final_state(results, stopped)
+
+
+def model_of(config: NightlyConfig) -> str:
+    """The model that the night works with.
+
+    Raises:
+        StoreError: if it is to be the champion, and there is none.
+    """
+    if config.model != CHAMPION:
+        return config.model
+    stands = champion(Workspace.open(config.workspace))
+    if stands is None:
+        command = f"segcore champion --workspace {config.workspace} --promote MODEL"
+        raise StoreError(f"workspace {config.workspace}: it has no champion yet; give a model, or run `{command}`")
+    return stands.model
+
+
+def images_by_priority(config: NightlyConfig, ingested: StageResult) -> list[str]:
+    """Every complete image of the workspace: those of tonight's sources, and those whose source is gone."""
+    complete = Workspace.open(config.workspace).image_ids()
+    known = set(complete)
+    sources = {item.image: item.source or "" for item in ingested.items if item.image in known}
+    return config.by_priority(sources, complete)
+
+
+def stages_on_masks(config: NightlyConfig, chosen: dict[str, str], predicted: StageResult) -> list[StageResult]:
+    """Files, scores and drift of the masks that are finished; one that the time cut short is for the next night."""
+    finished = sorted(item.image for item in predicted.items if item.state in FINISHED and item.image)
+    if not finished and any(item.state == "left" for item in predicted.items):
+        return []
+    masks = {**chosen, "images": finished}
+    results = [stage("export", config.export_settings(each, **masks)) for each in config.exports]
+    results.append(stage("score", config.settings("score", **masks)))
+    if "drift" in STAGES:
+        results.append(stage("drift", config.settings("drift", **masks)))
+    return results
+
+
+def reported(
+    config: NightlyConfig, chosen: dict[str, str], results: list[StageResult], stopped: str | None
+) -> list[StageResult]:
+    """The report, unless the last one says the same, or there is nothing to tell of."""
+    failures = [*named_failures(results), *([("the night", stopped)] if stopped else [])]
+    scored = next((result for result in results if result.stage == "score"), None)
+    if scored is None and not failures:
+        return []
+    content = {"scores": scored and scored.scores, "failures": failures, "settings": config.report}
+    try:
+        workspace = Workspace.open(config.workspace)
+    except StoreError:  # the report's own stage says so
+        workspace = None
+    if workspace and scored and (paths := told_before(workspace, chosen["model"], content)):
+        return [StageResult(stage="report", paths=paths, details={"unchanged": True})]
+    finished = [item.image for item in scored.items if item.state in FINISHED] if scored else []
+    told = {"failures": failures, "stages": stages_told(results)}
+    result = stage("report", config.settings("report", **chosen, images=finished, **told))
+    if workspace and scored:
+        tell(workspace, chosen["model"], content, result.paths)
+    return [result]
+
+
+def half_way(until: datetime | None) -> str | None:
+    """The middle between now and then: a first night of many new sources still makes masks."""
+    now = datetime.now(UTC)
+    return None if until is None else stamped(now + (until - now) / 2)
+
+
+def stamped(moment: datetime | None) -> str | None:
+    """A moment as a stage's `until` takes it."""
+    return None if moment is None else moment.isoformat()

@@ -14,6 +14,7 @@ from flows.functions import stage_function
 from segcore.config import STAGES, build_config
 from segcore.errors import SegcoreError
 from segcore.results import StageResult
+from segcore.roots import check_settings
 
 
 class StageStoppedError(SegcoreError):
@@ -53,6 +54,7 @@ def may_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 def run_stage(stage: str, settings: dict[str, Any]) -> Any:
     """One stage; a user's error becomes the task's state in one line, anything else its traceback."""
     try:
+        check_settings(settings)
         with FlowProgress(stage) as progress:
             return stage_function(stage)(build_config(STAGES[stage], settings), progress).model_dump(mode="json")
     except SegcoreError as error:

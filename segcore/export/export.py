@@ -103,10 +103,12 @@ def _export_item(masked: Masked, output: Output, config: ExportConfig) -> ItemRe
         _check_shape(image, mask, config.format)
         mark = MARKS.get(config.format)
         if not config.overwrite and output.exists(name):
-            if not _holds(output, name if mark is None else f"{name}/{mark}", read_stamp, stamp(mask, config)):
+            held = _held(output, name if mark is None else f"{name}/{mark}", read_stamp)
+            if held == stamp(mask, config):
+                reason = f"{path} holds this mask already"
+                return ItemResult(state="skipped", image=image.image_id, path=path, details={"reason": reason})
+            if held is None or not config.renew:
                 raise StoreError(f"{path} holds another mask, or other coordinates; --overwrite replaces it")
-            reason = f"{path} holds this mask already"
-            return ItemResult(state="skipped", image=image.image_id, path=path, details={"reason": reason})
         with output.place(name, mark) as temporary:
             details = write(image, mask, temporary, config)
     except OSError as error:
@@ -140,12 +142,12 @@ def file_name(image_id: str, suffix: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".-") + suffix
 
 
-def _holds(output: Output, name: str, read_stamp: StampReader, wanted: str) -> bool:
-    """True if there is a file with the wanted stamp."""
+def _held(output: Output, name: str, read_stamp: StampReader) -> str | None:
+    """The stamp of what is there; None of what is not ours, empty of a folder whose export was killed."""
     if not output.exists(name):
-        return False
+        return ""
     with output.open(name) as stream:
-        return read_stamp(stream) == wanted
+        return read_stamp(stream)
 
 
 def _check_shape(image: Image, mask: Label, file_format: str) -> None:

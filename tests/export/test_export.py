@@ -173,12 +173,13 @@ def test_file_of_the_same_mask_is_kept_and_of_another_refused(tmp_path: Path, ou
     put_label(ws, "scene-1", "m", np.zeros(SHAPE, np.uint8), CLASSES, version=1)
     refused = f"{path} holds another mask, or other coordinates; --overwrite replaces it"
     assert [(item.state, item.error) for item in export(config).items] == [("failed", refused)]
-    assert export(config.model_copy(update={"overwrite": True})).items[0].state == "done"
+    renewing = config.model_copy(update={"renew": True})
+    assert [export(renewing).items[0].state for _ in range(2)] == ["done", "skipped"]
     assert export(config).items[0].state == "skipped"
     for foreign in (b"", b"mine", b"\x89PNG\r\n\x1a\n\0\0\0\xffIHDR", b"II*\0\xff\xff\xff\xff"):
         with fsspec.open(path, "wb") as stream:
             stream.write(foreign)
-        assert [item.error for item in export(config).items] == [refused]
+        assert [item.error for item in (*export(config).items, *export(renewing).items)] == [refused, refused]
         with fsspec.open(path, "rb") as stream:
             assert stream.read() == foreign
 

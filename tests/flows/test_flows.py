@@ -3,69 +3,24 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from flows import functions
 from flows.artifacts import FlowProgress, escaped, image_rows, summary
 from flows.curve import curve_markdown
 from flows.ending import final_state
-from flows.nightly import nightly
-from flows.running import run_stage_flow, stage_results
+from flows.running import run_stage_flow
 from flows.server import TemporaryServer, is_free
 from flows.tasks import is_transient, run_stage
 from segcore.config import STAGES, IngestConfig, PredictConfig, StageConfig, TrainConfig
 from segcore.errors import ConfigError, SegcoreError, StoreError
 from segcore.progress import Progress
 from segcore.results import ItemResult, StageResult
-
-Stage = Callable[[StageConfig, Progress], StageResult]
-
-GOOD = ItemResult(state="done", source="a.tif", image="a-01234567", scores={"miou": 0.75})
-BAD = ItemResult(state="failed", source="b.tif", error="b.tif: not an image")
-
-
-@pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
-    """Stand-ins by stage, that a test may replace; each finishes one image."""
-
-    def succeed(stage: str) -> Stage:
-        def run(config: StageConfig, progress: Progress) -> StageResult:
-            progress.start(stage, 1, "images")
-            progress.advance()
-            details = {"name": "unet-01234567", "model": "unet-01234567", "config": config.model_dump(mode="json")}
-            return StageResult(stage=stage, items=(GOOD,), paths=(f"w/{stage}",), details=details)
-
-        return run
-
-    found = {stage: succeed(stage) for stage in STAGES}
-    stand_in = ModuleType("stand_in")
-    for stage in STAGES:
-        setattr(stand_in, stage, lambda config, progress, stage=stage: found[stage](config, progress))
-    monkeypatch.setitem(sys.modules, "stand_in", stand_in)
-    monkeypatch.setattr(functions, "FUNCTIONS", {stage: ("stand_in", stage) for stage in STAGES})
-    return found
-
-
-@pytest.fixture
-def artifacts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What the flows would show, as (kind, value), in order."""
-    shown: list[tuple[str, Any]] = []
-    for kind in ("create_markdown", "create_progress", "create_table", "update_progress"):
-        monkeypatch.setattr(
-            f"flows.artifacts.{kind}_artifact", lambda *args, kind=kind: shown.append((kind, args)) or "an id"
-        )
-    return shown
-
-
-def partly_ingest(config: StageConfig, progress: Progress) -> StageResult:
-    return StageResult(stage="ingest", items=(GOOD, BAD))
+from tests.flows.stand_ins import BAD, GOOD, Stage
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -95,49 +50,6 @@ def test_wrong_usage_of_a_stage_stays_wrong_usage_in_a_flow(stages: dict[str, St
     stages["train"] = refuse
     with pytest.raises(ConfigError, match=r"^level 1: expected 0$"):
         run_stage_flow("train", TrainConfig(workspace="w"))
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_nightly_goes_on_after_a_failed_source_and_is_not_green(stages: dict[str, Stage], artifacts: list[Any]) -> None:
-    stages["ingest"] = partly_ingest
-    state = nightly(workspace="w", model="m", sources=["in"], return_state=True)
-    assert (state.type.value, state.name) == ("FAILED", "PartlyDone")
-    assert state.message == "1 failed: b.tif: not an image"
-    results = stage_results(state)
-    assert [result.stage for result in results] == ["ingest", "predict", "score", "drift", "report"]
-    assert results[3].details["config"]["model"] == "m"
-    assert results[2].details["config"]["model"] == "unet-01234567"
-    assert results[4].details["config"]["failures"] == [["b.tif", "b.tif: not an image"]]
-    stages_told = results[4].details["config"]["stages"]
-    found = {told["stage"]: told["failed"] for told in stages_told}
-    assert found == {"ingest": 1, "predict": 0, "score": 0, "drift": 0}
-    kinds = [kind for kind, _ in artifacts]
-    assert kinds.count("create_table") == kinds.count("create_markdown") == 1
-    table = next(args[0] for kind, args in artifacts if kind == "create_table")
-    assert {"image": "b.tif", "ingest": "failed: b.tif: not an image"}.items() <= table[1].items()
-    assert table[0]["miou"] == "0.7500"
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_nightly_is_green_when_all_is_done(stages: dict[str, Stage]) -> None:
-    state = nightly(workspace="w", model="m", sources=["in"], return_state=True)
-    assert (state.type.value, state.name) == ("COMPLETED", "Completed")
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_nightly_that_cannot_go_on_says_why(stages: dict[str, Stage]) -> None:
-    def fail(config: StageConfig, progress: Progress) -> StageResult:
-        raise StoreError("model m: no such package")
-
-    stages["predict"] = fail
-    stages["ingest"] = partly_ingest
-    state = nightly(workspace="w", model="m", sources=["in"], return_state=True)
-    message = "predict: model m: no such package; 1 failed: b.tif: not an image"
-    assert (state.name, state.message) == ("Failed", message)
-    results = stage_results(state)
-    assert [result.stage for result in results] == ["ingest", "report"]
-    told = [["b.tif", "b.tif: not an image"], ["the night", "predict: model m: no such package"]]
-    assert results[1].details["config"]["failures"] == told
 
 
 @pytest.mark.usefixtures("prefect_server")

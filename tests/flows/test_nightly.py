@@ -1,0 +1,187 @@
+"""Nightly: what its form refuses, the order of the stages and images, how it ends; and two nights of real stages."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from pydantic import ValidationError
+
+from flows.nightly import nightly
+from flows.running import stage_results
+from segcore.champion import promote
+from segcore.config import NightlyConfig, StageConfig
+from segcore.errors import StoreError
+from segcore.progress import Progress
+from segcore.results import ItemResult, StageResult
+from segcore.store import Workspace
+from tests.flows.stand_ins import BAD, GOOD, Stage
+from tests.inference.scenes import unet_package
+
+LEFT = ItemResult(state="left", source="c.tif", image="c-01234567")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> str:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    (tmp_path / "w" / "images").mkdir()
+    return ws.uri
+
+
+def partly_ingest(config: StageConfig, progress: Progress) -> StageResult:
+    return StageResult(stage="ingest", items=(GOOD, BAD))
+
+
+def night(workspace: str, **settings: Any) -> NightlyConfig:
+    return NightlyConfig.model_validate({"workspace": workspace, "model": "m", "sources": ["in"], **settings})
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sources": []}, "nothing to ingest"),
+        ({"until": "6 am"}, "String should match pattern"),
+        ({"predict": {"halo": "wide"}}, "halo: expected exact, fast or a number of px"),
+        ({"predict": {"bach": 2}}, "unknown key 'bach': did you mean 'batch'"),
+        ({"predict": {"images": ["a"]}}, r"predict\.images: the night fills it in"),
+        ({"predict": {"batch": 0}}, "greater than or equal to 1"),
+        ({"exports": ["geotiff"]}, "expected both or none"),
+        ({"exports": ["tiff"], "export_folder": "out"}, "format: Input should be 'geotiff'"),
+        ({"ingest": {"split": "1/2/3/4"}}, "expected shares of train/val/test"),
+        ({"modle": "m"}, "unknown key 'modle': did you mean 'model'"),
+    ],
+)
+def test_a_night_refuses_what_its_stages_would_refuse(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        night("w", **settings)
+
+
+def test_the_form_has_the_settings_of_the_stages_with_their_ranges() -> None:
+    schema = NightlyConfig.model_json_schema()
+    predict = schema["properties"]["predict"]
+    assert (predict["additionalProperties"], predict["properties"]["batch"]["minimum"]) == (False, 1)
+    assert predict["properties"]["halo"]["description"].startswith("Context around the write window")
+    assert {"workspace", "model", "images", "until"}.isdisjoint(predict["properties"])
+    assert schema["properties"]["exports"]["items"]["enum"][:2] == ["geotiff", "png"]
+    for name, about in schema["properties"].items():
+        assert about["title"], name
+        assert about["description"], name
+
+
+def test_masks_are_made_by_priority() -> None:
+    sources = {"a-1": "/in/a.tif", "b-1": "/in/urgent/b.tif", "c-1": "/in/c.tif"}
+    config = night("w", first=["*/urgent/*", "old-*"])
+    assert config.by_priority(sources, ["a-1", "b-1", "c-1", "gone-1", "old-1"]) == [
+        *("b-1", "old-1"),
+        *("a-1", "c-1", "gone-1"),
+    ]
+
+
+# What a night does
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nightly_goes_on_after_a_failed_source_and_is_not_green(
+    stages: dict[str, Stage], artifacts: list[Any], workspace: str
+) -> None:
+    stages["ingest"] = partly_ingest
+    state = nightly(night(workspace, exports=["png"], export_folder="out"), return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "PartlyDone")
+    assert state.message == "1 failed: b.tif: not an image"
+    results = stage_results(state)
+    assert [result.stage for result in results] == ["ingest", "predict", "export", "score", "report"]
+    configs = {result.stage: result.details["config"] for result in results[1:]}
+    assert configs["score"]["model"] == "unet-01234567"
+    assert configs["export"].items() >= {"output": "out/png", "format": "png", "images": ["a-01234567"]}.items()
+    assert configs["report"]["failures"] == [["b.tif", "b.tif: not an image"]]
+    table = next(args for kind, args in artifacts if kind == "create_table")
+    assert table[1] == "nightly-images"
+    assert {"image": "b.tif", "ingest": "failed: b.tif: not an image"}.items() <= table[0][1].items()
+    assert table[0][0]["miou"] == "0.7500"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nightly_that_cannot_go_on_says_why(stages: dict[str, Stage], workspace: str) -> None:
+    def fail(config: StageConfig, progress: Progress) -> StageResult:
+        raise StoreError("model m: no such package")
+
+    stages["predict"] = fail
+    stages["ingest"] = partly_ingest
+    state = nightly(night(workspace), return_state=True)
+    message = "predict: model m: no such package; 1 failed: b.tif: not an image"
+    assert (state.name, state.message) == ("Failed", message)
+    results = stage_results(state)
+    assert [result.stage for result in results] == ["ingest", "report"]
+    told = [["b.tif", "b.tif: not an image"], ["the night", "predict: model m: no such package"]]
+    assert results[1].details["config"]["failures"] == told
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_night_whose_time_is_up_says_what_is_left_and_touches_only_finished_masks(
+    stages: dict[str, Stage], workspace: str
+) -> None:
+    given: list[StageConfig] = []
+
+    def cut_short(config: StageConfig, progress: Progress) -> StageResult:
+        given.append(config)
+        return StageResult(stage="predict", items=(GOOD, LEFT), details={"name": "m"})
+
+    stages["predict"] = cut_short
+    promote(Workspace.open(workspace), "best-01234567")
+    state = nightly(night(workspace, model="champion", until="06:00 UTC"), return_state=True)
+    assert (state.type.value, state.name) == ("COMPLETED", "TimeUp")
+    assert state.message == "predict: 1 of 2 images left for the next run"
+    ingested, predicted = stage_results(state)[0].details["config"], given[0].model_dump()
+    assert predicted["model"] == "best-01234567"
+    assert predicted["until"].endswith("T06:00:00+00:00")
+    assert ingested["until"] < predicted["until"]
+    assert stage_results(state)[2].details["config"]["images"] == ["a-01234567"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_night_without_a_champion_says_how_to_get_one(stages: dict[str, Stage], workspace: str) -> None:
+    state = nightly(night(workspace, model="champion"), return_state=True)
+    assert state.name == "Failed"
+    assert f"segcore champion --workspace {workspace} --promote MODEL" in str(state.message)
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_second_night_does_nothing_and_a_changed_source_touches_only_itself(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    for name, each in zip("ab", pixels, strict=True):
+        Picture.fromarray(each).save(tmp_path / "in" / f"{name}.png")
+    package = unet_package(Workspace.open(str(tmp_path / "w"), create=True))
+    config = night(
+        str(tmp_path / "w"),
+        model=package.model_id,
+        sources=[str(tmp_path / "in")],
+        exports=["png"],
+        export_folder=str(tmp_path / "out"),
+        ingest={"processes": 1},
+        predict={"device": "cpu", "precision": "float32", "tile_px": 64, "tile_workers": 1, "shard_px": 256},
+    )
+    states = [nightly(config, return_state=True)]
+    assert (states[0].name, states[0].message) == ("Completed", "report: all done")
+    before = files(tmp_path)
+    states.append(nightly(config, return_state=True))
+    assert files(tmp_path) == before
+    results = stage_results(states[1])
+    assert {item.state for result in results[:3] for item in result.items} == {"skipped"}
+    assert sum(result.seconds for result in results) < 20
+    Picture.fromarray(255 - pixels[1]).save(tmp_path / "in" / "b.png")
+    results = stage_results(nightly(config, return_state=True))
+    for result in results[:3]:
+        assert [item.state for item in result.items] == ["skipped", "done"]
+    assert {Path(path).name for path in files(tmp_path / "out") if files(tmp_path)[path] != before[path]} == {
+        f"{results[2].items[1].image}.png"
+    }
