@@ -37,6 +37,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Look for missing or damaged shards, or check a model package."),
     "repair": ("repair", "Make what verify finds again, and nothing else."),
     "clean": ("stage", "Remove old masks, training runs and reports, by rule."),
+    "deploy": ("deploy", "Bring a Prefect server up to date: schedules, automations."),
+    "serve": ("serve", "Serve all flows from this machine, for Prefect's pages."),
     "config": ("config", "Show a stage's settings, merged from all places."),
 }
 """Command -> module under flows/commands, and what `segcore --help` says of it."""

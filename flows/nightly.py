@@ -17,8 +17,8 @@ from flows.ending import final_state
 from flows.naming import run_name
 from flows.tasks import StageStoppedError, stage
 from segcore.champion import champion
-from segcore.config import STAGES, NightlyConfig
-from segcore.config.nightly import CHAMPION
+from segcore.config import NightlyConfig
+from segcore.config.nightly import CHAMPION, FILLED
 from segcore.errors import StoreError
 from segcore.results import StageResult
 from segcore.store import Workspace
@@ -37,11 +37,11 @@ def nightly(config: NightlyConfig) -> State[Any]:
     try:
         results.append(stage("ingest", config.settings("ingest", until=half_way(until))))
         chosen["model"] = model_of(config)
-        images = images_by_priority(config, results[0])
+        package, images = chosen["model"], images_by_priority(config, results[0])
         # A source that changed replaces its image, and that its mask, without `overwrite`; finished ones stay.
         results.append(stage("predict", config.settings("predict", **chosen, images=images, until=stamped(until))))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
-        results.extend(stages_on_masks(config, chosen, results[-1]))
+        results.extend(stages_on_masks(config, chosen, package, results[-1]))
     except (StageStoppedError, StoreError) as error:
         stopped = str(error)
     try:  # also of a night that stopped early: what failed is to be read in the morning
@@ -75,7 +75,9 @@ def images_by_priority(config: NightlyConfig, ingested: StageResult) -> list[str
     return config.by_priority(sources, complete)
 
 
-def stages_on_masks(config: NightlyConfig, chosen: dict[str, str], predicted: StageResult) -> list[StageResult]:
+def stages_on_masks(
+    config: NightlyConfig, chosen: dict[str, str], package: str, predicted: StageResult
+) -> list[StageResult]:
     """Files, scores and drift of the masks that are finished; one that the time cut short is for the next night."""
     finished = sorted(item.image for item in predicted.items if item.state in FINISHED and item.image)
     if not finished and any(item.state == "left" for item in predicted.items):
@@ -83,8 +85,8 @@ def stages_on_masks(config: NightlyConfig, chosen: dict[str, str], predicted: St
     masks = {**chosen, "images": finished}
     results = [stage("export", config.export_settings(each, **masks)) for each in config.exports]
     results.append(stage("score", config.settings("score", **masks)))
-    if "drift" in STAGES:
-        results.append(stage("drift", config.settings("drift", **masks)))
+    if "drift" in FILLED:
+        results.append(stage("drift", config.settings("drift", model=package, images=finished)))
     return results
 
 

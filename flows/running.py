@@ -68,12 +68,15 @@ def run_stage_flow(stage: str, config: StageConfig, debug: bool = False) -> Stag
         SegcoreError: the flow's message, where it failed as a whole.
     """
     server = prepare_prefect(debug)
+    from prefect import tags
+
     from flows.stages import FLOWS
 
     stage_function(stage)  # loads torch while the server starts
     if server is not None:
         server.wait()
-    state: State[Any] = FLOWS[stage](config, return_state=True)  # type: ignore[assignment]
+    with tags("segcore"):
+        state: State[Any] = FLOWS[stage](config, return_state=True)  # type: ignore[assignment]
     return stage_results(state)[-1]
 
 

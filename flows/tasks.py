@@ -1,11 +1,14 @@
 """Tasks: one stage each, on the core's own function. They take and return small JSON; pixels stay in the workspace."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.sync import concurrency
+from prefect.runtime import deployment
 from prefect.states import Failed
 from prefect.tasks import Task
 
@@ -42,6 +45,17 @@ def may_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(error, BaseException) and is_transient(error)
 
 
+GPU_LIMIT = "segcore-gpu"
+"""The server's limit for stages that fill a GPU; `segcore deploy` makes it."""
+LONG_STAGES = ("train", "tune", "predict", "explain")
+
+
+def slot(stage: str) -> AbstractContextManager[None]:
+    """A slot of the limit for a long stage of a deployment's run; others, and runs by hand, wait for nobody."""
+    is_long = stage in LONG_STAGES and deployment.id is not None
+    return concurrency(GPU_LIMIT, strict=False) if is_long else nullcontext()
+
+
 # Neither cached nor persisted: the workspace's ledger says what is done, and survives a kill.
 @task(
     task_run_name="{stage}",
@@ -55,7 +69,7 @@ def run_stage(stage: str, settings: dict[str, Any]) -> Any:
     """One stage; a user's error becomes the task's state in one line, anything else its traceback."""
     try:
         check_settings(settings)
-        with FlowProgress(stage) as progress:
+        with slot(stage), FlowProgress(stage) as progress:
             return stage_function(stage)(build_config(STAGES[stage], settings), progress).model_dump(mode="json")
     except SegcoreError as error:
         if is_transient(error):

@@ -180,7 +180,10 @@ def test_json_of_a_failed_stage_is_one_object_too(monkeypatch: pytest.MonkeyPatc
 
 
 JSON_ARGUMENTS: dict[str, list[str]] = {
+    "champion": [],
+    "clean": [],
     "config show train": [],
+    "deploy": ["--file", "nowhere.yaml"],
     "doctor": [],
     "drift": ["--model", "m"],
     "explain": ["--model", "m"],
@@ -215,7 +218,7 @@ def test_json_of_every_command_has_the_keys_that_scripts_rely_on(
         "config show train"
     }
     for path, arguments in JSON_ARGUMENTS.items():
-        where = [] if path in ("inspect", "models") else ["--workspace", "w"]
+        where = [] if path in ("deploy", "inspect", "models") else ["--workspace", "w"]
         done = RUNNER.invoke(app, [*path.split(), *arguments, *where, "--json"])
         found = json.loads(done.stdout)
         assert {"paths", "seconds", "peak_mib"} <= set(found), path
@@ -343,7 +346,8 @@ def test_doctor_finds_a_workspace_that_can_be_written(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert done.exit_code == 0
     assert found["state"] == "done"
-    assert "create-only put works" in found["checks"][-1]["details"]["found"]
+    checks = {check["source"]: check["details"]["found"] for check in found["checks"]}
+    assert "create-only put works" in checks["workspace"]
     assert not list((tmp_path / "w").rglob("doctor-*"))
 
 
