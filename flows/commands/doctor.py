@@ -54,6 +54,8 @@ def doctor(
         checks["workspace"] = lambda: create_only_put(workspace)
     with stdout_kept_clean(), Peak() as peak:
         items = [checked(name, check) for name, check in checks.items()]
+        if items[list(checks).index("prefect server")].state == "done":
+            items += exposure()
     code = 1 if exit_code(items) else 0  # a set-up that is partly right is not right
     if json_:
         listed = [item.model_dump(mode="json", exclude_none=True) for item in items]
@@ -134,6 +136,30 @@ def create_only_put(uri: str) -> str:
     finally:
         objects.delete(key)
     return f"{objects.describe('')}: can be written, create-only put works"
+
+
+def exposure() -> list[ItemResult]:
+    """What the user's server lets in; nothing where there is none."""
+    from prefect.settings import get_current_settings
+
+    from flows.exposure import Exposure
+
+    api = get_current_settings().api
+    if api.url is None:
+        return []
+    password = None if api.auth_string is None else api.auth_string.get_secret_value()
+    items = []
+    try:
+        for name, told, fine in Exposure(api.url, password).findings():
+            details = {"found": told}
+            items.append(
+                ItemResult(
+                    state="done" if fine else "failed", source=name, details=details, error=None if fine else told
+                )
+            )
+    except (SegcoreError, OSError) as error:
+        items.append(ItemResult(state="failed", source="server settings", error=f"FAILED: {error}"))
+    return items
 
 
 def prefect_server() -> str:
