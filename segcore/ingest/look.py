@@ -19,6 +19,7 @@ from segcore.config import IngestConfig
 from segcore.errors import SegcoreError, SourceError
 from segcore.ingest.entries import Entry, check_found, image_id_of, is_pattern
 from segcore.ingest.job import Job
+from segcore.ingest.listing import is_prefix
 from segcore.sources import Joined, uri_of
 from segcore.sources.files import MEMBER, is_remote, split_member
 from segcore.sources.stamps import canonical_uri, is_local_folder, stamp
@@ -177,7 +178,7 @@ def vanished(workspace: Workspace, config: IngestConfig, present: Mapping[str, s
     Yields:
         Source and image id.
     """
-    roots = [given for given in config.sources if is_pattern(given) or is_local_folder(given)]
+    roots = [given for given in config.sources if is_pattern(given) or is_prefix(given) or is_local_folder(given)]
     # A server that lists nothing, or asks for credentials, has not lost everything.
     roots = [root for root in roots if not is_remote(root) or any(_lies_in(uri, root) for uri in present.values())]
     if not roots:
@@ -200,7 +201,7 @@ def _source_of(workspace: Workspace, image_id: str) -> str:
 
 
 def _lies_in(source: str, root: str) -> bool:
-    place = canonical_uri(root)
+    place = canonical_uri(root).rstrip("/")
     if not is_pattern(root):
         return source.startswith(f"{place}/")
     deep = "**" in root  # else a star stays within a folder

@@ -1,5 +1,6 @@
 """Flows on a temporary server: states, artifacts, retries; the stages themselves are stand-ins here."""
 
+import re
 import subprocess
 import sys
 import time
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import State
 
 from flows.artifacts import FlowProgress, escaped, image_rows, summary
 from flows.curve import curve_markdown
 from flows.ending import final_state
 from flows.running import run_stage_flow
 from flows.server import TemporaryServer, is_free
+from flows.stages import FLOWS
 from flows.tasks import is_transient, run_stage
 from segcore.config import STAGES, IngestConfig, PredictConfig, StageConfig, TrainConfig
 from segcore.errors import ConfigError, SegcoreError, StoreError
@@ -30,6 +33,18 @@ def test_a_stage_as_a_flow_returns_what_the_function_returned(stages: dict[str, 
     assert result.items == (GOOD,)
     assert result.paths == ("w/predict",)
     assert result.details["config"] == config.model_dump(mode="json")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_is_named_by_its_model_and_never_by_a_source(stages: dict[str, Stage]) -> None:
+    ran: list[State[Any]] = [
+        FLOWS["ingest"](IngestConfig(workspace="w", sources=("/in/mueller.png",)), return_state=True),
+        FLOWS["predict"](PredictConfig(workspace="w", model="/models/aerial/"), return_state=True),
+    ]
+    with get_client(sync_client=True) as client:
+        names = [client.read_flow_run(state.state_details.flow_run_id).name for state in ran]
+    for name, begins in zip(names, ("ingest", "predict aerial"), strict=True):
+        assert re.fullmatch(rf"{begins} \d{{4}}-\d\d-\d\d \d\d:\d\d", name)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -139,6 +139,18 @@ def test_a_source_that_vanished_is_named_and_its_image_stays(tmp_path: Path, pat
     assert len(Workspace.open(str(tmp_path / "w")).image_ids()) == 3
 
 
+def test_a_prefix_of_a_bucket_is_looked_at_again(tmp_path: Path, bucket: Bucket) -> None:
+    pytest.importorskip("s3fs")
+    for name in ("stays", "gone"):
+        bucket.put(picture(tmp_path / f"{name}.png"), f"in/2026/{name}.png")
+    config = IngestConfig(workspace=str(tmp_path / "w"), sources=(f"{bucket.uri}/in/",), processes=1)
+    assert [item.state for item in ingest(config).items] == ["done", "done"]
+    bucket.client.delete_object(Bucket=bucket.name, Key="in/2026/gone.png")
+    result = ingest(config)
+    assert [(item.source, item.state) for item in result.items] == [(f"{bucket.uri}/in/2026/stays.png", "skipped")]
+    assert result.details["vanished"] == [f"{bucket.uri}/in/2026/gone.png"]
+
+
 def test_an_unchanged_image_takes_three_requests(
     tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
