@@ -1,5 +1,6 @@
 """Serving: every flow as a deployment of this process, for a laptop: no work pool, no worker."""
 
+import logging
 from typing import Any
 
 from prefect import Flow, serve
@@ -41,4 +42,5 @@ def deployments(night: NightlyConfig | None, cron: str, time_zone: str) -> list[
 
 def serve_flows(night: NightlyConfig | None, cron: str, time_zone: str) -> None:
     """Serve them until Ctrl-C; one run at a time, since each takes all cores."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints Prefect's own Ctrl-C as an error
     serve(*deployments(night, cron, time_zone), limit=1)
