@@ -10,6 +10,7 @@ or none, and whoever writes it at this moment keeps it. Ages are told by the sto
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -58,7 +59,9 @@ def clean(config: CleanConfig, progress: Progress = SILENT) -> StageResult:
         if unknown:
             raise ConfigError(f"what: expected some of {', '.join(FINDERS)}, got {', '.join(sorted(unknown))}")
         before = datetime.now(UTC) - config.age
-        found = [old for what in config.what for old in FINDERS[what](workspace, config) if old.written < before]
+        aged = [old for what in config.what for old in FINDERS[what](workspace, config) if old.written < before]
+        going = {prefix for old in aged for prefix in old.prefixes}
+        found = [old for old in aged if old.prefixes[0].removesuffix("/lease") not in going or old.kind != "lease"]
         progress.start("clean", len(found), "things")
         items = []
         for old in found:
@@ -84,22 +87,29 @@ def _removed(workspace: Workspace, old: Old, dry_run: bool, progress: Progress) 
         progress.note(f"{verb} {label}: {num_bytes / 1e6:.1f} MB, {days} days old")
         return ItemResult(state="done", source=label, image=old.image, details=details)
     except LeaseHeldError:
-        progress.note(f"kept {label}: somebody is writing it")
+        progress.note(f"kept {label}: somebody is at it")
         return ItemResult(state="skipped", source=label, image=old.image, details={"reason": "in use"})
     except SegcoreError as error:
         return ItemResult(state="failed", source=label, image=old.image, error=worded(error, label))
 
 
 def _remove(workspace: Workspace, old: Old) -> None:
+    """Remove all of it under its lease; what is left of the leases afterwards is removed by itself.
+
+    So whoever begins on it anew as soon as the lease is given back loses nothing.
+    """
     objects = workspace.objects
-    if old.lease is not None and objects.newest(old.prefixes[0]) is not None:
-        with Lease(objects, old.lease, wait=False):
-            for image_id, name in old.arrays:
-                forget(workspace, image_id, name)
-            if not old.arrays:
-                objects.delete_prefix(old.prefixes[0])
-    for prefix in old.prefixes:  # also what giving the lease back left
-        objects.delete_prefix(prefix)
+    if objects.newest(old.prefixes[0]) != old.written:
+        raise LeaseHeldError(f"{objects.describe(old.prefixes[0])}: was written, or removed, a moment ago")
+    with nullcontext() if old.lease is None else Lease(objects, old.lease, wait=False):
+        for image_id, name in old.arrays:
+            forget(workspace, image_id, name)
+        for prefix in old.prefixes:
+            for key in [key for key, _ in objects.list(prefix) if "/lease/" not in key]:
+                objects.delete(key)
+    for prefix in old.prefixes:
+        objects.delete_prefix(prefix if old.kind == "lease" else f"{prefix}/lease")
+        objects.drop_empty(prefix)
 
 
 def _old_masks(workspace: Workspace, config: CleanConfig) -> Iterator[Old]:

@@ -11,7 +11,7 @@ import pytest
 
 from segcore.champion import promote
 from segcore.classes import ClassInfo
-from segcore.clean import clean
+from segcore.clean import FINDERS, clean
 from segcore.config import CleanConfig
 from segcore.errors import ConfigError
 from segcore.results import StageResult
@@ -106,6 +106,14 @@ def test_what_somebody_writes_stays(ws: Workspace) -> None:
         ("skipped", {"reason": "in use"})
     ]
     assert "m4" in ws.label_names("a")
+
+
+def test_what_was_written_since_it_was_looked_at_stays(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [old for old in FINDERS["masks"](ws, CleanConfig(workspace=ws.uri, keep_masks=2)) if old.name == "m4"]
+    put_label(ws, "a", "m4", np.ones((40, 40), np.uint8), CLASSES, version=1)
+    monkeypatch.setitem(FINDERS, "masks", lambda workspace, config: iter(found))
+    assert [item.state for item in run(ws, what=("masks",)).items] == ["skipped"]
+    assert ws.label("a", "m4").digest == "m4-1"
 
 
 def test_two_cleanings_at_once_end_as_one(ws: Workspace) -> None:

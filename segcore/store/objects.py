@@ -4,6 +4,7 @@ Everything that segcore writes goes through this class. A put is atomic: a reade
 new ones or nothing. On a local folder it has reached the disk when `put` returns.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -154,6 +155,14 @@ class Objects:
             shutil.rmtree(self.folder / prefix, ignore_errors=True)  # empty folders too
         for key, _ in list(self.list(prefix)):
             self.delete(key)
+
+    def drop_empty(self, prefix: str) -> None:
+        """Remove the empty folders of `prefix`, and itself, where it is one; only a local store has such."""
+        if self.folder is None:
+            return
+        for root, _, _ in os.walk(self.folder / prefix, topdown=False):
+            with contextlib.suppress(OSError):  # not empty: it stays
+                Path(root).rmdir()
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object below the folder `prefix`, page by page, in no order."""

@@ -1,6 +1,7 @@
 """One conformance suite for every kind of place: local folder, memory, S3."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,31 @@ def test_delete_prefix_leaves_the_neighbours(workspace: Workspace) -> None:
     workspace.objects.delete_prefix("d")
     assert list(workspace.objects.list("d")) == []
     assert workspace.objects.get("de/3") == b"x"
+
+
+def test_newest_is_when_anything_below_was_written_last(workspace: Workspace) -> None:
+    objects = workspace.objects
+    assert objects.newest("n") is None
+    began = datetime.now(UTC) - timedelta(seconds=2)  # S3 tells whole seconds
+    objects.put("n/a", b"1")
+    first = objects.newest("n")
+    objects.put("n/b/c", b"2")
+    last = objects.newest("n")
+    assert first is not None
+    assert last is not None
+    assert began < first <= last
+    assert objects.newest("n/b") == last
+
+
+def test_drop_empty_leaves_what_holds_anything(local_workspace: Workspace) -> None:
+    objects, folder = local_workspace.objects, Path(local_workspace.uri)
+    objects.put("e/full/x", b"1")
+    (folder / "e/a/b").mkdir(parents=True)
+    objects.drop_empty("e")
+    assert [path.name for path in (folder / "e").iterdir()] == ["full"]
+    objects.delete("e/full/x")
+    objects.drop_empty("e")
+    assert not (folder / "e").exists()
 
 
 def test_sweep_removes_what_killed_writers_leave(local_workspace: Workspace) -> None:
