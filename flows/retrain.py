@@ -24,7 +24,7 @@ from flows.tasks import StageStoppedError, stage
 from segcore.champion import Champion, champion, promote
 from segcore.config import RetrainConfig
 from segcore.errors import StoreError
-from segcore.results import StageResult
+from segcore.results import StageResult, failures
 from segcore.store import Workspace
 
 
@@ -88,28 +88,34 @@ def compared(
     for model in (challenger, stands.model):
         results.append(stage("predict", config.settings("predict", model=model, images=images)))
         masks.append(str(results[-1].details["name"]))
-    reports = []
-    for name, other in (masks, masks[::-1]):
+    reports, began = [], f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    for role, (name, other) in {"challenger": masks, "champion": masks[::-1]}.items():
         settings = config.settings("score", model=name, images=images, against=other)
-        results.append(stage("report", {**settings, "title": f"{name} against {other}"}))
+        shown_as = {"title": f"{name} against {other}", "run": f"retrain-{began}-{role}"}
+        results.append(stage("report", settings | shown_as))
         reports.append(results[-1].paths[0])
     scores: Mapping[str, Any] = results[-2].scores or {}
     row = scores["against"]["overall"][config.metric]
     told = f"{config.metric} {shown(row['value'])} against {shown(row['other'])}"
     told += f", difference {shown(row['difference'])}, 95 % interval {between(row['interval'])}"
     told += f", on {scores['against']['num_images']} images"
-    better = is_better(row, config.least)
+    better = is_better(row, config.least) and not failures(results)
     page = decision_page(challenger, stands.model, told, better, reports)
     BestEffort()(create_markdown_artifact, page, "retrain-decision", "Challenger and champion")
-    if better if config.promote == "better" else config.promote == "ask" and says_yes(config, page):
+    if is_promoted(config, better, page):
         promote(Workspace.open(config.workspace), challenger, told, reports[0], after=stands)
         return f"promoted {challenger}, which was {'better' if better else 'not better'} than {stands.model}: {told}"
     return f"kept {stands.model}; {challenger} was {'better' if better else 'not better'}: {told}"
 
 
 def is_better(row: Mapping[str, Any], least: float) -> bool:
-    """True where the whole interval of the difference lies above `least`; never without an interval."""
+    """True where the whole interval of the difference lies above `least`; never without one."""
     return row["interval"] is not None and row["interval"][0] > least
+
+
+def is_promoted(config: RetrainConfig, better: bool, page: str) -> bool:
+    """Whether the challenger takes the champion's place: by its scores, or as a person says."""
+    return says_yes(config, page) if config.promote == "ask" else config.promote == "better" and better
 
 
 def says_yes(config: RetrainConfig, page: str) -> bool:

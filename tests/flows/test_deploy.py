@@ -109,7 +109,7 @@ def test_a_run_can_bring_no_environment_and_no_command(client: SyncPrefectClient
         )
 
 
-def test_nor_would_the_worker_take_them_from_the_template() -> None:
+def test_nor_would_the_worker_take_them_from_the_template(prefect_server: None) -> None:
     template = json.loads((FOLDER / "pools" / "process.json").read_text(encoding="utf-8"))
     wanted = {"env": {"SEGCORE_SOURCE_ROOTS": "/"}, "command": "id", "env.A": "b"}
     found = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, wanted))

@@ -155,7 +155,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_second_night_does_nothing_and_a_changed_source_touches_only_itself(tmp_path: Path) -> None:
+def test_only_what_is_new_changed_or_of_a_new_model_is_done(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), np.uint8)
     (tmp_path / "in").mkdir()
     for name, each in zip("ab", pixels, strict=True):
@@ -185,3 +185,13 @@ def test_a_second_night_does_nothing_and_a_changed_source_touches_only_itself(tm
     assert {Path(path).name for path in files(tmp_path / "out") if files(tmp_path)[path] != before[path]} == {
         f"{results[2].items[1].image}.png"
     }
+    other = unet_package(Workspace.open(config.workspace), channels=(4, 8))
+    results = stage_results(nightly(config.model_copy(update={"model": other.model_id}), return_state=True))
+    assert [[item.state for item in result.items] for result in results[:3]] == [
+        ["skipped", "skipped"],
+        ["done", "done"],
+        ["done", "done"],
+    ]
+    ws = Workspace.open(config.workspace)
+    for image_id in ws.image_ids():
+        assert {package.model_id, other.model_id} <= set(ws.label_names(image_id))

@@ -1,8 +1,11 @@
 """Retrain: who is promoted, and by whom; the stages are stand-ins, the champion's history and the pause are real."""
 
+import json
+import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,15 +13,18 @@ import pytest
 from prefect.client.orchestration import get_client
 from pydantic import ValidationError
 
+from flows import functions
 from flows import retrain as module
 from flows.retrain import is_better, retrain
 from segcore.champion import champion, history, promote
 from segcore.classes import ClassInfo
-from segcore.config import RetrainConfig, StageConfig
+from segcore.config import PredictConfig, RetrainConfig, StageConfig
+from segcore.inference import predict
 from segcore.progress import Progress
 from segcore.results import StageResult
 from segcore.store import Workspace
 from tests.flows.stand_ins import GOOD, Stage
+from tests.inference.scenes import mask_of, scene, unet_package
 from tests.synthetic import put_image, put_label
 
 CLASSES = (ClassInfo(id=0, name="background", color=(0, 0, 0)), ClassInfo(id=1, name="a", color=(9, 9, 9)))
@@ -126,6 +132,34 @@ def test_without_held_out_images_nothing_is_trained(tmp_path: Path, ws: Workspac
     assert state.name == "Failed"
     assert "no image of split val has a target" in str(state.message)
     assert history(ws) == []
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_verdict_is_that_of_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All stages are real but the training; the target is the challenger's own mask, so that it cannot be beaten."""
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    old, new = unet_package(ws), unet_package(ws, channels=(4, 8))
+    for number in range(4):
+        put_image(ws, f"i{number}", scene(70, 90, number), split="test")
+    settings: dict[str, Any] = {"device": "cpu", "precision": "float32", "tile_px": 64, "shard_px": 256}
+    predict(PredictConfig(workspace=ws.uri, model=new.model_id, name="truth", **settings))
+    for image_id in ws.image_ids():
+        put_label(ws, image_id, "target", mask_of(ws, image_id, "truth"), new.classes)
+    trained = ModuleType("trained")
+    trained.train = lambda config, progress: StageResult(stage="train", details={"model": new.model_id})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trained", trained)
+    monkeypatch.setitem(functions.FUNCTIONS, "train", ("trained", "train"))
+    promote(ws, old.model_id)
+    state: Any = retrain(RetrainConfig(workspace=ws.uri, predict=settings, score={"resamples": 100}), return_state=True)
+    stands = champion(ws)
+    assert stands is not None
+    assert stands.model == new.model_id, state.message
+    assert stands.why.startswith("miou 1.0000 against 0.")
+    reports = [json.loads(path.read_text()) for path in sorted(Path(ws.uri, "reports").rglob("report.json"))]
+    told = {report["scores"]["mask"]: report["scores"]["against"] for report in reports}
+    assert told[new.model_id]["mask"] == old.model_id
+    assert told[new.model_id]["overall"]["miou"]["interval"][0] > 0
+    assert told[old.model_id]["overall"]["miou"]["interval"][1] < 0
 
 
 @pytest.mark.parametrize(
