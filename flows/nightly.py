@@ -1,4 +1,5 @@
-"""Nightly: ingest the sources that are new or changed, predict them, export, score where a target exists, report.
+"""Nightly: ingest the sources that are new or changed, predict them, export, score where a target exists, name what is
+unlike the training images, report.
 
 The workspace knows what is done, so the flow asks nobody: unchanged sources and finished masks come back as
 `skipped`, and a night in which nothing changed writes nothing. A failed image is named in the report, in the run's
@@ -18,7 +19,7 @@ from flows.naming import run_name
 from flows.tasks import StageStoppedError, stage
 from segcore.champion import champion
 from segcore.config import NightlyConfig
-from segcore.config.nightly import CHAMPION, FILLED
+from segcore.config.nightly import CHAMPION
 from segcore.errors import StoreError
 from segcore.results import StageResult
 from segcore.store import Workspace
@@ -85,8 +86,7 @@ def stages_on_masks(
     masks = {**chosen, "images": finished}
     results = [stage("export", config.export_settings(each, **masks)) for each in config.exports]
     results.append(stage("score", config.settings("score", **masks)))
-    if "drift" in FILLED:
-        results.append(stage("drift", config.settings("drift", model=package, images=finished)))
+    results.append(stage("drift", config.settings("drift", model=package, images=finished)))
     return results
 
 

@@ -93,9 +93,11 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(
     assert (state.type.value, state.name) == ("FAILED", "PartlyDone")
     assert state.message == "1 failed: b.tif: not an image"
     results = stage_results(state)
-    assert [result.stage for result in results] == ["ingest", "predict", "export", "score", "report"]
+    assert [result.stage for result in results] == ["ingest", "predict", "export", "score", "drift", "report"]
     configs = {result.stage: result.details["config"] for result in results[1:]}
-    assert configs["score"]["model"] == "unet-01234567"
+    assert (configs["score"]["model"], configs["drift"]["model"]) == ("unet-01234567", "m")
+    told = {told["stage"]: told["failed"] for told in configs["report"]["stages"]}
+    assert told == {"ingest": 1, "predict": 0, "export": 0, "score": 0, "drift": 0}
     assert configs["export"].items() >= {"output": "out/png", "format": "png", "images": ["a-01234567"]}.items()
     assert configs["report"]["failures"] == [["b.tif", "b.tif: not an image"]]
     table = next(args for kind, args in artifacts if kind == "create_table")
