@@ -116,17 +116,23 @@ def _old_masks(workspace: Workspace, config: CleanConfig) -> Iterator[Old]:
     """Of each image, masks that newer ones have replaced; the champion's counts as none of them."""
     kept = {*config.keep, *_champions_mask(workspace)}
     for image_id in workspace.begun_ids():
-        masks = []
-        for name in _mask_names(workspace, image_id):
-            written = workspace.objects.newest(f"state/{image_id}/{name}")
-            if name not in kept and written is not None:
-                masks.append((written, name))
-        for written, name in sorted(masks, reverse=True)[config.keep_masks :]:
-            names = _belonging(workspace, image_id, name)
-            states = [f"state/{image_id}/{each}" for each in (name, *(each for each in names if each != name))]
-            prefixes = (*states, *(array_prefix(image_id, each) for each in names))
-            arrays = tuple((image_id, each) for each in names)
-            yield Old("mask", name, prefixes, written, image_id, arrays, f"{states[0]}/lease")
+        names = [name for name in _mask_names(workspace, image_id) if name not in kept]
+        # Only a finished mask replaces another; and a lease, which somebody may take on an old one, makes it no newer.
+        made = {name: workspace.objects.newest(f"state/{image_id}/{name}", but="/lease/") for name in names}
+        finished = [(when, name) for name, when in made.items() if when and workspace.is_complete(image_id, name)]
+        newest = {name for _, name in sorted(finished, reverse=True)[: config.keep_masks]}
+        for mask in sorted(set(names) - newest):
+            written = workspace.objects.newest(f"state/{image_id}/{mask}")
+            if written is not None:
+                yield _old_mask(workspace, image_id, mask, written)
+
+
+def _old_mask(workspace: Workspace, image_id: str, mask: str, written: datetime) -> Old:
+    names = _belonging(workspace, image_id, mask)
+    states = [f"state/{image_id}/{each}" for each in (mask, *(each for each in names if each != mask))]
+    prefixes = (*states, *(array_prefix(image_id, each) for each in names))
+    arrays = tuple((image_id, each) for each in names)
+    return Old("mask", mask, prefixes, written, image_id, arrays, f"{states[0]}/lease")
 
 
 def _champions_mask(workspace: Workspace) -> set[str]:

@@ -116,6 +116,14 @@ def test_what_was_written_since_it_was_looked_at_stays(ws: Workspace, monkeypatc
     assert ws.label("a", "m4").digest == "m4-1"
 
 
+def test_neither_a_lease_nor_an_unfinished_mask_counts_as_a_newer_one(ws: Workspace) -> None:
+    withdraw_mark = Path(ws.uri, "images/a.ome.zarr/labels/m5/zarr.json")
+    withdraw_mark.unlink()
+    with Lease(ws.objects, "state/a/m4/lease"), Lease(ws.objects, "state/a/m5/lease"):
+        assert done(run(ws, what=("masks",))) == {("mask", "m3", "a")}
+    assert {"m1", "m2", "m4"} <= set(ws.label_names("a"))
+
+
 def test_two_cleanings_at_once_end_as_one(ws: Workspace) -> None:
     threads = [threading.Thread(target=run, args=(ws,)) for _ in range(2)]
     for thread in threads:

@@ -99,11 +99,17 @@ class Objects:
         except (BaseError, OSError) as error:
             raise self._failed("read", key, error) from error
 
-    def newest(self, prefix: str) -> datetime | None:
-        """When anything below the folder `prefix` was written last, by the store's clock; None where nothing is."""
+    def newest(self, prefix: str, but: str | None = None) -> datetime | None:
+        """When anything below the folder `prefix` was written last, by the store's clock; None where nothing is.
+
+        Args:
+            prefix: the folder.
+            but: a part of keys that do not count.
+        """
         try:
-            pages = obstore.list(self.raw, prefix=prefix)
-            return max((meta["last_modified"] for page in pages for meta in page), default=None)
+            found = (meta for page in obstore.list(self.raw, prefix=prefix) for meta in page)
+            times = (meta["last_modified"] for meta in found if but is None or but not in str(meta["path"]))
+            return max(times, default=None)
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
