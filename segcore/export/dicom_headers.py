@@ -2,24 +2,24 @@
 
     image.reopened --child--> slices in the order of the image's planes --> one header per slice, or one of all frames
 
-Only for DICOM SEG, which has to say to whom and to what it belongs; nothing of it is stored or logged.
+Only for DICOM SEG, which has to say to whom and to what it belongs; nothing of it is stored or logged. A file may have
+taken the place of another since: only one of the same content is believed, or a mask would get another patient's name.
 """
 
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from segcore.errors import SourceError, StoreError
 from segcore.export.source_grid import SourceGrid
 from segcore.geometry import Ints
 from segcore.isolation import Beat, ChildPool, Task
-from segcore.sources import Joined, SourceInfo, open_source, uri_of
+from segcore.sources import Joined, open_source, uri_of
 from segcore.sources.dicom import DicomSource
 from segcore.sources.dicom_series import Slice
 from segcore.sources.files import SourceFile
 from segcore.sources.slide_files import SlideFiles, vendor_of
+from segcore.sources.stamps import content_digest
 from segcore.store import Image
 
 EMPTY = (
@@ -34,23 +34,17 @@ CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4",
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
-TOLERANCE_MM = 1e-2
-"""By which a volume may have moved since it was ingested."""
-
-
 def volume_headers(image: Image, grid: SourceGrid) -> tuple[list[Any], list[int]]:
     """The headers of a source that is no slide, and which plane of the image each of their frames shows.
 
     Raises:
-        StoreError: if the source is no DICOM, or no longer the one that was ingested.
-        SourceError: if it cannot be read.
+        StoreError: if the source is no DICOM.
+        SourceError: if it cannot be read, or is no longer what was ingested.
     """
-    found = _in_child(read_volume, image.reopened)
-    if found is None:
+    if image.attributes.get("reader") != "dicom":
         raise StoreError(_no_dicom(image))
-    info, slices, headers = found
-    if not _is_same(info, grid):
-        raise StoreError(f"image {image.image_id}: its source is another volume now; ingest it again with --overwrite")
+    slices, headers = _in_child(read_volume, image)
+    assert len(slices) == grid.num_planes, f"{len(slices)} slices, {grid.num_planes} planes"
     if all(part.frame is None for part in slices):
         return completed(image, headers), list(range(grid.num_planes))
     if len(headers) > 1:
@@ -63,12 +57,15 @@ def slide_header(image: Image, shape_yx: Ints) -> Any:
 
     Raises:
         StoreError: if the source is no slide in DICOM, or none of its files is of that size.
-        SourceError: if it cannot be read.
+        SourceError: if it cannot be read, or is no longer what was ingested.
     """
-    headers = _in_child(read_slide, image.reopened)
+    headers = _in_child(read_slide, image)
     if headers is None:
         raise StoreError(_no_dicom(image))
+    series = headers[0].get("SeriesInstanceUID")
     for found in headers:
+        if found.get("SeriesInstanceUID") != series:  # another slide of the folder
+            continue
         if (found.get("TotalPixelMatrixRows"), found.get("TotalPixelMatrixColumns")) == shape_yx:
             return completed(image, [found])[0]
     raise StoreError(
@@ -77,39 +74,50 @@ def slide_header(image: Image, shape_yx: Ints) -> Any:
     )
 
 
-def _in_child(function: Callable[..., Any], source: str | Joined) -> Any:
-    """What a function makes of a source: files come from outside, also when they are read again."""
+def _in_child(function: Callable[..., Any], image: Image) -> Any:
+    """What a function makes of an image's source: files come from outside, also when they are read again."""
+    source = image.reopened
     with ChildPool(1) as pool:
-        (outcome,) = pool.run([Task(function, (source,), label=uri_of(source))])
+        (outcome,) = pool.run([Task(function, (source, image.digest), label=uri_of(source))])
     if outcome.error is not None:
         raise outcome.error
     return outcome.result
 
 
-def read_volume(beat: Beat, source: str | Joined) -> tuple[SourceInfo, tuple[Slice, ...], list[Any]] | None:
-    """In a child: what a source is, its slices, and the header of each of its files; None of what is no DICOM."""
+def read_volume(beat: Beat, source: str | Joined, digest: str) -> tuple[tuple[Slice, ...], list[Any]]:
+    """In a child: the slices of a source, and the header of each of its files."""
+    _check_content(beat, source, digest)
     with open_source(source) as opened:
-        if not isinstance(opened, DicomSource):
-            return None
-        info, slices = opened.info, opened.slices
+        assert isinstance(opened, DicomSource), f"{opened.uri}: read by {opened.info.reader}, expected dicom"
+        slices = opened.slices
     headers = []
     for uri in dict.fromkeys(part.file for part in slices):
         beat()
         headers.append(header(uri))
-    return info, slices, headers
+    return slices, headers
 
 
-def read_slide(beat: Beat, source: str | Joined) -> list[Any] | None:
-    """In a child: the headers of all files of a slide; None of what is no slide in DICOM."""
+def read_slide(beat: Beat, source: str | Joined, digest: str) -> list[Any] | None:
+    """In a child: the headers of a slide's files, and of others in its folder; None of what is no slide in DICOM."""
     file = SourceFile(uri_of(source))
     if vendor_of(file) != "dicom":
         return None
+    _check_content(beat, source, digest)
     files = SlideFiles.of(file, "dicom")
     headers = []
     for part in (files.main, *files.parts):
         beat()
         headers.append(header(part.uri))
     return headers
+
+
+def _check_content(beat: Beat, source: str | Joined, digest: str) -> None:
+    """Refuse what was not ingested, whatever its name and its geometry are."""
+    if content_digest(source, beat) != digest:
+        raise SourceError(
+            f"{uri_of(source)}: it has changed since it was ingested, so that its header may be another patient's; "
+            "bring the old file back, or ingest it with --overwrite and predict again"
+        )
 
 
 def header(uri: str) -> Any:
@@ -130,15 +138,6 @@ def header(uri: str) -> Any:
     plain = pydicom.Dataset(found)  # without the open file
     plain.file_meta = found.file_meta
     return plain
-
-
-def _is_same(info: SourceInfo, grid: SourceGrid) -> bool:
-    """True if the source has the planes and the place of the mask still."""
-    if tuple(n for axis, n in zip(info.axes, info.shape, strict=True) if axis != "c") != grid.shape:
-        return False
-    if info.affine is None or grid.affine is None:
-        return info.affine is grid.affine
-    return bool(np.allclose(info.affine.matrix, grid.affine.matrix, rtol=0, atol=TOLERANCE_MM))
 
 
 def completed(image: Image, headers: Sequence[Any]) -> list[Any]:

@@ -104,7 +104,10 @@ class _Pyramid:
     @property
     def reopened(self) -> str | Joined:
         """What `open_source` takes to read the source again: its copy in the workspace, where there is one."""
-        return self.source if self._link is None else source_of(located(self._link, self._objects))
+        if self._link is not None:
+            return source_of(located(self._link, self._objects))
+        joined = self.attributes.get("recipe", {}).get("entry", {}).get("joined")
+        return self.source if joined is None else Joined.model_validate(joined)
 
     @property
     def split(self) -> str | None:
