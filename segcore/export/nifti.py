@@ -7,6 +7,7 @@ format (nifti1.h, nifti2.h).
 
 import gzip
 import io
+import itertools
 import json
 import re
 import zlib
@@ -28,7 +29,11 @@ MAX_SIDE_NIFTI1 = 32767
 LABELS = 1002
 """NIFTI_INTENT_LABEL: the values are ids."""
 SCANNER = 1
-"""NIFTI_XFORM_SCANNER_ANAT."""
+"""NIFTI_XFORM_SCANNER_ANAT: the space that an affine maps to, where the source does not tell."""
+SPACES = range(SCANNER, 6)
+"""The codes that there are: scanner, aligned, Talairach, MNI 152, another template."""
+FAR_OFF = 0.05
+"""How far the qform may put a voxel from where the sform puts it, in sides of the smallest voxel."""
 HEAD_BYTES = 2**20
 """Of a file in which the stamp is looked for."""
 
@@ -59,14 +64,16 @@ def _head(image: Image, mask: Label, grid: SourceGrid, config: ExportConfig) -> 
     header = nibabel.Nifti1Header() if max(shape) <= MAX_SIDE_NIFTI1 else nibabel.Nifti2Header()
     header.set_data_dtype(mask.dtype)
     header.set_data_shape(shape)
-    header.set_xyzt_units("mm")
     header.set_slope_inter(1, 0)
     header["intent_code"] = LABELS
     header["descrip"] = f"segcore {mask.digest or ''}"[:79]
-    if grid.affine is None:
-        header.set_zooms(_zooms(grid.spacing))
-    else:
-        _place(header, np.array(grid.affine.matrix))
+    if grid.affine is not None:
+        header.set_xyzt_units("mm")
+        space = image.attributes.get("details", {}).get("space_code")
+        _place(header, np.array(grid.affine.matrix), space if space in SPACES else SCANNER)
+    elif (sides := _sides_mm(grid.spacing)) is not None:
+        header.set_xyzt_units("mm")
+        header.set_zooms(sides)
     told = {
         KEY: stamp(mask, config),
         "lineage": lineage(image, mask),
@@ -88,19 +95,22 @@ def _library(image: Image) -> Any:
     return nibabel
 
 
-def _place(header: Any, matrix: np.ndarray[Any, Any]) -> None:
-    """Sform, and qform where a rotation says the same: it knows no shears."""
-    header.set_qform(matrix, SCANNER, strip_shears=True)
-    if not np.allclose(header.get_qform(), matrix, rtol=1e-4, atol=1e-3):
+def _place(header: Any, matrix: np.ndarray[Any, Any], space: int) -> None:
+    """Sform, and qform where a rotation says the same of every voxel: it knows no shears."""
+    header.set_sform(matrix, space)
+    header.set_qform(matrix, space, strip_shears=True)
+    last = [side - 1 for side in header.get_data_shape()]
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n) for n in last))])
+    apart = corners @ (header.get_qform() - matrix).T
+    if np.abs(apart).max() > FAR_OFF * min(header.get_zooms()):
         header.set_qform(None)
-    header.set_sform(matrix, SCANNER)
 
 
-def _zooms(spacing: Spacing | None) -> tuple[float, float, float]:
-    """Sides of a voxel (x, y, z) in mm; 1 where nothing is known."""
+def _sides_mm(spacing: Spacing | None) -> tuple[float, float, float] | None:
+    """Of a voxel, (x, y, z); an axis that has none is 1. None where nothing is known."""
     factor = METERS_PER_UNIT.get(spacing.unit) if spacing is not None else None
     if spacing is None or factor is None:
-        return (1.0, 1.0, 1.0)
+        return None
     x, y, z = (spacing.values[axis] * factor * 1e3 if axis in spacing.values else 1.0 for axis in "xyz")
     return (x, y, z)
 

@@ -181,9 +181,9 @@ def _matrix(header: Any) -> tuple[np.ndarray[Any, Any] | None, dict[str, Any]]:
     if code not in UNITS_MM:
         details["unit"] = "not given, taken as mm"
     if int(header["sform_code"]) > 0:
-        matrix, details["geometry"] = header.get_sform(), "sform"
+        matrix, details["geometry"], details["space_code"] = header.get_sform(), "sform", int(header["sform_code"])
     elif int(header["qform_code"]) > 0:
-        matrix, details["geometry"] = _qform(header), "qform"
+        matrix, details["geometry"], details["space_code"] = _qform(header), "qform", int(header["qform_code"])
     else:
         details["note"] = "neither sform nor qform: the file does not say how the volume lies in the patient"
         return None, details

@@ -73,8 +73,40 @@ def test_sheared_affine_has_no_qform(tmp_path: Path) -> None:
     ws, image_id = _ingested(tmp_path, _write_source(tmp_path, (4, 5, 3), sheared))
     put_label(ws, image_id, "m", _ids(3, 5, 4), axes=("z", "y", "x"))
     found = _export(ws, tmp_path)
-    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (1, 0)
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (2, 0)
     np.testing.assert_allclose(found.affine, sheared, rtol=1e-6)
+
+
+def test_small_shear_of_a_long_volume_has_no_qform(tmp_path: Path) -> None:
+    """A thousandth of a side per voxel is a whole voxel at the far end."""
+    sheared = np.diag([0.5, 0.5, 2, 1])
+    sheared[0, 1] = 0.0005
+    ws, image_id = _ingested(tmp_path, _write_source(tmp_path, (3, 1000, 2), sheared))
+    put_label(ws, image_id, "m", _ids(2, 1000, 3), axes=("z", "y", "x"))
+    header = _export(ws, tmp_path).header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (2, 0)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(2, 2), (4, 4), (77, 1)])
+def test_space_stays_that_of_the_source(tmp_path: Path, code: int, expected: int) -> None:
+    """A mask of a brain in MNI's space (4) is none of the scanner's (1); there is no space 77."""
+    path = tmp_path / "scan.nii"
+    made = nibabel.Nifti1Image(np.ones((4, 5, 3), np.int16), np.diag([-2, 2, 3, 1]))
+    made.set_qform(None)
+    made.header["sform_code"] = code
+    nibabel.save(made, path)
+    ws, image_id = _ingested(tmp_path, path)
+    put_label(ws, image_id, "m", _ids(3, 5, 4), axes=("z", "y", "x"))
+    header = _export(ws, tmp_path).header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (expected, expected)
+
+
+def test_where_nothing_is_known_nothing_is_said(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_image(ws, "i", np.ones((1, 6, 4), np.uint8))
+    put_label(ws, "i", "m", _ids(6, 4))
+    header = _export(ws, tmp_path).header
+    assert (header.get_xyzt_units()[0], header.get_zooms()) == ("unknown", (1, 1, 1))
 
 
 def test_mask_of_a_resampled_image_is_brought_back(tmp_path: Path) -> None:
