@@ -102,13 +102,13 @@ def _export_item(masked: Masked, output: Output, config: ExportConfig) -> ItemRe
         image, mask = masked.opened()
         _check_shape(image, mask, config.format)
         mark = MARKS.get(config.format)
-        if not config.overwrite and output.exists(name):
+        if not config.overwrite and output.exists(name) and not (mark and output.is_unfinished(name)):
             held = _held(output, name if mark is None else f"{name}/{mark}", read_stamp)
             if held == stamp(mask, config):
                 reason = f"{path} holds this mask already"
                 return ItemResult(state="skipped", image=image.image_id, path=path, details={"reason": reason})
             if held is None or not config.renew:
-                raise StoreError(f"{path} holds another mask, or other coordinates; --overwrite replaces it")
+                raise StoreError(f"{path} holds another mask, or this one in another form; --overwrite replaces it")
         with output.place(name, mark) as temporary:
             details = write(image, mask, temporary, config)
     except OSError as error:

@@ -36,5 +36,7 @@ def standalone_label(image: Image, label: Label, more: dict[str, Any]) -> Iterat
         yield f"{level}/{ngff.ARRAY_FILES[spec.ngff]}", canonical_json(array_metadata(spec, shape))
     words = ngff.image_label(label.classes, spec.ngff)
     del words["source"]  # no image lies above it
+    georef = image.georef and image.georef.at_level(label.base_level)
+    place = {} if georef is None else ngff.geozarr(georef, label.shape()[-2:])
     ome = {"multiscales": ngff.multiscales(label.name, spec, image.spacing), "image-label": words}
-    yield from ngff.group(spec.ngff, ome, more).items()
+    yield from ngff.group(spec.ngff, ome, {**place, **more}).items()

@@ -1,6 +1,8 @@
 """Exported files read back by GDAL, Pillow and a JSON parser, against the mask in the workspace."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,7 @@ def test_file_of_the_same_mask_is_kept_and_of_another_refused(tmp_path: Path, ou
     (same,) = export(config).items
     assert (same.state, same.details) == ("skipped", {"reason": f"{path} holds this mask already"})
     put_label(ws, "scene-1", "m", np.zeros(SHAPE, np.uint8), CLASSES, version=1)
-    refused = f"{path} holds another mask, or other coordinates; --overwrite replaces it"
+    refused = f"{path} holds another mask, or this one in another form; --overwrite replaces it"
     assert [(item.state, item.error) for item in export(config).items] == [("failed", refused)]
     renewing = config.model_copy(update={"renew": True})
     assert [export(renewing).items[0].state for _ in range(2)] == ["done", "skipped"]
@@ -227,6 +229,16 @@ def test_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
     assert [item.state for item in result.items] == ["failed", "done"]
     assert result.exit_code == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["scene-1.tif"]
+
+
+def test_what_killed_exports_left_is_swept(tmp_path: Path) -> None:
+    old, running = tmp_path / "out" / ".segcore-old", tmp_path / "out" / ".segcore-running"
+    for folder in (old, running):
+        folder.mkdir(parents=True)
+        (folder / "scene-1.tif").write_bytes(b"half")
+    os.utime(old, (time.time() - 4 * 86400,) * 2)
+    _export(_workspace(tmp_path), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".segcore-running", "scene-1.tif"]
 
 
 def test_export_to_a_remote_folder(tmp_path: Path) -> None:
