@@ -22,7 +22,7 @@ from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.dicom_headers import slide_header, uid_of, volume_headers
 from segcore.export.source_grid import SourceGrid
-from segcore.export.stamp import KEY, lineage, stamp
+from segcore.export.stamp import KEY, lineage, plain, stamp
 from segcore.scoring.counts import foreground_rows
 from segcore.store import Image, Label
 
@@ -59,7 +59,9 @@ def write_dicom_seg(image: Image, mask: Label, path: Path, config: ExportConfig)
         tiled = {"tile_pixel_array": True, "tile_size": (TILE_PX, TILE_PX)}
     else:
         (headers, order), tiled = volume_headers(image, grid), {}
-    numbers = _numbers(image, mask, grid, classes)[order]
+    numbers = _numbers(image, mask, grid, classes)
+    if order != sorted(order):
+        numbers = numbers[order]
     described = [_description(n, info, image, mask, config) for n, info in enumerate(classes, 1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that break the standard a little
@@ -75,7 +77,7 @@ def write_dicom_seg(image: Image, mask: Label, path: Path, config: ExportConfig)
                 omit_empty_frames=bool(numbers.any()),
             )
             made.save_as(path)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:  # what it raises for a header that lacks
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # what it raises for a header that lacks
             reason = " ".join(str(error).split())[:200]
             raise StoreError(
                 f"image {image.image_id}: its source's header does not suffice for a DICOM SEG ({reason}); "
@@ -119,6 +121,7 @@ def _description(number: int, info: ClassInfo, image: Image, mask: Label, config
     from pydicom.sr.coding import Code
 
     told = lineage(image, mask)
+    name = plain(info.name).replace("\\", "/")[:MAX_NAME]  # a backslash would make it two
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=told.get("model", mask.name)[:MAX_NAME],
         family=codes.DCM.ArtificialIntelligence,
@@ -128,9 +131,9 @@ def _description(number: int, info: ClassInfo, image: Image, mask: Label, config
     )
     return highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=info.name[:MAX_NAME],
+        segment_label=name,
         segmented_property_category=codes.SCT.Tissue,
-        segmented_property_type=Code(f"class-{info.id}", "99SEGCORE", info.name[:MAX_NAME]),
+        segmented_property_type=Code(f"class-{info.id}", "99SEGCORE", name),
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
         display_color=highdicom.color.CIELabColor.from_rgb(*info.color),

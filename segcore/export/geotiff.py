@@ -23,7 +23,7 @@ from rasterio.windows import Window as RasterWindow
 
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
-from segcore.export.stamp import KEY, LINEAGE, lineage, stamp
+from segcore.export.stamp import KEY, LINEAGE, lineage, plain, stamp
 from segcore.geometry import Grid, level_shapes
 from segcore.spatial import METERS_PER_UNIT, Georef, Spacing
 from segcore.store import Image, Label
@@ -102,7 +102,7 @@ def _describe(sink: Any, image: Image, mask: Label, config: ExportConfig) -> Non
     spacing = image.spacing and image.spacing.at_level(mask.base_level)
     sink.update_tags(**_resolution(image.georef, spacing), SEGCORE_MASK=mask.name)
     sink.update_tags(**{KEY: stamp(mask, config), LINEAGE: json.dumps(lineage(image, mask))})
-    sink.update_tags(1, **{f"CLASS_{info.id}": info.name for info in mask.classes})
+    sink.update_tags(1, **{f"CLASS_{info.id}": plain(info.name) for info in mask.classes})
     if not mask.tells_objects:
         sink.write_colormap(1, {info.id: (*info.color, 255) for info in mask.classes})
 

@@ -23,7 +23,7 @@ import tifffile
 
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
-from segcore.export.stamp import KEY, lineage, stamp
+from segcore.export.stamp import KEY, lineage, plain, stamp
 from segcore.geometry import Grid, level_shapes, rounded_up
 from segcore.spatial import METERS_PER_UNIT
 from segcore.store import Image, Label
@@ -136,7 +136,7 @@ def _metadata(image: Image, mask: Label, config: ExportConfig) -> dict[str, Any]
 
 def _classes(mask: Label) -> dict[str, str]:
     """Id, name and colour of each class; of objects there are none."""
-    return {f"class {info.id}": "{} #{:02x}{:02x}{:02x}".format(info.name, *info.color) for info in mask.classes}
+    return {f"class {info.id}": "{} #{:02x}{:02x}{:02x}".format(plain(info.name), *info.color) for info in mask.classes}
 
 
 def ome_tiff_stamp(stream: IO[bytes]) -> str | None:

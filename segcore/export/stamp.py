@@ -1,5 +1,7 @@
 """Stamp: which mask an exported file holds, and where that comes from; kept in the file itself."""
 
+import re
+
 from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.spatial import parse_length
@@ -11,6 +13,9 @@ LINEAGE = "SEGCORE_LINEAGE"
 """The same, of the lineage."""
 VECTOR = ("geojson", "geopackage", "geoparquet")
 """Formats of polygons, which hold the same mask in several ways."""
+
+UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
+"""Control characters, and what is no character at all."""
 
 
 def stamp(mask: Label, config: ExportConfig) -> str:
@@ -47,3 +52,8 @@ def lineage(image: Image, mask: Label) -> dict[str, str]:
         "code_version": mask.attributes.get("code_version"),
     }
     return {key: str(value) for key, value in found.items() if value}
+
+
+def plain(name: str) -> str:
+    """A class's name without what XML and DICOM cannot hold; names come from users' files."""
+    return UNFIT.sub(" ", name)

@@ -117,6 +117,14 @@ def test_lineage_is_in_the_algorithm(tmp_path: Path) -> None:
     assert told["source_digest"] == ws.image(image_id).digest
 
 
+def test_names_that_dicom_cannot_hold_stay_one(tmp_path: Path) -> None:
+    ws, image_id = _ingested(tmp_path, write_series(tmp_path / "ct", np.ones((2, 8, 7), np.uint16)))
+    odd = ClassInfo(id=1, name="lobe\\left\x07" + "x" * 80, color=(1, 2, 3))
+    put_label(ws, image_id, "m", np.ones((2, 8, 7), np.uint8), (odd,), axes=("z", "y", "x"))
+    (segment,) = pydicom.dcmread(_path(_export(ws, tmp_path))).SegmentSequence
+    assert segment.SegmentLabel == f"lobe/left {'x' * 54}"
+
+
 def test_frames_of_one_file_keep_their_order(tmp_path: Path) -> None:
     """Frame k of the file is plane PLACES[k] of the image."""
     made = enhanced(np.ones((4, 8, 6), np.int16), FrameOfReferenceUID="1.2.3.4", DimensionOrganizationType="3D")

@@ -11,7 +11,7 @@ import rasterio
 import tifffile
 from openslide import OpenSlide
 
-from segcore.classes import default_classes
+from segcore.classes import ClassInfo, default_classes
 from segcore.config import ExportConfig, IngestConfig
 from segcore.export import export, ome_tiff
 from segcore.geometry import Window
@@ -78,6 +78,18 @@ def test_physical_size_channel_and_lineage_are_in_the_xml(tmp_path: Path) -> Non
     assert next(tree.iter(PIXELS.replace("Pixels", "Channel"))).attrib["Name"] == "m"
     told = {each.attrib["K"]: each.text for each in tree.iter(PIXELS.replace("Pixels", "M"))}
     assert (told["SEGCORE_STAMP"], told["plan_digest"], told["class 1"]) == ("m-0", "m-0", "class 1 #e69f00")
+
+
+def test_names_with_control_characters_leave_the_xml_readable(tmp_path: Path) -> None:
+    ws = _workspace(tmp_path, _noise(40, 30))
+    odd = ClassInfo(id=1, name='<M K="SEGCORE_STAMP">\x01a\0b\ud800', color=(1, 2, 3))
+    put_label(ws, "i", "m", _noise(40, 30), (odd,), version=1)
+    with tifffile.TiffFile(_path(_export(ws, tmp_path))) as found:
+        assert found.ome_metadata is not None
+        tree = ElementTree.fromstring(found.ome_metadata)
+    told = {each.attrib["K"]: each.text for each in tree.iter(PIXELS.replace("Pixels", "M"))}
+    assert (told["class 1"], told["SEGCORE_STAMP"]) == ('<M K="SEGCORE_STAMP"> a b  #010203', "m-1")
+    assert _export(ws, tmp_path).state == "skipped"
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
