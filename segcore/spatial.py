@@ -48,6 +48,14 @@ class Spacing(BaseModel):
         values = {axis: size * 2**level if axis in "yx" else size for axis, size in self.values.items()}
         return self.model_copy(update={"values": values})
 
+    @property
+    def px_per_cm(self) -> tuple[float, float] | None:
+        """Along x and along y, as TIFF has it; None where the unit is no length."""
+        if self.unit not in METERS_PER_UNIT or not {"y", "x"} <= self.values.keys():
+            return None
+        x, y = (0.01 / (self.values[axis] * METERS_PER_UNIT[self.unit]) for axis in "xy")
+        return x, y
+
 
 class WantedSpacing(BaseModel):
     """The spacing that a user asks for: `0.5`, in the source's own unit, or with a unit: `0.5um`, `10m`."""

@@ -25,7 +25,7 @@ from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.stamp import KEY, LINEAGE, lineage, plain, stamp
 from segcore.geometry import Grid, level_shapes
-from segcore.spatial import METERS_PER_UNIT, Georef, Spacing
+from segcore.spatial import Georef, Spacing
 from segcore.store import Image, Label
 
 WINDOW_PX = 2048
@@ -158,16 +158,10 @@ def georeference(georef: Georef | None, where: str) -> dict[str, Any]:
 
 def _resolution(georef: Georef | None, spacing: Spacing | None) -> dict[str, str]:
     """TIFF's pixels per centimetre, for images that lie nowhere on earth."""
-    if georef is not None or spacing is None or spacing.unit not in METERS_PER_UNIT:
+    if georef is not None or spacing is None or spacing.px_per_cm is None:
         return {}
-    if not {"y", "x"} <= spacing.values.keys():
-        return {}
-    per_cm = {axis: 0.01 / (spacing.values[axis] * METERS_PER_UNIT[spacing.unit]) for axis in "yx"}
-    return {
-        "TIFFTAG_XRESOLUTION": f"{per_cm['x']:.9g}",
-        "TIFFTAG_YRESOLUTION": f"{per_cm['y']:.9g}",
-        "TIFFTAG_RESOLUTIONUNIT": "3",
-    }
+    x, y = spacing.px_per_cm
+    return {"TIFFTAG_XRESOLUTION": f"{x:.9g}", "TIFFTAG_YRESOLUTION": f"{y:.9g}", "TIFFTAG_RESOLUTIONUNIT": "3"}
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.stamp import KEY, lineage, plain, stamp
 from segcore.geometry import Grid, level_shapes, rounded_up
-from segcore.spatial import METERS_PER_UNIT
 from segcore.store import Image, Label
 
 TILE_PX = 512
@@ -111,10 +110,9 @@ def _chain_levels(path: Path) -> None:
 def _resolution(image: Image, mask: Label, level: int) -> dict[str, Any]:
     """TIFF's pixels per centimetre, for those who read no XML."""
     spacing = image.spacing and image.spacing.at_level(mask.base_level + level)
-    if spacing is None or spacing.unit not in METERS_PER_UNIT or not {"y", "x"} <= spacing.values.keys():
+    if spacing is None or spacing.px_per_cm is None:
         return {}
-    per_cm = [0.01 / (spacing.values[axis] * METERS_PER_UNIT[spacing.unit]) for axis in "xy"]
-    return {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
+    return {"resolution": spacing.px_per_cm, "resolutionunit": "CENTIMETER"}
 
 
 def _metadata(image: Image, mask: Label, config: ExportConfig) -> dict[str, Any]:
