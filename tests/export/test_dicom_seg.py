@@ -201,6 +201,16 @@ def test_another_patient_in_its_place_is_refused(tmp_path: Path) -> None:
     assert pydicom.dcmread(_path(_export(ws, tmp_path))).PatientName == "Roe^Richarda"
 
 
+def test_a_copy_in_the_workspace_stands_for_the_source(tmp_path: Path) -> None:
+    source = write_series(tmp_path / "ct", np.ones((3, 8, 7), np.uint16))
+    ws, image_id = _ingested(tmp_path, source, copy_source=True)
+    _put(ws, image_id, _ids(3, 8, 7))
+    (tmp_path / "ct").rename(tmp_path / "gone")
+    path = _path(_export(ws, tmp_path))
+    assert pydicom.dcmread(path).PatientName == "Roe^Richarda"
+    _assert_read_back(path, tmp_path / "gone", _numbers(_ids(3, 8, 7)))
+
+
 def test_of_two_slides_in_a_folder_each_keeps_its_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that is named first is a coarse level; the finest of the other slide has the same size."""
     named = [("mine", (4, 6)), ("other", (8, 12)), ("mine", (8, 12))]
