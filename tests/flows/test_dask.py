@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image as Picture
@@ -15,7 +16,7 @@ from PIL import Image as Picture
 from flows import dask
 from flows.dask import Done, dask_crew, perform
 from flows.functions import stage_function
-from segcore.config import IngestConfig, PredictConfig
+from segcore.config import ExportConfig, IngestConfig, PredictConfig, ScoreConfig
 from segcore.errors import ConfigError, SegcoreError
 from segcore.isolation import Crew, Task
 from segcore.progress import SILENT
@@ -107,7 +108,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         pass
 
 
-def test_ingest_and_predict_on_dask_workers_give_the_same_and_leave_no_process(tmp_path: Path) -> None:
+def test_stages_on_dask_workers_give_the_same_and_leave_no_process(tmp_path: Path) -> None:
     for number in range(3):
         Picture.fromarray(scene(700, 600, number).transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:2000])
@@ -122,9 +123,16 @@ def test_ingest_and_predict_on_dask_workers_give_the_same_and_leave_no_process(t
         model = unet_package(ws, channels=(4, 8)).model_id
         predicted = stage_function("predict")(PredictConfig(model=model, name="m", **shared), SILENT)
         assert [item.state for item in predicted.items] == ["done"] * 3
+        of_mask = {"workspace": ws.uri, "dask": where, "model": "m"}
+        scored = stage_function("score")(ScoreConfig(**of_mask), SILENT)
+        assert [item.details.pop("reused") for item in scored.items] == [where is not None] * 3
+        files = tmp_path / f"files-{len(levels)}"
+        exported = stage_function("export")(ExportConfig(**of_mask, output=str(files), format="png"), SILENT)
+        assert [item.state for item in exported.items] == ["done"] * 3
         assert list(verify(ws)) == []
         images = [ws.image(image_id) for image_id in ws.image_ids()]
-        levels[where] = [image.digest for image in images], [every_level(ws, i.image_id, "m") for i in images]
+        told = [image.digest for image in images], [item.details for item in scored.items], _contents(files)
+        levels[where] = told, [every_level(ws, image.image_id, "m") for image in images]
     assert levels[None][0] == levels["LOCAL:2"][0]
     for alone, spread in zip(levels[None][1], levels["LOCAL:2"][1], strict=True):
         assert all((mine == theirs).all() for mine, theirs in zip(alone, spread, strict=True))
@@ -132,6 +140,10 @@ def test_ingest_and_predict_on_dask_workers_give_the_same_and_leave_no_process(t
     while (left := _started_since(before)) and time.monotonic() < deadline:
         time.sleep(0.1)  # one that was killed takes a moment to be gone
     assert left == []
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    return {path.name: np.asarray(Picture.open(path)).tolist() for path in folder.glob("*.png")}
 
 
 def _started_since(before: set[psutil.Process]) -> list[str]:
