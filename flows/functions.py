@@ -26,7 +26,17 @@ FUNCTIONS = {
 
 
 def stage_function(stage: str) -> StageFunction:
-    """The function behind a stage, by the stage's name."""
+    """The function behind a stage, by the stage's name; one that shall run on dask workers gets them as its crew."""
     module, name = FUNCTIONS[stage]
-    function: StageFunction = getattr(importlib.import_module(module), name)
-    return function
+    function: Callable[..., StageResult] = getattr(importlib.import_module(module), name)
+
+    def run(config: StageConfig, progress: Progress) -> StageResult:
+        where = getattr(config, "dask", None)
+        if where is None or getattr(config, "dry_run", False):
+            return function(config, progress)
+        from flows.dask import dask_crew
+
+        with dask_crew(where, isolated_mib=getattr(config, "memory_mib", None)) as crew:
+            return function(config.model_copy(update={"dask": None}), progress, crew)
+
+    return run

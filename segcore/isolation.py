@@ -24,14 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import psutil
 
 from segcore.errors import SegcoreError, SourceError
 from segcore.isolation_child import HAS_DATA_LIMIT, Beat, found_by_name, held_mib
 
-__all__ = ["Beat", "ByName", "ChildPool", "Outcome", "Task"]
+__all__ = ["Beat", "ByName", "ChildPool", "Crew", "Outcome", "Task"]
 
 START_DEADLINE_S = 120.0
 """A child that has not started, or not imported the task's module, by then is broken (busy machines are slow)."""
@@ -93,6 +93,17 @@ class Outcome:
     attempts: int = 1
     traceback: str | None = None
     """The child's traceback, for --debug."""
+
+
+class Crew(Protocol):
+    """Processes that run tasks: a `ChildPool`, or others elsewhere."""
+
+    @property
+    def processes(self) -> int:
+        """How many there are now."""
+
+    def run(self, tasks: Iterable[Task], on_beat: Callable[[Task, int], None] | None = None) -> Iterator[Outcome]:
+        """Run tasks, taken one by one as processes come free; their outcomes come as they finish."""
 
 
 class ChildPool:

@@ -4,6 +4,7 @@ The lists come from the environment of the process that works, which who starts 
 
     SEGCORE_SOURCE_ROOTS      folders and URL prefixes that may be read, with `;` between them
     SEGCORE_WORKSPACE_ROOTS   those that may be written too: workspaces, exports
+    SEGCORE_DASK_SCHEDULERS   addresses of dask schedulers, with `;` between them: what they send is trusted
 
 Where neither is set, as on a person's own command line, nothing is limited; where one is, the other allows nothing
 until it is set too. A URL's server may still send its answer from elsewhere.
@@ -18,10 +19,11 @@ from urllib.parse import unquote
 from segcore.errors import ConfigError, SourceError
 
 SOURCE_ROOTS, WORKSPACE_ROOTS = "SEGCORE_SOURCE_ROOTS", "SEGCORE_WORKSPACE_ROOTS"
+DASK_SCHEDULERS = "SEGCORE_DASK_SCHEDULERS"
 
 READ = ("sources", "manifest")
 """Settings that are always a place."""
-READ_IF_A_PATH = ("classes", "aoi", "model", "init", "screen", "ensemble", "against")
+READ_IF_A_PATH = ("classes", "aoi", "model", "init", "screen", "ensemble", "against", "compare")
 """Settings that may be a place, or a name in the workspace."""
 WRITTEN = ("workspace", "output", "mlflow")
 
@@ -47,6 +49,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         for place in _places(settings.get(name)):
             if not _lies_below(place, _listed(WORKSPACE_ROOTS)):
                 raise ConfigError(f"{name} {place}: {_outside('write', WORKSPACE_ROOTS)}")
+    scheduler = settings.get("dask")
+    if scheduler is not None and "://" in scheduler and scheduler not in _listed(DASK_SCHEDULERS):
+        raise ConfigError(f"dask {scheduler}: {_outside('work with', DASK_SCHEDULERS)}")
 
 
 def check_source(uri: str) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from segcore.config import IngestConfig
 from segcore.errors import ConfigError, SourceError
 from segcore.ingest import ingest
-from segcore.roots import SOURCE_ROOTS, WORKSPACE_ROOTS, check_settings, check_source, may_read
+from segcore.roots import DASK_SCHEDULERS, SOURCE_ROOTS, WORKSPACE_ROOTS, check_settings, check_source, may_read
 
 
 @pytest.fixture
@@ -52,6 +52,20 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_what_may_be_read(roots: Path, place: str, allowed: bool) -> None:
     assert may_read(place.format(roots)) is allowed
+
+
+def test_a_run_works_with_the_listed_dask_schedulers_alone(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"workspace": f"{roots}/out/w"}
+    monkeypatch.setenv(DASK_SCHEDULERS, "tls://gpus:8786; tls://more:8786")
+    for allowed in (None, "LOCAL:2", "tls://more:8786"):
+        check_settings({**where, "dask": allowed})
+    with pytest.raises(ConfigError, match=r"dask tcp://evil:8786: .* sets SEGCORE_DASK_SCHEDULERS"):
+        check_settings({**where, "dask": "tcp://evil:8786"})
+
+
+def test_reports_of_elsewhere_are_not_compared(roots: Path) -> None:
+    with pytest.raises(ConfigError, match=r"compare .*secret/w/reports/x: lies outside"):
+        check_settings({"workspace": f"{roots}/out/w", "compare": ("mine", f"{roots}/secret/w/reports/x")})
 
 
 def test_a_link_counts_as_what_it_leads_to(roots: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from segcore.errors import ConfigError
 from segcore.spatial import WantedSpacing
@@ -46,6 +46,14 @@ class StageConfig(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(unknown_key(str(key), list(cls.model_fields)))
         return values
+
+
+class SpreadConfig(StageConfig):
+    """Base of the configs of stages whose work can be spread over dask workers."""
+
+    dask: str | None = Field(default=None, pattern=r"^(?i:local:[1-9]\d*|[a-z]+://\S+)$")
+    """Do the work on dask workers: `LOCAL:n` = so many on this machine, or the address of a scheduler
+    (tcp://host:8786)."""
 
 
 def checked_spacing(text: str | None) -> str | None:

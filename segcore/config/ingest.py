@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from segcore.config.base import StageConfig, checked_spacing
+from segcore.config.base import SpreadConfig, checked_spacing
 from segcore.until import checked_until
 
 
@@ -31,7 +31,7 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     return train / total, val / total, test / total
 
 
-class IngestConfig(StageConfig):
+class IngestConfig(SpreadConfig):
     """Sources -> images in the workspace, with their targets."""
 
     sources: tuple[Annotated[str, BeforeValidator(escaped)], ...] = ()

@@ -5,14 +5,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from segcore.config.base import StageConfig
+from segcore.config.base import SpreadConfig
 from segcore.until import checked_until
 
 RESERVED_NAMES = ("image", "target", "target_instances", "valid", "foreground")
 """What no mask may be called: the image itself, and the labels that no model makes."""
 
 
-class PredictConfig(StageConfig):
+class PredictConfig(SpreadConfig):
     """Images and a model package -> masks."""
 
     model: str

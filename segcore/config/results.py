@@ -4,13 +4,13 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from segcore.config.base import StageConfig
+from segcore.config.base import SpreadConfig, StageConfig
 from segcore.results import StageTold
 from segcore.spatial import parse_length
 
 
-class ScoreConfig(StageConfig):
-    """Masks and targets -> counts and scores."""
+class _Scoring(StageConfig):
+    """What scores and reports are both asked for."""
 
     model: str
     """Model id in the workspace (the mask's name), or the path of a model package."""
@@ -41,7 +41,11 @@ class ScoreConfig(StageConfig):
         return text
 
 
-class ReportConfig(ScoreConfig):
+class ScoreConfig(_Scoring, SpreadConfig):
+    """Masks and targets -> counts and scores."""
+
+
+class ReportConfig(_Scoring):
     """Scores and pictures -> report.html and report.json."""
 
     model: str = ""
@@ -67,7 +71,7 @@ class ReportConfig(ScoreConfig):
         return self
 
 
-class ExportConfig(StageConfig):
+class ExportConfig(SpreadConfig):
     """Masks -> files in the source's own geometry."""
 
     model: str

@@ -8,7 +8,7 @@ into it, so that a rerun keeps what is right and never takes an old mask for a n
 import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ from segcore.export.output import Output
 from segcore.export.png import png_stamp, write_png
 from segcore.export.stac import Catalogue, item_name
 from segcore.export.stamp import stamp
+from segcore.isolation import Beat, Crew, Task
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
@@ -58,12 +59,17 @@ MARKS: dict[str, str] = {"ome-zarr": MARK}
 """Formats that are folders, and the file in them that is written last and holds the stamp."""
 
 
-def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
+def export(config: ExportConfig, progress: Progress = SILENT, crew: Crew | None = None) -> StageResult:
     """Write every mask of one name to a file of its own in `config.output`.
 
     A file that holds this very mask already is kept (state skipped); one that holds anything else is kept too,
     but as a failure, unless `config.overwrite` is set. A failing image is named in `items` and does not stop the
     others.
+
+    Args:
+        config: which masks, as what, where to.
+        progress: hears of images.
+        crew: processes that write the files, for a caller that has some; by default this one does.
 
     Raises:
         ConfigError: if `config.model` is neither a mask's name nor a model package.
@@ -73,25 +79,49 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> StageResult:
         workspace = Workspace.open(config.workspace)
         name = mask_name(workspace, config.model)
         chosen = select(workspace, name, config.images)
-        output, catalogue = Output(config.output), Catalogue(workspace, config)
         progress.start("export", len(chosen), "images")
-        items = []
-        for masked in chosen:
-            item = _export_item(masked, output, config)
-            if config.stac and item.state != "failed":
-                item = _catalogued(item, masked, output, catalogue)
+        items: dict[str, ItemResult] = {}
+        for image_id, item in _exported(workspace, chosen, config, crew):
             if item.state != "done":
                 progress.note(f"{item.image}: {item.error or item.details['reason']}")
-            items.append(item)
+            items[image_id] = item
             progress.advance()
+    ordered = tuple(items[masked.image_id] for masked in chosen)
     return StageResult(
         stage="export",
-        items=tuple(items),
-        paths=tuple(item.path for item in items if item.path is not None),
+        items=ordered,
+        paths=tuple(item.path for item in ordered if item.path is not None),
         seconds=peak.seconds,
         peak_mib=peak.mib,
         details={"mask": name, "format": config.format},
     )
+
+
+def _exported(
+    workspace: Workspace, chosen: Sequence[Masked], config: ExportConfig, crew: Crew | None
+) -> Iterator[tuple[str, ItemResult]]:
+    """What became of each image, by its id, as they finish."""
+    output, catalogue = Output(config.output), Catalogue(workspace, config)
+    if crew is None:
+        for masked in chosen:
+            yield masked.image_id, _with_catalogue(masked, output, catalogue, config)
+        return
+    for outcome in crew.run(Task(export_image, (config, masked.image_id), masked.image_id) for masked in chosen):
+        image_id = outcome.task.label
+        failed = ItemResult(state="failed", image=image_id, error=str(outcome.error))
+        yield image_id, failed if outcome.error is not None else outcome.result
+
+
+def export_image(beat: Beat, config: ExportConfig, image_id: str) -> ItemResult:
+    """Export one image, in a process that helps."""
+    workspace = Workspace.open(config.workspace)
+    (masked,) = select(workspace, mask_name(workspace, config.model), (image_id,))
+    return _with_catalogue(masked, Output(config.output), Catalogue(workspace, config), config)
+
+
+def _with_catalogue(masked: Masked, output: Output, catalogue: Catalogue, config: ExportConfig) -> ItemResult:
+    item = _export_item(masked, output, config)
+    return _catalogued(item, masked, output, catalogue) if config.stac and item.state != "failed" else item
 
 
 def _export_item(masked: Masked, output: Output, config: ExportConfig) -> ItemResult:

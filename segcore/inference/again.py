@@ -32,10 +32,21 @@ def config_again(
     Raises:
         SegcoreError: if it was not made by predict, its model is not there, or its plan cannot be kept here.
     """
-    plan, where = frozen["plan"], f"mask {name} of image {image_id}"
+    plan, where = frozen["plan"], _where(image_id, name)
     if plan.get("stage") != "predict":
         raise StoreError(f"{where}: not made by predict; make it again with the command that made it")
-    image, package = ws.image(image_id), package_of(ws, plan["model"], where)
+    return config_under(ws, package_of(ws, plan["model"], where), image_id, name, frozen, made)
+
+
+def config_under(
+    ws: Workspace, package: ModelPackage, image_id: str, name: str, frozen: dict[str, Any], made: dict[str, Any]
+) -> PredictConfig:
+    """As `config_again`, with the model at hand.
+
+    Raises:
+        SegcoreError: if the plan cannot be kept here.
+    """
+    plan, where, image = frozen["plan"], _where(image_id, name), ws.image(image_id)
     shard_px = frozen["storage"]["shard_px"]
     tile = _tile_of(plan, tuple(frozen["storage"]["shape"][-2:]), shard_px, len(package.contract.axes))
     is_tuned = plan["blend"] == "crop" and made.get("tile_px") is None and made.get("halo", "fast") == "fast"
@@ -67,6 +78,10 @@ def config_again(
             "--overwrite"
         )
     return config
+
+
+def _where(image_id: str, name: str) -> str:
+    return f"mask {name} of image {image_id}"
 
 
 def _mask_name(plan: dict[str, Any], name: str) -> str:

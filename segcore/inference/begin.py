@@ -30,7 +30,7 @@ from segcore.stretch import Stretch, stretch_of
 def begin(
     ws: Workspace, job: Job, grid: ModelGrid, batches: Batches, opened_by: Callable[..., Staging] = Staging.begin
 ) -> MaskRun | None:
-    """Freeze the image's plan, and open what is to be written by it; None if all of it is finished.
+    """Freeze the image's plan, open what is to be written by it, and find what is left; None if all is finished.
 
     Args:
         ws: where its image, mask and layers are.
@@ -42,6 +42,21 @@ def begin(
     Raises:
         SegcoreError: if what stands is of another plan, or what is asked for cannot be.
     """
+    run = opened(ws, job, grid, batches, opened_by)
+    if run is None:
+        return None
+    try:
+        run.look_for_work(*_together(job, run.tiling))
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def opened(
+    ws: Workspace, job: Job, grid: ModelGrid, batches: Batches, opened_by: Callable[..., Staging]
+) -> MaskRun | None:
+    """As `begin`, but nothing is looked for: what is to be done is known already."""
     image_id, overwrite = grid.image.image_id, job.config.overwrite
     scope, spec = scope_of(ws, job, grid), mask_spec(job, grid)
     frozen = scope.frozen | _frozen_sample(job, grid)
@@ -55,13 +70,13 @@ def begin(
         if any(not ws.is_complete(image_id, layer_name(job.name, kind)) for kind in layer_specs):
             _refuse_other_layers(plan, tonight, f"image {image_id}: mask {job.name}")
     staging = opened_by(ws, image_id, job.name, plan, spec, overwrite=overwrite, supersede=STALE_WITH)
-    opened = [staging]
+    stagings = [staging]
     try:
-        layers = tuple(_layers(job, tonight, layer_specs, opened, opened_by))
-        if all(each.finished for each in opened):
+        layers = tuple(_layers(job, tonight, layer_specs, stagings, opened_by))
+        if all(each.finished for each in stagings):
             return None
         stretch = stretch_of(grid.image) if job.package.contract.stretch else None
-        run = MaskRun(
+        return MaskRun(
             grid,
             staging,
             tiling,
@@ -76,10 +91,8 @@ def begin(
             compiled=job.is_compiled(tiling),
             plan=plan,
         )
-        run.look_for_work(*_together(job, tiling))
-        return run
     except BaseException:
-        for each in opened:
+        for each in stagings:
             each.close()
         raise
 

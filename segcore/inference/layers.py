@@ -65,6 +65,11 @@ class Layer:
         self._begun: dict[Ints, Pixels] = {}
         self._missing_px: dict[Ints, int] = {}
 
+    def help_with(self, unit: Window) -> None:
+        """Write the shards that take their pixels from a work unit of the mask, and coarser ones of theirs alone."""
+        self._begun, self._missing_px = {}, {}
+        self._writer = None if self.staging.finished else self.staging.writer(self._with_channels(self._own(unit)))
+
     def lacks(self, window: Window) -> bool:
         """True if a shard is left that takes pixels from a window of the mask's level, over the axes without c."""
         if self.staging.finished:

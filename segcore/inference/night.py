@@ -19,9 +19,11 @@ from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.numerics import Network, devices_of
 from segcore.inference.objects import with_objects
+from segcore.inference.orders import orders
 from segcore.inference.pipeline import Load, Pipeline, Threads
 from segcore.inference.plan import mask_attributes, mask_spec
 from segcore.inference.run import MaskRun, share_of_all
+from segcore.isolation import Crew, Task
 from segcore.pace import keep_pace
 from segcore.progress import Progress
 from segcore.results import ItemResult
@@ -45,7 +47,10 @@ class Night:
         image_ids: tuple[str, ...],
         progress: Progress,
         refused: Mapping[str | None, str],
+        crew: Crew | None = None,
     ) -> None:
+        """With a crew its processes infer, and this one only plans and finishes."""
+        self._crew = crew
         self._ws, self._job, self._image_ids, self._progress = ws, job, image_ids, progress
         self._refused = refused
         self._until = Until(job.config.until)
@@ -91,7 +96,10 @@ class Night:
         """Make masks; `_items` then has one for each image."""
         advance = self._progress.advance
         try:
-            Pipeline(self._networks, threads, lambda run: advance(), self._finish).run(self._loads(image_ids))
+            if self._crew is None:
+                Pipeline(self._networks, threads, lambda run: advance(), self._finish).run(self._loads(image_ids))
+            else:
+                self._lead(self._crew, image_ids)
         finally:
             for run in self._runs.values():
                 run.close()
@@ -100,6 +108,36 @@ class Night:
         self._runs.clear()
 
     def _loads(self, image_ids: Sequence[str]) -> Iterator[Load]:
+        for run in self._begun(image_ids):
+            while run.units and not run.failed and not self._until.is_over:
+                yield from unit_loads(self._job, run, *run.units.popleft())
+
+    def _lead(self, crew: Crew, image_ids: Sequence[str]) -> None:
+        """Hand out the work units; an image is finished when the last of its own is back."""
+        for outcome in crew.run(self._orders(image_ids)):
+            run, (order,) = self._runs.get(outcome.task.label), outcome.task.args
+            if run is None or run.failed:  # whatever else comes of an image that is given up
+                continue
+            if outcome.error is not None:
+                run.fail(outcome.error)
+                continue
+            run.helped(outcome.result, order.num_shards)
+            self._progress.advance(order.num_shards)
+            if run.remaining == 0:
+                try:
+                    self._finish(run)
+                except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
+                    run.fail(error)
+
+    def _orders(self, image_ids: Sequence[str]) -> Iterator[Task]:
+        for run in self._begun(image_ids):
+            for task in orders(self._job, run):
+                if run.failed or self._until.is_over:
+                    break
+                yield task
+
+    def _begun(self, image_ids: Sequence[str]) -> Iterator[MaskRun]:
+        """The images in which something is left to infer, one after the other."""
         for image_id in image_ids:
             self._forget_failed()
             if self._until.is_over:
@@ -110,10 +148,8 @@ class Night:
             except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
                 self._failed(image_id, error)
                 continue
-            if run is None:
-                continue
-            while run.units and not run.failed and not self._until.is_over:
-                yield from unit_loads(self._job, run, *run.units.popleft())
+            if run is not None:
+                yield run
 
     def _forget_failed(self) -> None:
         """A night of many images keeps nothing of those that failed but their items."""

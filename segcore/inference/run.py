@@ -37,6 +37,12 @@ class Counts:
     shards_resumed: int = 0
     px_written: int = 0
 
+    def add(self, other: "Counts") -> None:
+        """What another process did of the same image."""
+        for name in ("tiles", "repeated", "shards_written", "px_written"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.skipped.update(other.skipped)
+
 
 @dataclass
 class MaskRun:
@@ -131,6 +137,25 @@ class MaskRun:
         self.units = deque((unit, shards) for unit, shards in left if shards)
         self.remaining = sum(len(shards) for _, shards in self.units)
         self.counts.shards_resumed = spec.num_shards - self.remaining
+
+    def help_with(self, unit: Window, parts: Iterable[Window]) -> None:
+        """Take one work unit from the process that leads, and write its coarser shards too; the rest is the leader's.
+
+        Args:
+            unit: an aligned group of the mask's shards.
+            parts: of it, each computed for itself; a shard that is finished by now is not computed again.
+        """
+        left = ((part, self._pending(part)) for part in parts)
+        self.counts, self.units = Counts(), deque((part, shards) for part, shards in left if shards)
+        self.remaining = sum(len(shards) for _, shards in self.units)
+        self._writer = None if self.staging.finished else self.staging.writer(unit)
+        for layer in self.layers:
+            layer.help_with(unit)
+
+    def helped(self, counts: Counts, num_shards: int) -> None:
+        """Another process has finished so many shards, some of them in an attempt that did not live to tell."""
+        self.counts.add(counts)
+        self.remaining -= num_shards
 
     def _pending(self, unit: Window) -> list[Ints]:
         """The shards of a work unit that are left, of the mask or of a layer, in Z-order."""

@@ -24,7 +24,7 @@ from segcore.ingest.recipe import Recipe
 from segcore.ingest.settings import options_of, settings_of
 from segcore.ingest.splits import given_splits, in_splits
 from segcore.ingest.tasks import Settings, copy_source, list_members, probe, source_digest, write_windows
-from segcore.isolation import ByName, ChildPool, Outcome, Task
+from segcore.isolation import ByName, ChildPool, Crew, Outcome, Task
 from segcore.measure import Peak, num_cores
 from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
@@ -44,13 +44,13 @@ MANY_SHARDS = 4
 KeyT = TypeVar("KeyT")
 
 
-def ingest(config: IngestConfig, progress: Progress = SILENT, pool: ChildPool | None = None) -> StageResult:
+def ingest(config: IngestConfig, progress: Progress = SILENT, pool: Crew | None = None) -> StageResult:
     """Bring sources into the workspace.
 
     Args:
         config: what, where to and how.
         progress: hears shards, and of sources that are gone; those that fail are in the result.
-        pool: children to work with, for a caller of many calls; one of its own by default.
+        pool: processes to work with, for a caller that has some (dask workers); children of its own by default.
 
     Returns:
         One item per source, in the order given; `paths` are the images.
@@ -83,7 +83,7 @@ def running(
     config: IngestConfig,
     workspace: Workspace | None,
     progress: Progress,
-    pool: ChildPool | None = None,
+    pool: Crew | None = None,
     settings: Settings | None = None,
 ) -> Iterator["Run"]:
     """A run with its threads, and with children of its own where it is given none; arguments as those of `Run`."""
@@ -110,7 +110,7 @@ class Run:
         self,
         config: IngestConfig,
         workspace: Workspace | None,
-        pool: ChildPool,
+        pool: Crew,
         threads: ThreadPoolExecutor,
         progress: Progress,
         settings: Settings | None = None,

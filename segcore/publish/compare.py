@@ -15,7 +15,7 @@ from segcore.errors import ConfigError, StoreError
 from segcore.progress import Progress
 from segcore.publish.pictured import MAX_BYTES
 from segcore.publish.planes import coarse_plane, read_ids, read_picture
-from segcore.publish.sides import Side, find_side
+from segcore.publish.sides import Side, find_side, score_config
 from segcore.report import (
     Chip,
     ComparedImage,
@@ -105,9 +105,10 @@ def _found(one: Side, other: Side, config: ReportConfig) -> _Found:
     paired = pairs(one.images, other.images)
     if not paired:
         raise StoreError(f"compare: {one.name} and {other.name} share no image with the same content and target")
-    rows = {row["image"]: row for row in differences(paired, config)}
+    rules = score_config(config)
+    rows = {row["image"]: row for row in differences(paired, rules)}
     paired = sorted(paired, key=lambda pair: _change(pair, rows), reverse=True)
-    return _Found((one, other), paired, rows, compared(paired, other.name, config) if rows else None)
+    return _Found((one, other), paired, rows, compared(paired, other.name, rules) if rows else None)
 
 
 def _content(

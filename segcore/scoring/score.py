@@ -7,12 +7,14 @@ reads it back as long as that identity stands, and counts again when any of it c
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segcore.config import ScoreConfig
 from segcore.errors import ConfigError, IncompleteError, StoreError
+from segcore.isolation import Beat, Crew, Task
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
@@ -29,6 +31,8 @@ from segcore.scoring.summary import BoundaryScores, ImageScore, empty_score
 from segcore.selection import Masked, failure, is_of_earlier, mask_name, select
 from segcore.spatial import METERS_PER_UNIT, parse_length
 from segcore.store import Image, Label, Workspace, instances_name, is_instances, seal, unseal
+
+log = logging.getLogger("segcore.scoring")
 
 FORMAT = 2
 """Version of score.json; another one is counted again."""
@@ -47,10 +51,15 @@ class Scored:
     against: Against | None = None
 
 
-def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
+def score(config: ScoreConfig, progress: Progress = SILENT, crew: Crew | None = None) -> StageResult:
     """Score every mask of one name against its target; areas also where there is none.
 
     A failing image is named in `items` and does not stop the others.
+
+    Args:
+        config: which masks, and how.
+        progress: hears of images.
+        crew: processes that count the images, for a caller that has some; by default this one does.
 
     Raises:
         ConfigError: if `config.model` or `config.against` is neither a mask's name nor a model package, or the name
@@ -58,7 +67,7 @@ def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
         StoreError: if there is no workspace, no image has the mask, or none has both.
     """
     with Peak() as peak:
-        found = score_masks(Workspace.open(config.workspace), config, progress)
+        found = score_masks(Workspace.open(config.workspace), config, progress, crew)
     return StageResult(
         stage="score",
         items=found.items,
@@ -69,17 +78,24 @@ def score(config: ScoreConfig, progress: Progress = SILENT) -> StageResult:
     )
 
 
-def score_masks(workspace: Workspace, config: ScoreConfig, progress: Progress = SILENT) -> Scored:
+def score_masks(
+    workspace: Workspace, config: ScoreConfig, progress: Progress = SILENT, crew: Crew | None = None
+) -> Scored:
     """What `score` counts, image by image, before it becomes one document; raises as `score` does."""
     name = _mask_of_classes(workspace, config.model, "--model")
     other = None if config.against is None else _mask_of_classes(workspace, config.against, "--against")
-    scored, items = _scored(workspace, select(workspace, name, config.images, config.split), config, progress)
+    chosen = select(workspace, name, config.images, config.split)
+    if crew is not None:
+        _count_in(crew, chosen, config, progress)
+    scored, items = _scored(workspace, chosen, config, progress)
     against = None
     if other is not None:
         chosen = select(workspace, other, config.images, config.split)
         both = [each for each in chosen if each.image_id in {item.image for item in items}]
         if not both:
             raise StoreError(f"no image in {workspace.uri} has both masks, {name} and {other}")
+        if crew is not None:
+            _count_in(crew, both, config, progress)
         compared, others = _scored(workspace, both, config, progress)
         against = Against(other, compared)
         items += [_of_other(item, other) for item in others if item.state == "failed"]
@@ -92,6 +108,22 @@ def _mask_of_classes(workspace: Workspace, model: str, option: str) -> str:
         mask = name.removesuffix(instances_name(""))
         raise ConfigError(f"{option} {name}: these are the objects of {mask}; score {mask}, which scores both")
     return name
+
+
+def _count_in(crew: Crew, chosen: Sequence[Masked], config: ScoreConfig, progress: Progress) -> None:
+    """Let others count; what they keep is read back, and what failed there says so when it is tried here."""
+    masks = [masked.mask for masked in chosen if masked.mask is not None]
+    progress.start("count", len(masks), "images")
+    tasks = (Task(count_image, (config, mask.image_id, mask.name), mask.image_id) for mask in masks)
+    for outcome in crew.run(tasks):
+        log.debug("counted %s (%s)", outcome.task.label, outcome.error or "done")
+        progress.advance()
+
+
+def count_image(beat: Beat, config: ScoreConfig, image_id: str, name: str) -> None:
+    """Count one image, in a process that helps, and keep the counts in the workspace."""
+    workspace = Workspace.open(config.workspace)
+    score_image(workspace, workspace.image(image_id), workspace.label(image_id, name), config)
 
 
 def _scored(

@@ -1,0 +1,172 @@
+"""Helper: a mask that others infer is the mask of one process, bit for bit, whoever fails on the way."""
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segcore.config import PredictConfig
+from segcore.errors import SegcoreError, StoreError
+from segcore.geometry import Window
+from segcore.inference import helper, predict
+from segcore.inference.numerics import Network
+from segcore.inference.orders import Order
+from segcore.isolation import Outcome, Task
+from segcore.store import Layer, Workspace, verify
+from segcore.store.plan import latest_plan
+from tests.inference.scenes import every_level, scene, unet_package
+from tests.synthetic import put_image
+
+IMAGES = {"a": (2300, 1300), "b": (700, 500)}
+"""The first has six work units of 1024 px."""
+
+
+class Room:
+    """A crew of this very process; tasks travel as they would to another one."""
+
+    processes = 2
+
+    def __init__(self, before: Callable[[int, Order], None] = lambda number, order: None) -> None:
+        self.orders: list[Order] = []
+        self._before = before
+
+    def run(self, tasks: Iterable[Task], on_beat: Callable[[Task, int], None] | None = None) -> Iterator[Outcome]:
+        for task in tasks:
+            sent = pickle.loads(pickle.dumps(task))
+            (order,) = sent.args
+            self.orders.append(order)
+            try:
+                self._before(len(self.orders), order)
+                yield Outcome(task, result=pickle.loads(pickle.dumps(sent.function(lambda amount=1: None, order))))
+            except SegcoreError as error:
+                yield Outcome(task, error=error)
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    for seed, (image_id, sides) in enumerate(IMAGES.items()):
+        put_image(ws, image_id, scene(*sides, seed))
+    return ws
+
+
+@pytest.fixture
+def asked(ws: Workspace) -> dict[str, Any]:
+    model = unet_package(ws, channels=(4, 8)).model_id
+    return {"workspace": ws.uri, "model": model, "shard_px": 256, "tile_workers": 2}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "crop": {},
+    "gaussian": {"blend": "gaussian", "tile_px": 160, "halo": 32},
+    "layers": {"layers": ("probs", "margin"), "layer_level": 1},
+    "batch": {"batch": 2, "views": "flips"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_mask_does_not_depend_on_who_infers(ws: Workspace, asked: dict[str, Any], settings: dict[str, Any]) -> None:
+    alone = predict(PredictConfig(**asked, **settings, name="alone"))
+    crew = Room()
+    result = predict(PredictConfig(**asked, **settings, name="crew"), crew=crew)
+    assert [item.state for item in (*alone.items, *result.items)] == ["done"] * 4
+    assert [order.unit.shape for order in crew.orders if order.config.images == ("a",)].count((1024, 1024)) == 2
+    assert len(crew.orders) == 7
+    for image_id in IMAGES:
+        pairs = zip(every_level(ws, image_id, "alone"), every_level(ws, image_id, "crew"), strict=True)
+        assert all((mine == theirs).all() for mine, theirs in pairs)
+    for kind in settings.get("layers", ()):
+        mine, theirs = (ws.layer("a", name, kind) for name in ("alone", "crew"))
+        for level in range(mine.num_levels):
+            assert (_whole(mine, level) == _whole(theirs, level)).all()
+    assert list(verify(ws)) == []
+    told = [{key: item.details[key] for key in ("tiles", "shards_written")} for item in (*alone.items, *result.items)]
+    assert told[:2] == told[2:]
+
+
+def _whole(layer: Layer, level: int) -> Any:
+    return layer.read(Window.whole(layer.shape(level)), level)
+
+
+def test_coarser_shards_of_a_unit_are_its_helpers(ws: Workspace, asked: dict[str, Any]) -> None:
+    """What is left for the leader is only what no unit can make."""
+    written: list[tuple[int, tuple[int, ...]]] = []
+
+    def stop(number: int, order: Order) -> None:
+        if number == 2:
+            state = latest_plan(ws.objects, "a", "m")
+            assert state is not None
+            written.extend(state.records())
+            raise StoreError("no more")
+
+    predict(PredictConfig(**asked, name="m", images=("a",)), crew=Room(stop))
+    assert sorted(written) == [
+        *((0, (y, x)) for y in range(4) for x in range(4)),
+        *((1, (y, x)) for y in range(2) for x in range(2)),
+        (2, (0, 0)),
+    ]
+
+
+def test_a_unit_that_fails_fails_its_image_alone_and_the_next_call_goes_on(
+    ws: Workspace, asked: dict[str, Any]
+) -> None:
+    def fail(number: int, order: Order) -> None:
+        if number == 3:
+            raise StoreError("image a: a lamp broke")
+
+    config = PredictConfig(**asked, name="m")
+    first = predict(config, crew=Room(fail))
+    assert [(item.image, item.state, item.error) for item in first.items] == [
+        ("a", "failed", "image a: a lamp broke"),
+        ("b", "done", None),
+    ]
+    crew = Room()
+    second = predict(config, crew=crew)
+    assert [item.state for item in second.items] == ["done", "skipped"]
+    assert second.items[0].details["shards_resumed"] == 24
+    assert predict(PredictConfig(**asked, name="alone")).exit_code == 0
+    pairs = zip(every_level(ws, "a", "m"), every_level(ws, "a", "alone"), strict=True)
+    assert all((mine == theirs).all() for mine, theirs in pairs)
+
+
+def test_an_order_that_came_twice_is_done_once(
+    ws: Workspace, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inferred: list[int] = []
+    forward = Network.forward
+
+    def counted(self: Network, *args: Any, **kwargs: Any) -> Any:
+        inferred.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    numbers: list[int] = []
+
+    def twice(number: int, order: Order) -> None:
+        if number == 1:
+            helper.work_off(lambda amount=1: None, order)
+            numbers.append(len(inferred))
+            helper.work_off(lambda amount=1: None, order)
+            numbers.append(len(inferred))
+
+    result = predict(PredictConfig(**asked, name="m", images=("b",)), crew=Room(twice))
+    assert result.exit_code == 0
+    assert numbers[0] == numbers[1] == len(inferred) > 0
+
+
+def test_a_helper_that_would_make_another_mask_refuses(
+    ws: Workspace, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_engine(number: int, order: Order) -> None:
+        monkeypatch.setattr("segcore.inference.plan.ENGINE", 1_000_000)
+
+    result = predict(PredictConfig(**asked, name="m", images=("b",)), crew=Room(other_engine))
+    (item,) = result.items
+    assert item.state == "failed"
+    assert "plan" in (item.error or "")
+    assert "engine" in (item.error or "")
+    state = latest_plan(ws.objects, "b", "m")
+    assert state is not None
+    assert not state.records()
