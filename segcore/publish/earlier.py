@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from segcore.config import ScoreConfig
 from segcore.errors import StoreError
 from segcore.report.rows import HEADLINE
-from segcore.scoring.pairs import compared, differences, has_same_rows, pairs
+from segcore.scoring.pairs import compared, differences, has_same_rows, matched, pairs
 from segcore.scoring.summary import ImageScore
 from segcore.scoring.table import Table, from_parquet
 from segcore.store import Workspace
@@ -102,8 +102,8 @@ def since(workspace: Workspace, mask: str, images: Sequence[ImageScore], config:
         splits = sorted({pair[0].split for pair in same if pair[0].split})
         of_split = {split: [pair for pair in same if pair[0].split == split] for split in splits}
         document["per_split"] = {split: compared(part, head.mask, config) for split, part in of_split.items()}
-        of_both = {image.image_id for image in images if image.has_target} & {i.image_id for i in table.images}
-        return Since(head, document, _changes(differences(same, config)), len(of_both) - len(same))
+        num_both = sum(one.has_target for one, _ in matched(images, table.images))
+        return Since(head, document, _changes(differences(same, config)), num_both - len(same))
     return None
 
 

@@ -43,6 +43,9 @@ INSTANCE_LABELS = {
 COMPARED_LABELS = ("pixel_accuracy", "miou", "mean_dice", "foreground_iou", "foreground_dice", "kappa")
 """Overall scores of which the difference between two masks is shown."""
 
+OF_WHOLE = ("instances", "probs")
+"""Parts of a comparison that there are only where they were measured."""
+
 CLASS_LABELS = {
     "iou": "IoU",
     "dice": "Dice",
@@ -101,6 +104,12 @@ def tone(row: Mapping[str, Any]) -> str:
     return "good" if low > 0 else "bad" if high < 0 else ""
 
 
+def is_unchanged(compared: Mapping[str, Any]) -> bool:
+    """True if no score of a comparison moved: over all classes, of any class, of objects, of probabilities."""
+    rows = [compared["overall"], *compared["per_class"].values(), *(compared.get(key, {}) for key in OF_WHOLE)]
+    return all(row["value"] == row["other"] for scores in rows for row in scores.values())
+
+
 def without_classes(compared: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison without its rows of classes, which have a table of their own."""
     return {**compared, "per_class": {}}
@@ -116,7 +125,7 @@ def templates(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    for shown in (number, span, points, distance, day, tone, without_classes):
+    for shown in (number, span, points, distance, day, tone, is_unchanged, without_classes):
         environment.filters[shown.__name__] = shown
     return environment
 

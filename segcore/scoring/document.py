@@ -26,7 +26,7 @@ from segcore.scoring.instances import InstanceCounts, num_objects
 from segcore.scoring.intervals import LEVEL, SEED, Sums, Tree, bootstrap, difference, middle, total
 from segcore.scoring.probs import NUM_BINS, OF_CLASS, reliability
 from segcore.scoring.ratios import Floats
-from segcore.scoring.summary import MEANS, ImageScore, common_unit, empty_score, front, scores_of, sums_of
+from segcore.scoring.summary import MEANS, ImageScore, alike, common_unit, empty_score, front, scores_of, sums_of
 
 FORMAT = 2
 """Version of the document."""
@@ -255,12 +255,12 @@ def _nested(tree: Tree, classes: Sequence[ClassInfo], leaf: Any) -> dict[str, An
 def comparison(
     classes: Sequence[ClassInfo], results: Sequence[ImageScore], against: Against, config: ScoreConfig
 ) -> dict[str, Any]:
-    """Two masks over the images that both were scored on: `value`, `other`, `difference` and its `interval`."""
+    """Two masks over the images that both were scored on, like for like: `value`, `other`, `difference`, `interval`."""
     others = {result.image_id: result for result in against.scored if result.has_target}
-    ours = [result for result in results if result.image_id in others]
-    pairs = [ours, [others[result.image_id] for result in ours]]
+    pairs = [alike(result, others[result.image_id]) for result in results if result.image_id in others]
+    ours = [one for one, _ in pairs]
     rows, empty = front(classes), empty_score(config.both_empty)
-    parts = [sums_of(part, len(classes), empty) for part in pairs]
+    parts = [sums_of([pair[side] for pair in pairs], len(classes), empty) for side in (0, 1)]
     one, other = (scores_of(total(sums), rows, empty) for sums in parts)
     groups = [result.drawn_with for result in ours]
     trees = bootstrap(groups, parts, lambda drawn: scores_of(drawn, rows, empty), config.resamples)

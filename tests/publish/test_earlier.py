@@ -12,7 +12,8 @@ from segcore.geometry import Window
 from segcore.publish import report
 from segcore.publish.earlier import Head, heads, lineage
 from segcore.store import Workspace
-from tests.synthetic import put_image, put_label
+from tests.publish.test_compare import put_digest
+from tests.synthetic import put_image, put_label, put_objects
 
 SIDES = (64, 80)
 OLD, NEW = "cells-0123abcd", "cells-89abcdef"
@@ -73,6 +74,34 @@ def test_an_image_whose_target_changed_is_left_out(workspace: Workspace) -> None
     put_label(workspace, "b", "target", np.zeros(SIDES, np.uint8), version=1)
     since = _report(workspace, OLD, "second")["since"]
     assert (since["num_images"], since["num_left_out"]) == (1, 1)
+
+
+def test_images_that_were_ingested_again_from_another_place_are_found_by_content(workspace: Workspace) -> None:
+    for image_id in ("a", "b"):
+        put_digest(workspace, image_id, f"content of {image_id}")
+    _report(workspace, OLD, "first", images=("a", "b"))
+    for image_id in ("a", "b"):
+        put_image(workspace, f"moved-{image_id}", np.full((1, *SIDES), 7, np.uint8))
+        put_digest(workspace, f"moved-{image_id}", f"content of {image_id}")
+        target = workspace.label(image_id, "target").read(Window.whole(SIDES))
+        put_label(workspace, f"moved-{image_id}", "target", target if image_id == "a" else 1 - target)
+        put_label(workspace, f"moved-{image_id}", OLD, target)
+    since = _report(workspace, OLD, "second", images=("moved-a", "moved-b"))["since"]
+    assert (since["num_images"], since["num_left_out"]) == (1, 1)
+
+
+def test_a_change_of_objects_alone_is_a_change(workspace: Workspace) -> None:
+    ids = workspace.label("a", "target").read(Window.whole(SIDES)).astype(np.uint32)
+    put_objects(workspace, "a", "target_instances", ids)
+    put_objects(workspace, "a", f"{NEW}_instances", ids * 0)
+    _report(workspace, NEW, "first")
+    put_objects(workspace, "a", f"{NEW}_instances", ids, {"version": 1})
+    since = _report(workspace, NEW, "second")["since"]
+    assert since["overall"]["miou"]["difference"] == 0.0
+    assert since["instances"]["pq"]["difference"] == 1.0
+    page = (Path(workspace.uri) / "reports/second/report.html").read_text(encoding="utf-8")
+    assert "Nothing has changed." not in page
+    assert "+100.0" in page
 
 
 def test_other_series_other_images_and_damage_are_passed_over(workspace: Workspace) -> None:

@@ -125,9 +125,11 @@ def test_change_since_the_last_report_is_told() -> None:
     assert "the 2 images that both have, without 1 whose pixels or target have changed" in page.text
     assert "+25.0 to +25.0" in page.text
     same = {name: _moved(0.5, 0.5) for name in COMPARED_LABELS}
-    unchanged = _Page(render(replace(_content(), since={**SINCE, "overall": same})))
+    unchanged = _Page(render(replace(_content(), since={**SINCE, "overall": same, "per_class": {}})))
     assert "Nothing has changed." in unchanged.text
     assert "+25.0 to +25.0" not in unchanged.text
+    of_a_class = _Page(render(replace(_content(), since={**SINCE, "overall": same})))
+    assert "Nothing has changed." not in of_a_class.text
 
 
 def test_comparison_is_escaped_and_says_which_minus_which() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from segcore.scoring.boundary import Ruler
-from segcore.scoring.pairs import compared, differences, has_same_rows, pairs
+from segcore.scoring.document import Against, comparison, document
+from segcore.scoring.pairs import compared, differences, has_same_rows, matched, pairs
 from segcore.scoring.summary import ImageScore
 from tests.scoring.test_table import CLASSES, CONFIG, made_score
 
@@ -42,6 +43,29 @@ def test_what_only_one_measured_is_left_out_of_both() -> None:
     ((one, other),) = pairs([made_score(0)], [coarser])
     assert (one.boundary, one.instances, other.boundary, other.instances) == (None,) * 4
     assert "instances" not in compared([(one, other)], "x", CONFIG)
+
+
+def test_against_objects_count_where_both_masks_have_them() -> None:
+    ours = [made_score(0), made_score(2)]
+    theirs = [_other(0), replace(_other(2), instances=None)]
+    found = comparison(CLASSES, ours, Against("x", theirs), CONFIG)["instances"]["pq"]
+    first = document("m", ours[:1], CONFIG)["instances"]["pq"]
+    assert first != document("m", ours, CONFIG)["instances"]["pq"]
+    assert (found["value"], found["other"]) == (first, first), "the other mask has the same objects in image 0"
+
+
+def test_images_that_both_have_are_matched_whatever_became_of_them() -> None:
+    ours = [made_score(0), made_score(1)]
+    moved = [
+        replace(_other(n), image_id=f"x{n}", counts=replace(_other(n).counts, target_px=np.arange(3))) for n in (0, 1)
+    ]
+    assert pairs(ours, moved) == []
+    assert [(one.image_id, other.image_id) for one, other in matched(ours, moved)] == [
+        ("i00000", "x0"),
+        ("i00001", "x1"),
+    ]
+    other_content = replace(moved[0], image_id="i00000", image_digest="new")
+    assert [one.image_id for one, _ in matched(ours, [other_content, moved[1]])] == ["i00000"]
 
 
 def test_differences_are_those_of_each_image_and_the_comparison_that_of_the_sums() -> None:
