@@ -1,72 +1,24 @@
 """Earlier: the report that a new one is held against -> *what changed since*.
 
-    reports/<run>/run.json         a few hundred bytes, written last: what the run was of
-    reports/<run>/images.parquet   what was counted in each image then
-
 A mask of a later training has another name (its model's id ends in another digest), and is held against the one
 before: what counts is the lineage, the name without the digest.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segcore.config import ScoreConfig
 from segcore.errors import StoreError
 from segcore.report.rows import HEADLINE
+from segcore.reports import Head, heads, lineage, table_key
 from segcore.scoring.pairs import compared, differences, has_same_rows, matched, pairs
 from segcore.scoring.summary import ImageScore
 from segcore.scoring.table import Table, from_parquet
 from segcore.store import Workspace
 
-THREADS = 8
 MOST_TRIED = 20
 """Earlier tables that are read in search of one with the same images."""
-MODEL_DIGEST = re.compile(r"-[0-9a-f]{8}$")
-
-
-class Head(BaseModel):
-    """`run.json`: what a report is of."""
-
-    model_config = ConfigDict(frozen=True)
-
-    run: str
-    created: str
-    """UTC, ISO 8601."""
-    mask: str
-    title: str
-    num_images: int
-    num_failed: int
-    scores: dict[str, float | None] = {}
-    """The headline's, by name."""
-
-    @property
-    def lineage(self) -> str:
-        return lineage(self.mask)
-
-
-def lineage(mask: str) -> str:
-    """What all masks of one series share: a mask's name without the digest of its model."""
-    return MODEL_DIGEST.sub("", mask)
-
-
-def heads(workspace: Workspace) -> list[Head]:
-    """Of all finished reports of a workspace, the newest first; what cannot be read is passed over."""
-    keys = [f"reports/{run}/run.json" for run in workspace.objects.folders("reports")]
-    with ThreadPoolExecutor(THREADS) as threads:
-        found = [_head(data) for data in threads.map(workspace.objects.get, keys) if data is not None]
-    return sorted((head for head in found if head is not None), key=lambda head: head.created, reverse=True)
-
-
-def _head(data: bytes) -> Head | None:
-    try:
-        return Head.model_validate_json(data)
-    except ValidationError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +67,7 @@ def _changes(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _candidates(workspace: Workspace, mask: str) -> Iterator[tuple[Head, Table]]:
     """Tables of the same lineage, the newest first; what cannot be read is passed over."""
     for head in [head for head in heads(workspace) if head.lineage == lineage(mask)][:MOST_TRIED]:
-        key = f"reports/{head.run}/images.parquet"
+        key = table_key(head.run)
         data = workspace.objects.get(key)
         try:
             if data is not None:

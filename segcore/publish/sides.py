@@ -7,13 +7,12 @@ from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, ScoreConfig
 from segcore.errors import ConfigError, StoreError
 from segcore.progress import Progress
+from segcore.reports import table_key
 from segcore.results import ItemResult
 from segcore.scoring.score import score_masks
 from segcore.scoring.summary import ImageScore
 from segcore.scoring.table import from_parquet
 from segcore.store import Label, Workspace
-
-TABLE = "images.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +68,20 @@ def find_side(workspace: Workspace, given: str, config: ReportConfig, progress: 
 
 def _report_place(workspace: Workspace, given: str) -> tuple[Workspace, str] | None:
     """The workspace and the run of a report; None if it is none."""
-    name = given.rstrip("/").removesuffix("/report.html").removesuffix("/report.json").removesuffix(f"/{TABLE}")
+    name = given.rstrip("/").removesuffix("/report.html").removesuffix("/report.json").removesuffix("/images.parquet")
     uri, marker, run = name.rpartition("/reports/")
     if marker:
         if "://" not in uri and not Path(uri).is_dir():
             raise ConfigError(f"compare {given}: expected the folder of a report, there is no workspace {uri}")
         return Workspace.open(uri), run
     run = name.removeprefix("reports/")
-    if "/" not in run and workspace.objects.get(f"reports/{run}/{TABLE}") is not None:
+    if "/" not in run and workspace.objects.size(table_key(run)) is not None:
         return workspace, run
     return None
 
 
 def _of_report(workspace: Workspace, run: str, given: str, config: ReportConfig) -> Side:
-    key = f"reports/{run}/{TABLE}"
+    key = table_key(run)
     data = workspace.objects.get(key)
     if data is None:
         raise StoreError(f"compare {given}: there is no {workspace.describe(key)}; write the report again")

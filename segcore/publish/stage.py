@@ -15,7 +15,7 @@ from segcore.measure import Peak
 from segcore.pace import Pace, paces, summed
 from segcore.progress import SILENT, Progress
 from segcore.publish.compare import compare
-from segcore.publish.earlier import Head, Since, since
+from segcore.publish.earlier import Since, since
 from segcore.publish.pictured import Pictured
 from segcore.publish.provenance import model_of, provenance, training_curves
 from segcore.publish.sides import score_config
@@ -23,6 +23,7 @@ from segcore.report import Failure, Panel, ReportContent, pictures, render
 from segcore.report.figures import confusion_svg
 from segcore.report.reliability import reliability_panel
 from segcore.report.rows import HEADLINE_LABELS, MAX_ROWS, chips, headline_part, image_rows, pace_facts
+from segcore.reports import Head, table_key
 from segcore.results import ItemResult, StageResult
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.document import document
@@ -86,7 +87,7 @@ def _write_report(
     found = _Found(config, run, created, scored, scores, changed, pace)
     pages = Pictured(workspace, scores, progress)
     content = _content(found, workspace, pages)
-    html, data, table = (f"reports/{run}/{name}" for name in ("report.html", "report.json", "images.parquet"))
+    html, data, table = f"reports/{run}/report.html", f"reports/{run}/report.json", table_key(run)
     failures = _failures(found, pages)
     workspace.objects.put(data, _report_json(found, content, failures))
     told = {"run": run, "created": found.when, "mask": scored.mask, "settings": scores["settings"]}

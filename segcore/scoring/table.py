@@ -8,7 +8,8 @@ not defined is null. The schema's metadata has the key `segcore`: JSON of the ru
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,13 +102,25 @@ def to_parquet(head: Mapping[str, Any], images: Sequence[ImageScore], items: Seq
     return bytes(sink.getvalue())
 
 
+def scores_of_images(data: bytes, where: str, name: str) -> dict[str, float]:
+    """One score over all classes of each image that has it, by image id; the rest of the table is not decoded.
+
+    Raises:
+        StoreError: if it is no such table, named as `where`.
+    """
+    with _expected(where):
+        columns = pq.read_table(pa.BufferReader(data), columns=["image", name]).to_pydict()
+        rows = zip(columns["image"], columns[name], strict=True)
+        return {image_id: score for image_id, score in rows if score is not None}
+
+
 def from_parquet(data: bytes, where: str) -> Table:
     """The table that `to_parquet` wrote.
 
     Raises:
         StoreError: if it is no such table, named as `where`.
     """
-    try:
+    with _expected(where):
         table = pq.read_table(pa.BufferReader(data))
         head = json.loads(table.schema.metadata[METADATA])
         if head["format"] != FORMAT:
@@ -115,6 +128,12 @@ def from_parquet(data: bytes, where: str) -> Table:
         classes = tuple(ClassInfo.model_validate(value) for value in head.pop("classes"))
         rows = table.to_pylist()
         return Table(head, classes, tuple(_image(row, classes) for row in rows if row["state"] != "failed"))
+
+
+@contextmanager
+def _expected(where: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"{where}: expected a table of `segcore report`, got something else ({reason})") from error

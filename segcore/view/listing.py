@@ -4,7 +4,6 @@ Their ids cost one request. What else is known of them is read for the rows of a
 all of them by a thread behind, so that they can be filtered.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterable
@@ -12,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segcore.errors import SegcoreError, worded
+from segcore.errors import SegcoreError, StoreError, worded
+from segcore.report.rows import HEADLINE
+from segcore.reports import Head, heads, table_key
+from segcore.scoring.table import scores_of_images
 from segcore.store import Image, Workspace
 from segcore.view.shelf import version_of
 
@@ -20,7 +22,7 @@ PAGE_ROWS = 48
 THREADS = 8
 IDS_FRESH_S, SCORES_FRESH_S = 3.0, 30.0
 MAX_REPORTS = 16
-"""Scores come from so many reports, the last by their names (by default these are times)."""
+"""Scores come from so many reports, the newest."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Listing:
         self._ids: list[str] = []
         self._rows: dict[str, Row] = {}
         self._scores: dict[str, tuple[float, str]] = {}
-        self._parsed: dict[str, tuple[int | None, dict[str, Any]]] = {}
+        self._read: dict[tuple[str, str], dict[str, float]] = {}
+        """By run and when it was made: a run may be written again."""
         self._ids_s = self._scores_s = -1e9
         self._lock = threading.Lock()
         self._scanner: threading.Thread | None = None
@@ -147,31 +150,22 @@ class Listing:
             return self._scores
 
     def _read_scores(self) -> dict[str, tuple[float, str]]:
-        """By image id, out of the reports, the newest last."""
-        objects, found = self._workspace.objects, []
-        for run in objects.folders("reports")[-MAX_REPORTS:]:
-            key = f"reports/{run}/report.json"
-            size = objects.size(key)
-            if size is None:
-                continue
-            if key not in self._parsed or self._parsed[key][0] != size:
-                self._parsed[key] = (size, parsed_scores(objects.get(key)))
-            found.append(self._parsed[key][1])
+        """By image id, out of the newest reports; of two that have an image, the newer one's."""
+        newest = heads(self._workspace)[:MAX_REPORTS]
+        places = {(head.run, head.created): head for head in newest}
+        self._read = {place: self._read.get(place) or image_scores(self._workspace, places[place]) for place in places}
         scores: dict[str, tuple[float, str]] = {}
-        for report in sorted(found, key=lambda report: str(report.get("created", ""))):
-            scores |= report.get("scores", {})
+        for place, head in reversed(places.items()):
+            scores |= {image_id: (score, head.mask) for image_id, score in self._read[place].items()}
         return scores
 
 
-def parsed_scores(data: bytes | None) -> dict[str, Any]:
-    """When a report was made, and its score of each image with the mask's name; {} of one that is damaged."""
+def image_scores(workspace: Workspace, head: Head) -> dict[str, float]:
+    """A report's score of each image, {} of one that is damaged; of its table, far smaller than report.json."""
+    key = table_key(head.run)
     try:
-        document = json.loads(data or b"{}")
-        mask, images = str(document["mask"]), document["scores"]["per_image"].items()
-        scores = {image_id: entry.get("overall", {}).get("foreground_iou") for image_id, entry in images}
-        told = {image_id: (float(score), mask) for image_id, score in scores.items() if score is not None}
-        return {"created": str(document["created"]), "scores": told}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return scores_of_images(workspace.objects.get(key) or b"", workspace.describe(key), HEADLINE)
+    except StoreError:
         return {}
 
 

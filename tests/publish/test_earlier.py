@@ -10,7 +10,7 @@ import pytest
 from segcore.config import ReportConfig
 from segcore.geometry import Window
 from segcore.publish import report
-from segcore.publish.earlier import Head, heads, lineage
+from segcore.reports import Head, heads, lineage
 from segcore.store import Workspace
 from tests.publish.test_compare import put_digest
 from tests.synthetic import put_image, put_label, put_objects
@@ -119,6 +119,6 @@ def test_other_series_other_images_and_damage_are_passed_over(workspace: Workspa
 def test_heads_are_newest_first(workspace: Workspace) -> None:
     head = Head(run="r", created="2026-01-01T00:00:00+00:00", mask="m", title="t", num_images=1, num_failed=0)
     for run, created in (("x", "2026-01-02"), ("y", "2026-01-03"), ("z", "2025-12-31")):
-        told = head.model_copy(update={"run": run, "created": created})
+        told = head.model_copy(update={"run": "../elsewhere", "created": created})
         workspace.objects.put(f"reports/{run}/run.json", told.model_dump_json().encode())
     assert [found.run for found in heads(workspace)] == ["y", "x", "z"]

@@ -1,7 +1,7 @@
 """Lists, descriptions and values: what the pages are told, also of what is broken."""
 
 import io
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,15 @@ from segcore.classes import ClassInfo
 from segcore.config import IngestConfig
 from segcore.geometry import Window
 from segcore.ingest import ingest
+from segcore.reports import Head, table_key
+from segcore.scoring.counts import Counts
+from segcore.scoring.table import to_parquet
 from segcore.spatial import Georef, Spacing
 from segcore.store import PyramidSpec, Staging, Workspace
 from segcore.view import listing, shelf
 from segcore.view.app import FOR_EVER, view_app
 from tests.conftest import Bucket
+from tests.scoring.test_table import made_score
 from tests.synthetic import put_image, put_label, put_objects, write
 from tests.view.conftest import Client, Tile
 from tests.view.test_tiles import noise, put_layer
@@ -33,9 +37,19 @@ def put_unfinished(workspace: Workspace, image_id: str, name: str = "image") -> 
 
 
 def put_report(workspace: Workspace, run: str, created: str, scores: dict[str, float | None], mask: str = "m") -> None:
-    images = {image_id: {"overall": {"foreground_iou": score}} for image_id, score in scores.items()}
-    document = {"created": created, "mask": mask, "scores": {"per_image": images}}
-    workspace.objects.put(f"reports/{run}/report.json", json.dumps(document).encode())
+    """What `segcore report` leaves of images of 1000 px of target; None = without one."""
+    images = []
+    for image_id, score in scores.items():
+        found = round(1000 * (score or 0))
+        counts = Counts.from_json(
+            {"confusion": [[0, 0, 0], [1000 - found, found, 0], [0, 0, 0]], "target_px": [0, 1000, 0]}
+            | {"mask_px": [0, 0, 0], "ignored_px": 0, "unpredicted_px": 0, "invalid_px": 0}
+        )
+        images.append(replace(made_score(0, has_target=score is not None), image_id=image_id, counts=counts))
+    head = Head(run=run, created=created, mask=mask, title="t", num_images=len(images), num_failed=0)
+    told = {"run": run, "created": created, "mask": mask, "settings": {"both_empty": "undefined"}}
+    workspace.objects.put(table_key(run), to_parquet(told, images, ()))
+    workspace.objects.put(f"reports/{run}/run.json", head.model_dump_json().encode())
 
 
 def test_the_list_names_every_image_with_its_state(workspace: Workspace, client: Client) -> None:
@@ -80,13 +94,26 @@ def test_the_worst_come_first_by_the_newest_report(workspace: Workspace, client:
         put_image(workspace, name, noise((1, 8, 8)))
     put_report(workspace, "x", "2026-01-02", {"a": 0.9, "b": 0.2, "c": None}, mask="new")
     put_report(workspace, "y", "2026-01-01", {"a": 0.1, "d": 0.5}, mask="old")
-    workspace.objects.put("reports/z/report.json", b'{"scores": 3')
+    put_report(workspace, "a", "2026-01-03", {"a": 0.3})
+    workspace.objects.put("reports/a/images.parquet", b"PAR1")
+    workspace.objects.put("reports/z/run.json", b'{"scores": 3')
     rows = client.get("/api/images", order="worst").json()["rows"]
     assert [(row["id"], row["score"], row["scored_mask"]) for row in rows] == [
         ("b", 0.2, "new"), ("d", 0.5, "old"), ("a", 0.9, "new"), ("c", None, ""),
     ]  # fmt: skip
     told = client.get("/api/images/a").json()
     assert (told["score"], told["before"], told["after"]) == (0.9, None, "b")
+
+
+def test_a_report_that_is_written_again_is_read_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "SCORES_FRESH_S", 0.0)
+    found = listing.Listing(workspace)
+    put_report(workspace, "nightly", "2026-01-02", {"a": 0.9})
+    for number in range(listing.MAX_REPORTS):
+        put_report(workspace, f"z{number}", "2026-01-01", {"a": 0.1})
+    assert found.score("a") == (0.9, "m")
+    put_report(workspace, "nightly", "2026-01-03", {"a": 0.4})
+    assert found.score("a") == (0.4, "m")
 
 
 def test_ten_thousand_images_are_one_listing_and_a_page_of_reads(
