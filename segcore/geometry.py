@@ -88,9 +88,9 @@ class Window:
         """True if every pixel of `other` lies in this window."""
         return self.intersected(other) == other
 
-    def with_axis(self, at: int, length: int) -> "Window":
-        """The window with one more axis before `at`, over all its `length`."""
-        return Window((*self.start[:at], 0, *self.start[at:]), (*self.shape[:at], length, *self.shape[at:]))
+    def with_axis(self, at: int, length: int, start: int = 0) -> "Window":
+        """The window with one more axis before `at`, over `length` of it from `start` on."""
+        return Window((*self.start[:at], start, *self.start[at:]), (*self.shape[:at], length, *self.shape[at:]))
 
     def relative_to(self, origin: Sequence[int]) -> "Window":
         """The same box, counted from `origin`."""

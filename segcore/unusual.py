@@ -6,14 +6,12 @@ reports/drift/<model_id>.json     images, the most unusual first, and in what
 import json
 from collections.abc import Sequence
 
-from segcore.geometry import Window
 from segcore.report import Panel, UnusualImages, UnusualRow, pictures
+from segcore.shown import coarse_plane, read_picture
 from segcore.store import Image, Workspace
 from segcore.why import makers_of
 
 MAX_ROWS = 8
-LEVEL_PX = 1024
-"""Pictures are read at the finest level whose longer side is at most this."""
 PICTURE_PX = 240
 
 
@@ -48,12 +46,5 @@ def unusual_images(workspace: Workspace, mask: str, image_ids: Sequence[str]) ->
 
 def _picture(image: Image) -> Panel:
     """The middle plane, small."""
-    levels = range(image.num_levels)
-    level = next((n for n in levels if max(image.shape(n)[-2:]) <= LEVEL_PX), levels[-1])
-    channel, shape = image.axes.index("c"), image.shape(level)
-    sides = [n for axis, n in enumerate(shape) if axis != channel]
-    plane = Window((*(n // 2 for n in sides[:-2]), 0, 0), (*(1 for _ in sides[:-2]), *sides[-2:]))
-    pixels = image.read(plane.with_axis(channel, shape[channel]), level)
-    valid = image.read_valid(plane, level).reshape(sides[-2:])
-    rgb = pictures.to_rgb(pixels.reshape(-1, *sides[-2:]), image.channels, valid)
-    return Panel("image", pictures.photo_uri(pictures.shrunk(rgb, PICTURE_PX)), f"Image {image.image_id}")
+    picture, _ = read_picture(image, *coarse_plane(image), PICTURE_PX)
+    return Panel("image", pictures.photo_uri(picture), f"Image {image.image_id}")

@@ -12,11 +12,11 @@ import numpy as np
 
 from segcore.geometry import Window
 from segcore.report import BandTable, Panel, PictureRow, pictures
+from segcore.shown import PICTURE_PX, read_picture
 from segcore.store import Image, Label, Layer, Workspace
 
 MAX_ROWS = 6
 """Of pictures in a report."""
-PICTURE_PX = 560
 MAPS = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients"}
 """Methods that leave layers."""
 BASELINE = "the mean of the training set"
@@ -98,11 +98,8 @@ def _row(image: Image, layer: Layer, kind: str) -> PictureRow:
     place = layer.attributes["windows"][0]
     window, channel = Window(tuple(place["start"]), tuple(place["shape"])), image.axes.index("c")
     first = Window(window.start, (*(1,) * (window.ndim - 2), *window.shape[-2:]))  # of several planes
-    level = layer.base_level
-    pixels = image.read(first.with_axis(channel, image.shape(level)[channel]), level)
     stored = layer.read(first.with_axis(channel, 1)).reshape(window.shape[-2:])
-    valid = image.read_valid(first, level).reshape(stored.shape)
-    picture = pictures.to_rgb(pixels.reshape(-1, *stored.shape), image.channels, valid)
+    picture, _ = read_picture(image, first, layer.base_level, longest_px=None)
     red = pictures.reddened(picture, (np.maximum(stored, 1).astype(np.float32) - 1) / np.float32(254))
     method, name = MAPS[kind.partition("-")[0]], layer.attributes["explain"]["class"]["name"]
     top, left = first.start[-2:]

@@ -14,7 +14,6 @@ from segcore.config import ReportConfig
 from segcore.errors import ConfigError, StoreError
 from segcore.progress import Progress
 from segcore.publish.pictured import MAX_BYTES
-from segcore.publish.planes import coarse_plane, read_ids, read_picture
 from segcore.publish.sides import Side, find_side, score_config
 from segcore.report import (
     Chip,
@@ -34,6 +33,7 @@ from segcore.scoring.fit import named
 from segcore.scoring.pairs import compared, differences, has_same_rows, pairs
 from segcore.scoring.summary import ImageScore
 from segcore.selection import failure
+from segcore.shown import coarse_plane, read_ids, read_picture
 from segcore.store import Workspace
 
 MAX_PICTURES = 12
@@ -233,7 +233,7 @@ class _Pictures:
         masks = [side.mask_of(score.image_id, score.mask_digest) for side, score in zip(self._sides, pair, strict=True)]
         workspace, image_id = self._sides[0].workspace, pair[0].image_id
         image, classes = workspace.image(image_id), self._sides[0].classes
-        window, level = coarse_plane(image, masks[0])
+        window, level = coarse_plane(image, masks[0].base_level)
         picture, valid = read_picture(image, window, level)
         sides = picture.shape[:2]
         ids = tuple(read_ids(mask, window, level, valid, sides) for mask in masks)

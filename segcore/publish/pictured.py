@@ -8,13 +8,13 @@ import numpy as np
 from segcore.classes import ClassInfo
 from segcore.geometry import Window
 from segcore.progress import Progress
-from segcore.publish.planes import Ids, coarse_plane, read_ids, read_picture
 from segcore.report import BandTable, Failure, Panel, PictureRow, UnusualImages, pictures
 from segcore.report.html import number, percent
 from segcore.report.rows import area_text, headline_score, worst_first
 from segcore.results import ItemResult
 from segcore.scoring.counts import foreground_rows
 from segcore.selection import failure
+from segcore.shown import Ids, coarse_plane, read_ids, read_picture
 from segcore.store import Image, Label, Workspace
 from segcore.unusual import unusual_images
 from segcore.why import band_tables, saliency_rows
@@ -92,7 +92,7 @@ class Pictured:
         return row
 
     def _overlay(self, image: Image, mask: Label, target: Label | None) -> PictureRow:
-        window, level = coarse_plane(image, mask)
+        window, level = coarse_plane(image, mask.base_level)
         panels = self._panels(image, mask, target, window, level, f"of {image.image_id}")
         return PictureRow(image.image_id, self._caption(image, mask), panels)
 

@@ -19,6 +19,9 @@ from segcore.store.places import array_prefix
 from segcore.store.plan import plan_digest
 from segcore.store.pyramid import Ngff, Pixels, PyramidSpec
 
+READ_BYTES = 64 << 20
+"""Of bands that are read at once where only their validity is asked for: an image may have hundreds."""
+
 
 class _Pyramid:
     """What images and labels share; safe to use from many threads."""
@@ -206,8 +209,14 @@ class Image(_Pyramid):
             return self._valid_label().read(window, level).astype(np.bool_)
         if not self.pixels_tell:
             return np.ones(window.shape, dtype=np.bool_)
-        pixels = self.read(window.with_axis(channel, self.shape(level)[channel]), level)
-        return np.asarray(~self.missing(pixels).all(axis=channel))
+        num_bands, usable = self.shape(level)[channel], np.zeros(window.shape, dtype=np.bool_)
+        together = max(1, READ_BYTES // max(1, window.num_px * self.dtype.itemsize))
+        for first in range(0, num_bands, together):
+            bands = window.with_axis(channel, min(together, num_bands - first), first)
+            usable |= ~self.missing(self.read(bands, level)).all(axis=channel)
+            if usable.all():
+                break
+        return usable
 
     @property
     def pixels_tell(self) -> bool:
