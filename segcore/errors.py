@@ -41,3 +41,8 @@ class LeaseHeldError(StoreError):
 
 class ContractError(SegcoreError):
     """An image does not meet the input contract of a model package."""
+
+
+def utf8(text: str) -> bytes:
+    """Text as a file holds it. Names of files need not be UTF-8: their other bytes are shown as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace")

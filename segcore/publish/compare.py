@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from segcore.config import ReportConfig
-from segcore.errors import ConfigError, StoreError
+from segcore.errors import ConfigError, StoreError, utf8
 from segcore.progress import Progress
 from segcore.publish.pictured import MAX_BYTES
 from segcore.publish.sides import Side, find_side, score_config
@@ -79,8 +79,8 @@ def compare(config: ReportConfig, workspace: Workspace, run: str, created: datet
     content = _content(found, items, changed, f"{created:%Y-%m-%d %H:%M} UTC, run {run}")
     html, data = f"reports/{run}/compare.html", f"reports/{run}/compare.json"
     told = {"format": FORMAT, "run": run, "created": created.isoformat(timespec="seconds"), **_told(found, content)}
-    workspace.objects.put(data, json.dumps(told, ensure_ascii=False).encode())
-    workspace.objects.put(html, render_comparison(content).encode())
+    workspace.objects.put(data, utf8(json.dumps(told, ensure_ascii=False)))
+    workspace.objects.put(html, utf8(render_comparison(content)))
     overall = found.scored["overall"] if found.scored else {}
     return StageResult(
         stage="report",
@@ -104,7 +104,9 @@ def _found(one: Side, other: Side, config: ReportConfig) -> _Found:
         )
     paired = pairs(one.images, other.images)
     if not paired:
-        raise StoreError(f"compare: {one.name} and {other.name} share no image with the same content and target")
+        raise StoreError(
+            f"compare: {one.name} and {other.name} share no image with the same content and target at the same level"
+        )
     rules = score_config(config)
     rows = {row["image"]: row for row in differences(paired, rules)}
     paired = sorted(paired, key=lambda pair: _change(pair, rows), reverse=True)
@@ -185,7 +187,7 @@ def _notes(one: Side, other: Side, num_paired: int) -> tuple[str, ...]:
         if left_out:
             found.append(
                 f"{number(left_out)} of the {number(len(side.images))} images of {side.name} are not compared: the "
-                "other has none with the same content and target."
+                "other has none with the same content and target at the same level."
             )
     return tuple(found)
 

@@ -8,17 +8,18 @@ from typing import Any
 
 from segcore import __version__
 from segcore.config import ReportConfig
+from segcore.errors import StoreError
 from segcore.report import Fact, Panel, pictures
 from segcore.report.figures import curves_svg, is_setting, read_curve
-from segcore.store import Workspace, unseal
+from segcore.store import Label, Workspace, unseal
 
 LIBRARIES = ("numpy", "zarr", "tensorstore", "torch", "monai", "rasterio", "tifffile", "prefect")
 
 
 def model_of(workspace: Workspace, document: Mapping[str, Any], mask: str) -> dict[str, Any]:
     """What model.json says of the model that made the first mask; {} if it lies in no package of this workspace."""
-    first = next(iter(document["per_image"]), None)
-    made_by = {} if first is None else workspace.label(first, mask).attributes.get("model", {})
+    first = _first_mask(workspace, document, mask)
+    made_by = {} if first is None else first.attributes.get("model", {})
     return _json(workspace.objects.get(f"models/{made_by.get('id', mask)}/model.json"))
 
 
@@ -42,14 +43,24 @@ def provenance(
     facts = {"Report": _facts(asked)}
     if model:
         facts["Model"] = _facts({key: model[key] for key in model if key not in ("classes", "format")})
-    first = next(iter(document["per_image"]), None)
+    first = _first_mask(workspace, document, mask)
     if first is not None:
-        plan_number = workspace.label(first, mask).attributes.get("plan")
-        plan = _json(workspace.objects.get(f"state/{first}/{mask}/{plan_number}/plan.json"))
-        facts[f"Plan of the first mask ({first})"] = _facts(plan)
+        plan_number, image_id = first.attributes.get("plan"), first.image_id
+        plan = _json(workspace.objects.get(f"state/{image_id}/{mask}/{plan_number}/plan.json"))
+        facts[f"Plan of the first mask ({image_id})"] = _facts(plan)
     found = {"segcore": __version__, "Python": platform.python_version(), "platform": platform.platform()}
     facts["Versions"] = _facts(found | {name: _version(name) for name in LIBRARIES})
     return facts
+
+
+def _first_mask(workspace: Workspace, document: Mapping[str, Any], mask: str) -> Label | None:
+    """The first mask that still stands: since they were scored, some may be made anew or damaged."""
+    for image_id in document["per_image"]:
+        try:
+            return workspace.label(image_id, mask)
+        except StoreError:
+            continue
+    return None
 
 
 def _facts(values: Mapping[str, Any], at: str = "") -> tuple[Fact, ...]:

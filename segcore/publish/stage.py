@@ -10,7 +10,7 @@ import numpy as np
 
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig
-from segcore.errors import StoreError
+from segcore.errors import StoreError, utf8
 from segcore.measure import Peak
 from segcore.pace import Pace, paces, summed
 from segcore.progress import SILENT, Progress
@@ -92,7 +92,7 @@ def _write_report(
     workspace.objects.put(data, _report_json(found, content, failures))
     told = {"run": run, "created": found.when, "mask": scored.mask, "settings": scores["settings"]}
     workspace.objects.put(table, to_parquet(told, scored.images, scored.items))
-    workspace.objects.put(html, render(content).encode())
+    workspace.objects.put(html, utf8(render(content)))
     workspace.objects.put(f"reports/{run}/run.json", _head(found, failures).model_dump_json(indent=1).encode())
     return StageResult(
         stage="report",
@@ -195,7 +195,7 @@ def _report_json(found: _Found, content: ReportContent, failures: Sequence[Failu
             heading: {fact.key: fact.value for fact in facts} for heading, facts in content.provenance.items()
         },
     }
-    return json.dumps(told, ensure_ascii=False).encode()
+    return utf8(json.dumps(told, ensure_ascii=False))
 
 
 def _head(found: _Found, failures: Sequence[Failure]) -> Head:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segcore.classes import ClassInfo
-from segcore.errors import StoreError
+from segcore.errors import StoreError, utf8
 from segcore.results import ItemResult
 from segcore.scoring.boundary import BOUNDARY_METRICS, Ruler
 from segcore.scoring.counts import METRICS, Counts, foreground_rows, overall_scores, plain
@@ -90,7 +90,7 @@ def to_parquet(head: Mapping[str, Any], images: Sequence[ImageScore], items: Seq
     classes = images[0].classes if images else ()
     empty = empty_score(head["settings"]["both_empty"])
     failed = [
-        {"image": item.image or item.source, "state": "failed", "error": item.error}
+        {"image": _text(item.image or item.source), "state": "failed", "error": _text(item.error)}
         for item in items
         if item.state == "failed"
     ]
@@ -143,7 +143,7 @@ def _row(result: ImageScore, empty: float) -> dict[str, Any]:
     counts, boundary, instances = result.counts, result.boundary, result.instances
     found = {
         "image": result.image_id,
-        "source": None if UNNAMED.fullmatch(result.image_id) else result.source,
+        "source": None if UNNAMED.fullmatch(result.image_id) else _text(result.source),
         "split": result.split,
         "group": result.group,
         "state": "done" if result.has_target else "skipped",
@@ -206,6 +206,10 @@ def _image(row: Mapping[str, Any], classes: tuple[ClassInfo, ...]) -> ImageScore
         image_digest=row["image_digest"],
         mask_digest=row["mask_digest"],
     )
+
+
+def _text(text: str | None) -> str | None:
+    return None if text is None else utf8(text).decode()
 
 
 def _area(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A report of a small workspace, from the store to the page."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,20 @@ def test_report_of_failures_alone_when_there_is_no_mask(tmp_path: Path) -> None:
     assert "2 failed" in Path(result.paths[0]).read_text(encoding="utf-8")
 
 
+def test_names_of_files_that_are_not_utf8_are_told(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"/in/caf\xe9.tif")
+    broken = ItemResult(state="failed", source=name, error=f"{name}: no mask")
+    scored = replace(made_score(0), image_id="a", source=name, worst_tiles=())
+    monkeypatch.setattr(stage, "score_masks", lambda *_: Scored("m", (scored,), (broken,)))
+    monkeypatch.setattr(pictured, "MAX_OVERLAYS", 0)
+    result = report(ReportConfig(workspace=workspace.uri, model="a", failures=((f"{name}.gz", "cannot be read"),)))
+    page, data, table = (Path(path) for path in result.paths)
+    assert page.read_text(encoding="utf-8").count("/in/caf\\udce9.tif") == 5  # at the top, and in the table of images
+    told = json.loads(data.read_text(encoding="utf-8"))["failures"]
+    assert [failure["source"] for failure in told] == [f"{name}.gz", name]
+    assert [row["error"] for row in pq.read_table(table).to_pylist()] == [None, "/in/caf\\udce9.tif: no mask"]
+
+
 def test_an_image_that_failed_before_is_named_once_with_the_first_reason(tmp_path: Path) -> None:
     ws = Workspace.open(str(tmp_path / "ws"), create=True)
     for image_id in ("done", "half"):
@@ -194,6 +209,19 @@ def test_an_image_that_failed_before_is_named_once_with_the_first_reason(tmp_pat
     result = report(ReportConfig(workspace=ws.uri, model="m", failures=before))
     document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
     assert document["failures"] == [{"source": "half", "error": "image half: tile 3 has NaN"}]
+
+
+def test_a_mask_that_is_lost_after_it_was_scored_does_not_cost_the_report(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.objects.put("models/m/model.json", b'{"name": "m"}')
+    scored = stage.score_masks(workspace, stage.score_config(ReportConfig(workspace=workspace.uri, model="m")))
+    monkeypatch.setattr(stage, "score_masks", lambda *_: scored)
+    workspace.objects.put("images/a.ome.zarr/labels/m/zarr.json", b"{")
+    result = report(ReportConfig(workspace=workspace.uri, model="m"))
+    document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
+    assert [failure["source"] for failure in document["failures"]] == ["a"]
+    assert {"Model", "Plan of the first mask (b)"} <= set(document["provenance"])
 
 
 def test_page_of_many_images_limits_itself_and_the_table_has_all(
