@@ -14,6 +14,10 @@ from segcore.results import ItemResult, StageTold
 Share = Annotated[float, Field(ge=0, le=1)] | None
 Scores = dict[str, float | None]
 """By name. All are in 0..1, but for `kappa` (-1..1) and the lengths `hd95` and `assd`."""
+Probs = dict[str, Any] | None
+"""Scores of probabilities: auc, ap, ece (of all classes their means), `num_images`, and `reliability`: by bin, px,
+confidence and accuracy.
+"""
 Span = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 """From, to; null where there is none."""
 Count = Annotated[int, Field(ge=0)]
@@ -46,23 +50,32 @@ class ClassEntry(Open):
     mask_px: Count
     num_images: Count | None = None
     """Images where it occurs; not of a single image."""
+    image_mean: Scores | None = None
+    """iou and dice, taken in each image and averaged; not of a single image."""
     boundary: Scores | None = None
     """hd95, assd (in the unit that `boundary` of all classes names), nsd, boundary_iou."""
+    probs: Probs = None
     instances: Scores | None = None
     """pq, sq, f1... where the foreground has several classes and objects were scored."""
 
 
-class Interval(Open):
-    """95 % intervals, by drawing the images again."""
+class Drawn(Open):
+    """How the images were drawn again for the intervals."""
 
     level: float
     resamples: Count
     seed: int
     unit: Literal["images", "groups"]
     num_units: Count
+
+
+class Interval(Drawn):
+    """95 % intervals."""
+
     overall: dict[str, Span]
     per_class: dict[str, dict[str, Span]]
     instances: dict[str, Span] | None = None
+    probs: dict[str, Span] | None = None
 
 
 class Summary(Open):
@@ -82,6 +95,25 @@ class Summary(Open):
     """unit, tolerance, cap of the boundary scores, where they were taken."""
     instances: Scores | None = None
     """Scores of objects, whatever their class, where there are any."""
+    probs: Probs = None
+
+
+class Tile(Open):
+    """A tile with many wrong pixels."""
+
+    start: list[Count]
+    """In the axes of the mask, y and x last."""
+    shape: list[Count]
+    wrong_share: Share
+    counted_px: Count
+
+
+class NamedTile(Tile):
+    """One of all images'."""
+
+    image: str
+    level: Count = 0
+    """Of the image, in whose pixels it lies."""
 
 
 class ImageEntry(Open):
@@ -96,6 +128,11 @@ class ImageEntry(Open):
     overall: Scores | None = None
     per_class: dict[str, ClassEntry] | None = None
     confusion: list[list[Count]] | None = None
+    excluded_px: dict[str, Count] | None = None
+    boundary: dict[str, Any] | None = None
+    instances: Scores | None = None
+    probs: Probs = None
+    worst_tiles: list[Tile] = []
 
 
 class Difference(Open):
@@ -109,7 +146,7 @@ class Difference(Open):
     """Of the difference."""
 
 
-class Comparison(Open):
+class Comparison(Drawn):
     """A mask against another one, on the images with a target that both have."""
 
     mask: str
@@ -118,6 +155,7 @@ class Comparison(Open):
     overall: dict[str, Difference]
     per_class: dict[str, dict[str, Difference]]
     instances: dict[str, Difference] | None = None
+    probs: dict[str, Difference] | None = None
 
 
 class SinceEntry(Comparison):
@@ -128,17 +166,6 @@ class SinceEntry(Comparison):
     num_left_out: Count
     """Images of both whose pixels or target have changed."""
     per_split: dict[str, Comparison]
-
-
-class Tile(Open):
-    """A tile with many wrong pixels."""
-
-    image: str
-    start: list[Count]
-    """In the axes of the mask, y and x last."""
-    shape: list[Count]
-    wrong_share: Share
-    counted_px: Count
 
 
 class ScoresDocument(Summary):
@@ -154,7 +181,7 @@ class ScoresDocument(Summary):
     per_group: dict[str, Summary]
     per_image: dict[str, ImageEntry]
     """By image id."""
-    worst_tiles: list[Tile]
+    worst_tiles: list[NamedTile]
     against: Comparison | None = None
 
 
