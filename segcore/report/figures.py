@@ -43,7 +43,7 @@ def confusion_svg(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> byt
     axes.set_yticks(range(len(names)), short, parse_math=False)
     axes.set_xlabel("mask", color=INK)
     axes.set_ylabel("target", color=INK)
-    axes.tick_params(length=0, labelcolor=INK)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=min(10.0, 50 * side / len(names)))  # a line each
     axes.spines[:].set_visible(False)
     if len(names) <= MOST_LABELLED:
         for row, column in np.ndindex(*share.shape):

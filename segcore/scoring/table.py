@@ -31,6 +31,8 @@ METADATA = b"segcore"
 OVERALL = tuple(overall_scores(np.zeros((1, 1), np.int64), [0]))
 """Names of the scores over all classes."""
 EXCLUDED = ("ignored_px", "unpredicted_px", "invalid_px")
+ROWS_AT_ONCE = 256
+"""Rows that are lists and dicts at one time: as these they take far more memory than in the table."""
 UNNAMED = re.compile("[0-9a-f]{16}")
 """Image ids of `ingest --ids hash`, which keeps the names of sources out of what leaves the workspace."""
 
@@ -94,11 +96,15 @@ def to_parquet(head: Mapping[str, Any], images: Sequence[ImageScore], items: Seq
         for item in items
         if item.state == "failed"
     ]
-    rows = [_row(result, empty) for result in images] + failed
     told = {"format": FORMAT, **head, "classes": [info.model_dump(mode="json") for info in classes]}
-    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({METADATA: json.dumps(told).encode()}))
+    schema = SCHEMA.with_metadata({METADATA: json.dumps(told).encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for first in range(0, len(images), ROWS_AT_ONCE):
+            rows = [_row(result, empty) for result in images[first : first + ROWS_AT_ONCE]]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+        if failed:
+            writer.write_table(pa.Table.from_pylist(failed, schema))
     return bytes(sink.getvalue())
 
 
@@ -126,7 +132,7 @@ def from_parquet(data: bytes, where: str) -> Table:
         if head["format"] != FORMAT:
             raise StoreError(f"{where}: expected a table of format {FORMAT}, got {head['format']}; write it again")
         classes = tuple(ClassInfo.model_validate(value) for value in head.pop("classes"))
-        rows = table.to_pylist()
+        rows = (row for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE) for row in batch.to_pylist())
         return Table(head, classes, tuple(_image(row, classes) for row in rows if row["state"] != "failed"))
 
 

@@ -17,7 +17,7 @@ from segcore.scoring.counts import Counts
 from segcore.scoring.document import document
 from segcore.scoring.instances import InstanceCounts
 from segcore.scoring.summary import BoundaryScores, ImageScore
-from segcore.scoring.table import from_parquet, to_parquet
+from segcore.scoring.table import from_parquet, scores_of_images, to_parquet
 
 CLASSES = tuple(
     ClassInfo(id=id_, name=name, color=(id_, 0, 0)) for id_, name in ((0, "background"), (3, "=a<b>"), (7, "c"))
@@ -59,12 +59,16 @@ def _written(images: list[ImageScore], items: tuple[ItemResult, ...] = ()) -> by
     return to_parquet({"run": "r", "mask": "m", "settings": settings}, images, items)
 
 
-def test_scores_of_a_table_are_those_of_its_images() -> None:
+@pytest.mark.parametrize("rows_at_once", [2, 256])
+def test_scores_of_a_table_are_those_of_its_images(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segcore.scoring.table.ROWS_AT_ONCE", rows_at_once)
     images = [made_score(number) for number in range(5)] + [made_score(5, has_target=False)]
     found = from_parquet(_written(images), "here")
     assert document("m", found.images, CONFIG) == document("m", images, CONFIG)
     assert (found.head["run"], found.classes) == ("r", CLASSES)
     assert [image.source for image in found.images] == [image.source for image in images]
+    scores = scores_of_images(_written(images), "here", "miou")
+    assert scores == {image.image_id: document("m", [image], CONFIG)["overall"]["miou"] for image in images[:5]}
 
 
 def test_table_says_to_others_what_they_want() -> None:
