@@ -175,7 +175,7 @@ def _chips(num_images: int, scored: Mapping[str, Any] | None) -> tuple[Chip, ...
                 low, high = row["interval"] or (None, None)
                 detail = "" if low is None else f"{points(low)} to {points(high)}"
                 both = f"{label}: {percent(row['value'])} against {percent(row['other'])}"
-                shown.append(Chip(both, points(row["difference"]), tone(row) or "plain", detail))  # type: ignore[arg-type]
+                shown.append(Chip(both, points(row["difference"]), tone(row, (scored or {})["num_units"]), detail))
     return tuple(shown)
 
 

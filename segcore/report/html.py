@@ -5,13 +5,14 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import markupsafe
 
 from segcore.report.content import ComparisonContent, ReportContent
 from segcore.scoring.areas import LENGTH_LABELS
+from segcore.scoring.intervals import FEWEST
 
 SCORE_LABELS = {
     "pixel_accuracy": "pixel accuracy",
@@ -98,10 +99,21 @@ def day(moment: str) -> str:
     return f"{moment[:16].replace('T', ' ')} UTC"
 
 
-def tone(row: Mapping[str, Any]) -> str:
-    """`good` or `bad` for a difference whose interval has no 0, else nothing."""
+def tone(row: Mapping[str, Any], num_units: int) -> Literal["plain", "good", "bad"]:
+    """`good` or `bad` for a difference that is told from chance: its interval has no 0, and is of enough images.
+
+    Args:
+        row: of a comparison.
+        num_units: images, or groups of them, that were drawn.
+    """
     low, high = row.get("interval") or (0.0, 0.0)
-    return "good" if low > 0 else "bad" if high < 0 else ""
+    return "plain" if num_units < FEWEST else "good" if low > 0 else "bad" if high < 0 else "plain"
+
+
+def change_of(since: Mapping[str, Any], split: str | None) -> Mapping[str, Any]:
+    """The change of the scores that go first: of their split; {} where no image of both is in it."""
+    found: Mapping[str, Any] = since["per_split"].get(split, {}) if split else since
+    return found
 
 
 def is_unchanged(compared: Mapping[str, Any]) -> bool:
@@ -125,7 +137,7 @@ def templates(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    for shown in (number, span, points, distance, day, tone, is_unchanged, without_classes):
+    for shown in (number, span, points, distance, day, tone, change_of, is_unchanged, without_classes):
         environment.filters[shown.__name__] = shown
     return environment
 
@@ -137,7 +149,13 @@ _POLICY = (
     f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode('ascii')}'"
 )
 """What a page may do: show its own pictures, and run this one script."""
-_LABELS = {"score": SCORE_LABELS, "instance": INSTANCE_LABELS, "compared": COMPARED_LABELS, "of_class": CLASS_LABELS}
+_LABELS = {
+    "score": SCORE_LABELS,
+    "instance": INSTANCE_LABELS,
+    "compared": COMPARED_LABELS,
+    "of_class": CLASS_LABELS,
+    "fewest": FEWEST,
+}
 
 
 def render(content: ReportContent) -> str:

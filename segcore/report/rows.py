@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from segcore.report.content import Chip, Fact, ImageRow
-from segcore.report.html import number, percent, points, span
+from segcore.report.html import change_of, number, percent, points, span, tone
 from segcore.results import ItemResult
 from segcore.scoring.areas import UNIT_LABELS
 
@@ -81,23 +81,22 @@ def chips(
         shown.append(Chip("without a target", number(states.count("skipped"))))
     shown.append(Chip("failed", number(num_failed), "bad" if num_failed else "plain"))
     split, part = headline_part(document)
-    change = {} if since is None else since["per_split"].get(split, {}) if split else since
+    change = change_of(since, split) if since else {}
     where = f", {split}" if split else ""
     for kind, labels in HEADLINE_LABELS.items():
         scores, interval = part.get(kind) or {}, (part.get("interval") or {}).get(kind, {})
         for key, label in labels.items():
             if scores.get(key) is not None:
                 moved = change.get(kind, {}).get(key, {})
-                shown.append(_chip(label + where, scores[key], interval.get(key), moved))
+                shown.append(_chip(label + where, scores[key], interval.get(key), moved, change.get("num_units", 0)))
     return tuple(shown)
 
 
-def _chip(label: str, score: float, interval: Sequence[float] | None, moved: Mapping[str, Any]) -> Chip:
-    """A score, with its change in points; in colour where the change's interval has no 0."""
-    low, high = moved.get("interval") or (0.0, 0.0)
-    tone: Literal["plain", "good", "bad"] = "good" if low > 0 else "bad" if high < 0 else "plain"
+def _chip(label: str, score: float, interval: Sequence[float] | None, moved: Mapping[str, Any], num_units: int) -> Chip:
+    """A score, with its change in points; in colour where that is told from chance."""
     change = points(moved["difference"]) if moved.get("difference") is not None else ""
-    return Chip(label, percent(score), detail=span(interval), change=change, change_tone=tone)
+    detail = span(interval)
+    return Chip(label, percent(score), detail=detail, change=change, change_tone=tone(moved, num_units))
 
 
 def pace_facts(pace: Mapping[str, Any], num_images: int) -> tuple[Fact, ...]:

@@ -20,6 +20,10 @@ Tree = dict[str, Any]
 """Scores by name, nested; the leaves are arrays `(draws, ...)`."""
 
 LEVEL = 0.95
+FEWEST = 6
+"""Images (or groups) from which on an interval without 0 tells a difference from chance: of n differences that mean
+nothing, all lie on one side of 0, and then all draws do, with a chance of 2^(1 - n): 6 % of five, 3 % of six.
+"""
 SEED = 0
 DRAWN_AT_ONCE = 1 << 22
 """Draws times images, or times what is summed of each, as float64."""

@@ -124,6 +124,16 @@ def test_change_since_the_last_report_is_told() -> None:
     page = _Page(render(_content()))
     assert "the 2 images that both have, without 1 whose pixels or target have changed" in page.text
     assert "+25.0 to +25.0" in page.text
+    assert "in points of a hundred, on the 2 images that both have." in page.text
+    assert [cell for cell in page.all("td") if cell.get("class") == "num good"] == []
+    assert "of fewer than 6 images, even an interval without 0 may come from their choice" in page.text
+    many = _Page(render(replace(_content(), since={**SINCE, "num_units": 6})))
+    assert len([cell for cell in many.all("td") if cell.get("class") == "num good"]) == len(COMPARED_LABELS)
+    assert "does not come from the choice of images" in many.text
+    part = replace(
+        _content(), since={**SINCE, "per_split": {"val": {**COMPARED, "num_images": 1}}}, headline_split="val"
+    )
+    assert "in points of a hundred, on the 1 image that both have." in _Page(render(part)).text
     same = {name: _moved(0.5, 0.5) for name in COMPARED_LABELS}
     unchanged = _Page(render(replace(_content(), since={**SINCE, "overall": same, "per_class": {}})))
     assert "Nothing has changed." in unchanged.text

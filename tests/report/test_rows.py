@@ -90,12 +90,16 @@ def test_areas_are_sorted_by_their_own_unit() -> None:
     assert [area_size(area) for area in ({"px": 9, "m2": 2.5, "ha": 2.5e-4}, {"px": 12})] == [2.5, 12]
 
 
-def test_chips_say_what_changed_of_the_same_split() -> None:
+@pytest.mark.parametrize(("num_units", "tone"), [(5, "plain"), (6, "bad")])
+def test_chips_say_what_changed_of_the_same_split(num_units: int, tone: str) -> None:
     moved = {"difference": -0.013, "interval": [-0.02, -0.005]}
     part = {"overall": {"foreground_iou": moved, "foreground_dice": {"difference": 0.0, "interval": None}}}
-    since = {"per_split": {"val": part}, "overall": {"foreground_iou": {"difference": 1.0, "interval": [1, 1]}}}
+    since = {
+        "per_split": {"val": {**part, "num_units": num_units}},
+        "overall": {"foreground_iou": {"difference": 1.0, "interval": [1, 1]}},
+    }
     shown = chips(DOCUMENT, ITEMS, 0, since)[3:]
-    assert [(chip.change, chip.change_tone) for chip in shown] == [("-1.3", "bad"), ("±0.0", "plain")]
+    assert [(chip.change, chip.change_tone) for chip in shown] == [("-1.3", tone), ("±0.0", "plain")]
     assert [chip.change for chip in chips(DOCUMENT, ITEMS, 0, {"per_split": {}, "overall": {}})] == [""] * 5
 
 
