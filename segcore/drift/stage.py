@@ -150,7 +150,7 @@ def _identity(package: ModelPackage, grid: ModelGrid) -> dict[str, Any]:
         "image": [image.digest, image.attributes.get("plan"), image.valid_plan],
         "foreground": None if mark is None else mark.digest,
         "grid": [grid.level, *grid.step],
-        "versions": [VERSION, SAMPLE_VERSION, __version__],
+        "versions": [VERSION, METHOD, SAMPLE_VERSION, __version__],
     }
 
 
