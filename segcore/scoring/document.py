@@ -26,7 +26,7 @@ from segcore.scoring.instances import InstanceCounts, num_objects
 from segcore.scoring.intervals import LEVEL, SEED, Sums, Tree, bootstrap, difference, middle, total
 from segcore.scoring.probs import NUM_BINS, OF_CLASS, reliability
 from segcore.scoring.ratios import Floats
-from segcore.scoring.summary import MEANS, ImageScore, common_unit, empty_score, front, scores_of, sums_of
+from segcore.scoring.summary import MEANS, ImageScore, alike, common_unit, empty_score, front, scores_of, sums_of
 
 FORMAT = 2
 """Version of the document."""
@@ -257,10 +257,10 @@ def comparison(
 ) -> dict[str, Any]:
     """Two masks over the images that both were scored on: `value`, `other`, `difference` and its `interval`."""
     others = {result.image_id: result for result in against.scored if result.has_target}
-    ours = [result for result in results if result.image_id in others]
-    pairs = [ours, [others[result.image_id] for result in ours]]
+    pairs = [alike(result, others[result.image_id]) for result in results if result.image_id in others]
+    ours = [one for one, _ in pairs]
     rows, empty = front(classes), empty_score(config.both_empty)
-    parts = [sums_of(part, len(classes), empty) for part in pairs]
+    parts = [sums_of(part, len(classes), empty) for part in (ours, [other for _, other in pairs])]
     one, other = (scores_of(total(sums), rows, empty) for sums in parts)
     groups = [result.drawn_with for result in ours]
     trees = bootstrap(groups, parts, lambda drawn: scores_of(drawn, rows, empty), config.resamples)

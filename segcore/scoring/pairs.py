@@ -8,7 +8,7 @@ from segcore.classes import ClassInfo
 from segcore.config import ScoreConfig
 from segcore.scoring.counts import plain
 from segcore.scoring.document import Against, comparison
-from segcore.scoring.summary import ImageScore, empty_score, front, scores_of, sums_of
+from segcore.scoring.summary import ImageScore, alike, empty_score, front, scores_of, sums_of
 
 SHOWN = ("foreground_iou", "miou", "mean_dice", "pixel_accuracy")
 """Scores over all classes of which each image's difference is told; of each class it is the IoU's."""
@@ -27,7 +27,7 @@ def pairs(ours: Sequence[ImageScore], theirs: Sequence[ImageScore]) -> list[tupl
         by_content = {other.image_digest: other for other in theirs if other.image_digest}
         by_id = {one.image_id: by_content[one.image_digest] for one in ours if one.image_digest in by_content}
     found = ((one, by_id[one.image_id]) for one in ours if one.image_id in by_id)
-    return [_alike(one, other) for one, other in found if _is_one_image(one, other)]
+    return [alike(one, other) for one, other in found if _is_one_image(one, other)]
 
 
 def _is_one_image(one: ImageScore, other: ImageScore) -> bool:
@@ -35,16 +35,6 @@ def _is_one_image(one: ImageScore, other: ImageScore) -> bool:
     # The pixels of each class in the target: two targets that agree in all of them are as good as one.
     has_same_target = one.counts.target_px.tolist() == other.counts.target_px.tolist()
     return not is_other_content and one.has_target == other.has_target and has_same_target and one.level == other.level
-
-
-def _alike(one: ImageScore, other: ImageScore) -> tuple[ImageScore, ImageScore]:
-    if None in (one.boundary, other.boundary) or one.boundary.ruler != other.boundary.ruler:  # type: ignore[union-attr]
-        one, other = replace(one, boundary=None), replace(other, boundary=None)
-    if None in (one.instances, other.instances):
-        one, other = replace(one, instances=None), replace(other, instances=None)
-    if None in (one.probs, other.probs):
-        one, other = replace(one, probs=None), replace(other, probs=None)
-    return one, other
 
 
 def has_same_rows(ours: Sequence[ClassInfo], theirs: Sequence[ClassInfo]) -> bool:

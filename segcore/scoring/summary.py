@@ -1,7 +1,7 @@
 """Summary: what was counted in each image -> *sums* -> the scores of any set of images, or of many draws of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,17 @@ def common_unit(results: Sequence[ImageScore]) -> str | None:
     """The unit of distances that all images share; None where they differ, or none was measured."""
     units = {result.boundary.ruler.unit for result in results if result.boundary is not None}
     return units.pop() if len(units) == 1 else None
+
+
+def alike(one: ImageScore, other: ImageScore) -> tuple[ImageScore, ImageScore]:
+    """An image's scores by two masks, like for like: without what was measured in only one, or by another ruler."""
+    if None in (one.boundary, other.boundary) or one.boundary.ruler != other.boundary.ruler:  # type: ignore[union-attr]
+        one, other = replace(one, boundary=None), replace(other, boundary=None)
+    if None in (one.instances, other.instances):
+        one, other = replace(one, instances=None), replace(other, instances=None)
+    if None in (one.probs, other.probs):
+        one, other = replace(one, probs=None), replace(other, probs=None)
+    return one, other
 
 
 def sums_of(results: Sequence[ImageScore], num_classes: int, empty: float) -> dict[str, Floats]:
