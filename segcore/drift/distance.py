@@ -8,7 +8,8 @@ well-conditioned estimator for large-dimensional covariance matrices", 2004).
 
 What is far is told by the training images themselves: each one's distance from all the others (leave one out), and the
 share of these that are nearer. That share is calibrated whatever the statistics' distribution (conformal anomaly
-detection: Laxhammar and Falkman, 2010): of images like the training ones, about one in a hundred is beyond 99 %.
+detection: Laxhammar and Falkman, 2010): of images like the training ones, about one in a hundred is beyond 99 %; fewer
+where there are few training images, since each of them is then held against noticeably fewer than a new one is.
 """
 
 import math
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+METHOD = 2
+"""Goes up with every change of this file that can change a score."""
 MIN_IMAGES = 3
 """With fewer nothing is known of how far images are apart."""
 ORDINARY = 0.99
@@ -34,20 +37,8 @@ class Spread:
 
     def __init__(self, rows: Floats, least: Floats) -> None:
         assert len(rows) >= MIN_IMAGES, f"{len(rows)} images tell no spread"
-        self._num = len(rows)
-        self._mean = rows.mean(axis=0)
-        self._scale = np.maximum(rows.std(axis=0, ddof=1), least)
-        self._standard = (rows - self._mean) / self._scale
-        self._kept = 1 - shrinkage(self._standard)
-        self._squares = self._standard.T @ self._standard
-        # What the floor added to each deviation is noise of its own.
-        self._noise = np.diag(1 - np.diag(self._squares) / (self._num - 1)).clip(0)
-        self._inverse = np.linalg.inv(self._shrunk(self._num - 1))
-
-    def _shrunk(self, freedom: int) -> Floats:
-        """Covariance of the standard scores."""
-        found: Floats = self._kept * (self._squares / freedom + self._noise)
-        return found + (1 - self._kept) * np.eye(len(self._noise))
+        self._rows, self._least = rows, least
+        self._mean, self._scale, self._inverse = _fitted(rows, least)
 
     def deviations(self, row: Floats) -> Floats:
         """By how many deviations each statistic (statistics,) is above the training images' mean."""
@@ -55,24 +46,44 @@ class Spread:
 
     def distance(self, row: Floats) -> float:
         """Of an image that is none of the training images."""
-        z = self.deviations(row)
-        return math.sqrt(z @ self._inverse @ z)
+        return _distance(row, self._mean, self._scale, self._inverse)
 
     def left_out(self) -> Floats:
-        """(images,): of each training image from the others alone, under the same scale and shrinkage.
+        """(images,): of each training image from the others alone, as of a new image.
 
-        Without image i the mean moves by z_i / (n - 1), and the sum of squares loses n / (n - 1) z_i z_i'; the inverse
-        follows by Sherman and Morrison's formula.
+        Nothing of the image itself may be in what it is held against, neither in the scale nor in the shrinkage: with
+        few images that would make it nearer than any new one can be.
         """
-        n, z = self._num, self._standard
-        q = np.einsum("ij,jk,ik->i", z, np.linalg.inv(self._shrunk(n - 2)), z)
-        lost = self._kept * n / ((n - 1) * (n - 2))
-        return np.asarray(n / (n - 1) * np.sqrt(q / (1 - lost * q)))
+        others = (np.delete(self._rows, number, axis=0) for number in range(len(self._rows)))
+        fits = (_fitted(rows, self._least) for rows in others)
+        return np.array([_distance(row, *fit) for row, fit in zip(self._rows, fits, strict=True)])
+
+
+def _fitted(rows: Floats, least: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean and deviation of each statistic, and the inverse covariance of the standard scores."""
+    mean = rows.mean(axis=0)
+    scale = np.maximum(rows.std(axis=0, ddof=1), least)
+    standard = (rows - mean) / scale
+    covariance = standard.T @ standard / (len(rows) - 1)
+    # What the floor added to each deviation is noise of its own.
+    covariance += np.diag((1 - np.diag(covariance)).clip(0))
+    share = shrinkage(standard)
+    return mean, scale, np.linalg.inv((1 - share) * covariance + share * np.eye(len(least)))
+
+
+def _distance(row: Floats, mean: Floats, scale: Floats, inverse: Floats) -> float:
+    z = (row - mean) / scale
+    return math.sqrt(z @ inverse @ z)
 
 
 def shrinkage(centred: Floats) -> float:
-    """The share of a multiple of the identity in Ledoit and Wolf's covariance; rows (n, p) have the mean 0."""
+    """The share of a multiple of the identity in Ledoit and Wolf's covariance; rows (n, p) have the mean 0.
+
+    Of two rows, one the other's opposite, it is all: they say nothing of correlations.
+    """
     n, p = centred.shape
+    if n < 3:
+        return 1.0
     covariance = centred.T @ centred / n
     mean = np.trace(covariance) / p
     apart = (covariance**2).sum() - p * mean**2

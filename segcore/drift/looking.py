@@ -10,11 +10,11 @@ from segcore.drift.bands import band_statistics, has_stains, stain_statistics
 from segcore.drift.distance import MIN_IMAGES
 from segcore.drift.reference import Reference, Seen
 from segcore.drift.texture import texture, texture_module
-from segcore.errors import SegcoreError
+from segcore.errors import ContractError, SegcoreError
 from segcore.geometry import Window
 from segcore.inference.adapt import windows_for
 from segcore.inference.contract import check_contract
-from segcore.inference.model_grid import ModelGrid
+from segcore.inference.model_grid import ModelGrid, Valid
 from segcore.inference.normalised import missing_values, normalised
 from segcore.inference.tiling import read_reflected, read_validity
 from segcore.models import has_weights
@@ -23,6 +23,7 @@ from segcore.models.package import ModelPackage
 from segcore.progress import Progress
 from segcore.store import Image
 from segcore.stretch import stretch_of
+from segcore.taps import Axis
 
 MAX_TEXTURE = 4
 """Windows whose features are pooled; a sample has eight as a rule."""
@@ -49,7 +50,8 @@ class Looker:
         """The statistics of an image.
 
         Raises:
-            SegcoreError: if it has no usable pixel.
+            ContractError: if it has no usable pixel.
+            SegcoreError: if one of its bands has none, or holds numbers so large that nothing can be computed of them.
         """
         image, contract = grid.image, self._contract
         stretch = stretch_of(image) if contract.stretch else None
@@ -57,6 +59,8 @@ class Looker:
         sample = [read_reflected(grid, window, stretch) for window in windows]
         missing = np.concatenate([_missing(grid, *each) for each in zip(windows, sample, strict=True)], axis=1)
         pixels = np.concatenate([part.reshape(len(part), -1) for part in sample], axis=1)
+        if missing.all():
+            raise ContractError(f"image {image.image_id}: no usable pixel in the sample")
         if missing.all(axis=1).any():
             raise SegcoreError(f"image {image.image_id}: a band has no usable pixel in the sample")
         found = {"bands": band_statistics(pixels, missing, contract.bands)}
@@ -68,6 +72,11 @@ class Looker:
             assert self.module
             network = adapted(self._network, torch.cat(tiles)) if self._package.adapts else self._network
             found["texture"] = texture(network, self.module, tiles[:MAX_TEXTURE])
+        if not all(np.isfinite(group.values).all() for group in found.values()):
+            raise SegcoreError(
+                f"image {image.image_id}: its statistics are not finite; expected numbers that a network can take: "
+                "name its fill value as nodata in the file, and ingest it again"
+            )
         return found
 
     def _has_stains(self, image: Image) -> bool:
@@ -87,11 +96,25 @@ def _missing(grid: ModelGrid, window: Window, pixels: npt.NDArray[np.generic]) -
     inside = window.intersected(Window.whole(grid.shape))
     counted = np.zeros(window.shape, np.bool_)
     counted[inside.relative_to(window.start).slices] = True
-    valid = None if grid.is_resampled else read_validity(grid, inside)
+    valid = _valid(grid, inside)
     if valid is not None:
         counted[inside.relative_to(window.start).slices] &= valid
     missing[:, ~counted] = True
     return missing.reshape(len(pixels), -1)
+
+
+def _valid(grid: ModelGrid, window: Window) -> Valid | None:
+    """Usable pixels of a window; None = all. A resampled one is as the level's pixel is in which its centre lies."""
+    if not grid.is_resampled:
+        return read_validity(grid, window)
+    if not grid.image.has_valid:
+        return None  # the resampled pixels tell
+    sides = zip(grid.step, grid.mask_shape[-2:], window.start[-2:], window.stop[-2:], strict=True)
+    rows, columns = (Axis(step, n).nearest(start, stop) for step, n, start, stop in sides)
+    start = (*window.start[:-2], int(rows[0]), int(columns[0]))
+    stop = (*window.stop[:-2], int(rows[-1]) + 1, int(columns[-1]) + 1)
+    valid = read_validity(grid, Window(start, tuple(b - a for a, b in zip(start, stop, strict=True))))
+    return None if valid is None else valid[..., rows - rows[0], :][..., columns - columns[0]]
 
 
 def reference_of(
@@ -99,9 +122,11 @@ def reference_of(
 ) -> Reference | None:
     """The statistics of training images; None of fewer than three.
 
+    One that cannot be looked at is left out, with a note: it costs no training its package.
+
     Args:
         package: of their model.
-        images: that meet its contract.
+        images: of the training.
         device: where the model runs.
         progress: listener.
     """
@@ -111,6 +136,9 @@ def reference_of(
     progress.start("drift", len(images), "images")
     looker, seen = Looker(package, device), []
     for image in images:
-        seen.append(looker.seen(check_contract(package.contract, image).grid))
+        try:
+            seen.append(looker.seen(check_contract(package.contract, image).grid))
+        except SegcoreError as error:
+            progress.note(f"left out of the statistics for drift: {error}")
         progress.advance()
     return Reference.of(seen, looker.module or "")

@@ -13,6 +13,7 @@ import torch
 
 from segcore import __version__
 from segcore.config import DriftConfig
+from segcore.drift.distance import METHOD
 from segcore.drift.looking import Looker
 from segcore.drift.reference import VERSION, Reference
 from segcore.errors import ContractError, StoreError
@@ -111,10 +112,9 @@ def _item(job: _Job, image_id: str, progress: Progress) -> ItemResult:
     try:
         image = job.ws.image(image_id)
         try:
-            grid = check_contract(job.package.contract, image).grid
-        except ContractError as error:  # predict refuses it, and says so
+            found = _compared(job, job.reference, check_contract(job.package.contract, image).grid)
+        except ContractError as error:  # predict refuses it and says so, or has nothing to look at
             return ItemResult(state="skipped", image=image_id, details={"reason": str(error)})
-        found = _compared(job, job.reference, grid)
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         message = failure(image_id, error)
         progress.note(message)
@@ -150,7 +150,7 @@ def _identity(package: ModelPackage, grid: ModelGrid) -> dict[str, Any]:
         "image": [image.digest, image.attributes.get("plan"), image.valid_plan],
         "foreground": None if mark is None else mark.digest,
         "grid": [grid.level, *grid.step],
-        "versions": [VERSION, SAMPLE_VERSION, __version__],
+        "versions": [VERSION, METHOD, SAMPLE_VERSION, __version__],
     }
 
 

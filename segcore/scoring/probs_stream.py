@@ -142,9 +142,9 @@ def _windows(subject: Subject, layer: Layer) -> Iterator[tuple[Pieces, npt.NDArr
 
 
 def _cell(axes: Sequence[str], num_channels: int) -> Ints:
-    """Sides of a window: as many planes and whole chunks as hold so many values."""
-    planes = MAX_PLANES if "z" in axes else 1
+    """Sides of a window: as many planes and whole chunks as hold so many values; one chunk at least."""
     side_px = CHUNK_PX
+    planes = max(1, min(MAX_PLANES, WINDOW_VALUES // (side_px**2 * num_channels))) if "z" in axes else 1
     while side_px < WINDOW_PX and 4 * side_px**2 * planes * num_channels <= WINDOW_VALUES:
         side_px *= 2
     return (*(planes if axis == "z" else 1 for axis in axes[:-2]), side_px, side_px)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from segcore.classes import ClassInfo
+from segcore.geometry import Ints
 from segcore.inference.decision import MASK, Kind
 from segcore.inference.job import ignore_of
 from segcore.inference.model_grid import Pixels
@@ -125,20 +126,23 @@ class HeldOut:
         package = unwritten(self.info, weights)
         ignore, lock = ignore_of(package), threading.Lock()
         counter = Counter(range(len(package.classes)), ignore)
-        total = Tally.zeros(len(package.classes), bool(self.objects))
+        found: list[tuple[str, Ints, Tally]] = []
 
         def tell(shard: Answered) -> None:
-            nonlocal total
-            target = self.targets[shard.run.image.image_id]
+            image_id = shard.run.image.image_id
+            target = self.targets[image_id]
             ids = target.read(shard.window, shard.run.grid.level)
             known = np.where(ids == target.ignore, ignore, ids).astype(np.uint16)
             mask = shard.answers[MASK].astype(np.uint16)
             own = Tally(counter.count(known, mask), self._objects_of(shard, counter, known, mask))
             with lock:
-                total += own
+                found.append((image_id, shard.shard, own))
 
         self.trial.run(package, self.parts[group.rank :: group.size], tell)
-        return total.of_all(group)
+        # Threads end in any order, and sums of IoU are floats: the same order is the same score, to the last bit.
+        found.sort(key=lambda one: one[:2])
+        zeros = Tally.zeros(len(package.classes), bool(self.objects))
+        return sum((own for _, _, own in found), zeros).of_all(group)
 
     def _objects_of(self, shard: Answered, counter: Counter, known: Pixels, mask: Pixels) -> InstanceCounts | None:
         """The objects of a shard against those of its target; what a shard's rim cuts is cut in both."""

@@ -31,20 +31,25 @@ def test_without_shrinkage_it_is_the_distance_of_mahalanobis(monkeypatch: pytest
     assert Spread(rows, np.full(4, 1e-9)).distance(image) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize(("n", "p"), [(3, 2), (9, 4), (30, 6), (6, 20)])
-def test_an_image_left_out_is_held_against_the_others(n: int, p: int) -> None:
+@pytest.mark.parametrize(("n", "p"), [(4, 2), (9, 4), (30, 6), (6, 20)])
+def test_an_image_left_out_is_held_against_the_others_alone(n: int, p: int) -> None:
     rows, least = _rows(n, p), np.full(p, 1e-9)
     least[0] = 50  # a statistic that is all noise
-    spread = Spread(rows, least)
-    scale = np.maximum(rows.std(axis=0, ddof=1), least)
-    z = (rows - rows.mean(axis=0)) / scale
-    kept = 1 - shrinkage(z)
-    noise = np.diag(1 - z.var(axis=0, ddof=1)).clip(0)
-    for number, distance in enumerate(spread.left_out()):
-        others = np.delete(z, number, axis=0)
-        covariance = kept * (np.cov(others.T) + noise) + (1 - kept) * np.eye(p)
-        gap = z[number] - others.mean(axis=0)
+    for number, distance in enumerate(Spread(rows, least).left_out()):
+        others = np.delete(rows, number, axis=0)
+        scale = np.maximum(others.std(axis=0, ddof=1), least)
+        z = (others - others.mean(axis=0)) / scale
+        kept = 1 - shrinkage(z)
+        noise = np.diag(1 - z.var(axis=0, ddof=1)).clip(0)
+        gap = (rows[number] - others.mean(axis=0)) / scale
+        covariance = kept * (np.cov(z.T) + noise) + (1 - kept) * np.eye(p)
         assert distance == pytest.approx(np.sqrt(gap @ np.linalg.inv(covariance) @ gap))
+
+
+def test_of_two_images_that_are_left_only_the_deviations_are_known() -> None:
+    rows, least = _rows(3, 4), np.full(4, 1e-9)
+    gap = rows[2] - rows[:2].mean(axis=0)
+    assert Spread(rows, least).left_out()[2] == pytest.approx(np.linalg.norm(gap / rows[:2].std(axis=0, ddof=1)))
 
 
 def test_a_deviation_below_the_least_is_not_believed() -> None:
@@ -61,6 +66,18 @@ def test_one_image_in_a_hundred_is_a_false_alarm() -> None:
         limit = beyond(spread.left_out())
         alarms += [spread.distance(row) > limit for row in rng.exponential(size=(200, 3))]
     assert 0.004 < np.mean(alarms) < 0.018
+
+
+@pytest.mark.parametrize("p", [5, 30])
+@pytest.mark.parametrize("n", [3, 5, 10, 20])
+def test_of_few_images_false_alarms_are_no_more_than_one_in_their_number_and_one(n: int, p: int) -> None:
+    alarms = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        spread = Spread(rng.normal(size=(n, p)), np.full(p, 1e-9))
+        limit = beyond(spread.left_out())
+        alarms += [spread.distance(row) > limit for row in rng.normal(size=(10, p))]
+    assert np.mean(alarms) < 1.2 / (n + 1)
 
 
 def test_few_images_have_their_largest_score_for_a_limit() -> None:

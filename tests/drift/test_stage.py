@@ -134,6 +134,53 @@ def test_nodata_and_unusable_pixels_do_not_count(tmp_path: Path) -> None:
     assert seen.values[0] == pytest.approx(pixels[0, 50:, :100].mean())
 
 
+def test_unusable_pixels_of_a_resampled_image_do_not_count(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    package = unet_package(ws, spacing=Spacing(values={"y": 2.0, "x": 2.0}, unit="micrometer", origin="file"))
+    contract = package.info.contract.model_copy(update={"spacing_tolerance": 0.5})
+    pixels, valid = np.full((3, *SIDES), 90, np.uint8), np.ones(SIDES, np.uint8)
+    pixels[:, :, 101:], valid[:, 100:] = 200, 0
+    spacing = Spacing(values={"y": 1.6, "x": 1.6}, unit="micrometer", origin="file")
+    put_image(ws, "a", pixels, has_valid=True, spacing=spacing)
+    put_label(ws, "a", "valid", valid)
+    grid = check_contract(contract, ws.image("a")).grid
+    assert grid.is_resampled
+    bands = Looker(package, CPU).seen(grid)["bands"]
+    found = {value for name, value in zip(bands.names, bands.values, strict=True) if "deviation" not in name}
+    assert found == {90}
+
+
+def test_an_image_without_a_pixel_is_skipped_and_costs_a_training_nothing(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    images = [f"t{number}" for number in range(5)]
+    for number, image_id in enumerate(images):
+        put_image(ws, image_id, usual_scene(number)[:, :64, :64] * (number != 2), nodata=0)
+    package = with_reference(ws, unet_package(ws), images)
+    reference = Reference.read(package.drift)
+    assert reference is not None
+    assert reference.num_images == 4
+    states = {item.image: item.state for item in drifted(ws, package.model_id).items}
+    assert states == {image_id: "skipped" if image_id == "t2" else "done" for image_id in images}
+    assert reference_of(package, [ws.image(image_id) for image_id in images[:3]], CPU, SILENT) is None
+
+
+def test_a_fill_value_that_nobody_named_is_a_failure_not_a_score(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    floats = [(usual_scene(number)[:, :64, :64] / 255).astype(np.float32) for number in range(5)]
+    for number, pixels in enumerate(floats[:4]):
+        put_image(ws, f"t{number}", pixels)
+    package = unet_package(ws)
+    contract = package.contract.model_copy(update={"dtype": "float32", "mean": (0.5,) * 3, "std": (1.0,) * 3})
+    info = package.info.model_copy(update={"contract": contract})
+    package = write_package(ws.objects, "models", info, safetensors.torch.load(package.weights))
+    package = with_reference(ws, package, [f"t{number}" for number in range(4)])
+    floats[4][:, :20] = np.finfo(np.float32).min
+    put_image(ws, "filled", floats[4])
+    items = {item.image: item for item in drifted(ws, package.model_id).items}
+    assert [image for image, item in items.items() if item.state == "failed"] == ["filled"]
+    assert "its statistics are not finite" in (items["filled"].error or "")
+
+
 def test_other_stain_is_told_by_name(tmp_path: Path) -> None:
     ws = Workspace.open(str(tmp_path / "ws"), create=True)
     rgb_of_hed = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])

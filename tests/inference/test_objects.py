@@ -35,8 +35,6 @@ from tests.inference.scenes import conv_package, every_level, mask_of
 from tests.instances.scenes import discs, seen_by, with_snakes
 from tests.synthetic import put_image
 
-night = Night
-
 RULE = Rule(depth_px=5, min_px=10)
 SHAPE = (1100, 600)
 """More than a work unit of 4 x 4 shards of 256 px."""

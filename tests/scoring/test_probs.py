@@ -267,5 +267,19 @@ def test_a_layer_of_an_earlier_mask_is_left_out(workspace: Workspace) -> None:
     assert notes == ["image b: its layer probs is of an earlier mask m; it is not scored"]
 
 
+def test_two_masks_are_compared_on_the_images_whose_probabilities_both_have(workspace: Workspace) -> None:
+    names = tuple(info.name for info in default_classes(K))
+    for image_id in "ab":
+        mask = workspace.label(image_id, "m").read(Window.whole(SHAPE))
+        put_label(workspace, image_id, "n", mask, default_classes(K))
+    layer = workspace.layer("b", "m", "probs").read(Window.whole((K, *SHAPE)))
+    put_probs(workspace, "b", "n", layer, names)  # n has none of a
+    found = _scores(workspace, against="n", resamples=20)["against"]
+    assert found["num_images"] == 2
+    alone = _scores(workspace, images=("b",))["probs"]["mean_auc"]
+    assert found["probs"]["mean_auc"]["value"] == found["probs"]["mean_auc"]["other"] == alone
+    assert found["probs"]["mean_auc"]["difference"] == 0
+
+
 def test_it_can_be_left_out(workspace: Workspace) -> None:
     assert "probs" not in _scores(workspace, probs="off")

@@ -1,5 +1,6 @@
 """Validate: the counts are those of the masks that predict writes, over whole images or a spread of their shards."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from segcore.models import ModelConfig
 from segcore.models.package import InputContract, PackageInfo, unwritten, write_package
 from segcore.sampling import LabelledImage
 from segcore.scoring.counts import Counter
+from segcore.scoring.instances import InstanceCounts
 from segcore.scoring.score import score
 from segcore.store import PyramidSpec, Staging, Workspace
 from segcore.training.choice import Choice
@@ -110,6 +112,32 @@ def test_objects_are_those_that_predict_makes_of_the_masks(ws: Workspace) -> Non
         assert (tally.object_scores == expected) == (number < 2), "the last is cut at 512"
         assert main_of(summary(tally, package.classes)) == ("PQ", tally.object_scores["pq"])
         assert 0.3 < main_score(tally, package.classes) < 0.9
+
+
+def test_sums_of_objects_do_not_depend_on_which_shard_is_ready_first(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, learner = info_and_learner()
+    image, _ = put(ws, "a", (600, 1100), 0)
+    weights = learner.average.state_dict()
+    held_out = replace(HeldOut.of(info, learner, [image], 1e9), objects={"b": image.target})
+    answered: list[Answered] = []
+    held_out.trial.run(unwritten(info, weights), held_out.parts, answered.append)
+    assert len(answered) == 6
+    large = answered[3].shard
+
+    def objects_of(_held_out: HeldOut, shard: Answered, *_: Any) -> InstanceCounts:
+        none = InstanceCounts.zeros(3)
+        return replace(none, matched_iou=none.matched_iou + (1e16 if shard.shard == large else 1.0))
+
+    monkeypatch.setattr(HeldOut, "_objects_of", objects_of)
+    found = set()
+    for order in (answered, answered[::-1], answered[3:] + answered[:3]):
+        trial: Any = SimpleNamespace(run=lambda _package, _parts, tell, order=order: [*map(tell, order)])
+        tally = replace(held_out, trial=trial).count(weights)
+        assert tally.objects is not None
+        found.add(float(tally.objects.matched_iou[0, 0]))
+    assert len(found) == 1
 
 
 def test_a_limit_takes_a_spread_of_shards(ws: Workspace) -> None:
