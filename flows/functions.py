@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import wraps
 
 from segcore.config import StageConfig
 from segcore.progress import Progress
@@ -30,6 +31,7 @@ def stage_function(stage: str) -> StageFunction:
     module, name = FUNCTIONS[stage]
     function: Callable[..., StageResult] = getattr(importlib.import_module(module), name)
 
+    @wraps(function)
     def run(config: StageConfig, progress: Progress) -> StageResult:
         where = getattr(config, "dask", None)
         if where is None or getattr(config, "dry_run", False):

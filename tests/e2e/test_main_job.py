@@ -12,6 +12,7 @@ import rasterio
 from flows.main_job import main_job
 from flows.nightly import nightly
 from flows.running import stage_results
+from segcore.config import NightlyConfig
 from segcore.results import StageResult
 from segcore.samples import SceneSpec, draw_scene, write_samples
 from segcore.store import Workspace
@@ -58,7 +59,7 @@ def test_main_job_leaves_masks_scores_and_a_report(job: dict[str, Any]) -> None:
     counted = np.asarray(scored.scores["confusion"]).sum()
     truth = [draw_scene(scene.seed, scene.shape)[1] for scene in SCENES]
     assert counted == sum(int((ids != 255).sum()) for ids in truth)
-    page, data = (Path(path) for path in reported.paths)
+    page, data, _ = (Path(path) for path in reported.paths)
     assert all(image_id in page.read_text(encoding="utf-8") for image_id in workspace.image_ids())
     assert json.loads(data.read_text(encoding="utf-8"))["scores"] == scored.scores
 
@@ -76,23 +77,26 @@ def test_a_night_takes_new_and_changed_sources_and_names_the_broken_one(job: dic
     archive.mkdir()
     for name in ("one", "two"):
         shutil.copy(job["folder"] / "sources" / f"{name}.tif", archive)
-    night = {
-        "workspace": str(tmp_path / "w"),
-        "model": job["results"][1].paths[0],
-        "sources": [str(archive)],
-        "predict": {"tile_workers": 1},
-    }
-    first = nightly(**night, return_state=True)
+    night = NightlyConfig.model_validate(
+        {
+            "workspace": str(tmp_path / "w"),
+            "model": job["results"][1].paths[0],
+            "sources": [str(archive)],
+            "predict": {"tile_workers": 1},
+        }
+    )
+    first = nightly(night, return_state=True)
     assert first.name == "Completed", first.message
 
     shutil.copy(job["folder"] / "sources" / "three.tif", archive)
     (archive / "broken.tif").write_bytes(b"II*\x00 and nothing more")
     with rasterio.open(archive / "one.tif", "r+") as dataset:
         dataset.write(255 - dataset.read().clip(1, 254))
-    second = nightly(**night, return_state=True)
+    second = nightly(night, return_state=True)
     assert (second.type.value, second.name) == ("FAILED", "PartlyDone")
     assert "broken.tif" in str(second.message)
-    ingested, predicted, _, reported = stage_results(second)
+    of_stage = {result.stage: result for result in stage_results(second)}
+    ingested, predicted, reported = (of_stage[name] for name in ("ingest", "predict", "report"))
     became = {Path(str(item.source)).stem: item.state for item in ingested.items}
     assert became == {"one": "done", "two": "skipped", "three": "done", "broken": "failed"}
     assert sorted(states(predicted)) == ["done", "done", "skipped"]

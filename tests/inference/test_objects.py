@@ -382,10 +382,11 @@ def test_objects_become_polygons_with_the_class_of_most_of_their_pixels(tmp_path
     objects, mask = mask_of(ws, "a", "m_instances"), mask_of(ws, "a", "m")
     assert set(np.unique(mask)) == {0, 1, 2}
     features = json.loads((out / "a.geojson").read_text())["features"]
-    assert sorted(each["id"] for each in features) == list(range(1, objects.max() + 1))
+    numbers = [each["properties"]["object"] for each in features]
+    assert sorted(numbers) == list(range(1, objects.max() + 1))
     assert {each["properties"]["class"] for each in features} == {"class 1", "class 2"}
     for each in features:
-        own = objects == each["id"]
+        own = objects == each["properties"]["object"]
         assert shape(each["geometry"]).area == own.sum()
         assert each["properties"]["class_id"] == np.bincount(mask[own]).argmax()
     assert (

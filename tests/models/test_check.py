@@ -35,7 +35,7 @@ def package(ws: Workspace) -> ModelPackage:
         bands=("red", "nir"), dtype="uint8", spacing=None, mean=(1.0, 2.0), std=(1.0, 2.0), stride=2
     )
     info = PackageInfo(name="cells", architecture=config, contract=contract, classes=default_classes(2))
-    return write_package(ws.objects, "models", info, build_model(config).state_dict(), picture=b"a picture")
+    return write_package(ws.objects, "models", info, build_model(config).state_dict(), {"example.png": b"a picture"})
 
 
 def problems(package: ModelPackage) -> list[str]:
