@@ -65,6 +65,7 @@ def check_ngff(workspace: Path) -> None:
                 assert type(mask).__name__ == "ImageLabel"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["naip", "landsat_rgbn_wgs84"])
 def test_a_geotiffs_mask_lies_exactly_over_its_source(tmp_path: Path, data_dir: Path, folder: str) -> None:
     sources = sorted((data_dir / "geotiff" / folder).glob("*.tif"))

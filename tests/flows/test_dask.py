@@ -108,6 +108,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         pass
 
 
+@pytest.mark.slow
 def test_stages_on_dask_workers_give_the_same_and_leave_no_process(tmp_path: Path) -> None:
     for number in range(3):
         Picture.fromarray(scene(700, 600, number).transpose(1, 2, 0)).save(tmp_path / f"{number}.png")

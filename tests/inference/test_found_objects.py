@@ -134,6 +134,7 @@ def test_an_object_on_any_border_is_there_once(tmp_path: Path, places: list[tupl
     assert first == sorted(first)  # ids follow the anchors
 
 
+@pytest.mark.slow
 def test_a_crowd_is_that_of_the_run_that_is_cut_nowhere(tmp_path: Path) -> None:
     """Long objects, wider than any halo, are joined over all tiles and shards."""
     ids = with_snakes(discs(SHAPE, 300), 4)
