@@ -230,6 +230,17 @@ def test_item_over_the_antimeridian_has_bounds_from_west_to_east(tmp_path: Path)
     assert -180 < east < -179
 
 
+def test_item_of_an_image_from_0_to_360_has_the_bounds_of_the_earth(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    georef = Georef(crs_wkt=CRS.from_epsg(4326).to_wkt(), epsg=4326, transform=(9.0, 0, 0.0, 0, -1.0, 20.0))
+    put_image(ws, "a", np.ones((1, 40, 40), np.uint8), georef=georef)
+    put_label(ws, "a", "m", np.ones((40, 40), np.uint8), CLASSES)
+    item = json.loads(Path(_export(ws, tmp_path / "out", "geotiff")[0].details["stac"]).read_text("utf-8"))
+    jsonschema.validate(item, SCHEMA)
+    assert item["bbox"] == [-180, -20, 180, 20]
+    assert shape(item["geometry"]).area == 360 * 40
+
+
 def test_items_go_to_a_remote_folder_and_our_own_reader_takes_them(tmp_path: Path) -> None:
     ws, _ = _workspace(tmp_path)
     (found, _) = _export(ws, tmp_path / "out", "geotiff")
