@@ -150,7 +150,8 @@ def _parted(polygon: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
     for turn in range(round(west / TURN), round(east / TURN) + 1):
         start = TURN * turn - ANTIMERIDIAN
         inside = shapely.intersection(polygon, shapely.box(start, -90, start + TURN, 90))
-        parts += _parts(shapely.transform(inside, lambda points, turn=turn: np.round(points - [TURN * turn, 0.0], DIGITS)))
+        shift = np.array([TURN * turn, 0.0])
+        parts += _parts(shapely.transform(inside, lambda points, shift=shift: np.round(points - shift, DIGITS)))
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 

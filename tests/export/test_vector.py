@@ -264,8 +264,25 @@ def test_confidence_is_the_mean_probability_of_the_own_class(tmp_path: Path, lev
 
 def test_probabilities_of_another_run_are_left_out(tmp_path: Path) -> None:
     ws = _workspace(tmp_path, _ids(), SQUARE)
-    put_probs(ws, "scene-1", "m", np.zeros((1, *SHAPE), np.uint8), ("water",), predict={"model": "another"})
+    made = {"predict": {"model": "net", "halo_px": 32, "thresholds": [[3, 0.2]]}}
+    put_label(ws, "scene-1", "m", _ids(), CLASSES, attributes=made)
+    values = np.zeros((1, *SHAPE), np.uint8)
+    put_probs(ws, "scene-1", "m", values, ("water",), predict={"model": "net", "halo_px": 64})
     assert "confidence" not in read_geoparquet(_export(ws, tmp_path, "geoparquet"))[0]
+    put_probs(ws, "scene-1", "m", values, ("water",), predict={"model": "net", "halo_px": 32})
+    assert "confidence" in read_geoparquet(_export(ws, tmp_path / "2", "geoparquet"))[0]
+
+
+def test_refined_mask_has_the_probabilities_of_the_one_it_was_made_of(tmp_path: Path) -> None:
+    ws = _workspace(tmp_path, _ids(), SQUARE)
+    put_probs(ws, "scene-1", "m", np.full((1, *SHAPE), 51, np.uint8), ("water",))
+    for name, below in (("m_refined", "m"), ("again", "m_refined")):
+        own = {"mask": below, "mask_digest": ws.label("scene-1", below).digest, "refine": {}}
+        put_label(ws, "scene-1", name, _ids(), CLASSES, attributes=own)
+    rows = read_geoparquet(_export(ws, tmp_path, "geoparquet", model="again"))
+    found = [row["confidence"] for row in rows if row["class"] == "water"]
+    np.testing.assert_allclose(found, 0.2)
+    assert len(found) > 3
 
 
 @pytest.mark.parametrize(("simplify", "tolerance"), [("1px", 0.5), ("1.5m", 1.5), ("0.004km", 4.0)])
