@@ -10,9 +10,12 @@ from pathlib import Path
 
 from segcore.config import RESERVED_NAMES
 from segcore.errors import ConfigError, SegcoreError, StoreError
-from segcore.store import Image, Label, Objects, Workspace, is_instances
+from segcore.store import Image, Label, Layer, Objects, Workspace, is_instances, layer_name
 
 log = logging.getLogger("segcore.selection")
+
+OF_MASK_ALONE = ("thresholds", "min_confidence")
+"""In the plan of a mask, what its layers' plans leave out."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -157,6 +160,27 @@ def is_stale(image: Image, mask: Label) -> bool:
 def is_of_earlier(objects: Label, mask: Label) -> bool:
     """True if objects were made of a mask by another plan than that which stands under its name."""
     return bool(objects.attributes.get("mask_digest", mask.digest) != mask.digest)
+
+
+def is_of_another_run(layer: Layer, mask: Label) -> bool:
+    """True if model or pixels were others when a layer was made; never where one of the two does not say."""
+    made, of_mask = (each.attributes.get("predict", {}) for each in (layer, mask))
+    return bool(made) and any(made.get(key) != value for key, value in of_mask.items() if key not in OF_MASK_ALONE)
+
+
+def probs_layer(workspace: Workspace, mask: Label) -> Layer | None:
+    """The probabilities that a mask, or that which it was refined from, was made with; None if of another run."""
+    owner, seen, image_id = mask, set[str](), mask.image_id
+    while owner.name not in seen:
+        if workspace.is_complete(image_id, layer_name(owner.name, "probs")):
+            layer = workspace.layer(image_id, owner.name, "probs")
+            return None if is_of_another_run(layer, mask) else layer
+        seen.add(owner.name)
+        below = owner.attributes.get("mask", owner.name)
+        if not workspace.is_complete(image_id, below):
+            return None
+        owner = workspace.label(image_id, below)
+    return None
 
 
 def _masks_there_are(workspace: Workspace) -> str:

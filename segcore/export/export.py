@@ -139,6 +139,7 @@ def _export_item(masked: Masked, output: Output, config: ExportConfig) -> ItemRe
                 return ItemResult(state="skipped", image=image.image_id, path=path, details={"reason": reason})
             if held is None or not config.renew:
                 raise StoreError(f"{path} holds another mask, or this one in another form; --overwrite replaces it")
+        output.remove(item_name(name))  # that of what stood here before
         with output.place(name, mark) as temporary:
             details = write(image, mask, temporary, config)
     except OSError as error:

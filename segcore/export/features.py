@@ -22,11 +22,11 @@ from segcore.export.simplify import Polygons
 from segcore.geometry import Window
 from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size
 from segcore.scoring.counts import foreground_rows
+from segcore.selection import probs_layer
 from segcore.spatial import METERS_PER_UNIT, parse_length
-from segcore.store import Image, Label, Layer, Workspace, layer_name
+from segcore.store import Image, Label, Workspace
 
 WINDOW_PX = 2048
-PROBS = "probs"
 AREA_UNITS = ("um2", "m2")
 """Of tissue the first, of land the second."""
 
@@ -84,12 +84,12 @@ class FeatureSource:
         self.classes: tuple[ClassInfo, ...] = tuple(known[row] for row in foreground_rows(known))
         self._rows = np.full(np.iinfo(self._of_classes.dtype).max + 1, len(self.classes), np.int64)
         self._rows[[info.id for info in self.classes]] = np.arange(len(self.classes))
-        self._probs = self._probs_layer()
+        self._probs = probs_layer(self._workspace, self._of_classes)
         self._tolerance_px = _tolerance_px(image, mask, config.simplify)
 
     @property
     def has_confidence(self) -> bool:
-        """Whether there is a layer of probabilities of this very mask."""
+        """Whether there is a layer of the probabilities that the mask was made with."""
         return self._probs is not None
 
     @property
@@ -169,16 +169,6 @@ class FeatureSource:
                 scale = 255 if values.dtype == np.uint8 else 1
                 found[chosen] = values[places[chosen]].astype(np.float64) / scale
         return found
-
-    def _probs_layer(self) -> Layer | None:
-        """The probabilities that the mask was made with; None if there are none, or those of another run."""
-        image_id, name = self.image.image_id, self._of_classes.name
-        if not self._workspace.is_complete(image_id, layer_name(name, PROBS)):
-            return None
-        layer = self._workspace.layer(image_id, name, PROBS)
-        made, by = layer.attributes.get("predict", {}), self._of_classes.attributes.get("predict", {})
-        same = all(made.get(key) == by.get(key) for key in ("source", "model", "ensemble"))
-        return layer if same and layer.axes == ("c", "y", "x") else None
 
 
 def _tolerance_px(image: Image, mask: Label, simplify: str | None) -> float:

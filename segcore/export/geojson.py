@@ -22,7 +22,7 @@ from rasterio.crs import CRS
 from segcore.config import ExportConfig
 from segcore.export.columns import columns
 from segcore.export.features import Features, FeatureSource
-from segcore.export.placing import Target, has_crs, placing
+from segcore.export.placing import LON_LAT, Target, has_crs, placing
 from segcore.export.stamp import KEY, LINEAGE, lineage, stamp
 from segcore.scoring.areas import UNIT_LABELS
 from segcore.store import Image, Label
@@ -129,6 +129,8 @@ def _json(value: Any) -> str:
 
 
 def _crs_name(crs: CRS) -> str:
-    """The URN of a CRS that has one, its WKT otherwise."""
+    """The URN of a CRS that has one, its WKT otherwise; that of EPSG:4326 would put latitude before longitude."""
+    if crs == LON_LAT:
+        return "urn:ogc:def:crs:OGC:1.3:CRS84"
     authority = crs.to_authority()
     return f"urn:ogc:def:crs:{authority[0]}::{authority[1]}" if authority else str(crs.to_wkt())

@@ -55,6 +55,11 @@ class Output:
         stream: IO[bytes] = self._remote.open(f"{self._root}/{name}", "rb")
         return stream
 
+    def remove(self, name: str) -> None:
+        """A file that may not be there."""
+        if self.exists(name):
+            self._remote.rm_file(f"{self._root}/{name}")
+
     @contextlib.contextmanager
     def place(self, name: str, mark: str | None = None) -> Iterator[Path]:
         """A path to write a file or a folder to, in a scratch folder of its own; on an error all of it goes away.

@@ -18,7 +18,7 @@ import segcore
 from segcore.classes import ClassInfo
 from segcore.config import ExportConfig
 from segcore.errors import SegcoreError
-from segcore.export.placing import LON_LAT, has_crs, placing
+from segcore.export.placing import ANTIMERIDIAN, LON_LAT, has_crs, placing
 from segcore.export.stamp import VECTOR, lineage
 from segcore.store import Image, Label, Workspace
 
@@ -166,11 +166,14 @@ def _footprint(image: Image, mask: Label) -> tuple[dict[str, Any], list[float]]:
     height, width = mask.shape()[-2:]
     outline = shapely.segmentize(shapely.box(0, 0, width, height), max(height, width) / FOOTPRINT_POINTS)
     place = placing(image, mask, "degrees")
-    (placed,) = place.placed(np.array([outline], dtype=object), longest_px=None)
+    (placed,) = place.placed(np.array([outline], dtype=object), is_split=True)
     west, south, east, north = placed.bounds
     if placed.geom_type == "MultiPolygon":
         sides = [part.bounds for part in placed.geoms]
-        west, east = min(side[0] for side in sides if side[0] >= 0), max(side[2] for side in sides if side[2] <= 0)
+        of_west = min(side[0] for side in sides if side[2] == ANTIMERIDIAN)
+        of_east = max(side[2] for side in sides if side[0] == -ANTIMERIDIAN)
+        if of_east < of_west:  # otherwise the image goes all around
+            west, east = of_west, of_east
     return shapely.geometry.mapping(placed), [west, south, east, north]
 
 

@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 from segcore.config import ExportConfig
 from segcore.export.columns import columns
 from segcore.export.features import Features, FeatureSource
-from segcore.export.placing import LON_LAT, Target, has_crs, placing
+from segcore.export.placing import Target, has_crs, placing
 from segcore.export.simplify import Polygons
 from segcore.store import Image, Label
 
@@ -43,7 +43,7 @@ class Tables:
     @property
     def may_be_cut(self) -> bool:
         """Whether an outline may be a multipolygon: one in degrees, that crosses the antimeridian."""
-        return bool(self._placing.crs == LON_LAT)
+        return self._placing.target == "degrees"
 
     def __iter__(self) -> Iterator[tuple[pa.Table, Polygons]]:
         waiting: list[Features] = []

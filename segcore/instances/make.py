@@ -8,16 +8,16 @@ Both passes go on where a killed call was, and no pixel depends on shards, threa
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 import segcore
+from segcore.components.cells import MAX_THREADS, ahead
+from segcore.components.label import inherited
 from segcore.geometry import Ints, Window
 from segcore.instances.grow import Bools, Bytes, Fragments, Int64s, Labels, fragments_of
 from segcore.instances.rule import Rule
@@ -31,17 +31,12 @@ ENGINE = 1
 """Goes up with every change of this code that can change a pixel."""
 STALE_WITH = ("mask",)
 """Objects of a mask that was made anew are made anew too."""
-MAX_THREADS = 4
-"""Each takes some 150 MiB for a shard of 2048 px."""
 BYTES_PER_PX = 40
 """Of a window that is being worked on."""
 WRITTEN_AT_ONCE = 4
 """Shards of ids: one as it is made, as it is encoded, and as it goes into the coarser levels."""
 KEPT_SHARDS = 8
 """The first shards, whose pixels of the first pass wait for the second one: all of a small image."""
-
-ItemT = TypeVar("ItemT")
-FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True)
@@ -171,13 +166,13 @@ class _Work:
 
     def run(self) -> Made:
         staging, shards = self._staging, list(self._staging.spec.grid(0).indices())
-        fragments = self._ahead(partial(self._fragments, early=frozenset(shards[:KEPT_SHARDS])), shards)
+        fragments = ahead(self._threads, partial(self._fragments, early=frozenset(shards[:KEPT_SHARDS])), shards)
         found = stitched(zip(shards, fragments, strict=True), self._source.rule.min_px)
         self._progress.advance(len(shards) - len(staging.pending(Window.whole(staging.spec.shape))))
         num_written = 0
         for window in staging.windows():
             writer, pending = staging.writer(window), staging.pending(window)
-            for shard, (labels, first) in zip(pending, self._ahead(self._labels, pending), strict=True):
+            for shard, (labels, first) in zip(pending, ahead(self._threads, self._labels, pending), strict=True):
                 ids = found.ids(labels, first, staging.spec.dtype)
                 writer.put(shard, ids.reshape(staging.shard_window(shard).shape))
                 self._progress.advance()
@@ -208,24 +203,13 @@ class _Work:
         self._progress.advance()
         return found
 
-    def _ahead(self, function: Callable[[ItemT], FoundT], items: Iterable[ItemT]) -> Iterator[FoundT]:
-        """What a function makes of each, in order; a few are made ahead, and no more are in memory."""
-        waiting: deque[Future[FoundT]] = deque()
-        for item in items:
-            waiting.append(self._threads.submit(function, item))
-            if len(waiting) > MAX_THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
 
 def _attributes(source: _Source, count: int, plan: dict[str, Any]) -> dict[str, Any]:
     """What the finished label says of itself, under the key `segcore`."""
     image, mask = source.image, source.mask
-    inherited = ("model", "ensemble", "predict", "config")
     return {
         **image.handed_on(plan),
-        **{key: mask.attributes[key] for key in inherited if key in mask.attributes},
+        **inherited(mask),
         "mask": mask.name,
         "mask_digest": mask.digest,
         "objects": count,

@@ -27,8 +27,8 @@ from segcore.measurements.subject import Subject, windows_of
 from segcore.measurements.sums import Sums, together
 from segcore.measurements.tables import Rows, opened_table, stored_table, table_of
 from segcore.progress import SILENT, Progress
-from segcore.selection import is_of_earlier
-from segcore.store import Image, Label, Layer, Workspace, instances_name, latest_plan, plan_digest
+from segcore.selection import is_of_earlier, probs_layer
+from segcore.store import Image, Label, Workspace, instances_name, latest_plan, plan_digest
 
 FORMAT = 1
 """Of what is kept, and of the numbers in it: another one is measured again."""
@@ -60,7 +60,7 @@ def measured(ws: Workspace, image: Image, mask: Label, intensity: bool, progress
     Raises:
         SegcoreError: if objects are not finished, or of an earlier mask.
     """
-    subject = Subject(image, mask, _objects(ws, image, mask), _probs(ws, mask), intensity)
+    subject = Subject(image, mask, _objects(ws, image, mask), probs_layer(ws, mask), intensity)
     key, identity = f"state/{image.image_id}/{mask.name}/measure.parquet", _identity(subject)
     kept = opened_table(ws.objects, key)
     if kept is not None and (found := _kept(kept, key, identity)) is not None:
@@ -85,15 +85,6 @@ def _objects(ws: Workspace, image: Image, mask: Label) -> Label:
             f"image {image.image_id}: {name} are the objects of an earlier mask {mask.name}; predict again"
         )
     return objects
-
-
-def _probs(ws: Workspace, mask: Label) -> Layer | None:
-    """The layer of probabilities of a mask, or of the one that it was refined from."""
-    names = ws.layer_names(mask.image_id)
-    for name in (mask.name, mask.attributes.get("mask")):
-        if f"{name}.probs" in names:
-            return ws.layer(mask.image_id, str(name), "probs")
-    return None
 
 
 def _identity(subject: Subject) -> dict[str, Any]:

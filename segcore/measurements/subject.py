@@ -5,6 +5,7 @@ Windows are the same whatever the shards are, so that sums of fractions are too.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,8 +94,8 @@ class Subject:
             return pixels, np.broadcast_to(valid, pixels.shape)
         return pixels, ~image.missing(pixels) if image.pixels_tell else None
 
-    def _probs(self, window: Window) -> Floats | None:
-        """(P, ...) of a window without its t, 0 to 1; of a coarser layer the pixel that lies there."""
+    def _probs(self, window: Window) -> npt.NDArray[Any] | None:
+        """(P, ...) of a window without its t, as they are stored; of a coarser layer the pixel that lies there."""
         layer = self.probs
         if layer is None:
             return None
@@ -104,9 +105,9 @@ class Subject:
         at = layer.axes.index("c")
         own = Window(start, tuple(b - a for a, b in zip(start, stop, strict=True)))
         read = np.moveaxis(layer.read(own.with_axis(at, layer.shape()[at])), at, 0)
-        for axis in (-2, -1):
+        for axis in (-2, -1) if step else ():
             near = (np.arange(window.start[axis], window.stop[axis]) >> step) - start[axis]
             read = read.take(near, axis=axis)
         if "t" in self.mask.axes:
             read = read.squeeze(1 + self.mask.axes.index("t"))
-        return np.asarray(read / 255.0 if read.dtype == np.uint8 else read.astype(np.float64))
+        return read

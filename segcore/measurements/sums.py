@@ -106,8 +106,8 @@ class Seen:
     """(B, ...)"""
     has_value: Bools | None
     """(B, ...)"""
-    probs: Floats | None
-    """(P, ...): nan = none."""
+    probs: npt.NDArray[Any] | None
+    """(P, ...): uint8 to 255, or float16 to 1, nan = none; of many classes they would fill the memory as float64."""
 
 
 HALO_PX = 2
@@ -240,5 +240,6 @@ def _sureness(seen: Seen, where: Int64s, number: Int64s, n: int) -> Mapping[str,
         return {"sure_px": np.zeros(n, np.int64), "sure": np.zeros((n, 0))}
     values = seen.probs.reshape(len(seen.probs), -1)[:, where]
     is_there = ~np.isnan(values).any(axis=0)
-    sums = [np.bincount(number[is_there], each[is_there], n) for each in values]
+    most = 255.0 if values.dtype == np.uint8 else 1.0
+    sums = [np.bincount(number[is_there], each[is_there].astype(np.float64) / most, n) for each in values]
     return {"sure_px": np.bincount(number[is_there], minlength=n).astype(np.int64), "sure": np.stack(sums, axis=1)}

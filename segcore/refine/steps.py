@@ -144,7 +144,8 @@ def _px(text: str | None, option: str, image: Image, mask: Label) -> float:
     if unit == "px":
         return value
     spacing, georef, level = image.spacing, image.georef, mask.base_level
-    sizes = pixel_size(mask.axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
+    axes = tuple(axis for axis in mask.axes if axis != "t")  # every plane of a sequence stands for itself
+    sizes = pixel_size(axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
     if unit not in sizes:
         raise StoreError(
             f"image {image.image_id}: {option} {text}: expected one of {', '.join(('px', *sizes))}, got {unit}"

@@ -116,8 +116,8 @@ class Refining:
     def _codes(self, number: int, cell: Ints) -> Codes:
         """The codes of a cell before a rule."""
         known, codes = self._early.get(cell, (0, None))
-        if codes is None:
-            codes = self._local(self._cells.window(cell))
+        if codes is None or known > number:  # an earlier rule is asked once more: what was kept of the cell is gone
+            known, codes = 0, self._local(self._cells.window(cell))
         for settled in self._settled[known:number]:
             codes = self._after(settled, cell, codes)
         if cell in self._first_cells:

@@ -19,6 +19,7 @@ from segcore.scoring.counts import Counter
 from segcore.scoring.identity import state_digest
 from segcore.scoring.probs import ProbCounts, count_probs
 from segcore.scoring.stream import Pieces, Subject
+from segcore.selection import is_of_another_run
 from segcore.store import Label, Layer, Workspace, layer_name, seal, unseal
 
 FORMAT = 1
@@ -28,8 +29,6 @@ WINDOW_VALUES = 1 << 23
 """Probabilities that are read at once, about."""
 MAX_PLANES = 32
 """Of a volume, likewise."""
-OF_MASK_ALONE = ("thresholds", "min_confidence")
-"""In the plan of a mask, what its layers' plans leave out."""
 
 
 def probs_of(workspace: Workspace, subject: Subject, identity: dict[str, str], progress: Progress) -> ProbCounts | None:
@@ -51,7 +50,7 @@ def probs_of(workspace: Workspace, subject: Subject, identity: dict[str, str], p
     if not subject.has_target or not workspace.is_complete(image_id, stored):
         return None
     layer = workspace.layer(image_id, name, "probs")
-    if _is_of_earlier(layer, subject.mask):
+    if is_of_another_run(layer, subject.mask):
         progress.note(f"image {image_id}: its layer probs is of an earlier mask {name}; it is not scored")
         return None
     key, identity = (
@@ -64,12 +63,6 @@ def probs_of(workspace: Workspace, subject: Subject, identity: dict[str, str], p
         record = {"format": FORMAT, "identity": identity, "counts": counts.to_json()}
         workspace.objects.put(key, json.dumps(seal(record)).encode())
     return counts
-
-
-def _is_of_earlier(layer: Layer, mask: Label) -> bool:
-    """True if model or pixels were others when the layer was made; never where one of the two does not say."""
-    made, of_mask = (each.attributes.get("predict", {}) for each in (layer, mask))
-    return bool(made) and any(made.get(key) != value for key, value in of_mask.items() if key not in OF_MASK_ALONE)
 
 
 def _kept(data: bytes | None, identity: dict[str, str], num_classes: int) -> ProbCounts | None:

@@ -18,6 +18,7 @@ from shapely.geometry import shape
 from segcore.classes import ClassInfo
 from segcore.config import ExportConfig
 from segcore.export import export
+from segcore.export.stac import Catalogue
 from segcore.models import ModelConfig, build_model
 from segcore.models.package import InputContract, ModelPackage, PackageInfo, write_package
 from segcore.sources import open_source
@@ -193,6 +194,31 @@ def test_item_is_written_for_a_file_that_is_kept_and_once_only(tmp_path: Path) -
     assert (again.state, path.stat().st_mtime_ns > written) == ("done", True)
 
 
+def test_item_of_an_earlier_file_never_stands_beside_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an export is killed between the two, or the next one is to write no items."""
+    ws, _ = _workspace(tmp_path)
+    path = Path(_export(ws, tmp_path / "out", "geojson")[0].details["stac"])
+    put_label(ws, "a", "m", np.ones(SHAPE, np.uint8), CLASSES, version=1)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    asked = {"workspace": ws.uri, "model": "m", "output": str(tmp_path / "out"), "format": "geojson", "stac": True}
+    config = ExportConfig.model_validate({**asked, "overwrite": True, "images": ["a"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "items", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(config)
+    assert not path.exists()
+    (item,) = export(config.model_copy(update={"overwrite": False})).items
+    assert item.state == "skipped"
+    data = Path(str(item.path)).read_bytes()
+    asset = json.loads(path.read_text("utf-8"))["assets"]["mask"]
+    assert asset["file:checksum"] == f"1220{hashlib.sha256(data).hexdigest()}"
+    export(config.model_copy(update={"stac": False}))
+    assert not path.exists()
+
+
 def test_item_of_a_slide_has_no_place(tmp_path: Path) -> None:
     ws, _ = _workspace(tmp_path, placed=False)
     item = json.loads(Path(_export(ws, tmp_path / "out", "geojson")[0].details["stac"]).read_text("utf-8"))
@@ -228,6 +254,17 @@ def test_item_over_the_antimeridian_has_bounds_from_west_to_east(tmp_path: Path)
     west, _, east, _ = item["bbox"]
     assert 179 < west < 180
     assert -180 < east < -179
+
+
+def test_item_of_an_image_from_0_to_360_has_the_bounds_of_the_earth(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    georef = Georef(crs_wkt=CRS.from_epsg(4326).to_wkt(), epsg=4326, transform=(9.0, 0, 0.0, 0, -1.0, 20.0))
+    put_image(ws, "a", np.ones((1, 40, 40), np.uint8), georef=georef)
+    put_label(ws, "a", "m", np.ones((40, 40), np.uint8), CLASSES)
+    item = json.loads(Path(_export(ws, tmp_path / "out", "geotiff")[0].details["stac"]).read_text("utf-8"))
+    jsonschema.validate(item, SCHEMA)
+    assert item["bbox"] == [-180, -20, 180, 20]
+    assert shape(item["geometry"]).area == 360 * 40
 
 
 def test_items_go_to_a_remote_folder_and_our_own_reader_takes_them(tmp_path: Path) -> None:

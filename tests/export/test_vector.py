@@ -264,8 +264,25 @@ def test_confidence_is_the_mean_probability_of_the_own_class(tmp_path: Path, lev
 
 def test_probabilities_of_another_run_are_left_out(tmp_path: Path) -> None:
     ws = _workspace(tmp_path, _ids(), SQUARE)
-    put_probs(ws, "scene-1", "m", np.zeros((1, *SHAPE), np.uint8), ("water",), predict={"model": "another"})
+    made = {"predict": {"model": "net", "halo_px": 32, "thresholds": [[3, 0.2]]}}
+    put_label(ws, "scene-1", "m", _ids(), CLASSES, attributes=made)
+    values = np.zeros((1, *SHAPE), np.uint8)
+    put_probs(ws, "scene-1", "m", values, ("water",), predict={"model": "net", "halo_px": 64})
     assert "confidence" not in read_geoparquet(_export(ws, tmp_path, "geoparquet"))[0]
+    put_probs(ws, "scene-1", "m", values, ("water",), predict={"model": "net", "halo_px": 32})
+    assert "confidence" in read_geoparquet(_export(ws, tmp_path / "2", "geoparquet"))[0]
+
+
+def test_refined_mask_has_the_probabilities_of_the_one_it_was_made_of(tmp_path: Path) -> None:
+    ws = _workspace(tmp_path, _ids(), SQUARE)
+    put_probs(ws, "scene-1", "m", np.full((1, *SHAPE), 51, np.uint8), ("water",))
+    for name, below in (("m_refined", "m"), ("again", "m_refined")):
+        own = {"mask": below, "mask_digest": ws.label("scene-1", below).digest, "refine": {}}
+        put_label(ws, "scene-1", name, _ids(), CLASSES, attributes=own)
+    rows = read_geoparquet(_export(ws, tmp_path, "geoparquet", model="again"))
+    found = [row["confidence"] for row in rows if row["class"] == "water"]
+    np.testing.assert_allclose(found, 0.2)
+    assert len(found) > 3
 
 
 @pytest.mark.parametrize(("simplify", "tolerance"), [("1px", 0.5), ("1.5m", 1.5), ("0.004km", 4.0)])
@@ -316,6 +333,58 @@ def test_polygon_over_the_antimeridian_is_cut_there(tmp_path: Path) -> None:
     assert east.bounds[2] < -179
     assert west.exterior.is_ccw
     assert east.exterior.is_ccw
+
+
+def _placed_square(tmp_path: Path, epsg: int, transform: tuple[float, ...], has_hole: bool = False) -> Any:
+    """The one region of a mask of 40 px, in degrees."""
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    georef = Georef(crs_wkt=CRS.from_epsg(epsg).to_wkt(), epsg=epsg, transform=transform)
+    put_image(ws, "scene-1", np.ones((1, 40, 40), np.uint8), georef=georef)
+    ids = np.zeros((40, 40), np.uint8)
+    ids[2:38, 2:38] = 1
+    ids[10:20, 30:34] = 1 - has_hole
+    put_label(ws, "scene-1", "m", ids, CLASSES)
+    (row,) = read_geojson(_export(ws, tmp_path, "geojson"))
+    assert row["geometry"].is_valid
+    return row["geometry"]
+
+
+@pytest.mark.parametrize("epsg", [4326, 4269, 3857])
+def test_region_that_spans_most_of_the_earth_stays_whole(tmp_path: Path, epsg: int) -> None:
+    """From 162 degrees west to 162 degrees east: no part of it is beyond the antimeridian."""
+    side = 9.0 if epsg != 3857 else 9.0 * 111319.49079327358
+    found = _placed_square(tmp_path, epsg, (side, 0, -20 * side, 0, -side / 9, 20 * side / 9))
+    assert (found.geom_type, found.contains(shapely.Point(0, 0))) == ("Polygon", True)
+    assert found.bounds[::2] == pytest.approx((-162, 162))
+
+
+def test_regions_of_an_image_from_0_to_360_are_where_the_earth_is(tmp_path: Path) -> None:
+    found = _placed_square(tmp_path, 4326, (9.0, 0, 0.0, 0, -1.0, 20.0), has_hole=True)  # 18 to 342 degrees
+    west, east = sorted(found.geoms, key=lambda part: part.bounds[0])
+    assert (west.bounds, east.bounds) == ((-180, -18, -18, 18), (18, -18, 180, 18))
+    assert [ring.bounds for ring in west.interiors] == [(-90, 0, -54, 10)]
+    assert not east.interiors
+
+
+def test_image_beyond_the_antimeridian_is_moved(tmp_path: Path) -> None:
+    assert _placed_square(tmp_path, 4326, (0.25, 0, 190.0, 0, -0.25, 5.0)).bounds == (-169.5, -4.5, -160.5, 4.5)
+
+
+def test_hole_beyond_the_antimeridian_stays_in_its_region(tmp_path: Path) -> None:
+    found = _placed_square(tmp_path, 32601, (1000.0, 0, 245000, 0, -1000.0, 5_000_000), has_hole=True)
+    assert sorted(len(part.interiors) for part in found.geoms) == [0, 1]
+    (hole,) = (ring for part in found.geoms for ring in part.interiors)
+    assert -180 < hole.bounds[0] < hole.bounds[2] < -179
+
+
+def test_longitude_comes_first_in_the_crs_that_a_file_in_degrees_names(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    georef = Georef(crs_wkt=CRS.from_epsg(4326).to_wkt(), epsg=4326, transform=(0.1, 0, 20.0, 0, -0.1, 60.0))
+    put_image(ws, "scene-1", np.ones((1, 4, 4), np.uint8), georef=georef)
+    put_label(ws, "scene-1", "m", np.ones((4, 4), np.uint8), CLASSES)
+    path = _export(ws, tmp_path, "geojson", coordinates="crs")
+    assert json.loads(path.read_text("utf-8"))["crs"]["properties"]["name"] == "urn:ogc:def:crs:OGC:1.3:CRS84"
+    assert tuple(pyogrio.read_info(path)["total_bounds"]) == pytest.approx((20.0, 59.6, 20.4, 60.0))
 
 
 def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

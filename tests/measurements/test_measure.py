@@ -24,7 +24,7 @@ from segcore.results import StageResult
 from segcore.spatial import Georef, Spacing
 from segcore.store import PyramidSpec, Staging, Workspace, layer_name
 from tests.instances.scenes import discs, with_snakes
-from tests.synthetic import put_image, put_label, put_objects
+from tests.synthetic import put_image, put_label, put_objects, put_probs
 
 SHAPE = (300, 560)
 EVIL = "=cmd|' /C calc'!A0"
@@ -183,6 +183,15 @@ def test_confidence_is_the_mean_probability_of_the_objects_class(ws: Workspace, 
     own = found["class"] == "cell"
     mean = np.average(found["confidence"][own], weights=found["area_px"][own])
     assert result.details["classes"]["cell"]["confidence"] == pytest.approx(mean)
+
+
+def test_probabilities_of_another_run_give_no_confidence(ws: Workspace) -> None:
+    _, mask, _ = put_all(ws)
+    put_probs(ws, "a", "m", np.zeros((1, *SHAPE), np.uint8), ("cell",), predict={"model": "net-2"})
+    put_label(ws, "a", "m", mask, classes=CLASSES, attributes={"predict": {"model": "net-1"}})
+    assert "confidence" not in run(ws)[1]
+    put_label(ws, "a", "m", mask, classes=CLASSES, attributes={"predict": {"model": "net-2"}})
+    assert "confidence" in run(ws)[1]
 
 
 def test_volumes_have_volumes_and_axes_in_space(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,30 @@ def test_a_mask_that_was_made_anew_is_refined_anew(ws: Workspace) -> None:
     assert "min_px: 30 -> 31" in str(failed.items[0].error)
 
 
+@pytest.mark.parametrize("kept_cells", [0, 8])
+def test_what_was_kept_of_cells_may_be_lost_in_between(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch, kept_cells: int
+) -> None:
+    """Another process that was quicker deletes it; whoever is late writes the same pixels."""
+    monkeypatch.setattr(work, "KEPT_CELLS", kept_cells)
+    monkeypatch.setattr(work, "kept", lambda objects, key, make: make())
+    ids = blobs(SHAPE, 4)
+    put_mask(ws, ids, 4)
+    asked = {"open": 1, "fill_holes": 100, "min_size": 120}
+    run(ws, **asked)
+    np.testing.assert_array_equal(whole(ws, "m_refined"), refined_whole(ids, 4, **asked))
+
+
+def test_planes_of_a_sequence_have_areas(ws: Workspace) -> None:
+    ids = blobs((3, 60, 290), 2, smooth=2.0)
+    put_mask(
+        ws, ids, 2, axes=("t", "y", "x"), spacing=Spacing(values={"y": 2, "x": 2}, unit="micrometer", origin="file")
+    )
+    run(ws, min_size="160um2")
+    expected = np.stack([refined_whole(plane, 2, min_size=40) for plane in ids])
+    np.testing.assert_array_equal(whole(ws, "m_refined"), expected)
+
+
 def test_pyramid_metadata_and_dry_run_are_those_of_any_mask(ws: Workspace) -> None:
     ids = blobs((60, 1100), 2)
     put_mask(ws, ids, 2)
