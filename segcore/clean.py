@@ -153,11 +153,11 @@ def _mask_names(workspace: Workspace, image_id: str) -> list[str]:
 
 
 def _belonging(workspace: Workspace, image_id: str, mask: str) -> list[str]:
-    """A mask and what was made with it: objects, screen, layers."""
+    """What was made with a mask: objects, screen, layers; and last itself, so that a kill leaves nothing without it."""
     names = set(workspace.objects.folders(f"state/{image_id}"))
     arrays = {mask, instances_name(mask), mask + SCREEN, instances_name(mask + SCREEN)}
     layers = {name for name in names if is_layer(name) and name.rpartition(".")[0].partition(".")[2] in arrays}
-    return sorted((arrays & names) | layers)
+    return sorted((arrays & names) | layers, key=lambda name: (name == mask, name))
 
 
 def _old_runs(workspace: Workspace, config: CleanConfig) -> Iterator[Old]:

@@ -14,8 +14,9 @@ from segcore.classes import ClassInfo
 from segcore.clean import FINDERS, clean
 from segcore.config import CleanConfig
 from segcore.errors import ConfigError
+from segcore.geometry import Window
 from segcore.results import StageResult
-from segcore.store import Lease, Workspace, verify
+from segcore.store import Lease, Objects, Workspace, forget, verify
 from tests.synthetic import put_image, put_label
 
 CLASSES = (ClassInfo(id=0, name="background", color=(0, 0, 0)), ClassInfo(id=1, name="a", color=(9, 9, 9)))
@@ -122,6 +123,48 @@ def test_neither_a_lease_nor_an_unfinished_mask_counts_as_a_newer_one(ws: Worksp
     with Lease(ws.objects, "state/a/m4/lease"), Lease(ws.objects, "state/a/m5/lease"):
         assert done(run(ws, what=("masks",))) == {("mask", "m3", "a")}
     assert {"m1", "m2", "m4"} <= set(ws.label_names("a"))
+
+
+def _killed_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    deletions = iter(range(number))
+    delete = Objects.delete
+
+    def mortal(self: Objects, key: str) -> None:
+        if "/lease/" not in key and next(deletions, None) is None:
+            raise KeyboardInterrupt
+        delete(self, key)
+
+    monkeypatch.setattr(Objects, "delete", mortal)
+
+
+def test_of_a_mask_whose_cleaning_was_killed_nothing_is_believed_and_the_rest_goes_next_time(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All-background shards have no object: a record of one that outlives its plan would count for the next plan."""
+    new = np.ones((40, 40), np.uint8)
+    for number in range(100):
+        put_label(ws, "a", "m9", np.zeros_like(new), CLASSES)
+        put_label(ws, "a", "m9_instances", np.zeros_like(new), CLASSES)
+        for prefix in ("state/a/m9", "state/a/m9_instances"):
+            age(ws, 900, prefix)
+        with monkeypatch.context() as patch:
+            _killed_at(patch, number)
+            try:
+                run(ws, what=("masks",), keep=("m2", "m3", "m4", "m5"), keep_masks=1)
+                break
+            except KeyboardInterrupt:
+                pass
+        names = [name for name in ws.objects.folders("state/a") if name.startswith("m9")]
+        assert names == [] or "m9" in names  # else nobody would find the others
+        put_label(ws, "a", "m9", new, CLASSES, version=1)
+        assert (ws.label("a", "m9").read(Window.whole(new.shape)) == new).all()
+        forget(ws, "a", "m9")
+        forget(ws, "a", "m9_instances")
+        for name in ("m9", "m9_instances"):
+            ws.objects.delete_prefix(f"state/a/{name}")
+    assert number >= 10
+    assert not [name for name in ws.objects.folders("state/a") if name.startswith("m9")]
+    assert verify(ws) == []
 
 
 def test_two_cleanings_at_once_end_as_one(ws: Workspace) -> None:

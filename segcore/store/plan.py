@@ -182,6 +182,10 @@ class PlanState:
     def put_finished(self, ending: Ending) -> None:
         self.objects.put(f"{self.prefix}/finished.json", canonical_json(seal(ending.model_dump())))
 
+    def stands(self) -> bool:
+        """False if it was removed, or another one took its place: what is made by it must not be written any more."""
+        return self.objects.size(f"{self.prefix}/plan.json") is not None
+
 
 def state_prefix(image_id: str, name: str) -> str:
     """Where the plans of an image (`name` = "image") or label are kept."""
@@ -208,6 +212,17 @@ def create_plan(objects: Objects, image_id: str, name: str, number: int, frozen:
     if not objects.put_new(f"{state.prefix}/plan.json", canonical_json(seal(frozen))):
         refuse_other_plan(state.load(), frozen, f"{image_id}/{name}")
     return state
+
+
+def forget_plans(objects: Objects, image_id: str, name: str) -> None:
+    """Remove plans and ledgers, but no lease.
+
+    A plan goes after all that was recorded under it: the next one gets its number, and would believe what is left.
+    """
+    prefix = state_prefix(image_id, name)
+    keys = [key for key, _ in objects.list(prefix) if not key.startswith(f"{prefix}/lease/")]
+    for key in sorted(keys, key=lambda key: key.endswith("/plan.json")):
+        objects.delete(key)
 
 
 def plan_difference(old: Any, new: Any, at: str = "") -> list[str]:

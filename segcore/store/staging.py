@@ -276,11 +276,21 @@ class Staging:
                 writer.put(shard, pixels[self.shard_window(shard).slices])
 
     def write_shard(self, level: int, shard: Ints, pixels: Pixels, note: Mapping[str, Any] | None = None) -> None:
-        """Put a whole shard, then its ledger record."""
+        """Put a whole shard, then its ledger record.
+
+        Raises:
+            StoreError: if the plan was replaced, or removed, meanwhile: what one process still makes by the old plan
+                must not lie under the records of the new one.
+        """
         window = self.spec.grid(level).window(shard)
         assert pixels.shape == window.shape, f"shard {shard} of level {level} needs {window.shape}, got {pixels.shape}"
         pixels = pixels.astype(self.spec.dtype, copy=False)
         objects = encode_objects(self.spec, level, shard, pixels)
+        if not self.state.stands():
+            raise StoreError(
+                f"{self.image_id}/{self.name}: its plan was replaced, or removed, by another run meanwhile; this one "
+                "writes nothing more"
+            )
 
         def put(key: str) -> None:
             if key in objects:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from segcore.store import ngff
 from segcore.store.places import array_prefix, is_label
-from segcore.store.plan import state_prefix
+from segcore.store.plan import forget_plans, state_prefix
 from segcore.store.workspace import Workspace, rebuild_label_list
 
 
@@ -30,18 +30,18 @@ def withdraw_labels(workspace: Workspace, image_id: str, names: Iterable[str]) -
     """Withdraw labels that belong to pixels which are no more; those that are not there are fine."""
     for name in sorted(set(names) & set(workspace.objects.folders(f"state/{image_id}"))):
         withdraw(workspace, image_id, name)
+        forget_plans(workspace.objects, image_id, name)
         workspace.objects.delete_prefix(state_prefix(image_id, name))
 
 
 def forget(workspace: Workspace, image_id: str, name: str) -> None:
     """Remove a label or layer altogether, but for its lease, which the caller holds and removes when it is given back.
 
-    The ledger goes before the pixels: whoever is killed in between leaves pixels that nothing tells of, never a ledger
-    that tells of pixels which are gone.
+    The plan goes last: whoever is killed before leaves an unfinished array, which is found, and forgotten, again.
     """
     objects, state = workspace.objects, state_prefix(image_id, name)
     unmark(workspace, image_id, name)
-    for key, _ in list(objects.list(state)):
-        if not key.startswith(f"{state}/lease/"):
-            objects.delete(key)
+    for number in objects.folders(state):
+        objects.delete(f"{state}/{number}/finished.json")  # else it would count as damaged, and be repaired
     objects.delete_prefix(array_prefix(image_id, name))
+    forget_plans(objects, image_id, name)

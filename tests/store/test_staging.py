@@ -146,6 +146,20 @@ def test_overwrite_replaces_the_pixels_in_place(workspace: Workspace) -> None:
     assert verify(workspace) == []
 
 
+def test_who_still_works_by_a_plan_that_was_replaced_writes_nothing_more(workspace: Workspace) -> None:
+    """A dask worker whose leader was killed, or a machine that slept while its lease ran out."""
+    make(workspace, picture())
+    late = Staging.attach(workspace, "a", "image")
+    other = 255 - picture()
+    with Staging.begin(workspace, "a", "image", {**PLAN, "tile": 256}, SPEC, overwrite=True) as staging:
+        write(staging, other)
+        staging.finish(ATTRIBUTES, channels=("r", "g", "b"))
+    with pytest.raises(StoreError, match="a/image: its plan was replaced, or removed, by another run"):
+        late.write_shard(0, (0, 3, 3), picture()[SPEC.grid(0).window((0, 3, 3)).slices])
+    assert (workspace.image("a").read(Window.whole(SPEC.shape)) == other).all()
+    assert verify(workspace) == []
+
+
 def test_a_changed_source_supersedes_without_overwrite_whatever_its_size(workspace: Workspace) -> None:
     make(workspace, picture())
     with pytest.raises(PlanMismatchError):
