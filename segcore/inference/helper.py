@@ -8,6 +8,7 @@ the same pixels.
 from typing import Any, ClassVar
 
 from segcore.config import PredictConfig
+from segcore.errors import StoreError
 from segcore.inference.again import config_under
 from segcore.inference.allocator import memory_is_kept
 from segcore.inference.batch import Batches
@@ -22,7 +23,7 @@ from segcore.inference.run import Counts
 from segcore.inference.settle import resolve
 from segcore.isolation import Beat
 from segcore.models.package import read_package
-from segcore.store import PyramidSpec, Staging, Workspace
+from segcore.store import PyramidSpec, Staging, Workspace, plan_digest
 from segcore.store.plan import refuse_other_plan
 
 
@@ -54,6 +55,8 @@ class _Place:
         (image_id,) = order.config.images
         package = read_package(ws, order.config.model)
         frozen = Staging.attach(ws, image_id, order.name).state.load()
+        if plan_digest(frozen) != order.plan:
+            raise StoreError(f"mask {order.name} of {image_id}: its plan was replaced since the work was handed out")
         config = config_under(ws, package, image_id, order.name, frozen, order.config.model_dump())
         self.key, self.job = _key(order), resolve(ws, config, package, config.images)
         grid = check_contract(self.job.package.contract, ws.image(image_id), config.spacing_tolerance).grid
@@ -71,7 +74,7 @@ class _Place:
         return cls.kept
 
 
-def _key(order: Order) -> tuple[PredictConfig, str, int]:
+def _key(order: Order) -> tuple[PredictConfig, str, str]:
     return order.config, order.name, order.plan
 
 

@@ -12,7 +12,7 @@ from segcore.geometry import Ints, Window
 from segcore.inference.job import Job
 from segcore.inference.run import MaskRun
 from segcore.isolation import ByName, Task
-from segcore.store import UNIT_SHARDS
+from segcore.store import UNIT_SHARDS, plan_digest
 
 _work_off = ByName("segcore.inference.helper", "work_off")
 
@@ -25,8 +25,8 @@ class Order:
     """As the leader was given it; `images` is the one image."""
     name: str
     """The mask's."""
-    plan: int
-    """Number of its plan."""
+    plan: str
+    """Digest of its frozen plan."""
     unit: Window
     """An aligned group of the mask's shards, over the axes without c."""
     parts: tuple[Window, ...]
@@ -38,7 +38,7 @@ class Order:
 def orders(job: Job, run: MaskRun) -> Iterator[Task]:
     """What is left of an image, a task for each work unit; empties `run.units`."""
     spec = run.staging.spec
-    side, image_id, plan = UNIT_SHARDS * spec.shard_px, run.image.image_id, run.staging.state.number
+    side, image_id, plan = UNIT_SHARDS * spec.shard_px, run.image.image_id, plan_digest(run.staging.state.load())
     config = job.config.model_copy(update={"images": (image_id,), "overwrite": False, "until": None})
     units: dict[Ints, list[tuple[Window, list[Ints]]]] = {}
     while run.units:

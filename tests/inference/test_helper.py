@@ -1,10 +1,12 @@
 """Helper: a mask that others infer is the mask of one process, bit for bit, whoever fails on the way."""
 
 import pickle
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segcore.config import PredictConfig
@@ -16,7 +18,7 @@ from segcore.inference.orders import Order
 from segcore.isolation import Outcome, Task
 from segcore.store import Layer, Workspace, verify
 from segcore.store.plan import latest_plan
-from tests.inference.scenes import every_level, scene, unet_package
+from tests.inference.scenes import every_level, scene, unet_package, volume_package
 from tests.synthetic import put_image
 
 IMAGES = {"a": (2300, 1300), "b": (700, 500)}
@@ -89,6 +91,26 @@ def test_the_mask_does_not_depend_on_who_infers(ws: Workspace, asked: dict[str, 
     assert told[:2] == told[2:]
 
 
+@pytest.mark.parametrize("settings", [{"tile_planes": 3}, {"tile_px": 96, "halo": 8, "blend": "gaussian"}])
+def test_a_volume_does_not_depend_on_who_infers(
+    ws: Workspace, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segcore.inference.gaussian.STRIP_BYTES", 1)  # as few planes at once as there can be
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 7, 300, 260), np.uint8)
+    put_image(ws, "v", pixels, axes=("c", "z", "y", "x"))
+    model = volume_package(ws, num_channels=1, kernel_px=3, kernel_planes=3, axes=("z", "y", "x")).model_id
+    asked = {"workspace": ws.uri, "model": model, "shard_px": 256, "images": ("v",), "tile_workers": 1, **settings}
+    crew = Room()
+    for name, by in (("alone", None), ("crew", crew)):
+        assert predict(PredictConfig.model_validate({**asked, "name": name}), crew=by).exit_code == 0
+    assert len(crew.orders) > 1
+    alone, spread = (ws.label("v", name) for name in ("alone", "crew"))
+    for level in range(alone.num_levels):
+        window = Window.whole(alone.shape(level))
+        assert (alone.read(window, level) == spread.read(window, level)).all()
+    assert list(verify(ws)) == []
+
+
 def _whole(layer: Layer, level: int) -> Any:
     return layer.read(Window.whole(layer.shape(level)), level)
 
@@ -157,6 +179,19 @@ def test_an_order_that_came_twice_is_done_once(
     result = predict(PredictConfig(**asked, name="m", images=("b",)), crew=Room(twice))
     assert result.exit_code == 0
     assert numbers[0] == numbers[1] == len(inferred) > 0
+
+
+def test_a_helper_remembers_nothing_of_a_workspace_that_was_made_anew(ws: Workspace, asked: dict[str, Any]) -> None:
+    """Dask workers of a cluster outlive it: the same names, another image."""
+    assert predict(PredictConfig(**asked, name="m", images=("b",)), crew=Room()).exit_code == 0
+    shutil.rmtree(ws.uri)
+    anew = Workspace.open(ws.uri, create=True)
+    put_image(anew, "b", scene(500, 900, 7))
+    assert unet_package(anew, channels=(4, 8)).model_id == asked["model"]
+    for name, crew in (("alone", None), ("m", Room())):
+        assert predict(PredictConfig(**asked, name=name, images=("b",)), crew=crew).exit_code == 0
+    pairs = zip(every_level(anew, "b", "alone"), every_level(anew, "b", "m"), strict=True)
+    assert all((mine == theirs).all() for mine, theirs in pairs)
 
 
 def test_a_helper_that_would_make_another_mask_refuses(
