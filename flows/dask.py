@@ -22,9 +22,13 @@ import segcore
 from segcore.errors import ConfigError, SegcoreError, StoreError
 from segcore.isolation import ByName, ChildPool, Crew, Outcome, Task
 
+log = logging.getLogger("segcore.dask")
+
 AHEAD = 2
 """Tasks that a dask worker has at most: the one that it does, and the next."""
 CONNECT_S = 30
+"""How long a scheduler may take to answer, at first and after it was lost."""
+GONE = "dask: the scheduler is gone; run it again, and it goes on where it was"
 LOCAL = re.compile(r"LOCAL:(\d+)", re.IGNORECASE)
 CORES = "SEGCORE_CORES"
 """In a dask worker's environment: the cores that are its own."""
@@ -75,8 +79,10 @@ class DaskCrew:
         return max(1, len(self._workers()))
 
     def _workers(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        return found
+        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)
+        if self._client.status != "running" or "workers" not in found:
+            raise SegcoreError(GONE)
+        return dict(found["workers"])
 
     def run(self, tasks: Iterable[Task], on_beat: Callable[[Task, int], None] | None = None) -> Iterator[Outcome]:
         """Run tasks, a few ahead of each dask worker; beats are heard when a task is over.
@@ -86,6 +92,8 @@ class DaskCrew:
         """
         from distributed import as_completed
 
+        if not self._workers():
+            log.warning("dask: the scheduler has no dask worker yet; waiting for one")
         waiting, over = iter(tasks), as_completed(loop=self._client.loop)  # type: ignore[no-untyped-call]
         flying: dict[str, tuple[Any, Task]] = {}
         while True:
@@ -114,7 +122,7 @@ class DaskCrew:
         if future.status == "error":  # its workers died, or could not even begin
             error = future.exception()
             return Outcome(task, error=StoreError(f"{task.label}: no dask worker could do it ({_one_line(error)})")), 0
-        raise SegcoreError("dask: the scheduler is gone; run it again, and it goes on where it was")
+        raise SegcoreError(GONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 
 from segcore.config import StageConfig
 from segcore.progress import Progress
@@ -39,6 +40,12 @@ def stage_function(stage: str) -> StageFunction:
         from flows.dask import dask_crew
 
         with dask_crew(where, isolated_mib=getattr(config, "memory_mib", None)) as crew:
-            return function(config.model_copy(update={"dask": None}), progress, crew)
+            return function(config.model_copy(update={"dask": None, **_rooted(config)}), progress, crew)
 
     return run
+
+
+def _rooted(config: StageConfig) -> dict[str, str]:
+    """Workspace and output as dask workers find them, who start in other folders; else each would write to its own."""
+    places = {name: getattr(config, name, None) for name in ("workspace", "output")}
+    return {name: str(Path(place).absolute()) for name, place in places.items() if place and "://" not in place}

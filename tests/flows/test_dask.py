@@ -1,7 +1,9 @@
 """Dask: its workers do what children and threads of ours do, to the same pixels, and leave nothing behind."""
 
 import contextlib
+import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from segcore.progress import SILENT
 from segcore.store import Workspace, verify
 from tests.flows import dask_tasks
 from tests.inference.scenes import every_level, scene, unet_package
+from tests.synthetic import put_image, put_label
 
 pytest.importorskip("distributed")
 
@@ -94,6 +97,63 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         dask_crew("tcp://127.0.0.1:1"),
     ):
         pass
+
+
+@contextlib.contextmanager
+def scheduler_elsewhere(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A scheduler that somebody else runs, with one dask worker: its process and its address."""
+    file = folder / "scheduler.json"
+    shared = (f"--scheduler-file={file}", "--no-dashboard")
+
+    def started(command: str, *options: str) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, "-m", f"distributed.cli.{command}", *shared, *options]
+        return subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    scheduler, worker = (
+        started("dask_scheduler", "--host=127.0.0.1", "--port=0"),
+        started("dask_worker", "--nthreads=1"),
+    )
+    try:
+        while not file.is_file() or not file.stat().st_size:
+            time.sleep(0.05)
+        yield scheduler, json.loads(file.read_text(encoding="utf-8"))["address"]
+    finally:
+        worker.terminate()  # its nanny ends it; killed, it would leave it behind
+        worker.wait()
+        scheduler.kill()
+        scheduler.wait()
+
+
+def test_a_scheduler_that_is_lost_in_mid_run_ends_the_stage_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "CONNECT_S", 10)
+    with scheduler_elsewhere(tmp_path) as (scheduler, address):
+
+        def tasks(last: int) -> Iterator[Task]:
+            for number in range(20):
+                if number == last:
+                    scheduler.kill()
+                yield Task(dask_tasks.square, (number,), f"task {number}")
+
+        with pytest.raises(SegcoreError, match="the scheduler is gone; run it again"), dask_crew(address) as crew:
+            list(crew.run(tasks(last=6)))
+
+
+def test_dask_workers_in_another_folder_write_where_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ws = Workspace.open("w", create=True)
+    put_image(ws, "a", scene(100, 90, 0))
+    put_label(ws, "a", "m", np.ones((100, 90), np.uint8))
+    with scheduler_elsewhere(tmp_path / "there") as (_, address):
+        config = ExportConfig(workspace="w", model="m", output="files", format="png", dask=address)
+        (item,) = stage_function("export")(config, SILENT).items
+    assert (item.state, item.error) == ("done", None)
+    assert _contents(tmp_path / "here" / "files") == {"a.png": np.ones((100, 90)).tolist()}
 
 
 @pytest.mark.parametrize("where", ["LOCAL", "LOCAL:0", "local:-1", "127.0.0.1:8786", ""])
