@@ -36,6 +36,8 @@ def limited() -> bool:
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse settings of a stage that name a place outside the roots, before anything is opened.
 
+    What a pattern with `{parent}` means shows when it is filled in; it is checked then (`check_source`).
+
     Raises:
         ConfigError: naming setting and place.
     """
@@ -43,7 +45,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         return
     for name in (*READ, *READ_IF_A_PATH):
         for place in _places(settings.get(name)):
-            if (name in READ or "/" in place or "::" in place) and not may_read(place):
+            is_place = name in READ or "/" in place or "::" in place
+            if is_place and "{parent}" not in place and not may_read(place):
                 raise ConfigError(f"{name} {place}: {_outside('read', SOURCE_ROOTS)}")
     for name in WRITTEN:
         for place in _places(settings.get(name)):

@@ -123,6 +123,15 @@ def test_a_manifest_within_the_roots_reaches_nothing_outside(roots: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("pattern", ["{{parent}}/../secret/{{stem}}*.png", "{roots}/secret/{{stem}}_.png"])
+def test_a_pattern_of_targets_tells_nothing_of_what_lies_outside(roots: Path, pattern: str) -> None:
+    settings = {"workspace": f"{roots}/out/w", "sources": [f"{roots}/in/a.png"], "targets": pattern.format(roots=roots)}
+    check_settings(settings | {"aoi": "{parent}/{stem}.geojson"})  # known when it is filled in
+    (item,) = ingest(IngestConfig.model_validate({**settings, "processes": 1})).items
+    named = settings["targets"].format(parent=f"{roots}/in", stem="a")  # type: ignore[attr-defined]
+    assert str(item.error).startswith(f"{named}: lies outside what this deployment may read")
+
+
 def test_check_source_names_the_file(roots: Path) -> None:
     with pytest.raises(SourceError, match=r"^/etc/passwd: lies outside"):
         check_source("/etc/passwd")

@@ -16,6 +16,7 @@ from segcore.config import IngestConfig, escaped, unknown_key
 from segcore.errors import ConfigError, SourceError
 from segcore.ingest.listing import ZARR_MARKS, images_below, is_prefix, items_of, may_be_catalogue
 from segcore.ingest.pairing import not_found
+from segcore.roots import check_source, limited, may_read
 from segcore.sources import Joined, companions, suffixes
 from segcore.sources.files import MEMBER, is_known_scheme, is_remote, split_member
 from segcore.sources.joined import How
@@ -145,6 +146,8 @@ def _joined_rows(config: IngestConfig, how: How) -> Iterator[dict[str, Any]]:
 def _expand(given: str, may_be_glob: bool = True) -> list[str]:
     """Files behind a name: itself, what a glob matches, or the images below a folder; itself where that is nothing."""
     is_glob = may_be_glob and is_pattern(given)
+    if limited() and not may_read(given):
+        return [given]  # not even its neighbours' names are told; it fails by its own
     if is_remote(given):
         if not (is_glob or is_prefix(given)) or not is_known_scheme(given):
             return [given]
@@ -353,6 +356,7 @@ def check_found(entry: Entry) -> None:
         SourceError: which of the two, and what was looked for.
     """
     for target in entry.targets:
+        check_source(target)  # before `not_found` tells what else is there
         if not is_remote(target) and MEMBER not in target and not Path(canonical_uri(target)).exists():
             raise SourceError(not_found(entry.source, target))
     uri = entry.source
