@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 
 from flows.artifacts import first_picture, named_failures, publish, stages_told
 from flows.ending import final_state
@@ -32,7 +33,7 @@ FINISHED = ("done", "skipped")
 @flow(name="nightly", flow_run_name=run_name, retries=0, persist_result=True, result_serializer="json")
 def nightly(config: NightlyConfig) -> State[Any]:
     """One night's work on a growing archive."""
-    until = Until(config.until).moment  # of this night, however long a stage or a retry takes
+    until = Until(config.until, now=due()).moment  # of this night, however long a stage or a retry takes
     results: list[StageResult] = []
     stopped, chosen = None, {"model": config.model}
     try:
@@ -81,7 +82,7 @@ def stages_on_masks(
 ) -> list[StageResult]:
     """Files, scores and drift of the masks that are finished; one that the time cut short is for the next night."""
     finished = sorted(item.image for item in predicted.items if item.state in FINISHED and item.image)
-    if not finished and any(item.state == "left" for item in predicted.items):
+    if not finished:  # to these stages no image means all
         return []
     masks = {**chosen, "images": finished}
     results = [stage("export", config.export_settings(each, **masks)) for each in config.exports]
@@ -111,6 +112,14 @@ def reported(
     if workspace and scored:
         tell(workspace, chosen["model"], content, result.paths)
     return [result]
+
+
+def due() -> datetime:
+    """When this run was to begin, so that one that no worker took before the morning does not compute all day.
+
+    One that a person starts again (Retry on its page) begins now.
+    """
+    return flow_run.scheduled_start_time if flow_run.run_count <= 1 else datetime.now(UTC)
 
 
 def half_way(until: datetime | None) -> str | None:

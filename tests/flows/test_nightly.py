@@ -1,14 +1,16 @@
 """Nightly: what its form refuses, the order of the stages and images, how it ends; and two nights of real stages."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from prefect.runtime.flow_run import FIELDS
 from pydantic import ValidationError
 
-from flows.nightly import nightly
+from flows.nightly import due, nightly
 from flows.running import stage_results
 from segcore.champion import promote
 from segcore.config import NightlyConfig, StageConfig
@@ -142,6 +144,31 @@ def test_a_night_whose_time_is_up_says_what_is_left_and_touches_only_finished_ma
     assert predicted["until"].endswith("T06:00:00+00:00")
     assert ingested["until"] < predicted["until"]
     assert stage_results(state)[2].details["config"]["images"] == ["a-01234567"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_night_that_begins_late_ends_at_the_time_that_was_meant(
+    stages: dict[str, Stage], workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker was down: the run of 22:00 is taken at noon, and must not compute until the next morning."""
+    monkeypatch.setitem(FIELDS, "scheduled_start_time", lambda: datetime(2026, 3, 28, 21, tzinfo=UTC))
+    state = nightly(night(workspace, until="06:00 Europe/Berlin"), return_state=True)
+    ingested, predicted = (result.details["config"] for result in stage_results(state)[:2])
+    assert predicted["until"] == "2026-03-29T04:00:00+00:00"  # the clocks went forward in that night
+    assert datetime.fromisoformat(ingested["until"]) < datetime.now(UTC)
+    monkeypatch.setitem(FIELDS, "run_count", lambda: 2)
+    assert datetime.now(UTC) - due() < timedelta(minutes=1)  # a person pressed Retry
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_where_every_mask_fails_no_stage_takes_that_for_all_images(stages: dict[str, Stage], workspace: str) -> None:
+    def fail(config: StageConfig, progress: Progress) -> StageResult:
+        return StageResult(stage="predict", items=(BAD,), details={"name": "m"})
+
+    stages["predict"] = fail
+    state = nightly(night(workspace, exports=["png"], export_folder="out"), return_state=True)
+    assert [result.stage for result in stage_results(state)] == ["ingest", "predict", "report"]
+    assert state.name == "PartlyDone"
 
 
 @pytest.mark.usefixtures("prefect_server")
