@@ -6,7 +6,7 @@
     late run           one that should have begun, and no worker took
     no run tonight     no night ended within 26 hours: the schedule, the worker or the machine is away
 
-Notices are about runs with the tag `segcore`. They go to a notification block of the server (Slack, mail, a webhook);
+All are about runs with the tag `segcore`. Notices go to a notification block of the server (Slack, mail, a webhook);
 without one the automations stand, and only Prefect's own pages show that they fired.
 """
 
@@ -49,13 +49,12 @@ def automations(nightly: UUID, heartbeat_s: int, block: UUID | None) -> list[Aut
         AutomationCore(
             name=f"{TAG}: crashed run",
             description="A run whose process is gone, without a word, is marked Crashed.",
-            trigger=EventTrigger(
+            trigger=EventTrigger(  # of our runs alone: those of others on the server may beat more slowly
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.*"},
                 posture=Posture.Proactive,
                 within=timedelta(seconds=silence_s),
-                match=RUNS,
-                for_each={"prefect.resource.id"},
+                **ours,
             ),
             actions=[crashed],
         ),

@@ -20,7 +20,7 @@ from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
 
-from flows.automations import automations
+from flows.automations import TAG, automations
 from flows.server import TemporaryServer
 from segcore.champion import promote
 from segcore.store import Workspace
@@ -113,15 +113,21 @@ def test_a_run_that_falls_silent_is_marked_as_crashed(environ: dict[str, str], c
     assert isinstance(trigger, EventTrigger)
     soon = trigger.model_copy(update={"within": timedelta(seconds=10)})
     client.create_automation(crashed.model_copy(update={"name": "soon", "trigger": soon}))
-    silent, alive = (client.create_flow_run(retrain, parameters={"config": {}}, state=Running()) for _ in range(2))
+    silent, alive, foreign = (
+        client.create_flow_run(retrain, parameters={"config": {}}, state=Running(), tags=tags)
+        for tags in ([TAG], [TAG], ["theirs"])
+    )
     for beat in range(12):
-        for run in [alive] if beat else [silent, alive]:
-            emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+        for run in [alive] if beat else [silent, alive, foreign]:
+            tags = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in run.tags]
+            resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+            emit_event("prefect.flow-run.heartbeat", resource, related=tags)
         time.sleep(3)
     found = client.read_flow_run(silent.id)
     assert found.state is not None
     assert found.state.name == "Crashed"
     assert "no heartbeat for 90 s" in str(found.state.message)
-    still = client.read_flow_run(alive.id)
-    assert still.state is not None
-    assert still.state.name == "Running"
+    for run in (alive, foreign):  # the second one's deployment may beat more slowly than ours
+        still = client.read_flow_run(run.id)
+        assert still.state is not None
+        assert still.state.name == "Running"
