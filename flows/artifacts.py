@@ -6,7 +6,7 @@ All of it is best effort: a server that is down or slow costs a log line, never 
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,6 +36,9 @@ JOIN_S = 5.0
 
 MAX_ROWS = 1000
 """Images in a table artifact; Prefect refuses large ones, the report has all."""
+
+MAX_LISTED = 50
+"""Failures, and files of a stage, in a summary: a page that a person reads."""
 
 
 class BestEffort:
@@ -155,8 +158,11 @@ def escaped(text: Any) -> str:
     return "".join(f"\\{char}" if char in "\\`*_{}[]()#+!|~" else char for char in plain)
 
 
-def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
-    """One row per source or image, the stages' states and the image's scores side by side."""
+def image_rows(results: Sequence[StageResult]) -> list[dict[str, Any]]:
+    """One row per source or image, the stages' states and the image's scores side by side.
+
+    Of more than the table can hold, those that failed are in it.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for result in results:
         for item in result.items:
@@ -165,7 +171,9 @@ def image_rows(results: Iterable[StageResult]) -> list[dict[str, Any]]:
             row[result.stage] = item.state if item.error is None else f"{item.state}: {item.error}"
             row |= {key: number(value) for key, value in chosen(item.scores or {}).items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    return [{column: row.get(column, "") for column in columns} for row in rows.values()][:MAX_ROWS]
+    failed = {item.image or item.source for item in failures(results)} if len(rows) > MAX_ROWS else set()
+    shown = sorted(rows.values(), key=lambda row: row["image"] not in failed)[:MAX_ROWS]  # in their order, failed first
+    return [{column: row.get(column, "") for column in columns} for row in shown]
 
 
 def trial_rows(details: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -228,14 +236,21 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
         counts = [str(states.count(state)) if states else "" for state in ("done", "skipped", "left", "failed")]
         lines.append(f"| {result.stage} | {' | '.join(counts)} | {result.seconds:.1f} | {result.peak_mib:.0f} |")
     if failed := failures(results):
-        lines += ["", "## Failed", *(f"- {escaped(named_error(item))}" for item in failed)]
+        lines += ["", "## Failed", *(f"- {escaped(named_error(item))}" for item in failed[:MAX_LISTED]), *_rest(failed)]
     for result in results:
         if result.stage == "score" and result.scores:
             lines += ["", *class_table(result.scores)]
     opened = ("report", "measure", "export", "train", "tune")
-    if paths := [path for result in results if result.stage in opened for path in result.paths]:
-        lines += ["", "## Open", *(f"- `{path}`" for path in paths)]
+    for paths in (list(result.paths) for result in results if result.stage in opened):
+        if paths and "## Open" not in lines:
+            lines += ["", "## Open"]
+        lines += [f"- `{path}`" for path in paths[:MAX_LISTED]] + _rest(paths)
     return "\n".join(lines)
+
+
+def _rest(listed: Sequence[Any]) -> list[str]:
+    """How many more there are than a summary lists."""
+    return [f"- and {len(listed) - MAX_LISTED} more"] if len(listed) > MAX_LISTED else []
 
 
 def class_table(scores: Mapping[str, Any]) -> list[str]:

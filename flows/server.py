@@ -44,10 +44,15 @@ class TemporaryServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": self.url},
+                env={**self._doors(), **os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": self.url},
             )
         # Registered before Prefect's own: the last logs and events are sent, then this runs.
         atexit.register(self.stop)
+
+    def _doors(self) -> dict[str, str]:
+        """Settings, where the user chose none, that keep any web page in the user's browser from starting runs here."""
+        own = ",".join(f"http://{host}:{self.port}" for host in ("127.0.0.1", "localhost"))
+        return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own}
 
     def wait(self) -> None:
         """Return when the server answers.

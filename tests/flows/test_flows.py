@@ -12,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 
-from flows.artifacts import FlowProgress, escaped, image_rows, summary
+from flows.artifacts import MAX_LISTED, MAX_ROWS, FlowProgress, escaped, image_rows, summary
 from flows.curve import curve_markdown
 from flows.ending import final_state
 from flows.running import run_stage_flow
@@ -186,6 +186,16 @@ def test_image_rows_lay_the_stages_side_by_side() -> None:
     ]
 
 
+def test_of_too_many_images_those_that_failed_are_shown_and_the_others_counted() -> None:
+    good = tuple(GOOD.model_copy(update={"image": f"i{number}"}) for number in range(MAX_ROWS))
+    rows = image_rows([StageResult(stage="ingest", items=(*good, BAD))])
+    assert [row["image"] for row in rows] == ["b.tif", *(f"i{number}" for number in range(MAX_ROWS - 1))]
+    bad = tuple(BAD.model_copy(update={"source": f"{number}.tif"}) for number in range(60))
+    lines = summary([StageResult(stage="export", items=bad, paths=("a", "b"))]).splitlines()
+    assert lines[-5:] == ["- and 10 more", "", "## Open", "- `a`", "- `b`"]
+    assert sum(line.startswith("- ") for line in lines) == MAX_LISTED + 3
+
+
 def test_names_from_outside_do_nothing_in_markdown() -> None:
     assert escaped("<b>[a](c)|\n*d*") == r"&lt;b&gt;\[a\]\(c\)\| \*d\*"
     evil = ItemResult(state="failed", source="<script>.tif", error="![x](http://a)\n# big")
@@ -195,15 +205,20 @@ def test_names_from_outside_do_nothing_in_markdown() -> None:
     assert "\n# big" not in text
 
 
-def test_a_temporary_server_serves_and_ends_with_the_command(tmp_path: Path) -> None:
+def test_a_temporary_server_serves_this_machines_pages_alone_and_ends_with_the_command(tmp_path: Path) -> None:
     script = (
         "import sys, urllib.request\nfrom pathlib import Path\nfrom flows.server import TemporaryServer\n"
         "server = TemporaryServer(Path(sys.argv[1]), pages=False)\nserver.wait()\n"
-        "print(urllib.request.urlopen(f'{server.url}/health').read().decode(), server.port)"
+        "asked = {'Origin': 'https://stranger.invalid', 'Access-Control-Request-Method': 'POST'}\n"
+        "door = urllib.request.Request(f'{server.url}/flows/filter', headers=asked, method='OPTIONS')\n"
+        "try:\n    lets_in = urllib.request.urlopen(door).headers['Access-Control-Allow-Origin']\n"
+        "except urllib.error.HTTPError as error:\n    lets_in = error.headers['Access-Control-Allow-Origin']\n"
+        "print(urllib.request.urlopen(f'{server.url}/health').read().decode(), server.port, lets_in)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=180)
-    answer, port = done.stdout.split()
+    answer, port, lets_in = done.stdout.split()
     assert answer == "true"
+    assert lets_in == "None"  # no page of another site, which the user's browser may show, starts runs here
     assert is_free(int(port))
     assert (tmp_path / "prefect.db").exists()
 
