@@ -25,6 +25,7 @@ from segcore.champion import Champion, champion, promote
 from segcore.config import RetrainConfig
 from segcore.errors import StoreError
 from segcore.results import StageResult, failures
+from segcore.scoring.intervals import FEWEST
 from segcore.store import Workspace
 
 
@@ -95,11 +96,12 @@ def compared(
         results.append(stage("report", settings | shown_as))
         reports.append(results[-1].paths[0])
     scores: Mapping[str, Any] = results[-2].scores or {}
-    row = scores["against"]["overall"][config.metric]
+    against = scores["against"]
+    row = against["overall"][config.metric]
     told = f"{config.metric} {shown(row['value'])} against {shown(row['other'])}"
     told += f", difference {shown(row['difference'])}, 95 % interval {between(row['interval'])}"
-    told += f", on {scores['against']['num_images']} images"
-    better = is_better(row, config.least) and not failures(results)
+    told += f", on {against['num_images']} images"
+    better = is_better(row, against["num_images"], config.least) and not failures(results)
     page = decision_page(challenger, stands.model, told, better, reports)
     BestEffort()(create_markdown_artifact, page, "retrain-decision", "Challenger and champion")
     if is_promoted(config, better, page):
@@ -108,9 +110,11 @@ def compared(
     return f"kept {stands.model}; {challenger} was {'better' if better else 'not better'}: {told}"
 
 
-def is_better(row: Mapping[str, Any], least: float) -> bool:
-    """True where the whole interval of the difference lies above `least`; never without one."""
-    return row["interval"] is not None and row["interval"][0] > least
+def is_better(row: Mapping[str, Any], num_images: int, least: float) -> bool:
+    """True where the whole interval of the difference lies above `least`; never without one, nor of so few images that
+    chance alone puts it there.
+    """
+    return num_images >= FEWEST and row["interval"] is not None and row["interval"][0] > least
 
 
 def is_promoted(config: RetrainConfig, better: bool, page: str) -> bool:

@@ -53,7 +53,7 @@ def reporting(interval: list[float] | None) -> Stage:
     row = {"value": 0.82, "other": 0.8, "difference": 0.02, "interval": interval}
 
     def report(config: Any, progress: Progress) -> StageResult:
-        against = {"mask": config.against, "num_images": 1, "overall": {"miou": row}}
+        against = {"mask": config.against, "num_images": 8, "overall": {"miou": row}}
         return StageResult(stage="report", paths=(f"reports/{config.model}",), scores={"against": against})
 
     return report
@@ -64,17 +64,20 @@ def run(ws: Workspace, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("interval", "least", "better"),
+    ("interval", "num_images", "least", "better"),
     [
-        ([0.001, 0.1], 0, True),
-        ([0, 0.1], 0, False),
-        ([-0.1, 0.2], 0, False),
-        ([0.01, 0.1], 0.02, False),
-        (None, 0, False),
+        ([0.001, 0.1], 6, 0, True),
+        ([0.001, 0.1], 5, 0, False),
+        ([0, 0.1], 60, 0, False),
+        ([-0.1, 0.2], 60, 0, False),
+        ([0.01, 0.1], 60, 0.02, False),
+        (None, 60, 0, False),
     ],
 )
-def test_better_is_what_lies_wholly_above(interval: list[float] | None, least: float, better: bool) -> None:
-    assert is_better({"interval": interval}, least) is better
+def test_better_is_what_lies_wholly_above(
+    interval: list[float] | None, num_images: int, least: float, better: bool
+) -> None:
+    assert is_better({"interval": interval}, num_images, least) is better
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -88,7 +91,7 @@ def test_the_first_model_becomes_the_champion_and_the_same_again_stays(ws: Works
 def test_a_better_challenger_is_promoted_with_its_reasons(ws: Workspace) -> None:
     promote(ws, "old-01234567")
     state = run(ws)
-    told = "miou 0.8200 against 0.8000, difference 0.0200, 95 % interval 0.0100 to 0.0300, on 1 images"
+    told = "miou 0.8200 against 0.8000, difference 0.0200, 95 % interval 0.0100 to 0.0300, on 8 images"
     assert state.message == f"promoted new-01234567, which was better than old-01234567: {told}"
     stands = champion(ws)
     assert stands is not None
@@ -139,7 +142,7 @@ def test_the_verdict_is_that_of_the_scores(tmp_path: Path, monkeypatch: pytest.M
     """All stages are real but the training; the target is the challenger's own mask, so that it cannot be beaten."""
     ws = Workspace.open(str(tmp_path / "w"), create=True)
     old, new = unet_package(ws), unet_package(ws, channels=(4, 8))
-    for number in range(4):
+    for number in range(6):
         put_image(ws, f"i{number}", scene(70, 90, number), split="test")
     settings: dict[str, Any] = {"device": "cpu", "precision": "float32", "tile_px": 64, "shard_px": 256}
     predict(PredictConfig(workspace=ws.uri, model=new.model_id, name="truth", **settings))
