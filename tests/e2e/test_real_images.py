@@ -89,6 +89,7 @@ def test_a_geotiffs_mask_lies_exactly_over_its_source(tmp_path: Path, data_dir: 
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # a slide lies nowhere on earth
+@pytest.mark.slow
 def test_a_slide_goes_through_with_its_spacing(tmp_path: Path, data_dir: Path) -> None:
     workspace, model = tmp_path / "w", seeded_package(tmp_path / "package", 3)
     source = str(data_dir / "wsi/CMU-1-Small-Region.svs")

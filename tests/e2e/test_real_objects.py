@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label as label_whole
@@ -23,6 +24,7 @@ from segcore.store import Workspace, verify
 from tests.synthetic import put_label
 
 
+@pytest.mark.slow
 def test_nuclei_by_a_threshold_are_refined_scored_and_measured(data_dir: Path, tmp_path: Path) -> None:
     folders = sorted((data_dir / "dsb2018/stage1_train").iterdir())
     sources = [str(next((folder / "images").iterdir())) for folder in folders[:6]]

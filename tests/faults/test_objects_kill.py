@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from segcore.config import PredictConfig
 from segcore.inference import predict
@@ -31,6 +32,7 @@ POINTS = (
 )
 
 
+@pytest.mark.slow
 def test_sigkill_in_either_pass_ends_with_the_same_objects(tmp_path: Path) -> None:
     """One label, killed at one point after the other; no shard is recorded twice."""
     ws = Workspace.open(str(tmp_path / "w"), create=True)

@@ -207,6 +207,7 @@ def test_sigkill_at_a_named_point_ends_with_the_same_pixels_and_nothing_done_twi
     assert_written_once((tmp_path / "log").read_text().splitlines(), point)
 
 
+@pytest.mark.slow
 def test_sigkill_on_s3_ends_with_the_same_pixels(server: Any, bucket: Bucket, tmp_path: Path) -> None:
     """One mask killed at one point after the other, and one at random moments: the quick part of the above on S3."""
     ws = Workspace.open(bucket.uri, create=True)

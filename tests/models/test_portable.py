@@ -149,7 +149,8 @@ def test_missing_pixels_of_float_images_are_average_and_planes_are_free(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("architecture", "axis", "arguments"), [("unet", "z", {"dims": 3}), ("convlstm_unet", "t", {})]
+    ("architecture", "axis", "arguments"),
+    [("unet", "z", {"dims": 3}), pytest.param("convlstm_unet", "t", {}, marks=pytest.mark.slow)],
 )
 def test_volumes_and_sequences_have_the_logits_of_prediction(
     tmp_path: Path, architecture: str, axis: str, arguments: dict[str, Any]

@@ -77,6 +77,7 @@ def test_a_network_of_several_planes_learns_and_predicts(uri: str, axis: str) ->
     assert (mask == target).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_undisturbed_one(uri: str, axis: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**TINY, **NETWORKS[axis], "max_steps": 4, "validate_every": 2}
     train(TrainConfig(workspace=uri, run="whole", **settings))
