@@ -1,12 +1,13 @@
 """Base: what the configs of all stages share, and how the values that a user gave become one."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from segcore.errors import ConfigError
 from segcore.spatial import WantedSpacing
@@ -51,9 +52,16 @@ class StageConfig(BaseModel):
 class SpreadConfig(StageConfig):
     """Base of the configs of stages whose work can be spread over dask workers."""
 
-    dask: str | None = Field(default=None, pattern=r"^(?i:local:[1-9]\d*|[a-z]+://\S+)$")
+    dask: str | None = None
     """Do the work on dask workers: `LOCAL:n` = so many on this machine, or the address of a scheduler
     (tcp://host:8786)."""
+
+    @field_validator("dask")
+    @classmethod
+    def _is_a_place(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"LOCAL:[1-9]\d*|[a-z]+://\S+", text, re.IGNORECASE):
+            raise ValueError(f"expected LOCAL:n or a scheduler's address such as tcp://host:8786, got '{text}'")
+        return text
 
 
 def checked_spacing(text: str | None) -> str | None:
