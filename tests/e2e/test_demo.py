@@ -30,7 +30,7 @@ def run_demo(folder: Path) -> tuple[dict[str, Any], str]:
 def test_demo_runs_and_runs_again(tmp_path: Path) -> None:
     first, said = run_demo(tmp_path)
     assert "Traceback" not in said
-    report, _, package = (Path(path) for path in first["paths"])
+    report, _, _, package = (Path(path) for path in first["paths"])
     assert report.is_relative_to(tmp_path / "demo")
     assert report.read_text(encoding="utf-8").startswith("<!")
     assert package.parent == tmp_path / "demo" / "models"
