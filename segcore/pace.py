@@ -40,9 +40,18 @@ class Pace(BaseModel):
 
 def keep_pace(workspace: Workspace, image_id: str, mask: str, pace: Pace) -> None:
     """Write it, unless one of this very mask stands: what mends a mask later says nothing of how fast it was made."""
-    if image_id in paces(workspace, mask, {image_id: pace.digest}):
+    if pace_of(workspace, image_id, mask, pace.digest) is not None:
         return
     workspace.objects.put(pace_key(image_id, mask), json.dumps(seal(pace.model_dump(mode="json"))).encode())
+
+
+def pace_of(workspace: Workspace, image_id: str, mask: str, digest: str | None) -> Pace | None:
+    """That of the mask whose plan has this digest; None where there is none, or it is damaged."""
+    try:
+        pace = Pace.model_validate(unseal(workspace.objects.get(pace_key(image_id, mask)) or b"{}"))
+    except ValueError:  # it is no more than a number that is not shown
+        return None
+    return pace if pace.digest == digest else None
 
 
 def paces(workspace: Workspace, mask: str, digests: Mapping[str, str | None]) -> dict[str, Pace]:
@@ -53,16 +62,9 @@ def paces(workspace: Workspace, mask: str, digests: Mapping[str, str | None]) ->
         mask: its name.
         digests: image id -> digest of the mask's plan.
     """
-
-    def found(image_id: str) -> Pace | None:
-        try:
-            pace = Pace.model_validate(unseal(workspace.objects.get(pace_key(image_id, mask)) or b"{}"))
-        except ValueError:  # none, or damaged: it is no more than a number that is not shown
-            return None
-        return pace if pace.digest == digests[image_id] else None
-
     with ThreadPoolExecutor(THREADS) as threads:
-        known = zip(digests, threads.map(found, digests), strict=True)
+        found = threads.map(lambda image_id: pace_of(workspace, image_id, mask, digests[image_id]), digests)
+        known = zip(digests, found, strict=True)
         return {image_id: pace for image_id, pace in known if pace is not None}
 
 

@@ -16,7 +16,6 @@ from typing import IO, Any
 
 import rasterio
 import rasterio.shutil
-from rasterio.crs import CRS
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterWindow
@@ -25,6 +24,7 @@ from segcore.config import ExportConfig
 from segcore.errors import StoreError
 from segcore.export.stamp import KEY, LINEAGE, lineage, plain, stamp
 from segcore.geometry import Grid, level_shapes
+from segcore.scoring.areas import crs_of
 from segcore.spatial import Georef, Spacing
 from segcore.store import Image, Label
 
@@ -147,13 +147,10 @@ def georeference(georef: Georef | None, where: str) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"transform": Affine(*georef.transform)}
     try:
-        if georef.crs_wkt is not None:
-            found["crs"] = CRS.from_wkt(georef.crs_wkt)
-        elif georef.epsg is not None:
-            found["crs"] = CRS.from_epsg(georef.epsg)
+        crs = crs_of(georef)
     except CRSError as error:
         raise StoreError(f"{where}: its CRS cannot be understood ({' '.join(str(error).split())})") from error
-    return found
+    return found if crs is None else found | {"crs": crs}
 
 
 def _resolution(georef: Georef | None, spacing: Spacing | None) -> dict[str, str]:

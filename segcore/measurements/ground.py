@@ -9,9 +9,9 @@ import re
 
 import numpy as np
 import numpy.typing as npt
-import rasterio.crs
 from rasterio.errors import CRSError
 
+from segcore.scoring.areas import crs_of
 from segcore.spatial import Georef
 
 Floats = npt.NDArray[np.float64]
@@ -52,13 +52,8 @@ def _zone(sine: Floats, flattening: float) -> Floats:
 def _ellipsoid(georef: Georef) -> tuple[float, float, float] | None:
     """Great axis in m, flattening, and radians in a unit of the CRS; None where that is no geographic one."""
     try:
-        if georef.crs_wkt is not None:
-            crs = rasterio.crs.CRS.from_wkt(georef.crs_wkt)
-        elif georef.epsg is not None:
-            crs = rasterio.crs.CRS.from_epsg(georef.epsg)
-        else:
-            return None
-        if not crs.is_geographic:
+        crs = crs_of(georef)
+        if crs is None or not crs.is_geographic:
             return None
         found = re.search(r'(?:SPHEROID|ELLIPSOID)\["[^"]*",\s*([0-9.eE+]+),\s*([0-9.eE+]+)', crs.to_wkt())
         if found is None:

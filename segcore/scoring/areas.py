@@ -2,7 +2,7 @@
 
 import math
 
-import rasterio.crs
+from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from segcore.spatial import METERS_PER_UNIT, Georef, Spacing
@@ -73,16 +73,22 @@ def pixel_sides(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef |
     return tuple(0.0 if axis == "t" else sides[axis] / LENGTH_UNITS[unit] for axis in axes), unit
 
 
+def crs_of(georef: Georef) -> CRS | None:
+    """The CRS of a georeference, by its WKT or else its EPSG code; None where it has neither.
+
+    Raises:
+        CRSError: if it cannot be understood.
+    """
+    if georef.crs_wkt is not None:
+        return CRS.from_wkt(georef.crs_wkt)
+    return None if georef.epsg is None else CRS.from_epsg(georef.epsg)
+
+
 def _meters_per_crs_unit(georef: Georef) -> float | None:
     """Metres per unit of a projected CRS; None for a geographic or unknown one."""
     try:
-        if georef.crs_wkt is not None:
-            crs = rasterio.crs.CRS.from_wkt(georef.crs_wkt)
-        elif georef.epsg is not None:
-            crs = rasterio.crs.CRS.from_epsg(georef.epsg)
-        else:
-            return None
-        return float(crs.linear_units_factor[1]) if crs.is_projected else None
+        crs = crs_of(georef)
+        return float(crs.linear_units_factor[1]) if crs is not None and crs.is_projected else None
     except CRSError:
         return None
 
