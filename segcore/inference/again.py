@@ -32,25 +32,23 @@ def config_again(
     Raises:
         SegcoreError: if it was not made by predict, its model is not there, or its plan cannot be kept here.
     """
-    plan, where = frozen["plan"], _where(image_id, name)
+    plan, where = frozen["plan"], f"mask {name} of image {image_id}"
     if plan.get("stage") != "predict":
         raise StoreError(f"{where}: not made by predict; make it again with the command that made it")
-    return config_under(ws, package_of(ws, plan["model"], where), image_id, name, frozen, made)
+    package = package_of(ws, plan["model"], where)
+    config = config_under(ws, package, image_id, name, frozen, made)
+    _check_kept(ws, config, package, plan, where)
+    return config
 
 
 def config_under(
     ws: Workspace, package: ModelPackage, image_id: str, name: str, frozen: dict[str, Any], made: dict[str, Any]
 ) -> PredictConfig:
-    """As `config_again`, with the model at hand.
-
-    Raises:
-        SegcoreError: if the plan cannot be kept here.
-    """
-    plan, where, image = frozen["plan"], _where(image_id, name), ws.image(image_id)
-    shard_px = frozen["storage"]["shard_px"]
+    """As `config_again`, with the model at hand; whether they mean that plan here is not asked yet."""
+    plan, shard_px = frozen["plan"], frozen["storage"]["shard_px"]
     tile = _tile_of(plan, tuple(frozen["storage"]["shape"][-2:]), shard_px, len(package.contract.axes))
     is_tuned = plan["blend"] == "crop" and made.get("tile_px") is None and made.get("halo", "fast") == "fast"
-    config = PredictConfig.model_validate(
+    return PredictConfig.model_validate(
         {
             **tile,
             **{key: value for key, value in made.items() if key in PredictConfig.model_fields},
@@ -61,9 +59,18 @@ def config_under(
             "shard_px": shard_px, "overwrite": False, "dry_run": False,
         }
     )  # fmt: skip
+
+
+def _check_kept(ws: Workspace, config: PredictConfig, package: ModelPackage, plan: dict[str, Any], where: str) -> None:
+    """Refuse settings that mean another plan on this machine.
+
+    Raises:
+        PlanMismatchError: naming the difference.
+    """
+    (image_id,) = config.images
     with repeatable():
         job = resolve(ws, config, package, config.images)
-    grid = check_contract(job.package.contract, image, config.spacing_tolerance).grid
+    grid = check_contract(job.package.contract, ws.image(image_id), config.spacing_tolerance).grid
     tiling = job.tiling(grid)
     if job.batch > 1:  # the machine may be one on which the plan's batch does not hold
         with repeatable():
@@ -77,11 +84,6 @@ def config_under(
             f"{where}: its plan cannot be kept ({'; '.join(difference[:4])}); make it anew: `segcore predict` with "
             "--overwrite"
         )
-    return config
-
-
-def _where(image_id: str, name: str) -> str:
-    return f"mask {name} of image {image_id}"
 
 
 def _mask_name(plan: dict[str, Any], name: str) -> str:
