@@ -1,20 +1,7 @@
-"""The page in a real browser: quiet, narrow enough for a phone, and sorted by a click. Skipped without Chromium.
+"""The page in a real browser: quiet, narrow enough for a phone, and sorted by a click. Skipped without Chromium."""
 
-A frame of the wanted width holds the page; a script beside it asks and clicks, and leaves its answer in the document
-that Chromium prints. So no driver is needed.
-"""
-
-import functools
-import html
-import http.server
-import json
-import re
-import shutil
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,73 +9,28 @@ import pytest
 from segcore.config import ReportConfig
 from segcore.publish import report
 from segcore.store import Workspace
+from tests.chromium import Page, chromium
 from tests.synthetic import put_image, put_label
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 LONG = "a-scan-of-which-the-name-does-not-end-before-the-screen-does-0123abcd"
-ASKING = """<!doctype html><iframe id="frame" src="{page}" style="width: {width}px; height: 900px; border: 0"></iframe>
-<script>
-frame.addEventListener("load", () => {{
-  const page = frame.contentDocument, view = frame.contentWindow;
-  const answer = document.createElement("pre");
-  answer.textContent = JSON.stringify(({question})(page, view));
-  document.body.replaceChildren(answer);
-}});
-</script>"""
-SORTED = """(page, view) => {
-  const table = page.querySelector("table[data-sort]");
-  const order = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
-  const click = (name) => [...table.querySelectorAll("th button")].find((it) => it.textContent === name).click();
-  const found = [order()];
-  for (const name of ["IoU without background", "IoU without background", "foreground: area", "image"]) {
-    click(name);
-    found.push(order());
-  }
-  return [found, [...table.tHead.rows[0].cells].map((head) => head.getAttribute("aria-sort")).filter((it) => it)];
+LOADED = "document.readyState === 'complete' && location.protocol === 'file:'"
+PHONE = 390
+CLICK = """(name) => {
+  const table = document.querySelector("table[data-sort]");
+  if (name) [...table.querySelectorAll("th button")].find((it) => it.textContent === name).click();
+  return [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
 }"""
-WIDTHS = "(page, view) => [page.documentElement.scrollWidth, view.innerWidth]"
-PAPER = "(page, view) => view.getComputedStyle(page.body).backgroundColor"
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        return
-
-
-class Pages:
-    """Files of a folder, served, and asked about in Chromium."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))
-        )
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def ask(self, page: str, question: str, width: int = 390, *flags: str) -> tuple[Any, list[str]]:
-        """What a function of (document, window) answers about a page, and what the page said on the console."""
-        asking = ASKING.format(page=page, width=width, question=question)
-        (self._folder / "ask.html").write_text(asking, encoding="utf-8")
-        command = [
-            str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-            "--disable-component-update", "--no-first-run", f"--user-data-dir={self._folder / 'profile'}",
-            "--hide-scrollbars", "--enable-logging=stderr", "--virtual-time-budget=20000", *flags, "--dump-dom",
-            f"http://127.0.0.1:{self._server.server_port}/ask.html",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
-        answer = re.search("<pre>(.*)</pre>", done.stdout, re.DOTALL)
-        assert answer is not None, done.stdout[-2000:]
-        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        return json.loads(html.unescape(answer[1])), said
+SORTED_BY = "[...document.querySelectorAll('table[data-sort] th[aria-sort]')].map((it) => it.ariaSort)"
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """report.html and compare.html of three images with shares 0.9, 0.1 and 0.5, and one without a target."""
     ws = Workspace.open(str(tmp_path_factory.mktemp("work") / "ws"), create=True)
     for image_id, share in {"x": 0.9, LONG: 0.1, "b": 0.5, "none": 0.7}.items():
@@ -102,36 +44,40 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
         put_label(ws, image_id, "m", ids)
     for more in ({"model": "other"}, {"model": "m", "against": "other"}, {"compare": ("m", "other")}):
         report(ReportConfig(workspace=ws.uri, run="r", **more))
-    served = Pages(Path(ws.uri) / "reports/r")
-    yield served
-    served.close()
+    return Path(ws.uri) / "reports/r"
 
 
-def test_pages_are_quiet_and_fit_a_phone(pages: Pages) -> None:
-    for page in ("report.html", "compare.html"):
-        widths, said = pages.ask(page, WIDTHS)
-        assert widths == [390, 390]
-        assert said == []
+@pytest.mark.parametrize("name", ["report.html", "compare.html"])
+def test_pages_are_quiet_and_fit_a_phone(page: Page, folder: Path, name: str) -> None:
+    page.show(width=PHONE)
+    page.open((folder / name).as_uri(), LOADED)
+    assert page.value("[document.documentElement.scrollWidth, innerWidth]") == [PHONE, PHONE]
+    assert page.complaints == []
 
 
-def test_a_click_on_a_heading_sorts(pages: Pages) -> None:
-    (found, sorted_by), said = pages.ask("report.html", SORTED)
+def test_a_click_on_a_heading_sorts(page: Page, folder: Path) -> None:
+    page.show(width=PHONE)
+    page.open((folder / "report.html").as_uri(), LOADED)
+    headings = ["", "IoU without background", "IoU without background", "foreground: area", "image"]
+    found = [page.value(f"({CLICK})({name!r})") for name in headings]
     worst = [LONG, "b", "x", "none"]
     assert found == [worst, worst, ["x", "b", LONG, "none"], [LONG, "b", "none", "x"], [LONG, "b", "none", "x"]]
-    assert sorted_by == ["ascending"]
-    assert said == []
+    assert page.value(SORTED_BY) == ["ascending"]
+    assert page.complaints == []
 
 
-def test_the_dark_page_is_dark(pages: Pages) -> None:
-    papers = []
-    for scheme in (1, 0):
-        color, _ = pages.ask("report.html", PAPER, 390, f"--blink-settings=preferredColorScheme={scheme}")
-        papers.append(max(int(part) for part in re.findall(r"\d+", color)))
-    assert papers[0] == 255
-    assert papers[1] < 64
+def test_the_dark_page_is_dark(page: Page, folder: Path) -> None:
+    papers = {}
+    for scheme in ("light", "dark"):
+        page.show(scheme=scheme)
+        page.open((folder / "report.html").as_uri(), LOADED)
+        papers[scheme] = page.pixels()[10, 10].max()
+    assert papers["light"] == 255
+    assert papers["dark"] < 64
 
 
-def test_what_the_console_says_is_heard(pages: Pages) -> None:
+def test_what_the_console_says_is_heard(page: Page, folder: Path) -> None:
     """That the pages are quiet is worth something only if a noise would be heard."""
-    _, said = pages.ask("report.html", "(page, view) => (console.error('a noise'), null)")
-    assert len(said) == 1
+    page.open((folder / "report.html").as_uri(), LOADED)
+    page.value("console.error('a noise')")
+    assert len(page.complaints) == 1

@@ -9,8 +9,8 @@ import pytest
 from segcore.classes import ClassInfo
 from segcore.spatial import Spacing
 from segcore.store import Workspace
+from tests.chromium import Page, chromium
 from tests.synthetic import put_image, put_label
-from tests.view.chromium import Page, chromium
 from tests.view.test_serve import serving
 
 EVIL = "<img src=x onerror=document.title='evil'>"

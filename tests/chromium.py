@@ -28,7 +28,7 @@ WAIT_S = 60.0
 
 
 class Page:
-    """One tab of 1200 x 800 px."""
+    """One tab, at first of 1200 x 800 px."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -37,7 +37,7 @@ class Page:
         """Of the page's scripts, its policy and its requests, since it was opened."""
         for domain in ("Page", "Runtime", "Log"):
             self.do(f"{domain}.enable")
-        self.do("Emulation.setDeviceMetricsOverride", width=1200, height=800, deviceScaleFactor=1, mobile=False)
+        self.show()
 
     def do(self, method: str, **params: Any) -> Any:
         number = next(self._numbers)
@@ -50,12 +50,17 @@ class Page:
                 assert "error" not in message, message
                 return message["result"]
 
-    def open(self, url: str) -> None:
-        """Load a page, and wait until all its tiles or pictures are there."""
+    def show(self, width: int = 1200, height: int = 800, scheme: str = "light") -> None:
+        """On a screen of this size in px, to someone who prefers this color scheme."""
+        self.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def open(self, url: str, ready: str = "document.body?.dataset.state === 'ready'") -> None:
+        """Load a page, and wait until it is as this expression says: all tiles of a view, for example, are there."""
         self.do("Page.navigate", url="about:blank")
         self.complaints.clear()
         self.do("Page.navigate", url=url)
-        self.wait("document.body?.dataset.state === 'ready'")
+        self.wait(ready)
 
     def value(self, script: str) -> Any:
         """What an expression is in the page."""
@@ -77,7 +82,7 @@ class Page:
         self.do("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def pixels(self) -> npt.NDArray[np.int64]:
-        """What is seen: (800, 1200, 3)."""
+        """What is seen: (height, width, 3), or (800, 1200, 3) as a page begins."""
         png = base64.b64decode(self.do("Page.captureScreenshot", format="png")["data"])
         with Pillow.open(io.BytesIO(png)) as picture:
             return np.asarray(picture.convert("RGB")).astype(np.int64)
