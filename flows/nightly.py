@@ -1,5 +1,5 @@
 """Nightly: ingest the sources that are new or changed, predict them, export, score where a target exists, name what is
-unlike the training images, report.
+unlike the training images, measure objects, report.
 
 The workspace knows what is done, so the flow asks nobody: unchanged sources and finished masks come back as
 `skipped`, and a night in which nothing changed writes nothing. A failed image is named in the report, in the run's
@@ -22,7 +22,7 @@ from segcore.champion import champion
 from segcore.config import NightlyConfig
 from segcore.config.nightly import CHAMPION
 from segcore.errors import StoreError
-from segcore.results import StageResult
+from segcore.results import ItemResult, StageResult
 from segcore.store import Workspace
 from segcore.told import tell, told_before
 from segcore.until import Until
@@ -95,11 +95,14 @@ def reported(
     config: NightlyConfig, chosen: dict[str, str], results: list[StageResult], stopped: str | None
 ) -> list[StageResult]:
     """The report, unless the last one says the same, or there is nothing to tell of."""
-    failures = [*named_failures(results), *([("the night", stopped)] if stopped else [])]
+    night = [("the night", stopped)] if stopped else []
+    failures = [*named_failures(results), *night]
     scored = next((result for result in results if result.stage == "score"), None)
     if scored is None and not failures:
         return []
     content = {"scores": scored and scored.scores, "failures": failures, "settings": config.report}
+    if config.objects:
+        content["objects"] = config.measure
     try:
         workspace = Workspace.open(config.workspace)
     except StoreError:  # the report's own stage says so
@@ -107,11 +110,24 @@ def reported(
     if workspace and scored and (paths := told_before(workspace, chosen["model"], content)):
         return [StageResult(stage="report", paths=paths, details={"unchanged": True})]
     finished = [item.image for item in scored.items if item.state in FINISHED] if scored else []
-    told = {"failures": failures, "stages": stages_told(results)}
-    result = stage("report", config.settings("report", **chosen, images=finished, **told))
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"  # one folder for the tables of objects and the report
+    masks = {**chosen, "images": finished, "run": run}
+    own = [measured(config, masks)] if config.objects and finished else []
+    ran = [*results, *own]
+    told = {"failures": [*named_failures(ran), *night], "stages": stages_told(ran)}
+    own.append(stage("report", config.settings("report", **masks, **told)))
     if workspace and scored:
-        tell(workspace, chosen["model"], content, result.paths)
-    return [result]
+        tell(workspace, chosen["model"], content, own[-1].paths)
+    return own
+
+
+def measured(config: NightlyConfig, masks: dict[str, Any]) -> StageResult:
+    """The table of objects; where it cannot be made the report says so, and is still written."""
+    try:
+        return stage("measure", config.settings("measure", **masks))
+    except StageStoppedError as error:
+        failed = ItemResult(state="failed", source="objects", error=str(error))
+        return StageResult(stage="measure", items=(failed,))
 
 
 def due() -> datetime:

@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema, model_validator
 from segcore.config.base import StageConfig, build_config
 from segcore.config.drift import DriftConfig
 from segcore.config.ingest import IngestConfig
+from segcore.config.measure import MeasureConfig
 from segcore.config.parts import Settings, part_of
 from segcore.config.predict import PredictConfig
 from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
@@ -26,6 +27,7 @@ FILLED: dict[str, tuple[type[StageConfig], set[str]]] = {
     "export": (ExportConfig, {"workspace", "model", "images", "output", "format", "renew"}),
     "score": (ScoreConfig, {"workspace", "model", "images"}),
     "drift": (DriftConfig, {"workspace", "model", "images"}),
+    "measure": (MeasureConfig, {"workspace", "model", "images", "run"}),
     "report": (ReportConfig, {*ScoreConfig.model_fields, "run", "compare", "failures", "stages"}),
 }
 """By stage: its config, and what the night fills in, so that it is not asked for twice."""
@@ -59,6 +61,8 @@ class NightlyConfig(StageConfig):
     """Formats that finished masks are written in."""
     export_folder: str | None = Field(default=None, title="Folder for files")
     """Gets a folder for each format; local or in an object store."""
+    objects: bool = Field(default=False, title="Measure objects")
+    """Make a table of the objects of all finished masks, with areas and intensities, beside the report."""
     ingest: Annotated[Settings, part_of(*FILLED["ingest"])] = Field(default={}, title="Settings of ingest")
     """Targets, class table, ids, memory..."""
     predict: Annotated[Settings, part_of(*FILLED["predict"])] = Field(default={}, title="Settings of predict")
@@ -69,6 +73,8 @@ class NightlyConfig(StageConfig):
     """Boundaries, intervals, another mask to compare with..."""
     drift: Annotated[Settings, part_of(*FILLED["drift"])] = Field(default={}, title="Settings of drift")
     """On which device..."""
+    measure: Annotated[Settings, part_of(*FILLED["measure"])] = Field(default={}, title="Settings of measure")
+    """Of the table of objects..."""
     report: Annotated[Settings, part_of(*FILLED["report"])] = Field(default={}, title="Settings of report")
     """Its headline..."""
 
@@ -81,7 +87,7 @@ class NightlyConfig(StageConfig):
                 if key in filled:
                     raise ValueError(f"{stage}.{key}: the night fills it in; leave it out")
         try:
-            for stage in ("ingest", "predict", "score", "drift", "report"):
+            for stage in ("ingest", "predict", "score", "drift", "measure", "report"):
                 build_config(FILLED[stage][0], self.settings(stage), stage)
             for found in self.exports:
                 build_config(ExportConfig, self.export_settings(found), "export")

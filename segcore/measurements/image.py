@@ -47,6 +47,21 @@ class Measured:
     reused: bool
 
 
+def known(ws: Workspace, image_id: str, mask: str) -> dict[str, dict[str, float]] | None:
+    """Totals that an earlier call found of a mask as it stands, by class; None where there are none.
+
+    Raises:
+        SegcoreError: if image, mask or objects cannot be opened.
+    """
+    kept = opened_table(ws.objects, _key(image_id, mask))
+    told = None if kept is None else _told(kept)
+    if told is None:
+        return None
+    image, label, objects = (ws.image(image_id), *(ws.label(image_id, name) for name in (mask, instances_name(mask))))
+    subject = Subject(image, label, objects, probs_layer(ws, label), told[0].get("intensity", True))
+    return told[1] if _same(told[0], _identity(subject)) else None
+
+
 def measured(ws: Workspace, image: Image, mask: Label, intensity: bool, progress: Progress = SILENT) -> Measured:
     """Measure the objects of a mask, or read back what stands.
 
@@ -61,7 +76,7 @@ def measured(ws: Workspace, image: Image, mask: Label, intensity: bool, progress
         SegcoreError: if objects are not finished, or of an earlier mask.
     """
     subject = Subject(image, mask, _objects(ws, image, mask), probs_layer(ws, mask), intensity)
-    key, identity = f"state/{image.image_id}/{mask.name}/measure.parquet", _identity(subject)
+    key, identity = _key(image.image_id, mask.name), _identity(subject)
     kept = opened_table(ws.objects, key)
     if kept is not None and (found := _kept(kept, key, identity)) is not None:
         progress.advance(windows_of(mask).num_cells)
@@ -102,17 +117,34 @@ def _identity(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _kept(table: pq.ParquetFile, key: str, identity: dict[str, Any]) -> Measured | None:
-    """What an earlier call measured, if it saw the same."""
+def _key(image_id: str, mask: str) -> str:
+    return f"state/{image_id}/{mask}/measure.parquet"
+
+
+def _told(table: pq.ParquetFile) -> tuple[dict[str, Any], dict[str, dict[str, float]]] | None:
+    """What a table was made of, and its totals; None where it does not say."""
     try:
         metadata = {name.decode(): value.decode() for name, value in (table.metadata.metadata or {}).items()}
-        if json.loads(metadata["identity"]) != json.loads(json.dumps(identity)):
-            return None
+        return json.loads(metadata["identity"]), json.loads(metadata["totals"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _same(kept: dict[str, Any], identity: dict[str, Any]) -> bool:
+    return bool(kept == json.loads(json.dumps(identity)))
+
+
+def _kept(table: pq.ParquetFile, key: str, identity: dict[str, Any]) -> Measured | None:
+    """What an earlier call measured, if it saw the same."""
+    told = _told(table)
+    if told is None or not _same(told[0], identity):
+        return None
+    try:
         for group in range(table.num_row_groups):  # a damaged one is told by its checksum
             table.read_row_group(group)
-        return Measured(key, table.schema_arrow, json.loads(metadata["totals"]), reused=True)
-    except (KeyError, ValueError, OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException):
         return None
+    return Measured(key, table.schema_arrow, told[1], reused=True)
 
 
 class _Table:

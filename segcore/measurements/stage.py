@@ -14,12 +14,11 @@ from segcore.measure import Peak
 from segcore.measurements.image import Measured, measured
 from segcore.measurements.subject import windows_of
 from segcore.measurements.tables import Rows, fitted, harmless, opened_table, stored_csv, stored_table
+from segcore.measurements.totals import Totals, totals_of
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
 from segcore.selection import Masked, failure, mask_name, select
 from segcore.store import Workspace, instances_name, is_instances
-
-Totals = dict[str, dict[str, float]]
 
 
 def measure(config: MeasureConfig, progress: Progress = SILENT) -> StageResult:
@@ -80,23 +79,6 @@ def _item(
     return ItemResult(
         state="done", source=image.source, image=image.image_id, details={**details, "reused": one.reused}
     )
-
-
-def totals_of(images: Sequence[Totals]) -> Totals:
-    """Totals of several images, by class; of confidence the mean over pixels."""
-    found: Totals = {}
-    for totals in images:
-        for name, row in totals.items():
-            total = found.setdefault(name, {})
-            px = next(value for key, value in row.items() if key.endswith("_px"))
-            for key, value in row.items():
-                total[key] = total.get(key, 0) + value * (px if key == "confidence" else 1)
-            if "confidence" in row:
-                total["sure_px"] = total.get("sure_px", 0) + px
-    for total in found.values():
-        if sure_px := total.pop("sure_px", 0):
-            total["confidence"] /= sure_px
-    return found
 
 
 def _written(ws: Workspace, folder: str, found: Sequence[Measured]) -> list[str]:

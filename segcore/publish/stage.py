@@ -12,10 +12,12 @@ from segcore.classes import ClassInfo
 from segcore.config import ReportConfig
 from segcore.errors import StoreError, utf8
 from segcore.measure import Peak
+from segcore.measurements.totals import Totals, totals_known
 from segcore.pace import Pace, paces, summed
 from segcore.progress import SILENT, Progress
 from segcore.publish.compare import compare
 from segcore.publish.earlier import Since, since
+from segcore.publish.measured import object_table, objects_document
 from segcore.publish.pictured import Pictured
 from segcore.publish.provenance import model_of, provenance, training_curves
 from segcore.publish.sides import score_config
@@ -70,6 +72,8 @@ class _Found:
     changed: Since | None
     pace: Mapping[str, Pace]
     """By image id."""
+    measured: Mapping[str, Totals]
+    """Likewise: of the masks whose objects were measured."""
 
     @property
     def when(self) -> str:
@@ -84,7 +88,8 @@ def _write_report(
     scores = document(scored.mask, scored.images, rules, scored.against)
     changed = since(workspace, scored.mask, scored.images, rules)
     pace = paces(workspace, scored.mask, {image.image_id: image.mask_digest for image in scored.images})
-    found = _Found(config, run, created, scored, scores, changed, pace)
+    measured = totals_known(workspace, scored.mask, [image.image_id for image in scored.images])
+    found = _Found(config, run, created, scored, scores, changed, pace, measured)
     pages = Pictured(workspace, scores, progress)
     content = _content(found, workspace, pages)
     html, data, table = f"reports/{run}/report.html", f"reports/{run}/report.json", table_key(run)
@@ -126,7 +131,8 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
     failures = _failures(found, pages)
     changes = found.changed.changes if found.changed else {}
     skipped = {image_id: pace.skipped_share for image_id, pace in found.pace.items()}
-    rows = image_rows(scores, found.scored.items, changes, skipped)
+    objects = {image: sum(int(row["objects"]) for row in totals.values()) for image, totals in found.measured.items()}
+    rows = image_rows(scores, found.scored.items, changes, skipped, objects)
     model = model_of(workspace, scores, mask)
     return ReportContent(
         title=config.title,
@@ -142,6 +148,7 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
         images=rows[:MAX_ROWS],
         detailed=_detailed(pages.classes),
         num_images_left_out=max(0, len(rows) - MAX_ROWS),
+        objects=object_table(found.measured, len(found.scored.images), pages.classes),
         confusion=_confusion(scores),
         reliability=reliability_panel(scores, pages.classes),
         overlays=overlays,
@@ -190,6 +197,7 @@ def _report_json(found: _Found, content: ReportContent, failures: Sequence[Failu
         "scores": found.scores,
         "since": content.since,
         "stages": [stage.model_dump() for stage in found.config.stages],
+        "objects": objects_document(found.measured),
         "pace": summed(found.pace.values()) or None,
         "provenance": {
             heading: {fact.key: fact.value for fact in facts} for heading, facts in content.provenance.items()

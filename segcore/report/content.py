@@ -86,6 +86,8 @@ class ImageRow:
     """Of the IoU without background, since the last report."""
     skipped: float | None = None
     """Share of its tiles that were not inferred."""
+    num_objects: int | None = None
+    """That were measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,30 @@ class UnusualImages:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """The objects of one class in all images."""
+
+    info: ClassInfo
+    num_objects: int
+    size: str
+    """Area or volume of them all, ready to read."""
+    mean_size: str
+    confidence: float | None
+    """Mean over their pixels, where probabilities were kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTable:
+    """What was measured."""
+
+    rows: tuple[ObjectRow, ...]
+    num_images: int
+    """That were measured."""
+    num_masks: int
+    """That the report is about."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportContent:
     """What `render` turns into a page. Strings are plain text: they are escaped there."""
 
@@ -159,6 +185,7 @@ class ReportContent:
     detailed: tuple[ClassInfo, ...] = ()
     """Classes with an IoU and an area of their own in the table of images."""
     num_images_left_out: int = 0
+    objects: ObjectTable | None = None
     confusion: Panel | None = None
     reliability: Panel | None = None
     overlays: tuple[PictureRow, ...] = ()

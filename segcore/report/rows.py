@@ -121,6 +121,7 @@ def image_rows(
     items: Sequence[ItemResult],
     changes: Mapping[str, float] | None = None,
     skipped: Mapping[str, float] | None = None,
+    num_objects: Mapping[str, int] | None = None,
 ) -> tuple[ImageRow, ...]:
     """The table of images: failed ones on top, then the worst first.
 
@@ -129,15 +130,21 @@ def image_rows(
         items: what became of each image.
         changes: image id -> change of its score since an earlier report, where there is one.
         skipped: image id -> share of its tiles that were not inferred, where it is known.
+        num_objects: image id -> how many it has, where they were measured.
     """
     failed = [
         ImageRow(item.image or item.source or "?", "", "failed", item.error or "failed", {}, {}, {})
         for item in items
         if item.state == "failed"
     ]
-    changes, skipped = changes or {}, skipped or {}
-    rows = [_row(image_id, document["per_image"][image_id]) for image_id in worst_first(document)]
-    return (*failed, *(replace(r, change=changes.get(r.image), skipped=skipped.get(r.image)) for r in rows))
+    changes, skipped, num_objects = changes or {}, skipped or {}, num_objects or {}
+
+    def row(image_id: str) -> ImageRow:
+        more = {"change": changes, "skipped": skipped, "num_objects": num_objects}
+        known: dict[str, Any] = {name: values.get(image_id) for name, values in more.items()}
+        return replace(_row(image_id, document["per_image"][image_id]), **known)
+
+    return (*failed, *map(row, worst_first(document)))
 
 
 def _row(image_id: str, entry: Mapping[str, Any]) -> ImageRow:

@@ -196,6 +196,15 @@ class PaceEntry(Open):
     ended: str
 
 
+class ObjectsEntry(Open):
+    """What `segcore measure` found of the masks as they stand; other images are left out."""
+
+    classes: dict[str, dict[str, float]]
+    """Class -> objects, area or volume by unit (`area_px`, `area_um2`...), confidence; of all images."""
+    images: dict[str, dict[str, dict[str, float]]]
+    """The same by image id."""
+
+
 class ReportDocument(Open):
     """report.json."""
 
@@ -213,6 +222,8 @@ class ReportDocument(Open):
     """null where there is no earlier report with the same images."""
     stages: list[StageTold]
     """What ran before the report, where a flow made it."""
+    objects: ObjectsEntry | None = None
+    """null where nothing was measured."""
     pace: PaceEntry | None
     provenance: dict[str, dict[str, str]]
     """Heading -> fact -> value."""

@@ -1,5 +1,6 @@
 """Nightly: what its form refuses, the order of the stages and images, how it ends; and two nights of real stages."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,23 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(
 
 
 @pytest.mark.usefixtures("prefect_server")
+def test_a_night_whose_objects_cannot_be_measured_says_so_in_its_report(
+    stages: dict[str, Stage], workspace: str
+) -> None:
+    def fail(config: StageConfig, progress: Progress) -> StageResult:
+        raise StoreError("the disk is full")
+
+    stages["measure"] = fail
+    state = nightly(night(workspace, objects=True), return_state=True)
+    assert (state.name, state.message) == ("PartlyDone", "1 failed: objects: measure: the disk is full")
+    results = stage_results(state)
+    assert [result.stage for result in results][-2:] == ["measure", "report"]
+    told = results[-1].details["config"]
+    assert told["failures"] == [["objects", "measure: the disk is full"]]
+    assert told["stages"][-1]["stage"] == "measure"
+
+
+@pytest.mark.usefixtures("prefect_server")
 def test_nightly_that_cannot_go_on_says_why(stages: dict[str, Stage], workspace: str) -> None:
     def fail(config: StageConfig, progress: Progress) -> StageResult:
         raise StoreError("model m: no such package")
@@ -196,12 +214,17 @@ def test_only_what_is_new_changed_or_of_a_new_model_is_done(tmp_path: Path) -> N
         sources=[str(tmp_path / "in")],
         exports=["png"],
         export_folder=str(tmp_path / "out"),
+        objects=True,
         ingest={"processes": 1},
         predict={"device": "cpu", "precision": "float32", "tile_px": 64, "tile_workers": 1, "shard_px": 256},
     )
     states = [nightly(config, return_state=True)]
     assert (states[0].name, states[0].message) == ("Completed", "report: all done")
     before = files(tmp_path)
+    (folder,) = (tmp_path / "w" / "reports").iterdir()
+    assert {"objects.parquet", "objects.csv", "measurements.json", "report.html"} <= {f.name for f in folder.iterdir()}
+    told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert sorted(told["objects"]["images"]) == Workspace.open(config.workspace).image_ids()
     states.append(nightly(config, return_state=True))
     assert files(tmp_path) == before
     results = stage_results(states[1])

@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from segcore.classes import default_classes
-from segcore.config import ReportConfig
+from segcore.config import MeasureConfig, ReportConfig
 from segcore.errors import StoreError
+from segcore.measurements import measure
 from segcore.pace import Pace, keep_pace
 from segcore.publish import pictured, report, stage
+from segcore.report import html as words
 from segcore.report import pictures
 from segcore.report.schema import report_schema
 from segcore.results import ItemResult, StageTold
@@ -100,6 +102,32 @@ def test_report_shows_boundaries_objects_intervals_and_the_other_mask(workspace:
     assert "<caption>Against other, on the 2 images that both have" in page
     points = 100 * result.scores["overall"]["foreground_iou"]
     assert f"{points:+.1f}" in page
+
+
+def test_report_tells_of_objects_that_were_measured_of_these_masks(workspace: Workspace) -> None:
+    measure(MeasureConfig(workspace=workspace.uri, model="m", images=("a", "b")))
+    told = _told(workspace)
+    assert told["objects"]["classes"]["foreground"]["objects"] == 2
+    assert told["objects"]["images"]["b"]["foreground"]["area_px"] == 300 * 400
+    assert '<a href="#objects">' in told["page"]
+    assert ", of 2 of 4 images" in told["page"]
+    assert f'<td class="num">{words.number(400 * 400 + 300 * 400)} px</td>' in told["page"]
+    put_label(workspace, "b", "m", np.ones(SIDES, np.uint8), version=1)  # what was measured is of an earlier mask
+    assert list(_told(workspace)["objects"]["images"]) == ["a"]
+
+
+def test_report_without_measurements_has_no_objects(workspace: Workspace) -> None:
+    told = _told(workspace)
+    assert told["objects"] is None
+    assert 'id="objects"' not in told["page"]
+
+
+def _told(workspace: Workspace) -> dict[str, Any]:
+    """report.json, and the page."""
+    html, data, _ = report(ReportConfig(workspace=workspace.uri, model="m")).paths
+    document: dict[str, Any] = json.loads(Path(data).read_text(encoding="utf-8"))
+    jsonschema.validate(document, report_schema())
+    return {**document, "page": Path(html).read_text(encoding="utf-8")}
 
 
 def test_report_of_images_of_several_pixel_sizes_shows_their_boundaries(tmp_path: Path) -> None:
