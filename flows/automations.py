@@ -6,8 +6,9 @@
     late run           one that should have begun, and no worker took
     no run tonight     no night ended within 26 hours: the schedule, the worker or the machine is away
 
-All are about runs with the tag `segcore`. Notices go to a notification block of the server (Slack, mail, a webhook);
-without one the automations stand, and only Prefect's own pages show that they fired.
+All are about runs with the tag `segcore`, the first one also about those that a night starts (`segcore-portion`).
+Notices go to a notification block of the server (Slack, mail, a webhook); without one the automations stand, and only
+Prefect's own pages show that they fired.
 """
 
 from datetime import timedelta
@@ -19,7 +20,10 @@ from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, S
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 TAG = "segcore"
+PORTION_TAG = "segcore-portion"
+"""Of runs that a night starts and tells of; nobody else is told."""
 OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+BOTH = {**OURS, "prefect.resource.id": [f"prefect.tag.{TAG}", f"prefect.tag.{PORTION_TAG}"]}
 RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 BEATS = 3
 """Heartbeats that may be missed."""
@@ -54,7 +58,7 @@ def automations(nightly: UUID, heartbeat_s: int, block: UUID | None) -> list[Aut
                 expect={"prefect.flow-run.*"},
                 posture=Posture.Proactive,
                 within=timedelta(seconds=silence_s),
-                **ours,
+                **{**ours, "match_related": BOTH},
             ),
             actions=[crashed],
         ),

@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 from flows.artifacts import first_picture, named_failures, publish, stages_told
 from flows.ending import final_state
 from flows.naming import run_name
+from flows.spread import spread
 from flows.tasks import StageStoppedError, stage
 from segcore.champion import champion
 from segcore.config import NightlyConfig
@@ -41,7 +42,9 @@ def nightly(config: NightlyConfig) -> State[Any]:
         chosen["model"] = model_of(config)
         package, images = chosen["model"], images_by_priority(config, results[0])
         # A source that changed replaces its image, and that its mask, without `overwrite`; finished ones stay.
-        results.append(stage("predict", config.settings("predict", **chosen, images=images, until=stamped(until))))
+        wanted = config.settings("predict", **chosen, images=images, until=stamped(until))
+        most = config.max_images_in_flight
+        results.append(spread(wanted, most) if most else stage("predict", wanted))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
         results.extend(stages_on_masks(config, chosen, package, results[-1]))
     except (StageStoppedError, StoreError) as error:

@@ -57,6 +57,8 @@ class NightlyConfig(StageConfig):
     first: tuple[str, ...] = Field(default=(), title="First")
     """Patterns of sources or image ids (`*urgent*`) whose masks come before all others; the others as `sources` has
     them."""
+    max_images_in_flight: int = Field(default=0, ge=0, le=200, title="Images in flight")
+    """So many runs at one time make masks on all workers, each of some images; 0 = the night makes them itself."""
     exports: Formats = Field(default=(), title="File formats")
     """Formats that finished masks are written in."""
     export_folder: str | None = Field(default=None, title="Folder for files")

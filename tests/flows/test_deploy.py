@@ -14,6 +14,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.utilities.templating import apply_values
 from prefect.workers.process import ProcessJobConfiguration
 
+from flows.automations import PORTION_TAG
 from flows.deploying import deploy, put_automations, put_pool
 from flows.serving import deployments
 from flows.stages import FLOWS
@@ -33,7 +34,11 @@ def listed(file: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("file", FILES)
 def test_every_flow_is_deployed_with_its_limit_and_its_zone(file: str) -> None:
     found = {each["name"]: each for each in listed(file)}
-    assert found.keys() == {"nightly", "retrain", *FLOWS}
+    assert found.keys() == {"nightly", "retrain", "portion", *FLOWS}
+    portion = found.pop("portion")
+    assert (portion["entrypoint"], portion["tags"]) == ("flows/spread.py:portion", [PORTION_TAG])
+    assert "concurrency_limit" not in portion  # the night that spreads them says how many there are at one time
+    assert portion["work_pool"]["work_queue_name"] != found["nightly"]["work_pool"]["work_queue_name"]
     for name, each in found.items():
         path, _, flow = each["entrypoint"].partition(":")
         assert flow == name
@@ -142,7 +147,7 @@ def test_the_kubernetes_pool_asks_for_a_gpu_and_never_tries_again() -> None:
     for each in listed("prefect-kubernetes.yaml"):
         given = each["work_pool"]["job_variables"]
         assert given.keys() <= variables.keys()
-        assert given["gpus"] == (1 if each["name"] in ("nightly", "retrain", *LONG_STAGES) else 0)
+        assert given["gpus"] == (1 if each["name"] in ("nightly", "retrain", "portion", *LONG_STAGES) else 0)
         job = apply_values(template["job_configuration"], values | given)["job_manifest"]
         assert (job["apiVersion"], job["kind"], job["spec"]["backoffLimit"]) == ("batch/v1", "Job", 0)
         pod = job["spec"]["template"]["spec"]
