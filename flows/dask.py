@@ -11,7 +11,8 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -97,8 +98,9 @@ class DaskCrew:
         waiting, over = iter(tasks), as_completed(loop=self._client.loop)  # type: ignore[no-untyped-call]
         flying: dict[str, tuple[Any, Task]] = {}
         while True:
-            while len(flying) < AHEAD * self.processes and (task := next(waiting, None)) is not None:
-                future = self._submit(task)
+            workers = self._workers()
+            while len(flying) < AHEAD * max(1, len(workers)) and (task := next(waiting, None)) is not None:
+                future = self._submit(task, workers)
                 flying[future.key] = (future, task)
                 over.add(future)  # type: ignore[no-untyped-call]
             if not flying:
@@ -109,20 +111,30 @@ class DaskCrew:
                 on_beat(task, beats)
             yield outcome
 
-    def _submit(self, task: Task) -> Any:
-        has_gpus = any(GPU in worker.get("resources", {}) for worker in self._workers().values())
+    def _submit(self, task: Task, workers: Mapping[str, Any]) -> Any:
+        has_gpus = any(GPU in worker.get("resources", {}) for worker in workers.values())
         resources = {GPU: 1} if has_gpus and self._isolated_mib is None else None
         call = (perform, task, self._isolated_mib, segcore.__version__)
         return self._client.submit(*call, pure=False, resources=resources, retries=0)
 
     def _outcome(self, future: Any, task: Task) -> tuple[Outcome, int]:
         if future.status == "finished":
-            done: Done = future.result()
+            done = self._done(future)
             return Outcome(task, done.result, done.error, traceback=done.traceback), done.beats
         if future.status == "error":  # its workers died, or could not even begin
             error = future.exception()
             return Outcome(task, error=StoreError(f"{task.label}: no dask worker could do it ({_one_line(error)})")), 0
         raise SegcoreError(GONE)
+
+    def _done(self, future: Any) -> "Done":
+        """What a dask worker sent; the scheduler may be lost between the news that it is there and the thing."""
+        from distributed.comm.core import CommClosedError
+
+        try:
+            found: Done = future.result()
+        except (CommClosedError, CancelledError) as error:
+            raise SegcoreError(GONE) from error
+        return found
 
 
 @dataclass(frozen=True, slots=True)

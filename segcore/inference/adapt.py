@@ -20,13 +20,13 @@ from segcore.store import Label
 from segcore.stretch import Stretch
 
 SIDE_PX = 256
-MAX_SAMPLE_PX = 1 << 19
-"""Of all windows together: as many as a usual tile has with its halo."""
+MAX_SAMPLE_PX = 1 << 20
+"""Of all windows together. A whole image of 1024 px: where half of one is blank, half of its windows say too little."""
 MAX_READ = 1024
 """Windows whose pixels, or `valid`, are read to know whether they are usable."""
 MAX_DRAWN = 1 << 20
 SEED = 0
-SAMPLE_VERSION = 1
+SAMPLE_VERSION = 2
 """Goes up with every change that can move a window; in the plan of what it decides."""
 
 

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from segcore.inference.adapt import sample_px
 from segcore.inference.crop import MIN_PIECE_PX
 from segcore.inference.gaussian import summed_together
 from segcore.inference.job import Job
@@ -15,6 +16,7 @@ from segcore.inference.night import rows_of, threads_of
 from segcore.inference.objects import rule_of
 from segcore.inference.pipeline import SHARDS_WAITING
 from segcore.inference.plan import mask_spec
+from segcore.inference.prepared import DTYPES
 from segcore.inference.rehearsal import Cost
 from segcore.inference.tiling import Tiling
 from segcore.instances.make import working_bytes
@@ -63,10 +65,20 @@ def memory_bytes(job: Job, cost: Cost, grid: ModelGrid, tiling: Tiling) -> int:
     tiles = round(cost.tiles_bytes * max(1.0, batch_px / cost.batch_px))  # another image may have had smaller ones
     on_cpu = threads.tile_workers * logits + sums if job.device.type == "cpu" else 0
     under_way = round(FRAGMENTED * (PIECE_COPIES * pieces + shards_px * _answer_bytes(job)))
-    masks = tiles + on_cpu + under_way + threads.slots * _weight_bytes(job)
+    sample = round(max(0.0, _sample_batches(job, grid, batch_px) - 1) * tiles / threads.tile_workers)
+    masks = tiles + sample + on_cpu + under_way + threads.slots * _weight_bytes(job)
     rule = rule_of(job, grid)
     objects = 0 if rule is None else working_bytes(spec.shape, side_px, rule)  # after the masks
     return cost.base_bytes + SLACK_BYTES + max(masks, objects)
+
+
+def _sample_batches(job: Job, grid: ModelGrid, batch_px: int) -> float:
+    """How many times as much as a batch of tiles the sample takes that models are adapted by: float32, all at once."""
+    if not job.adapts:
+        return 0.0
+    contract = job.package.contract
+    sample_bytes = sample_px(grid.shape, contract.strides, contract.tile_planes) * DTYPES["float32"].itemsize
+    return sample_bytes / (batch_px * DTYPES[job.precision].itemsize)
 
 
 def _weight_bytes(job: Job) -> int:
