@@ -37,6 +37,9 @@ JOIN_S = 5.0
 MAX_ROWS = 1000
 """Images in a table artifact; Prefect refuses large ones, the report has all."""
 
+ERROR = "error"
+"""The last column of the table of images: the first reason."""
+
 MAX_LISTED = 50
 """Failures, and files of a stage, in a summary: a page that a person reads."""
 
@@ -159,7 +162,8 @@ def escaped(text: Any) -> str:
 
 
 def image_rows(results: Sequence[StageResult]) -> list[dict[str, Any]]:
-    """One row per source or image, the stages' states and the image's scores side by side.
+    """One row per source or image, the stages' states and the image's scores side by side, what went wrong last: a long
+    line would push all else off the page.
 
     Of more than the table can hold, those that failed are in it.
     """
@@ -168,9 +172,12 @@ def image_rows(results: Sequence[StageResult]) -> list[dict[str, Any]]:
         for item in result.items:
             name = item.image or item.source or "?"
             row = rows.setdefault(name, {"image": name})
-            row[result.stage] = item.state if item.error is None else f"{item.state}: {item.error}"
+            row[result.stage] = item.state
             row |= {key: number(value) for key, value in chosen(item.scores or {}).items()}
+            if item.error is not None:
+                row.setdefault(ERROR, item.error)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns.sort(key=lambda column: column == ERROR)
     failed = {item.image or item.source for item in failures(results)} if len(rows) > MAX_ROWS else set()
     shown = sorted(rows.values(), key=lambda row: row["image"] not in failed)[:MAX_ROWS]  # in their order, failed first
     return [{column: row.get(column, "") for column in columns} for row in shown]
@@ -238,7 +245,7 @@ def summary(results: list[StageResult], picture: str | None = None) -> str:
     if failed := failures(results):
         lines += ["", "## Failed", *(f"- {escaped(named_error(item))}" for item in failed[:MAX_LISTED]), *_rest(failed)]
     for result in results:
-        if result.stage == "score" and result.scores:
+        if result.stage == "score" and result.scores and result.scores["num_scored"]:
             lines += ["", *class_table(result.scores)]
     opened = ("report", "measure", "export", "train", "tune")
     for paths in (list(result.paths) for result in results if result.stage in opened):

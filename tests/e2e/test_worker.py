@@ -69,10 +69,17 @@ def test_a_night_that_a_worker_runs(runs: Runs, environ: Environ, client: SyncPr
     assert (state.name, state.message) == ("Completed", "report: all done")
     assert "mueller" not in runs.good.name
     assert runs.good.tags == ["segcore"]
-    of_the_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[runs.good.id]))
-    keys = {artifact.key for artifact in client.read_artifacts(artifact_filter=of_the_run)}
-    assert keys >= {"nightly-images", "nightly-summary", "progress-ingest", "progress-predict"}
+    assert artifacts(client, runs.good).keys() >= {
+        *("nightly-images", "nightly-summary"),
+        *("progress-ingest", "progress-predict"),
+    }
     assert len(list(Path(environ["SEGCORE_WORKSPACE_ROOTS"], "files", "png").glob("*.png"))) == 1
+
+
+def artifacts(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any]:
+    """Ids of what a run shows, by key."""
+    of_the_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+    return {str(artifact.key): artifact.id for artifact in client.read_artifacts(artifact_filter=of_the_run)}
 
 
 def test_a_run_that_asks_for_too_much(runs: Runs) -> None:
@@ -82,9 +89,11 @@ def test_a_run_that_asks_for_too_much(runs: Runs) -> None:
     assert str(state.message).startswith("sources /etc: lies outside what this deployment may read")
 
 
-def test_what_a_person_reads_in_the_morning(runs: Runs, environ: Environ, tmp_path: Path) -> None:
+def test_what_a_person_reads_in_the_morning(
+    runs: Runs, environ: Environ, client: SyncPrefectClient, tmp_path: Path
+) -> None:
     """Prefect's pages in a browser: how each run ended and why, what became of each image, where the report is."""
-    pages = environ["PREFECT_API_URL"].removesuffix("/api")
+    found, pages = artifacts(client, runs.partly), environ["PREFECT_API_URL"].removesuffix("/api")
     with chromium(tmp_path) as page:
         page.show(1280, 1400)
 
@@ -96,9 +105,9 @@ def test_what_a_person_reads_in_the_morning(runs: Runs, environ: Environ, tmp_pa
         shows(f"runs/flow-run/{runs.good.id}", runs.good.name, "Completed", "predict", "segcore")
         shows(f"runs/flow-run/{runs.partly.id}", "PartlyDone", "broken.png")
         shows(f"runs/flow-run/{runs.greedy.id}", "Failed", "lies outside what this deployment may read")
-        shows("artifacts/key/nightly-images", "ingest", "predict", "failed: ")
-        shows("artifacts/key/nightly-summary", "report.html", "broken.png")
-        shows("artifacts/key/progress-predict", "1 of 1 shards")
+        shows(f"artifacts/artifact/{found['nightly-images']}", "ingest", "predict", "failed", "skipped")
+        shows(f"artifacts/artifact/{found['nightly-summary']}", "report.html", "broken.png")
+        shows("artifacts/key/nightly-images", runs.good.name, runs.partly.name)
         shows("runs", runs.good.name, runs.partly.name)
 
 

@@ -181,9 +181,10 @@ def test_image_rows_lay_the_stages_side_by_side() -> None:
         StageResult(stage="predict", items=(ItemResult(state="skipped", image="a-01234567"),)),
     ]
     assert image_rows(results) == [
-        {"image": "b.tif", "ingest": "failed: b.tif: not an image", "miou": "", "predict": ""},
-        {"image": "a-01234567", "ingest": "done", "miou": "0.7500", "predict": "skipped"},
+        {"image": "b.tif", "ingest": "failed", "miou": "", "predict": "", "error": "b.tif: not an image"},
+        {"image": "a-01234567", "ingest": "done", "miou": "0.7500", "predict": "skipped", "error": ""},
     ]
+    assert list(image_rows(results)[0]) == ["image", "ingest", "miou", "predict", "error"]
 
 
 def test_of_too_many_images_those_that_failed_are_shown_and_the_others_counted() -> None:
@@ -194,6 +195,12 @@ def test_of_too_many_images_those_that_failed_are_shown_and_the_others_counted()
     lines = summary([StageResult(stage="export", items=bad, paths=("a", "b"))]).splitlines()
     assert lines[-5:] == ["- and 10 more", "", "## Open", "- `a`", "- `b`"]
     assert sum(line.startswith("- ") for line in lines) == MAX_LISTED + 3
+
+
+def test_a_summary_has_scores_where_there_are_some() -> None:
+    document = {"per_class": {"nucleus": {"iou": None, "dice": None}}}
+    assert "nucleus" not in summary([StageResult(stage="score", scores={**document, "num_scored": 0})])
+    assert "nucleus" in summary([StageResult(stage="score", scores={**document, "num_scored": 1})])
 
 
 def test_names_from_outside_do_nothing_in_markdown() -> None:

@@ -105,7 +105,7 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(
     assert configs["report"]["failures"] == [["b.tif", "b.tif: not an image"]]
     table = next(args for kind, args in artifacts if kind == "create_table")
     assert table[1] == "nightly-images"
-    assert {"image": "b.tif", "ingest": "failed: b.tif: not an image"}.items() <= table[0][1].items()
+    assert {"image": "b.tif", "ingest": "failed", "error": "b.tif: not an image"}.items() <= table[0][1].items()
     assert table[0][0]["miou"] == "0.7500"
 
 
