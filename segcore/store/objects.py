@@ -5,6 +5,7 @@ new ones or nothing. On a local folder it has reached the disk when `put` return
 """
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -20,10 +21,13 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from segcore.errors import StoreError
+from segcore.measure import MIB
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
 
 _MEMORY: dict[str, MemoryStore] = {}
+_FULL = re.compile(rf"(os error |Errno )({errno.ENOSPC}|{errno.EDQUOT})\b")
+"""As Rust and as Python have it."""
 _STAGING_FILE = re.compile(r"#\d+$|\.partial$")
 
 
@@ -121,7 +125,7 @@ class Objects:
             obstore.put(self.raw, key, data)
             self._sync(key)
         except (BaseError, OSError) as error:
-            raise self._failed("write", key, error) from error
+            raise self._failed("write", key, error, len(data)) from error
 
     def put_file(self, key: str, opened: IO[bytes]) -> None:
         """Write an object from an open file, piece by piece; it is there whole, or not at all."""
@@ -212,7 +216,14 @@ class Objects:
             finally:
                 os.close(descriptor)
 
-    def _failed(self, verb: str, key: str, error: Exception) -> StoreError:
+    def _failed(self, verb: str, key: str, error: Exception, needed: int | None = None) -> StoreError:
+        if self.folder is not None and _FULL.search(str(error)):
+            wanted = "" if needed is None else f", {needed / MIB:.2f} MiB are needed for this file alone"
+            return StoreError(
+                f"{self.describe(key)}: cannot {verb} it: the disk is full, or your share of it "
+                f"({shutil.disk_usage(self.folder).free / MIB:.2f} MiB are free{wanted}); make room and run the same "
+                "again: what is finished stays"
+            )
         reason = " ".join(str(error).split())
         return StoreError(f"{self.describe(key)}: cannot {verb} it ({reason[:300]})")
 
