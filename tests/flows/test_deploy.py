@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.server.schemas.schedules import CronSchedule
 from prefect.utilities.templating import apply_values
 from prefect.workers.process import ProcessJobConfiguration
 
@@ -157,3 +159,30 @@ def test_the_kubernetes_pool_asks_for_a_gpu_and_never_tries_again() -> None:
         assert container["image"] == values["image"] if "image" not in given else given["image"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("change", ["2027-03-28", "2027-10-31"])
+def test_each_schedule_begins_one_run_a_day_also_when_the_clocks_change(file: str, change: str) -> None:
+    """By Prefect's own arithmetic; without the time zone the night would move by an hour, twice a year."""
+    for each in listed(file):
+        for schedule in each.get("schedules", []):
+            zone = ZoneInfo(schedule["timezone"])
+            middle = datetime.fromisoformat(change).replace(tzinfo=zone)
+            span = {"start": middle - timedelta(days=7), "end": middle + timedelta(days=7)}
+            own = CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+            found = [at.astimezone(zone) for at in asyncio.run(own.get_dates(n=100, **span))]
+            days = [at.date() for at in found]
+            assert len(days) == len(set(days)) >= 2
+            is_daily = schedule["cron"].endswith("* * *")
+            assert (len(days) == 14) == is_daily
+            assert len({at.time() for at in found}) == 1
+
+
+def test_a_night_in_the_hour_that_there_is_twice_runs_once_and_in_the_one_that_there_is_not_too() -> None:
+    for change in ("2027-03-28", "2027-10-31"):
+        zone = ZoneInfo("Europe/Berlin")
+        start = datetime.fromisoformat(change).replace(tzinfo=zone) - timedelta(days=1)
+        night = CronSchedule(cron="30 2 * * *", timezone="Europe/Berlin")
+        found = asyncio.run(night.get_dates(n=100, start=start, end=start + timedelta(days=3)))
+        assert len({at.astimezone(zone).date() for at in found}) == len(found) == 3
