@@ -1,0 +1,109 @@
+"""Prefect's server is killed while a flow computes, and comes back: pixel work goes on, and states are sent late."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.server import free_port
+from segcore.store import Workspace
+from segcore.store.plan import latest_plan
+from tests.inference.scenes import scene, unet_package
+from tests.synthetic import put_image
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+AWAY_S = 90.0
+TILE_S = 4.0
+"""All 36 tiles take longer than the server is away."""
+
+
+def server(port: int, home: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "flows.server", str(port), "no-pages", str(os.getpid())]
+    url = f"http://127.0.0.1:{port}/api"
+    process = subprocess.Popen(command, env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url})
+    wait(lambda: answers(url), 120)
+    return process
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def wait(is_so: Callable[[], bool], limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def finished(ws: Workspace) -> int:
+    """Shards of level 0 in the ledger."""
+    plan = latest_plan(ws.objects, "a", "m")
+    return 0 if plan is None else sum(level == 0 for level, _ in plan.recorded())
+
+
+def ended_on_the_server(url: str) -> list[str]:
+    """States of the flow runs that the server knows."""
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        return [str(run.state_name) for run in client.read_flow_runs()]
+
+
+def flow(ws: Workspace, url: str, home: Path) -> "subprocess.Popen[str]":
+    environ = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.faults.slow_flow", ws.uri, unet_package(ws).model_id, str(TILE_S)]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_server_that_is_killed_and_comes_back_costs_no_pixel(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(ws, "a", scene(1500, 1300))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    first = server(port, tmp_path / "prefect")
+    work = flow(ws, url, tmp_path / "home")
+    try:
+        wait(lambda: finished(ws) >= 1, 180)
+        first.kill()
+        first.wait()
+        before = finished(ws)
+        time.sleep(AWAY_S)
+        during = finished(ws)
+        assert work.poll() is None
+        first = server(port, tmp_path / "prefect")
+        said, complained = work.communicate(timeout=400)
+        assert ended_on_the_server(url) == ["Completed"]
+    finally:
+        work.kill()
+        first.send_signal(signal.SIGTERM)
+        first.wait(30)
+    assert work.returncode == 0, complained
+    assert said.strip() == "done"
+    assert during > before + 5
+    assert ws.is_complete("a", "m")
+
+
+def test_without_a_server_a_plain_command_works_and_a_flow_says_what_is_missing(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    put_image(ws, "a", scene(300, 300))
+    model = unet_package(ws).model_id
+    environ = {**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api", "PREFECT_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "flows", "predict", "--workspace", ws.uri, "--model", model, "--device", "cpu"]
+    flow = subprocess.run([*command, "--prefect"], env=environ, capture_output=True, text=True, timeout=300)
+    assert flow.returncode != 0
+    assert "127.0.0.1" in flow.stderr
+    assert "Traceback" not in flow.stderr
+    plain = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+    assert plain.returncode == 0, plain.stderr
+    assert ws.is_complete("a", model)
