@@ -67,8 +67,8 @@ class FlowProgress:
     Stages call it from many threads; none of them ever waits for the server.
     """
 
-    def __init__(self, stage: str) -> None:
-        self._key = f"progress-{stage}"
+    def __init__(self, stage: str, role: str = "stage") -> None:
+        self._key = f"progress-{stage if role == 'stage' else role}"
         self._logger = get_run_logger()
         self._best_effort = BestEffort()
         self._lock = threading.Lock()

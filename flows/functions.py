@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
-from flows.metrics import counted
 from segcore.config import StageConfig
 from segcore.progress import Progress
 from segcore.results import StageResult
@@ -29,13 +28,12 @@ FUNCTIONS = {
 
 
 def stage_function(stage: str) -> StageFunction:
-    """The function behind a stage, by the stage's name: one that shall run on dask workers gets them as its crew, and
-    what it comes to is told to who watches.
-    """
+    """The function behind a stage, by the stage's name; one that shall run on dask workers gets them as its crew."""
     module, name = FUNCTIONS[stage]
     function: Callable[..., StageResult] = getattr(importlib.import_module(module), name)
 
-    def ran(config: StageConfig, progress: Progress) -> StageResult:
+    @wraps(function)
+    def run(config: StageConfig, progress: Progress) -> StageResult:
         where = getattr(config, "dask", None)
         if where is None or getattr(config, "dry_run", False):
             return function(config, progress)
@@ -43,12 +41,6 @@ def stage_function(stage: str) -> StageFunction:
 
         with dask_crew(where, isolated_mib=getattr(config, "memory_mib", None)) as crew:
             return function(config.model_copy(update={"dask": None, **_rooted(config)}), progress, crew)
-
-    @wraps(function)
-    def run(config: StageConfig, progress: Progress) -> StageResult:
-        with counted(stage, config.workspace) as outcome:
-            outcome.result = ran(config, progress)
-            return outcome.result
 
     return run
 

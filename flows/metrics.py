@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from segcore.errors import utf8
 from segcore.results import StageResult, State
 
 log = logging.getLogger("segcore.metrics")
@@ -31,14 +32,19 @@ class Outcome:
 
 
 @contextmanager
-def counted(stage: str, workspace: str) -> Iterator[Outcome]:
-    """While a stage runs, which leaves its result here; at its end the file is written, also where it failed."""
-    outcome = Outcome()
+def counted(stage: str, settings: Mapping[str, Any]) -> Iterator[Outcome]:
+    """While a stage runs, which leaves its result here; at its end the file is written, also where it failed.
+
+    Args:
+        stage: its name.
+        settings: its workspace among them; a dry run tells nothing.
+    """
+    outcome, folder = Outcome(), os.environ.get(VARIABLE)
     try:
         yield outcome
     finally:
-        if folder := os.environ.get(VARIABLE):
-            _write(Path(folder), stage, workspace, outcome)
+        if folder and not settings.get("dry_run"):
+            _write(Path(folder), stage, str(settings["workspace"]), outcome)
 
 
 def _write(folder: Path, stage: str, workspace: str, outcome: Outcome) -> None:
@@ -51,11 +57,11 @@ def _write(folder: Path, stage: str, workspace: str, outcome: Outcome) -> None:
         gauge = Gauge(f"segcore_{name}", text, [*own, *labels], registry=registry)
         for more, value in rows:
             gauge.labels(**own, **more).set(value)
-    digest = hashlib.sha256(workspace.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(utf8(workspace)).hexdigest()[:8]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_to_textfile(str(folder / f"segcore-{stage}-{digest}.prom"), registry)
-    except OSError as error:  # the stage's work stands without its numbers
+    except (OSError, ValueError) as error:  # the stage's work stands without its numbers
         log.warning("%s=%s: the metrics of %s cannot be written there: %s", VARIABLE, folder, stage, error)
 
 
@@ -68,7 +74,7 @@ def _rows(outcome: Outcome) -> Iterator[tuple[str, str, list[Row]]]:
     seconds = time.monotonic() - outcome.began
     yield "stage_ended_timestamp_seconds", "When the stage ended, Unix time.", [({}, time.time())]
     yield "stage_seconds", "How long it took.", [({}, seconds)]
-    is_good = result is not None and result.exit_code == 0
+    is_good = result is not None and all(item.state != "failed" for item in result.items)
     yield "stage_success", "1 if nothing failed, 0 if any image or all of it did.", [({}, float(is_good))]
     if result is None:
         return

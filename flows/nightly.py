@@ -119,7 +119,7 @@ def reported(
     ran = [*results, *own]
     told = {"failures": [*named_failures(ran), *night], "stages": stages_told(ran)}
     own.append(stage("report", config.settings("report", **masks, **told)))
-    if workspace and scored:
+    if workspace and scored and not named_failures(own):  # what failed here is tried again
         tell(workspace, chosen["model"], content, own[-1].paths)
     return own
 

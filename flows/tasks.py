@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,10 +14,16 @@ from prefect.tasks import Task
 
 from flows.artifacts import FlowProgress
 from flows.functions import stage_function
+from flows.metrics import Outcome, counted
 from segcore.config import STAGES, build_config
 from segcore.errors import SegcoreError
 from segcore.results import StageResult
 from segcore.roots import check_settings
+
+Role = Literal["stage", "look", "portion"]
+"""What a task does of a stage: all of it; only look what is finished; or the part of a run that a night started. Only
+the first one has the stage's own progress and metrics, and a look waits for no GPU.
+"""
 
 
 class StageStoppedError(SegcoreError):
@@ -65,11 +71,11 @@ def slot(stage: str) -> AbstractContextManager[None]:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def run_stage(stage: str, settings: dict[str, Any]) -> Any:
+def run_stage(stage: str, settings: dict[str, Any], role: Role = "stage") -> Any:
     """One stage; a user's error becomes the task's state in one line, anything else its traceback."""
     try:
         check_settings(settings)
-        with slot(stage), FlowProgress(stage) as progress:
+        with nullcontext() if role == "look" else slot(stage), FlowProgress(stage, role) as progress:
             return stage_function(stage)(build_config(STAGES[stage], settings), progress).model_dump(mode="json")
     except SegcoreError as error:
         if is_transient(error):
@@ -77,14 +83,16 @@ def run_stage(stage: str, settings: dict[str, Any]) -> Any:
         return Failed(message=str(error), data=error)
 
 
-def stage(name: str, settings: dict[str, Any]) -> StageResult:
+def stage(name: str, settings: dict[str, Any], role: Role = "stage") -> StageResult:
     """Run a stage as a task of the current flow, and return its result.
 
     Raises:
         StageStoppedError: with the task's message, where the stage failed as a whole.
     """
-    state = run_stage(name, settings, return_state=True)
-    left = state.result(raise_on_failure=False)
-    if not isinstance(left, dict):
-        raise StageStoppedError(f"{name}: {state.message}") from (left if isinstance(left, SegcoreError) else None)
-    return StageResult.model_validate(left)
+    with counted(name, settings) if role == "stage" else nullcontext(Outcome()) as outcome:
+        state = run_stage(name, settings, role, return_state=True)
+        left = state.result(raise_on_failure=False)
+        if not isinstance(left, dict):
+            raise StageStoppedError(f"{name}: {state.message}") from (left if isinstance(left, SegcoreError) else None)
+        outcome.result = StageResult.model_validate(left)
+        return outcome.result

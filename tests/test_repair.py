@@ -351,6 +351,18 @@ def test_a_lost_shard_of_a_layer_is_inferred_again(tmp_path: Path) -> None:
     assert content(workspace) == before
 
 
+def test_a_mask_of_a_model_that_is_adapted_to_the_image_is_repaired(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path), create=True)
+    put_image(ws, "a", scene(HEIGHT, WIDTH))
+    model = unet_package(ws, norm="image").model_id
+    predict(PredictConfig(workspace=ws.uri, model=model, name=MASK, shard_px=256, tile_workers=1))
+    key = key_of("a", MASK, "shard")
+    whole = ws.objects.get(key)
+    damage(ws, key, "flipped")
+    assert [(found.fixed, found.action) for found in repair(ws) if not found.fixed] == []
+    assert ws.objects.get(key) == whole
+
+
 def test_a_mask_that_predict_did_not_make_is_left_to_its_maker(tmp_path: Path) -> None:
     workspace = Workspace.open(str(tmp_path / "w"), create=True)
     put_image(workspace, "a", scene(300, 300))

@@ -8,6 +8,7 @@ import typer
 from flows.cli import COMMANDS
 from flows.console import progress_on_stderr, show_result, stdout_kept_clean
 from flows.functions import stage_function
+from flows.metrics import counted
 from flows.options import Switches, stage_command
 from segcore.config import STAGES, StageConfig
 from segcore.results import StageResult
@@ -43,8 +44,10 @@ def command(stage: str) -> Any:
 
 def as_function(stage: str, config: StageConfig) -> StageResult:
     """Run the stage in this process, without Prefect."""
-    with progress_on_stderr() as progress:
-        return stage_function(stage)(config, progress)
+    settings = config.model_dump(mode="json", exclude_unset=True)
+    with counted(stage, settings) as outcome, progress_on_stderr() as progress:
+        outcome.result = stage_function(stage)(config, progress)
+        return outcome.result
 
 
 def as_flow(stage: str, config: StageConfig, debug: bool) -> StageResult:

@@ -7,6 +7,7 @@ from typing import Any
 from segcore.config import PredictConfig
 from segcore.errors import ContractError, PlanMismatchError, StoreError
 from segcore.inference.batch import Batches
+from segcore.inference.begin import frozen_sample
 from segcore.inference.contract import check_contract
 from segcore.inference.night import networks_of
 from segcore.inference.numerics import repeatable
@@ -75,7 +76,7 @@ def _check_kept(ws: Workspace, config: PredictConfig, package: ModelPackage, pla
     if job.batch > 1:  # the machine may be one on which the plan's batch does not hold
         with repeatable():
             job = replace(job, batch=Batches(networks_of(job)[0], job.package.contract).of(tiling))
-    expected = freeze(job, grid, tiling, scope_of(ws, job, grid).frozen)
+    expected = freeze(job, grid, tiling, scope_of(ws, job, grid).frozen | frozen_sample(job, grid))
     if "layer" in plan:
         expected = layer_plan(job, expected, plan["layer"])
     difference = plan_difference(plan, expected)

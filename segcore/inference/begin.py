@@ -59,7 +59,7 @@ def opened(
     """As `begin`, but nothing is looked for: what is to be done is known already."""
     image_id, overwrite = grid.image.image_id, job.config.overwrite
     scope, spec = scope_of(ws, job, grid), mask_spec(job, grid)
-    frozen = scope.frozen | _frozen_sample(job, grid)
+    frozen = scope.frozen | frozen_sample(job, grid)
     layer_specs = _layer_specs(job, grid)
     tiling = _begun_with(ws, job, grid, frozen, batches)
     job = replace(job, batch=batches.of(tiling))
@@ -109,7 +109,7 @@ def _together(job: Job, tiling: Tiling) -> tuple[int, int]:
     return tiling.core[0] if len(tiling.core) > 2 else 1, UNIT_SHARDS
 
 
-def _frozen_sample(job: Job, grid: ModelGrid) -> dict[str, Any]:
+def frozen_sample(job: Job, grid: ModelGrid) -> dict[str, Any]:
     """For the plan of a model that is adapted to the image: where the sample is from."""
     if not job.adapts:
         return {}

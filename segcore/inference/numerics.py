@@ -106,6 +106,8 @@ class Network:
         self._room = [batch]
         self._of_images: OrderedDict[str, Network] = OrderedDict()
         self._keeping = threading.Lock()
+        self.adapting = threading.Lock()
+        """For who adapts it to an image: one at a time."""
         self.decision = recipe.decision
         self.can_compile = recipe.can_compile
         self._recipe = recipe

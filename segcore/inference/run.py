@@ -81,7 +81,6 @@ class MaskRun:
     began_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _adapting: threading.Lock = field(default_factory=threading.Lock)
     _writer: UnitWriter | None = None
 
     @property
@@ -96,7 +95,7 @@ class MaskRun:
         """The network for this image: itself, or what its image norms make of it; the first call infers the sample."""
         if not network.adapts or self.sample is None:
             return network
-        with self._adapting:
+        with network.adapting:  # of all images: a sample takes memory
             found = network.of_image(self.image.image_id)
             if found is None:
                 found = network.adapted(self.sample(), self.image.nodata)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from segcore.errors import SegcoreError
 from segcore.measurements.image import known
+from segcore.progress import SILENT, Progress
 from segcore.store import Workspace
 
 Totals = dict[str, dict[str, float]]
@@ -36,13 +37,17 @@ def totals_of(images: Sequence[Totals]) -> Totals:
     return found
 
 
-def totals_known(ws: Workspace, mask: str, image_ids: Iterable[str]) -> dict[str, Totals]:
-    """By image id, what was measured of the masks of this name as they stand; the others are left out."""
+def totals_known(ws: Workspace, mask: str, image_ids: Iterable[str], progress: Progress = SILENT) -> dict[str, Totals]:
+    """By image id, what was measured of the masks of this name as they stand; the others are left out.
+
+    One of which it cannot be read is named to `progress`: a report without it is still one.
+    """
 
     def of(image_id: str) -> Totals | None:
         try:
             return known(ws, image_id, mask)
-        except SegcoreError:  # an image or mask that cannot be opened: its own stage says so
+        except SegcoreError as error:
+            progress.note(f"image {image_id}: its objects are left out of the report ({error})")
             return None
 
     with ThreadPoolExecutor(THREADS) as threads:

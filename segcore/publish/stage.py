@@ -88,7 +88,7 @@ def _write_report(
     scores = document(scored.mask, scored.images, rules, scored.against)
     changed = since(workspace, scored.mask, scored.images, rules)
     pace = paces(workspace, scored.mask, {image.image_id: image.mask_digest for image in scored.images})
-    measured = totals_known(workspace, scored.mask, [image.image_id for image in scored.images])
+    measured = totals_known(workspace, scored.mask, [image.image_id for image in scored.images], progress)
     found = _Found(config, run, created, scored, scores, changed, pace, measured)
     pages = Pictured(workspace, scores, progress)
     content = _content(found, workspace, pages)

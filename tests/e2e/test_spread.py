@@ -1,6 +1,7 @@
 """A night that is spread over workers: its masks are those of one process, also where a run is killed on the way."""
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,9 @@ def engine_of(pid: int) -> psutil.Process:
     found: list[psutil.Process] = []
 
     def is_there() -> bool:
-        children = psutil.Process(pid).children(recursive=True)
-        found[:] = [child for child in children if "prefect.engine" in child.cmdline()]
+        with suppress(psutil.Error):  # a process that ends while it is looked at
+            children = psutil.Process(pid).children(recursive=True)
+            found[:] = [child for child in children if "prefect.engine" in child.cmdline()]
         return bool(found)
 
     wait(is_there, "the worker started no run")

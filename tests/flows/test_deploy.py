@@ -38,7 +38,7 @@ def test_every_flow_is_deployed_with_its_limit_and_its_zone(file: str) -> None:
     found = {each["name"]: each for each in listed(file)}
     assert found.keys() == {"nightly", "retrain", "portion", *FLOWS}
     portion = found.pop("portion")
-    assert (portion["entrypoint"], portion["tags"]) == ("flows/spread.py:portion", [PORTION_TAG])
+    assert (portion["entrypoint"], portion["tags"]) == ("flows/portion.py:portion", [PORTION_TAG])
     assert "concurrency_limit" not in portion  # the night that spreads them says how many there are at one time
     assert portion["work_pool"]["work_queue_name"] != found["nightly"]["work_pool"]["work_queue_name"]
     for name, each in found.items():

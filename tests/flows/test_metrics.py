@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flows import functions
+from flows.commands.stage import as_function
 from flows.metrics import VARIABLE, counted
+from flows.stages import FLOWS
 from segcore.config import IngestConfig
 from segcore.errors import StoreError
-from segcore.progress import SILENT
 from segcore.results import ItemResult, StageResult
 from tests.flows.stand_ins import BAD, GOOD, Stage
 
@@ -35,8 +35,8 @@ def values(folder: Path, stage: str) -> dict[tuple[str, str], float]:
     return found
 
 
-def run(result: StageResult | None) -> None:
-    with counted("score", 'in "x"\n\\y') as outcome:
+def run(result: StageResult | None, dry_run: bool = False) -> None:
+    with counted("score", {"workspace": 'in "x"\n\\y', "dry_run": dry_run}) as outcome:
         if result is None:
             raise StoreError("gone")
         outcome.result = result
@@ -58,7 +58,9 @@ def test_a_stage_tells_what_it_came_to(tmp_path: Path, monkeypatch: pytest.Monke
         ("segcore_stage_images", "failed"): 1,
         ("segcore_score", "miou"): 0.75,
     }
-    run(RESULT.model_copy(update={"items": (GOOD,)}))
+    left = ItemResult(state="left", image="d-1")  # the time was up: that is no failure
+    run(RESULT.model_copy(update={"items": (GOOD, left)}))
+    run(RESULT, dry_run=True)
     assert values(folder, "score")["segcore_stage_success", ""] == 1
     assert len(list(folder.iterdir())) == 1
 
@@ -90,13 +92,15 @@ def test_a_folder_that_cannot_be_written_does_not_cost_the_work(
     assert "the metrics of score cannot be written there" in caplog.text
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_every_way_to_run_a_stage_tells(
     stages: dict[str, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Command line and flows call the same function."""
     config = IngestConfig(workspace="w", sources=("a",))
-    functions.stage_function("ingest")(config, SILENT)
+    as_function("ingest", config)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
-    functions.stage_function("ingest")(config, SILENT)
-    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "plain"))
+    as_function("ingest", config)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "flow"))
+    FLOWS["ingest"](config)
+    assert sorted(path.parent.name for path in tmp_path.rglob("*.prom")) == ["flow", "plain"]

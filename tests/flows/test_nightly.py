@@ -124,6 +124,8 @@ def test_a_night_whose_objects_cannot_be_measured_says_so_in_its_report(
     told = results[-1].details["config"]
     assert told["failures"] == [["objects", "measure: the disk is full"]]
     assert told["stages"][-1]["stage"] == "measure"
+    again = nightly(night(workspace, objects=True), return_state=True)
+    assert (again.name, again.message) == (state.name, state.message)  # it is tried every night, until it works
 
 
 @pytest.mark.usefixtures("prefect_server")
