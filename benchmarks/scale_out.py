@@ -75,9 +75,8 @@ def forward(uri: str, model: str) -> float:
 
 def spread(uri: str, model: str, workers: int, small: str, large: str) -> dict[str, float]:
     """Seconds of the large image on dask workers that have done the small one, and the leader's CPU time."""
-    common = {**COMMON, "workspace": uri, "model": model, "overwrite": True}
-    if SECONDS in os.environ:
-        common |= SMALL_SHARDS
+    common = {**COMMON, "workspace": uri, "model": model, "name": f"mask-{os.getpid()}"}
+    common |= SMALL_SHARDS if SECONDS in os.environ else {"shard_px": SHARD_PX}
     with dask_crew(f"LOCAL:{workers}") as crew:
         for image in (small, large):
             began, cpu = time.perf_counter(), time.process_time()
@@ -143,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=4096, help="of the image that is really inferred, px")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="1024 px, one round, no sleeping model")
+    parser.add_argument("--quick", action="store_true", help="2048 px, one round, no sleeping model")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--cores", help=argparse.SUPPRESS)
@@ -157,7 +156,7 @@ def main() -> None:
         ws = Workspace.open(folder, create=True)
         unet = put_unet(ws).model_id
         put_scene(ws, 512, "small")
-        put_scene(ws, 1024 if options.quick else options.side, "large")
+        put_scene(ws, 2048 if options.quick else options.side, "large")
         found = scaling(ws.uri, unet, 1 if options.quick else options.rounds)
         if not options.quick:
             conv1 = put_conv1(ws).model_id
