@@ -212,6 +212,7 @@ def test_names_from_outside_do_nothing_in_markdown() -> None:
     assert "\n# big" not in text
 
 
+@pytest.mark.slow
 def test_a_temporary_server_serves_this_machines_pages_alone_and_ends_with_the_command(tmp_path: Path) -> None:
     script = (
         "import sys, urllib.request\nfrom pathlib import Path\nfrom flows.server import TemporaryServer\n"
