@@ -12,7 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.server import TemporaryServer
+from flows.server import TemporaryServer, free_port
 
 Environ = dict[str, str]
 
@@ -22,7 +22,9 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environ]:
     """Of a worker and its server; its roots are a folder of sources, which is there, and a workspace, which is not."""
     home = tmp_path_factory.mktemp("served")
     (home / "in").mkdir()
-    server = TemporaryServer(home / "prefect", pages=True)
+    with pytest.MonkeyPatch.context() as patched:  # another test's server may be about to take the usual port
+        patched.setattr("flows.server.USUAL_PORT", free_port())
+        server = TemporaryServer(home / "prefect", pages=True)
     server.wait()
     yield {
         **os.environ,
