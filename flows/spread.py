@@ -71,23 +71,24 @@ def spread(settings: Mapping[str, Any], most: int, runs: Runs | None = None) -> 
     Raises:
         StageStoppedError: if no image can be predicted, or the deployment is not there.
     """
-    began = time.monotonic()
-    # With the time up, predict says what is finished, and computes no mask; dask's workers would come for nothing.
-    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S+00:00}"
-    known = stage("predict", {**settings, "until": now, "dask": None}, role="look")
-    left = [item.image for item in known.items if item.state == "left" and item.image]
-    if not left:
-        return known
-    night = UUID(str(flow_run.id))
-    with counted("predict", settings) as outcome, FlowProgress("predict") as progress:
-        progress.start("predict", len(left), f"images, by {most} runs at a time")
-        work = Spread(Workspace.open(settings["workspace"]), night, runs or ServerRuns(settings, night), most)
-        found = work.predict(portions(left, most), Until(settings.get("until")), progress)
+    with counted("predict", settings) as outcome:
+        # With the time up, predict says what is finished, and computes no mask; dask's workers would come for nothing.
+        look = {**settings, "until": datetime.now(UTC).isoformat(), "dask": None}
+        known = stage("predict", look, role="look")
+        left = [item.image for item in known.items if item.state == "left" and item.image]
+        if not left:
+            outcome.result = known
+            return known
+        night = UUID(str(flow_run.id))
+        with FlowProgress("predict") as progress:
+            progress.start("predict", len(left), f"images, by {most} runs at a time")
+            work = Spread(Workspace.open(settings["workspace"]), night, runs or ServerRuns(settings, night), most)
+            found = work.predict(portions(left, most), Until(settings.get("until")), progress)
         items = tuple(found.get(item.image or "", item) for item in known.items)
         paths = tuple(item.path for item in items if item.path)
-        more = {"seconds": time.monotonic() - began, "peak_mib": max([known.peak_mib, *work.peaks_mib])}
+        more = {"seconds": time.monotonic() - outcome.began, "peak_mib": max([known.peak_mib, *work.peaks_mib])}
         outcome.result = known.model_copy(update={"items": items, "paths": paths, **more})
-    return outcome.result
+        return outcome.result
 
 
 def portions(images: Sequence[str], most: int) -> list[Portion]:

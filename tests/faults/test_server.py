@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.server import free_port
 from segcore.store import Workspace
 from segcore.store.plan import latest_plan
+from tests.e2e.conftest import wait
 from tests.inference.scenes import scene, unet_package
 from tests.synthetic import put_image
 
@@ -29,7 +29,7 @@ def server(port: int, home: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "flows.server", str(port), "no-pages", str(os.getpid())]
     url = f"http://127.0.0.1:{port}/api"
     process = subprocess.Popen(command, env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url})
-    wait(lambda: answers(url), 120)
+    wait(lambda: answers(url), "the server does not answer", 120)
     return process
 
 
@@ -39,13 +39,6 @@ def answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def wait(is_so: Callable[[], bool], limit_s: float) -> None:
-    end = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def finished(ws: Workspace) -> int:
@@ -74,7 +67,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_no_pixel(tmp_path: Path) -
     first = server(port, tmp_path / "prefect")
     work = flow(ws, url, tmp_path / "home")
     try:
-        wait(lambda: finished(ws) >= 1, 180)
+        wait(lambda: finished(ws) >= 1, "no shard is finished", 180)
         first.kill()
         first.wait()
         before = finished(ws)

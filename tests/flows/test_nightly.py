@@ -1,6 +1,7 @@
 """Nightly: what its form refuses, the order of the stages and images, how it ends; and two nights of real stages."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image as Picture
 from prefect.runtime.flow_run import FIELDS
 from pydantic import ValidationError
 
+from flows.metrics import VARIABLE
 from flows.nightly import due, nightly
 from flows.running import stage_results
 from segcore.champion import promote
@@ -126,6 +128,17 @@ def test_a_night_whose_objects_cannot_be_measured_says_so_in_its_report(
     assert told["stages"][-1]["stage"] == "measure"
     again = nightly(night(workspace, objects=True), return_state=True)
     assert (again.name, again.message) == (state.name, state.message)  # it is tried every night, until it works
+
+
+@pytest.mark.usefixtures("prefect_server", "stages")
+def test_a_spread_night_with_nothing_left_to_do_tells_that_all_is_well(
+    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever watches the numbers is told that there was no night."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "metrics"))
+    assert nightly(night(workspace, max_images_in_flight=2), return_state=True).name == "Completed"
+    (told,) = (tmp_path / "metrics").glob("segcore-predict-*.prom")
+    assert re.search(r"^segcore_stage_success\{.*\} 1.0$", told.read_text(encoding="utf-8"), re.M)
 
 
 @pytest.mark.usefixtures("prefect_server")
