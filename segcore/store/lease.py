@@ -11,6 +11,7 @@ import os
 import platform
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,6 +56,7 @@ class Lease:
     def __init__(self, objects: Objects, prefix: str, term_s: float = TERM_S, wait: bool = True) -> None:
         """With `wait` the term of an owner elsewhere, who may be gone, is waited for; without it counts as held."""
         self._objects, self._prefix, self._term_s, self._wait = objects, prefix, term_s, wait
+        self._id = uuid.uuid4().hex
         self._number = self._take()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease {prefix}", daemon=True)
@@ -92,7 +94,7 @@ class Lease:
             raise held
 
     def _create(self, number: int, released: bool = False) -> bool:
-        term = {"owner": _me(), "term_s": self._term_s, "released": released}
+        term = {"owner": _me(), "lease": self._id, "term_s": self._term_s, "released": released}
         created = self._objects.put_new(f"{self._prefix}/{number}", json.dumps(term).encode())
         if created and number >= 2:
             self._objects.delete(f"{self._prefix}/{number - 2}")

@@ -10,14 +10,15 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from segcore.errors import StoreError
@@ -25,9 +26,14 @@ from segcore.measure import MIB
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
 
+_T = TypeVar("_T")
 _MEMORY: dict[str, MemoryStore] = {}
 _FULL = re.compile(rf"(os error |Errno )({errno.ENOSPC}|{errno.EDQUOT})\b")
 """As Rust and as Python have it."""
+_AGAIN_S = (0.2, 1.0, 5.0)
+"""Between tries of what obstore tries once: it repeats most things by itself."""
+_PATIENCE_S = 60.0
+"""After which nothing is tried again: obstore was patient already."""
 _STAGING_FILE = re.compile(r"#\d+$|\.partial$")
 
 
@@ -79,7 +85,7 @@ class Objects:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is none."""
         try:
-            return bytes(obstore.get(self.raw, key).bytes())
+            return self._again(lambda: bytes(obstore.get(self.raw, key).bytes()))
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
@@ -97,7 +103,7 @@ class Objects:
     def size(self, key: str) -> int | None:
         """The object's size in bytes, or None if there is none."""
         try:
-            return int(obstore.head(self.raw, key)["size"])
+            return self._again(lambda: int(obstore.head(self.raw, key)["size"]))
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
@@ -111,9 +117,8 @@ class Objects:
             but: a part of keys that do not count.
         """
         try:
-            found = (meta for page in obstore.list(self.raw, prefix=prefix) for meta in page)
-            times = (meta["last_modified"] for meta in found if but is None or but not in str(meta["path"]))
-            return max(times, default=None)
+            counted = (meta for meta in self._listed(prefix) if but is None or but not in str(meta["path"]))
+            return max((meta["last_modified"] for meta in counted), default=None)
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
@@ -122,7 +127,7 @@ class Objects:
     def put(self, key: str, data: bytes) -> None:
         """Write an object in one piece, over an older one."""
         try:
-            obstore.put(self.raw, key, data)
+            self._again(lambda: obstore.put(self.raw, key, data))
             self._sync(key)
         except (BaseError, OSError) as error:
             raise self._failed("write", key, error, len(data)) from error
@@ -136,28 +141,51 @@ class Objects:
             raise self._failed("write", key, error) from error
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write an object only if there is none; of many racers exactly one gets True.
+        """Write an object only if there is none; of many racers with data of their own exactly one gets True.
 
         Raises:
             StoreError: if the store has no create-only put.
         """
-        try:
-            obstore.put(self.raw, key, data, mode="create")
+        is_unsure = False
+        """A try was cut off: it may have been done all the same, and only its reply was lost."""
+
+        def create() -> bool:
+            nonlocal is_unsure
+            try:
+                obstore.put(self.raw, key, data, mode="create")
+            except AlreadyExistsError:
+                return is_unsure and self.get(key) == data
+            except GenericError:
+                is_unsure = True
+                raise
             self._sync(key)
-        except AlreadyExistsError:
-            return False
+            return True
+
+        try:
+            return self._again(create)
         except (BaseError, OSError) as error:
             raise self._failed("create", key, error) from error
-        return True
 
     def delete(self, key: str) -> None:
         """Delete an object; none is fine."""
         try:
-            obstore.delete(self.raw, key)
+            self._again(lambda: obstore.delete(self.raw, key))
         except (NotFoundError, FileNotFoundError):
             return
         except (BaseError, OSError) as error:
             raise self._failed("delete", key, error) from error
+
+    def _again(self, act: Callable[[], _T]) -> _T:
+        """Do what obstore does not repeat when the connection breaks: what may have been done, or was half read."""
+        until = time.monotonic() + _PATIENCE_S
+        for wait_s in _AGAIN_S if self.folder is None else ():
+            try:
+                return act()
+            except GenericError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(wait_s)
+        return act()
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object below `prefix`."""
@@ -177,18 +205,35 @@ class Objects:
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object below the folder `prefix`, page by page, in no order."""
         try:
-            for page in obstore.list(self.raw, prefix=prefix):
-                for meta in page:
-                    yield str(meta["path"]), int(meta["size"])
+            for meta in self._listed(prefix):
+                yield str(meta["path"]), int(meta["size"])
         except (NotFoundError, FileNotFoundError):
             return
         except (BaseError, OSError) as error:
             raise self._failed("list", prefix, error) from error
 
+    def _listed(self, prefix: str) -> Iterator[Any]:
+        """What obstore lists; a listing that is cut off goes on after its last page."""
+        pages: Iterator[Any] | None = None
+        last: str | None = None
+
+        def next_page() -> Any:
+            nonlocal pages
+            try:
+                pages = pages or iter(obstore.list(self.raw, prefix=prefix, offset=last))
+                return next(pages, None)
+            except GenericError:
+                pages = None
+                raise
+
+        while (page := self._again(next_page)) is not None:
+            yield from page
+            last = page[-1]["path"]
+
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below `prefix`, sorted."""
         try:
-            found = obstore.list_with_delimiter(self.raw, prefix=prefix)["common_prefixes"]
+            found = self._again(lambda: obstore.list_with_delimiter(self.raw, prefix=prefix)["common_prefixes"])
         except (NotFoundError, FileNotFoundError):
             return ()
         except (BaseError, OSError) as error:
