@@ -19,7 +19,7 @@ def columns(source: FeatureSource, batch: Features) -> dict[str, npt.NDArray[Any
         "class": names[batch.rows],
         "color": colors[batch.rows],
         "area_px": batch.num_px,
-        **{f"area_{unit}": batch.num_px * size for unit, size in source.pixel_area.items()},
+        **{f"area_{unit}": areas for unit, areas in source.areas(batch).items()},
     }
     if source.has_confidence:
         found["confidence"] = batch.confidences

@@ -22,11 +22,14 @@ from segcore.export.simplify import Polygons
 from segcore.geometry import Window
 from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size
 from segcore.scoring.counts import foreground_rows
+from segcore.scoring.ground import row_areas
 from segcore.selection import probs_layer
 from segcore.spatial import METERS_PER_UNIT, parse_length
 from segcore.store import Image, Label, Workspace
 
 WINDOW_PX = 2048
+NUM_SUMS = 3
+"""Columns of what is added up of each, after its pixels by class."""
 AREA_UNITS = ("um2", "m2")
 """Of tissue the first, of land the second."""
 
@@ -43,6 +46,8 @@ class Features:
     """Of its class, among `FeatureSource.classes`."""
     num_px: Ids
     """Pixels of the mask; its exact area, whatever `simplify` does to the outline."""
+    ground_m2: Sums
+    """True area, where pixels are degrees; else 0."""
     confidences: Sums
     """Mean probability of the class of each of its pixels; NaN where the layer has none."""
     polygons: Polygons
@@ -54,12 +59,12 @@ class Features:
     @classmethod
     def joined(cls, batches: Sequence["Features"]) -> "Features":
         """All of several, in order."""
-        parts = ((b.numbers, b.first_px, b.rows, b.num_px, b.confidences, b.polygons) for b in (NONE, *batches))
-        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+        parts = zip(*(vars(batch).values() for batch in (NONE, *batches)), strict=True)
+        return cls(*map(np.concatenate, parts))
 
 
 _NO_IDS = np.empty(0, np.int64)
-NONE = Features(_NO_IDS, _NO_IDS, _NO_IDS, _NO_IDS, np.empty(0), np.empty(0, dtype=object))
+NONE = Features(_NO_IDS, _NO_IDS, _NO_IDS, _NO_IDS, np.empty(0), np.empty(0), np.empty(0, dtype=object))
 
 
 class FeatureSource:
@@ -86,19 +91,22 @@ class FeatureSource:
         self._rows[[info.id for info in self.classes]] = np.arange(len(self.classes))
         self._probs = probs_layer(self._workspace, self._of_classes)
         self._tolerance_px = _tolerance_px(image, mask, config.simplify)
+        georef = image.georef and image.georef.at_level(mask.base_level)
+        self._ground = row_areas(georef, 0, mask.shape()[-2])
 
     @property
     def has_confidence(self) -> bool:
         """Whether there is a layer of the probabilities that the mask was made with."""
         return self._probs is not None
 
-    @property
-    def pixel_area(self) -> dict[str, float]:
-        """Area of one pixel of the mask by its unit, "um2" or "m2"; {} if not known, as in degrees."""
+    def areas(self, batch: Features) -> dict[str, Sums]:
+        """(N,) by unit, "um2" or "m2", of the pixels of each; {} if their size is not known."""
+        if self._ground is not None:
+            return {"m2": batch.ground_m2}
         level = self.mask.base_level
         spacing, georef = self.image.spacing, self.image.georef
         found = pixel_size(self.mask.axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
-        return {unit: found[unit] for unit in AREA_UNITS if unit in found}
+        return {unit: batch.num_px * found[unit] for unit in AREA_UNITS if unit in found}
 
     def batches(self) -> Iterator[Features]:
         """All of them, in an order that the mask alone decides; no batch is empty.
@@ -116,9 +124,10 @@ class FeatureSource:
             count += len(outlines)
 
     def _features(self, found: Outlines, count: int) -> Features:
-        last = found.sums.shape[1] - 2
+        by_class = found.sums[:, :-NUM_SUMS]
+        weighed, known, ground_m2 = found.sums[:, -NUM_SUMS:].T
         if self.mask.tells_objects:
-            numbers, rows = found.ids, found.sums[:, :last].argmax(axis=1)
+            numbers, rows = found.ids, by_class.argmax(axis=1)
         else:
             numbers, rows = np.arange(count + 1, count + len(found) + 1), self._rows[found.ids]
             if rows.max() == len(self.classes):
@@ -127,11 +136,11 @@ class FeatureSource:
                     f"image {self.image.image_id}: mask {self.mask.name} holds {unknown}, which is no class"
                 )
         with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: no pixel of it has a probability
-            confidences = found.sums[:, last] / found.sums[:, last + 1]
-        return Features(numbers, found.first_px, rows, found.num_px, confidences, found.polygons)
+            confidences = weighed / known
+        return Features(numbers, found.first_px, rows, found.num_px, ground_m2, confidences, found.polygons)
 
     def _measure(self, window: Window, ids: npt.NDArray[Any], labels: Labels, count: int) -> Sums:
-        """Of each object: pixels by class (of a label of objects), sum of probabilities, pixels that have one."""
+        """Of each object: pixels by class (of a label of objects), sum of probabilities, pixels that have one, m2."""
         where = np.flatnonzero(labels)
         owners = labels.ravel()[where] - 1
         sums: list[Sums] = []
@@ -146,7 +155,11 @@ class FeatureSource:
         is_known = np.isfinite(probs)
         weighed = np.bincount(owners[is_known], weights=probs[is_known], minlength=count)
         known = np.bincount(owners[is_known], minlength=count).astype(np.float64)
-        return np.column_stack([*sums, weighed, known])
+        ground = np.zeros(count)
+        if self._ground is not None:
+            rows_of = window.start[0] + where // window.shape[1]
+            ground = np.bincount(owners, weights=self._ground[rows_of], minlength=count)
+        return np.column_stack([*sums, weighed, known, ground])
 
     def _probabilities(self, window: Window, where: Ids, rows: Ids) -> Sums:
         """(n,): that of its own class, for the pixels at these raster indices of a window; NaN where unknown."""

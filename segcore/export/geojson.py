@@ -101,13 +101,13 @@ def _for_qupath(source: FeatureSource) -> tuple[Iterable[Features], Texts]:
         f'"class_id": {info.id}, "class": {_json(info.name)}'
         for info in source.classes
     ]
-    areas = {f"Area {UNIT_LABELS[unit][:-1]}^2": size for unit, size in source.pixel_area.items()}
     of_mask = f"{source.mask.digest}/{source.image.image_id}"
 
     def texts(batch: Features) -> Iterator[str]:
+        areas = {f"Area {UNIT_LABELS[unit][:-1]}^2": sizes.tolist() for unit, sizes in source.areas(batch).items()}
         rows = zip(*(part.tolist() for part in _plain(batch)), strict=True)
-        for number, first_px, row, num_px, confidence in rows:
-            measured = {"Area px^2": num_px} | {name: num_px * size for name, size in areas.items()}
+        for at, (number, first_px, row, num_px, confidence) in enumerate(rows):
+            measured = {"Area px^2": num_px} | {name: sizes[at] for name, sizes in areas.items()}
             if source.has_confidence:
                 measured["Confidence"] = "NaN" if math.isnan(confidence) else confidence
             listed = _json([{"name": name, "value": value} for name, value in measured.items()])

@@ -22,11 +22,11 @@ from segcore.components.label import STAGE, make_components
 from segcore.errors import StoreError
 from segcore.measure import num_cores
 from segcore.measurements.columns import Columns, Ruler, columns_of
-from segcore.measurements.ground import row_areas
 from segcore.measurements.subject import Subject, windows_of
 from segcore.measurements.sums import Sums, together
 from segcore.measurements.tables import Rows, opened_table, stored_table, table_of
 from segcore.progress import SILENT, Progress
+from segcore.scoring.ground import row_areas
 from segcore.selection import is_of_earlier, probs_layer
 from segcore.store import Image, Label, Workspace, instances_name, latest_plan, plan_digest
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from segcore.components.cells import Coder
 from segcore.geometry import Grid, Window
-from segcore.measurements.ground import row_areas
 from segcore.measurements.sums import HALO_PX, Bools, Floats, Ids, Seen, Sums, sums_of
+from segcore.scoring.ground import row_areas
 from segcore.store import Image, Label, Layer
 
 WINDOW_PX = 2048

@@ -335,6 +335,22 @@ def test_polygon_over_the_antimeridian_is_cut_there(tmp_path: Path) -> None:
     assert east.exterior.is_ccw
 
 
+@pytest.mark.parametrize("file_format", READERS)
+def test_areas_in_degrees_are_those_of_an_equal_area_projection(tmp_path: Path, file_format: str) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    crs, step = CRS.from_epsg(4326), 0.25  # 20 degrees from north to south: pixels differ
+    georef = Georef(crs_wkt=crs.to_wkt(), epsg=4326, transform=(step, 0, 10, 0, -step, 70))
+    put_image(ws, "scene-1", np.ones((1, *SHAPE), np.uint8), georef=georef)
+    put_label(ws, "scene-1", "m", _ids(), CLASSES)
+    rows = READERS[file_format](_export(ws, tmp_path, file_format))
+    project = pyproj.Transformer.from_crs(4326, 6933, always_xy=True).transform
+    assert len(rows) > 20
+    for row in rows:
+        # Between meridians and parallels: straight lines in that projection too.
+        in_metres = shapely.transform(row["geometry"], lambda xy: np.column_stack(project(*xy.T)))
+        assert row["area_m2"] == pytest.approx(in_metres.area, rel=1e-6)
+
+
 def _placed_square(tmp_path: Path, epsg: int, transform: tuple[float, ...], has_hole: bool = False) -> Any:
     """The one region of a mask of 40 px, in degrees."""
     ws = Workspace.open(str(tmp_path / "ws"), create=True)

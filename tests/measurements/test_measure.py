@@ -18,9 +18,9 @@ from skimage.measure import regionprops
 from segcore.classes import ClassInfo
 from segcore.config import MeasureConfig, RefineConfig
 from segcore.measurements import measure, subject
-from segcore.measurements.ground import row_areas
 from segcore.refine import refine
 from segcore.results import StageResult
+from segcore.scoring.ground import row_areas
 from segcore.spatial import Georef, Spacing
 from segcore.store import PyramidSpec, Staging, Workspace, layer_name
 from tests.instances.scenes import discs, with_snakes
