@@ -106,7 +106,7 @@ class FeatureSource:
         level = self.mask.base_level
         spacing, georef = self.image.spacing, self.image.georef
         found = pixel_size(self.mask.axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
-        return {unit: batch.num_px * found[unit] for unit in AREA_UNITS if unit in found}
+        return {unit: (batch.num_px * found[unit]).astype(np.float64) for unit in AREA_UNITS if unit in found}
 
     def batches(self) -> Iterator[Features]:
         """All of them, in an order that the mask alone decides; no batch is empty.
@@ -155,10 +155,10 @@ class FeatureSource:
         is_known = np.isfinite(probs)
         weighed = np.bincount(owners[is_known], weights=probs[is_known], minlength=count)
         known = np.bincount(owners[is_known], minlength=count).astype(np.float64)
-        ground = np.zeros(count)
+        ground: Sums = np.zeros(count)
         if self._ground is not None:
             rows_of = window.start[0] + where // window.shape[1]
-            ground = np.bincount(owners, weights=self._ground[rows_of], minlength=count)
+            ground = np.bincount(owners, weights=self._ground[rows_of], minlength=count).astype(np.float64)
         return np.column_stack([*sums, weighed, known, ground])
 
     def _probabilities(self, window: Window, where: Ids, rows: Ids) -> Sums:
