@@ -1,9 +1,11 @@
 """All scores of one large mask: counts, boundaries and objects, each call in a process of its own.
 
 The target is squares of 100 px of three classes, the mask the same seven pixels aside; every square of the foreground
-is an object. Memory is the highest summed PSS of the process tree, Python and libraries included.
+is an object; the probability of each pixel's class is high inside it, and less towards its sides. Memory is the highest
+summed PSS of the process tree, Python and libraries included.
 
-    counts_s, counts_mib   `segcore score --boundary off`, without objects
+    counts_s, counts_mib   `segcore score --boundary off --probs off`, without objects
+    probs_s, probs_mib     with probabilities of three classes: AUC, AP, calibration
     all_s, all_mib         boundaries and objects too
 """
 
@@ -12,13 +14,14 @@ import json
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segcore.classes import default_classes
 from segcore.geometry import Ints
-from segcore.store import PyramidSpec, Staging, Workspace
+from segcore.store import PyramidSpec, Staging, Workspace, layer_name
 
 SQUARE_PX, ASIDE_PX = 100, 7
 
@@ -37,6 +40,20 @@ def put(ws: Workspace, name: str, pixels: np.ndarray[Any, Any], kind: str, axes:
 
 def spread(coarse: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return coarse.repeat(SQUARE_PX, axis=0).repeat(SQUARE_PX, axis=1)
+
+
+def put_probs(ws: Workspace, coarse: np.ndarray[Any, Any]) -> None:
+    """The layer of the mask, 8 bits, a class at a time in memory."""
+    classes = default_classes(3)
+    side = np.abs(np.arange(SQUARE_PX) - SQUARE_PX // 2).astype(np.uint8)
+    drop = np.tile(np.maximum(side[:, None], side), coarse.shape)
+    names, shape = tuple(info.name for info in classes), (len(classes), *drop.shape)
+    spec = PyramidSpec(axes=("c", "y", "x"), shape=shape, dtype="uint8", kind="image", shard_px=2048)
+    name = layer_name("m", "probs")
+    with Staging.begin(ws, "a", name, {"channels": list(names)}, spec) as staging:
+        own = np.roll(spread(coarse), ASIDE_PX, axis=1)
+        staging.put_all(np.stack([np.where(own == row, 255 - drop, drop // 2) for row in range(len(classes))]))
+        staging.finish({"layer": "probs"}, channels=names)
 
 
 def scored(ws: Workspace, *options: str) -> tuple[float, float]:
@@ -60,11 +77,15 @@ def main() -> None:
         put(ws, "image", 80 * spread(coarse)[None], "image", ("c", "y", "x"))
         put(ws, "target", spread(coarse), "mask")
         put(ws, "m", np.roll(spread(coarse), ASIDE_PX, axis=1), "mask")
-        counts_s, counts_mib = scored(ws, "--boundary", "off")
+        counts_s, counts_mib = scored(ws, "--boundary", "off", "--probs", "off")
+        put_probs(ws, coarse)
+        Path(folder, "state/a/m/score.json").unlink()  # what was counted is kept there
+        probs_s, probs_mib = scored(ws, "--boundary", "off")
         put(ws, "target_instances", spread(numbers.astype(np.uint32)), "instances")
         put(ws, "m_instances", np.roll(spread(numbers.astype(np.uint32)), ASIDE_PX, axis=1), "instances")
         all_s, all_mib = scored(ws)
-    found = {"counts_s": counts_s, "counts_mib": counts_mib, "all_s": all_s, "all_mib": all_mib}
+    found = {"counts_s": counts_s, "counts_mib": counts_mib, "probs_s": probs_s, "probs_mib": probs_mib}
+    found |= {"all_s": all_s, "all_mib": all_mib}
     print(json.dumps(found) if options.json else "\n".join(f"{name:12} {value:.4g}" for name, value in found.items()))
 
 
