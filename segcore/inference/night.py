@@ -49,7 +49,7 @@ class Night:
         refused: Mapping[str | None, str],
         crew: Crew | None = None,
     ) -> None:
-        """With a crew its processes infer, and this one only plans and finishes."""
+        """With a crew its processes infer and make the objects, and this one only plans and finishes."""
         self._crew = crew
         self._ws, self._job, self._image_ids, self._progress = ws, job, image_ids, progress
         self._refused = refused
@@ -69,7 +69,8 @@ class Night:
         for image_ids in self._together():
             self._infer(threads, image_ids)
             masks = [self._items[image_id] for image_id in image_ids]
-            self._items |= zip(image_ids, with_objects(self._ws, job, masks, self._progress), strict=True)
+            objects = with_objects(self._ws, job, masks, self._progress, self._crew)
+            self._items |= zip(image_ids, objects, strict=True)
         details = {"precision": job.precision, "device": job.device.type, "tile_workers": threads.tile_workers}
         fits = min(network.fits for network in self._networks)
         if fits < job.batch:

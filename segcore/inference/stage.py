@@ -29,7 +29,7 @@ def predict(config: PredictConfig, progress: Progress = SILENT, crew: Crew | Non
     Args:
         config: the workspace, the model, and how to run it.
         progress: hears of shards as they are written, of warnings and of failed images.
-        crew: processes that infer the work units, for a caller that has some; by default this one does.
+        crew: processes that infer and make objects, a work unit at a time; by default this one does.
 
     Returns:
         One item per image: `done`, `skipped` (its mask was complete), or `failed` with its error.

@@ -8,25 +8,27 @@ Both passes go on where a killed call was, and no pixel depends on shards, threa
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 import segcore
 from segcore.components.cells import MAX_THREADS, ahead
 from segcore.components.label import inherited
 from segcore.geometry import Ints, Window
-from segcore.instances.grow import Bools, Bytes, Fragments, Int64s, Labels, fragments_of
+from segcore.instances.grow import Fragments, Int64s, Labels
+from segcore.instances.helper import Part, opened_threads
 from segcore.instances.rule import Rule
-from segcore.instances.stitch import packed, stitched, unpacked
+from segcore.instances.shards import Shards, Source
+from segcore.instances.stitch import Numbering, stitched
+from segcore.isolation import Beat, ByName, Crew, Task
 from segcore.measure import num_cores
-from segcore.progress import SILENT, Progress
-from segcore.scoring.counts import foreground_rows
+from segcore.progress import SILENT, Progress, Silent
 from segcore.store import PyramidSpec, Staging, Workspace, instances_name, latest_plan, plan_digest
 
+FIND, WRITE = (ByName("segcore.instances.helper", name) for name in ("find", "write"))
 ENGINE = 1
 """Goes up with every change of this code that can change a pixel."""
 STALE_WITH = ("mask",)
@@ -55,6 +57,7 @@ def make_objects(
     rule: Rule,
     overwrite: bool = False,
     progress: Progress = SILENT,
+    crew: Crew | None = None,
 ) -> Made:
     """Write the label `<name>_instances` of a finished mask, or go on with it.
 
@@ -65,11 +68,12 @@ def make_objects(
         rule: what decides, in pixels of the mask.
         overwrite: replace what was made by another rule, and make lost shards again.
         progress: hears of shards, each twice.
+        crew: processes that do both passes, a work unit at a time; by default threads of this one do.
 
     Raises:
         SegcoreError: if mask or depth are not finished, or objects of another rule stand there.
     """
-    source = _Source(ws, image_id, name, rule)
+    source = Source(ws, image_id, name, rule)
     plan = {
         "stage": "instances",
         "engine": ENGINE,
@@ -80,17 +84,14 @@ def make_objects(
         },
         **rule.frozen(),
     }
-    own, spec = instances_name(name), _spec(ws, image_id, name, rule)
+    own, spec = instances_name(name), objects_spec(label_spec(ws, image_id, name), rule)
     with Staging.begin(ws, image_id, own, plan, spec, overwrite=overwrite, supersede=STALE_WITH) as staging:
         if staging.finished:
-            ws.objects.delete_prefix(_kept(staging))  # left by a kill right after the end
+            Shards(source, staging).forget()  # left by a kill right after the end
             progress.advance(2 * spec.num_shards)
             return Made(int(ws.label(image_id, own).attributes["objects"]), 0)
-        with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), thread_name_prefix="segcore-objects") as threads:
-            try:
-                return _Work(source, staging, threads, progress).run()
-            finally:
-                threads.shutdown(cancel_futures=True)
+        with opened_threads() as threads:
+            return _Work(Shards(source, staging), threads, progress, crew).run()
 
 
 def working_bytes(shape: Ints, shard_px: int, rule: Rule) -> int:
@@ -102,10 +103,26 @@ def working_bytes(shape: Ints, shard_px: int, rule: Rule) -> int:
     return BYTES_PER_PX * threads * read_px + waiting * 4 * math.prod(sides)
 
 
-def _spec(ws: Workspace, image_id: str, name: str, rule: Rule) -> PyramidSpec:
+class _Beats(Silent):
+    """Each shard is a sign of life."""
+
+    def __init__(self, beat: Beat) -> None:
+        self._beat = beat
+
+    def advance(self, amount: int = 1) -> None:
+        self._beat()
+
+
+def make_whole(beat: Beat, uri: str, image_id: str, name: str, rule: Rule, overwrite: bool) -> Made:
+    """`make_objects` in a process that helps, of a workspace at `uri`; safe to repeat."""
+    return make_objects(Workspace.open(uri), image_id, name, rule, overwrite, _Beats(beat))
+
+
+def label_spec(ws: Workspace, image_id: str, name: str) -> PyramidSpec:
+    """How a mask is stored."""
     state = latest_plan(ws.objects, image_id, name)
     assert state is not None, f"mask {name} of image {image_id} has no plan"
-    return objects_spec(PyramidSpec.model_validate(state.load()["storage"]), rule)
+    return PyramidSpec.model_validate(state.load()["storage"])
 
 
 def objects_spec(mask: PyramidSpec, rule: Rule) -> PyramidSpec:
@@ -119,92 +136,114 @@ def object_dtype(num_px: int, min_px: int) -> str:
     return "uint32" if num_px // min_px < 2**32 else "uint64"
 
 
-def _kept(staging: Staging) -> str:
-    """Where the fragments of a plan lie until its label is complete."""
-    return f"{staging.state.prefix}/fragments"
-
-
-class _Source:
-    """A mask and its depth, window by window."""
-
-    def __init__(self, ws: Workspace, image_id: str, name: str, rule: Rule) -> None:
-        self.image, self.rule = ws.image(image_id), rule
-        self.mask, self.layer = ws.label(image_id, name), ws.layer(image_id, name, "depth")
-        self.shape = self.mask.shape(0)
-        self._channel = self.layer.axes.index("c")
-        ids = [self.mask.classes[row].id for row in foreground_rows(self.mask.classes)]
-        self._is_foreground = np.zeros(np.iinfo(self.mask.dtype).max + 1, np.bool_)
-        self._is_foreground[ids] = True
-
-    def fragments(self, window: Window) -> tuple[Labels, Fragments]:
-        """Numbers of a window of one plane (Y, X), and the fragments that they are of."""
-        context = (*(0,) * (window.ndim - 2), self.rule.context_px, self.rule.context_px)
-        read = window.expanded(context).intersected(Window.whole(self.shape))
-        y, x = window.relative_to(read.start).slices[-2:]
-        corner = int(np.ravel_multi_index(window.start, self.shape))
-        rows = corner + self.shape[-1] * np.arange(window.shape[-2], dtype=np.int64)
-        foreground, depth = self._read(read)
-        plane = read.shape[-2:]
-        return fragments_of(foreground.reshape(plane), depth.reshape(plane), self.rule, (y, x), rows)
-
-    def _read(self, window: Window) -> tuple[Bools, Bytes]:
-        foreground = self._is_foreground[self.mask.read(window)]
-        depth = self.layer.read(window.with_axis(self._channel, 1))
-        if depth.dtype != np.uint8:  # float16, without a value where no pixel was usable
-            depth = np.rint(np.nan_to_num(depth.astype(np.float32)) * 255).astype(np.uint8)
-        return foreground, depth
-
-
 class _Work:
     """One call for one image."""
 
-    def __init__(self, source: _Source, staging: Staging, threads: ThreadPoolExecutor, progress: Progress) -> None:
-        self._source, self._staging, self._threads, self._progress = source, staging, threads, progress
-        self._objects = staging.workspace.objects
-        self._kept = _kept(staging)
+    def __init__(self, shards: Shards, threads: ThreadPoolExecutor, progress: Progress, crew: Crew | None) -> None:
+        self._shards, self._threads, self._progress, self._crew = shards, threads, progress, crew
+        self._staging, self._source = shards.staging, shards.source
         self._early: dict[Ints, tuple[Labels, Int64s]] = {}
 
     def run(self) -> Made:
         staging, shards = self._staging, list(self._staging.spec.grid(0).indices())
-        fragments = ahead(self._threads, partial(self._fragments, early=frozenset(shards[:KEPT_SHARDS])), shards)
+        if self._crew is None:
+            fragments = ahead(self._threads, partial(self._told, early=frozenset(shards[:KEPT_SHARDS])), shards)
+        else:
+            self._find(self._crew, len(shards))
+            fragments = ahead(self._threads, self._fragments, shards)
         found = stitched(zip(shards, fragments, strict=True), self._source.rule.min_px)
         self._progress.advance(len(shards) - len(staging.pending(Window.whole(staging.spec.shape))))
-        num_written = 0
+        num_written = self._write(found) if self._crew is None else self._have_written(self._crew, found)
+        staging.finish(_attributes(self._source, found.count, staging.state.load()["plan"]))
+        self._shards.forget()
+        return Made(found.count, num_written)
+
+    def _write(self, found: Numbering) -> int:
+        """The second pass in this process; how many shards."""
+        staging, num_written = self._staging, 0
         for window in staging.windows():
             writer, pending = staging.writer(window), staging.pending(window)
             for shard, (labels, first) in zip(pending, ahead(self._threads, self._labels, pending), strict=True):
-                ids = found.ids(labels, first, staging.spec.dtype)
+                ids = found.ids(first, staging.spec.dtype)[labels]
                 writer.put(shard, ids.reshape(staging.shard_window(shard).shape))
                 self._progress.advance()
                 num_written += 1
-        staging.finish(_attributes(self._source, found.count, staging.state.load()["plan"]))
-        self._objects.delete_prefix(self._kept)
-        return Made(found.count, num_written)
-
-    def _make(self, shard: Ints) -> tuple[Labels, Fragments]:
-        return self._source.fragments(self._staging.shard_window(shard))
+        return num_written
 
     def _labels(self, shard: Ints) -> tuple[Labels, Int64s]:
         early = self._early.pop(shard, None)
         if early is not None:
             return early
-        labels, found = self._make(shard)
+        labels, found = self._shards.make(shard)
         return labels, found.first
 
-    def _fragments(self, shard: Ints, early: frozenset[Ints]) -> Fragments:
-        """Those that an earlier call kept, or else new ones."""
-        key = f"{self._kept}/{'.'.join(map(str, shard))}"
-        found = unpacked(self._objects.get(key))
-        if found is None:
-            labels, found = self._make(shard)
-            if shard in early:
-                self._early[shard] = labels, found.first
-            self._objects.put(key, packed(found))
+    def _told(self, shard: Ints, early: frozenset[Ints]) -> Fragments:
+        found = self._fragments(shard, early)
         self._progress.advance()
         return found
 
+    def _fragments(self, shard: Ints, early: frozenset[Ints] = frozenset()) -> Fragments:
+        """Those that an earlier call kept, or else new ones."""
+        found = self._shards.known(shard)
+        if found is None:
+            labels, found = self._shards.make(shard)
+            if shard in early:
+                self._early[shard] = labels, found.first
+            self._shards.keep(shard, found)
+        return found
 
-def _attributes(source: _Source, count: int, plan: dict[str, Any]) -> dict[str, Any]:
+    def _find(self, crew: Crew, num_shards: int) -> None:
+        """The first pass, by others."""
+        unknown = self._shards.unknown()
+        self._progress.advance(num_shards - len(unknown))
+        spec = self._staging.spec
+        units = map(spec.units.window, spec.units.indices())
+        parts = ((unit, unknown.intersection(spec.grid(0).touching(unit))) for unit in units)
+        self._have_done(
+            crew, (Task(FIND, (self._part(unit, shards),), self._label) for unit, shards in parts if shards)
+        )
+
+    def _have_written(self, crew: Crew, found: Numbering) -> int:
+        """The second pass, by others; how many shards."""
+        staging = self._staging
+
+        def tasks() -> Iterator[Task]:
+            for unit in staging.windows():
+                shards = staging.pending(unit)
+                firsts = {shard: self._fragments(shard).first for shard in shards}
+                ids = {shard: found.ids(first, staging.spec.dtype) for shard, first in firsts.items()}
+                if shards:
+                    self._shards.keep_ids(unit, ids)
+                    yield Task(WRITE, (self._part(unit, shards),), self._label)
+
+        return self._have_done(crew, tasks())
+
+    def _have_done(self, crew: Crew, tasks: Iterable[Task]) -> int:
+        """How many shards.
+
+        Raises:
+            SegcoreError: what failed.
+        """
+        count = 0
+        for outcome in crew.run(tasks):
+            if outcome.error is not None:
+                raise outcome.error
+            (part,) = outcome.task.args
+            self._progress.advance(len(part.shards))
+            count += len(part.shards)
+        return count
+
+    @property
+    def _label(self) -> str:
+        return f"image {self._source.image.image_id}"
+
+    def _part(self, unit: Window, shards: Iterable[Ints]) -> Part:
+        state, source = self._staging.state, self._source
+        where = self._staging.workspace.uri, source.image.image_id, source.mask.name
+        return Part(*where, source.rule, plan_digest(state.load()), unit, tuple(sorted(shards)))
+
+
+def _attributes(source: Source, count: int, plan: dict[str, Any]) -> dict[str, Any]:
     """What the finished label says of itself, under the key `segcore`."""
     image, mask = source.image, source.mask
     return {

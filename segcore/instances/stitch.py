@@ -17,8 +17,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from segcore.geometry import Ints
-from segcore.instances.grow import Bools, Bytes, Fragments, Int64s, Labels, fragments_of
+from segcore.instances.grow import Bools, Bytes, Fragments, Int64s, fragments_of
 from segcore.instances.rule import Rule
+
+Ids = npt.NDArray[np.uint32 | np.uint64]
 
 _NONE = np.zeros(0, np.int64)
 
@@ -44,11 +46,10 @@ class Numbering:
     def count(self) -> int:
         return len(self._inside) + len(self._anchors)
 
-    def ids(self, labels: Labels, first: Int64s, dtype: npt.DTypeLike) -> npt.NDArray[np.uint32 | np.uint64]:
-        """A shard's pixels by object.
+    def ids(self, first: Int64s, dtype: npt.DTypeLike) -> Ids:
+        """Of the fragments of a shard, (n + 1,): the object of each by its number; 0 (no fragment) is none.
 
         Args:
-            labels: numbers of its fragments, 0 = none.
             first: (n,), first pixel of each of them in the whole array.
             dtype: of the ids.
         """
@@ -57,7 +58,7 @@ class Numbering:
         own[1:][is_inside] = (rank + np.searchsorted(self._anchors, first) + 1)[is_inside]
         place, is_at_face = _found(self._first, first)
         own[1:][is_at_face] = self._ids[place[is_at_face]]
-        return own[labels]
+        return own
 
 
 def _found(values: Int64s, wanted: Int64s) -> tuple[Int64s, Bools]:
@@ -117,13 +118,12 @@ def _numbered(inside: Int64s, first: Int64s, area: Int64s, joints: Int64s, min_p
     return Numbering(inside, anchor[kept], first[order], ids[owner][order])
 
 
-def objects_of(foreground: Bools, depth: Bytes, rule: Rule) -> npt.NDArray[np.uint32]:
+def objects_of(foreground: Bools, depth: Bytes, rule: Rule) -> Ids:
     """Ids (Y, X) of a plane that is cut nowhere."""
     height, width = foreground.shape
     first_px = np.arange(height, dtype=np.int64) * width
     labels, own = fragments_of(foreground, depth, rule, (slice(0, height), slice(0, width)), first_px)
-    ids = stitched([((0, 0), own)], rule.min_px).ids(labels, own.first, np.uint32)
-    return ids.astype(np.uint32, copy=False)
+    return stitched([((0, 0), own)], rule.min_px).ids(own.first, np.uint32)[labels]
 
 
 def packed(fragments: Fragments) -> bytes:

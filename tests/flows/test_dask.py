@@ -25,6 +25,7 @@ from segcore.progress import SILENT
 from segcore.store import Workspace, verify
 from tests.flows import dask_tasks
 from tests.inference.scenes import every_level, scene, unet_package
+from tests.inference.test_objects import reader
 from tests.synthetic import put_image, put_label
 
 pytest.importorskip("distributed")
@@ -184,6 +185,9 @@ def test_stages_on_dask_workers_give_the_same_and_leave_no_process(tmp_path: Pat
         model = unet_package(ws, channels=(4, 8)).model_id
         predicted = stage_function("predict")(PredictConfig(model=model, name="m", **shared), SILENT)
         assert [item.state for item in predicted.items] == ["done"] * 3
+        apart = stage_function("predict")(PredictConfig(model=reader(ws).model_id, name="o", **shared), SILENT)
+        assert [item.state for item in apart.items] == ["done"] * 3
+        assert apart.details["objects"] > 10
         of_mask = {"workspace": ws.uri, "dask": where, "model": "m"}
         scored = stage_function("score")(ScoreConfig(**of_mask), SILENT)
         assert [item.details.pop("reused") for item in scored.items] == [where is not None] * 3
@@ -193,7 +197,8 @@ def test_stages_on_dask_workers_give_the_same_and_leave_no_process(tmp_path: Pat
         assert list(verify(ws)) == []
         images = [ws.image(image_id) for image_id in ws.image_ids()]
         told = [image.digest for image in images], [item.details for item in scored.items], _contents(files)
-        levels[where] = told, [every_level(ws, image.image_id, "m") for image in images]
+        names = ("m", "o_instances")
+        levels[where] = told, [every_level(ws, image.image_id, name) for image in images for name in names]
     assert levels[None][0] == levels["LOCAL:2"][0]
     for alone, spread in zip(levels[None][1], levels["LOCAL:2"][1], strict=True):
         assert all((mine == theirs).all() for mine, theirs in zip(alone, spread, strict=True))

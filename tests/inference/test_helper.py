@@ -1,8 +1,6 @@
 """Helper: a mask that others infer is the mask of one process, bit for bit, whoever fails on the way."""
 
-import pickle
 import shutil
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +8,19 @@ import numpy as np
 import pytest
 
 from segcore.config import PredictConfig
-from segcore.errors import SegcoreError, StoreError
+from segcore.errors import StoreError
 from segcore.geometry import Window
 from segcore.inference import helper, predict
 from segcore.inference.numerics import Network
 from segcore.inference.orders import Order
-from segcore.isolation import Outcome, Task
 from segcore.store import Layer, Workspace, verify
 from segcore.store.plan import latest_plan
+from tests.inference.room import Room
 from tests.inference.scenes import every_level, scene, unet_package, volume_package
 from tests.synthetic import put_image
 
 IMAGES = {"a": (2300, 1300), "b": (700, 500)}
 """The first has six work units of 1024 px."""
-
-
-class Room:
-    """A crew of this very process; tasks travel as they would to another one."""
-
-    processes = 2
-
-    def __init__(self, before: Callable[[int, Order], None] = lambda number, order: None) -> None:
-        self.orders: list[Order] = []
-        self._before = before
-
-    def run(self, tasks: Iterable[Task], on_beat: Callable[[Task, int], None] | None = None) -> Iterator[Outcome]:
-        for task in tasks:
-            sent = pickle.loads(pickle.dumps(task))
-            (order,) = sent.args
-            self.orders.append(order)
-            try:
-                self._before(len(self.orders), order)
-                yield Outcome(task, result=pickle.loads(pickle.dumps(sent.function(lambda amount=1: None, order))))
-            except SegcoreError as error:
-                yield Outcome(task, error=error)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.contract import check_alike
 from segcore.inference.night import Night
-from segcore.instances import make
+from segcore.instances import make, shards
 from segcore.instances.rule import Rule
 from segcore.instances.stitch import objects_of
 from segcore.models.check import verify_package
@@ -157,7 +157,7 @@ def test_a_killed_call_goes_on_where_it_was(ws: Workspace, monkeypatch: pytest.M
 
     monkeypatch.setattr(make, "MAX_THREADS", 1)
     monkeypatch.setattr(make, "KEPT_SHARDS", 0)
-    monkeypatch.setattr(make._Source, "fragments", counting("fragments", make._Source.fragments, lambda *_: True))
+    monkeypatch.setattr(shards.Source, "fragments", counting("fragments", shards.Source.fragments, lambda *_: True))
     monkeypatch.setattr(Staging, "write_shard", counting("shards", Staging.write_shard, is_own))
     monkeypatch.setattr(Staging, "finish", counting("end", Staging.finish, is_own))
     with pytest.raises(KeyboardInterrupt):
@@ -226,14 +226,14 @@ def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_image(ws, "b", seen_by(discs((200, 300), 60)))
-    read = make._Source._read
+    read = shards.Source._read
 
     def broken(self: Any, window: Window) -> Any:
         if self.image.image_id == "a":
             raise SegcoreError("no such disk")
         return read(self, window)
 
-    monkeypatch.setattr(make._Source, "_read", broken)
+    monkeypatch.setattr(shards.Source, "_read", broken)
     config = {"workspace": ws.uri, "model": reader(ws).model_id, "name": "m"}
     result = predict(PredictConfig.model_validate(config))
     assert [(item.image, item.state) for item in result.items] == [("a", "failed"), ("b", "done")]
@@ -297,13 +297,13 @@ def test_a_dry_run_counts_the_ids(ws: Workspace, monkeypatch: pytest.MonkeyPatch
 def test_shards_of_a_small_image_are_grown_once(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a larger one those of the first pass that are kept."""
     grown = []
-    fragments = make._Source.fragments
+    fragments = shards.Source.fragments
 
     def counted(self: Any, window: Window) -> Any:
         grown.append(window)
         return fragments(self, window)
 
-    monkeypatch.setattr(make._Source, "fragments", counted)
+    monkeypatch.setattr(shards.Source, "fragments", counted)
     run(ws)
     assert len(grown) == 2 * 15 - make.KEPT_SHARDS
     np.testing.assert_array_equal(mask_of(ws, "a", "m_instances"), whole(ws))

@@ -34,7 +34,7 @@ def cut(foreground: Bools, depth: Bytes, rule: Rule, side: int | tuple[int, int]
     ids = np.zeros(shape, np.int64)
     for index, numbers in labels.items():
         first = fragments[list(labels).index(index)].first
-        ids[grid.window(index).slices] = objects.ids(numbers, first, np.uint32)
+        ids[grid.window(index).slices] = objects.ids(first, np.uint32)[numbers]
     return ids, fragments, objects.count
 
 
