@@ -47,7 +47,7 @@ class Features:
     num_px: Ids
     """Pixels of the mask; its exact area, whatever `simplify` does to the outline."""
     ground_m2: Sums
-    """True area, where pixels are degrees; else 0."""
+    """Area on the ellipsoid, where pixels are degrees between meridians and parallels; else 0."""
     confidences: Sums
     """Mean probability of the class of each of its pixels; NaN where the layer has none."""
     polygons: Polygons

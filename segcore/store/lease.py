@@ -41,7 +41,9 @@ def _is_dead(owner: dict[str, Any]) -> bool:
     if owner.get("machine") != _machine():
         return False
     try:
-        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) > 1.0)
+        process = psutil.Process(owner["pid"])
+        is_gone = process.status() == psutil.STATUS_ZOMBIE  # it was killed, and its parent has not looked yet
+        return is_gone or bool(abs(process.create_time() - owner["started"]) > 1.0)
     except psutil.NoSuchProcess:
         return True
 
@@ -122,4 +124,9 @@ class Lease:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(StoreError):  # the store is away: the term runs out by itself
-            self._create(self._number + 1, released=True)
+            if not self._create(self._number + 1, released=True) and self._is_own(self._number + 1):
+                self._create(self._number + 2, released=True)  # a renewal had been written that we took for failed
+
+    def _is_own(self, number: int) -> bool:
+        term = self._objects.get(f"{self._prefix}/{number}")
+        return term is not None and json.loads(term).get("lease") == self._id

@@ -143,21 +143,18 @@ class Objects:
     def put_new(self, key: str, data: bytes) -> bool:
         """Write an object only if there is none; of many racers with data of their own exactly one gets True.
 
+        True says that the object holds `data`: a reply can be lost after it was written, and the request then be made
+        again, by us or by obstore; so one that holds the very same bytes counts as ours.
+
         Raises:
             StoreError: if the store has no create-only put.
         """
-        is_unsure = False
-        """A try was cut off: it may have been done all the same, and only its reply was lost."""
 
         def create() -> bool:
-            nonlocal is_unsure
             try:
                 obstore.put(self.raw, key, data, mode="create")
             except AlreadyExistsError:
-                return is_unsure and self.get(key) == data
-            except GenericError:
-                is_unsure = True
-                raise
+                return self.get(key) == data
             self._sync(key)
             return True
 
@@ -176,7 +173,11 @@ class Objects:
             raise self._failed("delete", key, error) from error
 
     def _again(self, act: Callable[[], _T]) -> _T:
-        """Do what obstore does not repeat when the connection breaks: what may have been done, or was half read."""
+        """Do what obstore does not repeat when the connection breaks: what may have been done, or was half read.
+
+        It does not say which errors will pass, so that a refusal takes some seconds longer; those for want of a
+        permission are told at once.
+        """
         until = time.monotonic() + _PATIENCE_S
         for wait_s in _AGAIN_S if self.folder is None else ():
             try:
@@ -191,8 +192,14 @@ class Objects:
         """Delete every object below `prefix`."""
         if self.folder is not None:
             shutil.rmtree(self.folder / prefix, ignore_errors=True)  # empty folders too
-        for key, _ in list(self.list(prefix)):
-            self.delete(key)
+        keys = [key for key, _ in self.list(prefix)]
+        if keys:
+            try:
+                self._again(lambda: obstore.delete(self.raw, keys))
+            except (NotFoundError, FileNotFoundError):
+                return self.delete_prefix(prefix)  # somebody else deletes it too
+            except (BaseError, OSError) as error:
+                raise self._failed("delete", prefix, error) from error
 
     def drop_empty(self, prefix: str) -> None:
         """Remove the empty folders of `prefix`, and itself, where it is one; only a local store has such."""
@@ -213,7 +220,7 @@ class Objects:
             raise self._failed("list", prefix, error) from error
 
     def _listed(self, prefix: str) -> Iterator[Any]:
-        """What obstore lists; a listing that is cut off goes on after its last page."""
+        """What obstore lists; one that is cut off goes on after its last page, as remote stores list in order."""
         pages: Iterator[Any] | None = None
         last: str | None = None
 

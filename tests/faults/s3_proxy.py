@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-Fault = Literal["busy", "reset", "lost", "cut", "stalled"]
-"""503; the connection breaks before anything is done; it is done, and the reply is lost, or comes by half; nothing
-comes at all.
+Fault = Literal["busy", "late", "reset", "lost", "cut", "stalled"]
+"""503; it is done, and the reply is 503 all the same; the connection breaks before anything is done; it is done, and
+the reply is lost, or comes by half; nothing comes at all.
 """
 HOP = ("connection", "transfer-encoding", "content-length")
 
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(Request(self.command, self.path, fault))
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if fault == "busy":
-            self._reply(503, {"retry-after": "0"}, b"<Error><Code>SlowDown</Code></Error>")
+            self._busy()
         elif fault == "stalled":
             self.server.is_over.wait()
             self.close_connection = True
@@ -87,10 +87,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             with self._behind(body) as response:
                 content = response.read()
+                if fault == "late":
+                    self._busy()
+                    return
                 if fault is None or (fault == "cut" and response.status < HTTPStatus.MULTIPLE_CHOICES):
                     self._reply(response.status, dict(response.getheaders()), content, by_half=fault == "cut")
                 if fault is not None:
                     self._reset()
+
+    def _busy(self) -> None:
+        self._reply(503, {"retry-after": "0"}, b"<Error><Code>SlowDown</Code></Error>")
 
     @contextmanager
     def _behind(self, body: bytes) -> Iterator[HTTPResponse]:

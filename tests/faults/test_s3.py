@@ -1,4 +1,4 @@
-"""An S3 that answers 503, breaks connections, loses replies and stalls: the same pixels, and nothing done twice."""
+"""An S3 that answers 503, breaks connections, loses replies and stalls: the same pixels, as if nothing had been."""
 
 import itertools
 import os
@@ -13,21 +13,26 @@ import pytest
 from PIL import Image as Picture
 
 from segcore.store import Objects, Workspace
+from segcore.store.lease import Lease
 from tests.conftest import Bucket
+from tests.e2e.conftest import wait
 from tests.faults.s3_proxy import Fault, FaultProxy, fault_proxy
 from tests.inference.scenes import every_level, scene, unet_package
 
-SOON: tuple[Fault, ...] = ("busy", "reset", "lost", "cut")
+SOON: tuple[Fault, ...] = ("busy", "late", "reset", "lost", "cut")
 """Those that the client hears of at once; it waits half a minute for one that stalls."""
 
 
 class Once:
-    """The next request has a fault."""
+    """The next request of a method has a fault, or the next of any."""
 
     def __init__(self) -> None:
         self.fault: Fault | None = None
+        self.method: str | None = None
 
     def __call__(self, method: str, path: str) -> Fault | None:
+        if self.method not in (None, method):
+            return None
         fault, self.fault = self.fault, None
         return fault
 
@@ -101,6 +106,24 @@ def test_a_place_that_another_has_taken_stays_taken_when_the_reply_is_lost(objec
     once.fault = "lost"
     assert not objects.put_new("place", b"ours")
     assert objects.get("place") == b"theirs"
+
+
+@pytest.mark.parametrize("fault", SOON)
+def test_a_lease_is_renewed_and_given_back_all_the_same(objects: Objects, once: Once, fault: Fault) -> None:
+    once.fault, once.method = fault, "PUT"
+    lease = Lease(objects, "lease", term_s=0.9)
+    assert once.fault is None
+    before = newest(objects)
+    once.fault = fault
+    wait(lambda: newest(objects) > before + 1, "it is not renewed any more", 20)
+    once.fault = fault
+    lease.release()
+    with Lease(objects, "lease", wait=False):
+        assert once.fault is None
+
+
+def newest(objects: Objects) -> int:
+    return max(int(key.rsplit("/", 1)[-1]) for key, _ in objects.list("lease"))
 
 
 class Often:
