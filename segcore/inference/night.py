@@ -32,7 +32,7 @@ from segcore.until import Until
 
 TOGETHER_SHARDS = 64
 """Images of so many shards (of 2048 px: minutes of a CPU) go through one pipeline before their objects are made; the
-next one has to fill up first."""
+next one has to fill up first. With a crew so many for each of its processes."""
 
 log = logging.getLogger("segcore.inference")
 
@@ -84,10 +84,11 @@ class Night:
             yield list(dict.fromkeys(self._image_ids))
             return
         shards = {image.image_id: image.num_shards(self._job.config.shard_px) for image in self._job.images}
+        together = TOGETHER_SHARDS * (1 if self._crew is None else self._crew.processes)
         found: list[str] = []
         for image_id in dict.fromkeys(self._image_ids):
             found.append(image_id)
-            if sum(shards.get(each, 0) for each in found) >= TOGETHER_SHARDS:
+            if sum(shards.get(each, 0) for each in found) >= together:
                 yield found
                 found = []
         if found:

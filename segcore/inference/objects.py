@@ -1,21 +1,20 @@
 """Objects: the masks that are finished, of a model that tells objects apart -> *their objects*, image by image."""
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from segcore.errors import worded
 from segcore.inference.contract import check_contract
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
-from segcore.instances.make import Made, label_spec, make_objects
+from segcore.instances.lead import Lead, Result
+from segcore.instances.make import Begun, finished
 from segcore.instances.rule import Rule
-from segcore.isolation import ByName, Crew, Task
+from segcore.isolation import Crew
 from segcore.progress import Progress
 from segcore.results import ItemResult
 from segcore.store import Workspace, instances_name, withdraw_labels
-
-WHOLE = ByName("segcore.instances.make", "make_whole")
 
 log = logging.getLogger("segcore.inference")
 
@@ -33,52 +32,31 @@ def with_objects(
         for image_id in (item.image for item in items if item.state == "done" and item.image is not None):
             withdraw_labels(ws, image_id, [instances_name(job.name)])
         return tuple(items)
-    masks = [item for item in items if item.state in ("done", "skipped")]
-    made: dict[str | None, Made | Exception] = {}
-    if crew is not None:
-        made |= _made_whole(ws, job, masks, progress, crew)
-    for item in masks:
-        if item.image not in made:
-            made[item.image] = _made(ws, job, str(item.image), progress, crew)
-    return tuple(_item(item, made[item.image], progress) if item in masks else item for item in items)
+    image_ids = [item.image for item in items if item.state in ("done", "skipped") and item.image is not None]
+    begin = partial(_begun, ws, job)
+    if crew is None:
+        made: dict[str, Result] = {image_id: _made(begin, image_id, progress) for image_id in image_ids}
+    else:
+        made = Lead(crew, begin, progress).run(image_ids)
+    return tuple(_item(item, made[item.image], progress) if item.image in made else item for item in items)
 
 
-def _made(ws: Workspace, job: Job, image_id: str, progress: Progress, crew: Crew | None) -> Made | Exception:
+def _begun(ws: Workspace, job: Job, image_id: str) -> Begun:
+    fit = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance)
+    rule = rule_of(job, fit.grid)
+    assert rule is not None, f"{job.model_id} tells no objects apart"
+    return Begun(ws, image_id, job.name, rule, job.config.overwrite)
+
+
+def _made(begin: Callable[[str], Begun], image_id: str, progress: Progress) -> Result:
     try:
-        rule = _rule(ws, job, image_id)
-        return make_objects(ws, image_id, job.name, rule, job.config.overwrite, progress, crew)
+        with begin(image_id) as begun:
+            return finished(begun, progress)
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         return error
 
 
-def _made_whole(
-    ws: Workspace, job: Job, masks: Sequence[ItemResult], progress: Progress, crew: Crew
-) -> dict[str | None, Made | Exception]:
-    """By image id what became of those of one work unit; larger ones are left out."""
-    found: dict[str | None, Made | Exception] = {}
-    shards: dict[str, int] = {}
-
-    def tasks() -> Iterator[Task]:
-        for image_id in (str(item.image) for item in masks):
-            try:
-                spec = label_spec(ws, image_id, job.name)
-                if math.prod(spec.units.counts) > 1:
-                    continue
-                rule = _rule(ws, job, image_id)
-            except Exception as error:  # noqa: BLE001 - as above
-                found[image_id] = error
-                continue
-            shards[image_id] = spec.num_shards
-            yield Task(WHOLE, (ws.uri, image_id, job.name, rule, job.config.overwrite), image_id)
-
-    for outcome in crew.run(tasks()):
-        image_id = outcome.task.label
-        found[image_id] = outcome.result if outcome.error is None else outcome.error
-        progress.advance(2 * shards[image_id])
-    return found
-
-
-def _item(item: ItemResult, made: Made | Exception, progress: Progress) -> ItemResult:
+def _item(item: ItemResult, made: Result, progress: Progress) -> ItemResult:
     if isinstance(made, Exception):
         message = worded(made, str(item.image))
         log.debug("objects of image %s failed", item.image, exc_info=made)
@@ -86,13 +64,6 @@ def _item(item: ItemResult, made: Made | Exception, progress: Progress) -> ItemR
         return item.model_copy(update={"state": "failed", "error": message})
     details = {**item.details, "objects": made.count}
     return item.model_copy(update={"state": "done" if made.shards_written else item.state, "details": details})
-
-
-def _rule(ws: Workspace, job: Job, image_id: str) -> Rule:
-    fit = check_contract(job.package.contract, ws.image(image_id), job.config.spacing_tolerance)
-    rule = rule_of(job, fit.grid)
-    assert rule is not None, f"{job.model_id} tells no objects apart"
-    return rule
 
 
 def rule_of(job: Job, grid: ModelGrid) -> Rule | None:

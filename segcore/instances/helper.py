@@ -1,58 +1,62 @@
-"""Helper: a process that does a part of the objects of an image which another one leads, in two passes.
+"""Helper: a process that makes objects of an image which another one leads (`segcore.instances.lead`).
 
-leader:  a part for each work unit -> crew; all fragments -> ids, kept -> a part for each unit -> crew; finish
-helper:  part -> fragments of its shards, kept                                   (`find`)
-         part -> its shards' pixels by id, and the coarser ones inside the unit  (`write`)
+    part -> fragments of its shards, kept                                     (`find`)
+    part -> its shards' pixels by id, and the coarser ones inside its units   (`write`)
+    part -> both, where it is the whole image                                 (`whole`)
+
+It holds no lease, and each of the three is safe to repeat: of two that do the same, both write the same.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from segcore.components.cells import MAX_THREADS, ahead
+from segcore.components.cells import ahead
 from segcore.errors import StoreError
 from segcore.geometry import Ints, Window
+from segcore.instances.passes import Passes, opened_threads
 from segcore.instances.rule import Rule
 from segcore.instances.shards import Shards, Source
 from segcore.isolation import Beat
-from segcore.measure import num_cores
-from segcore.store import Staging, Workspace, instances_name, plan_digest
+from segcore.progress import Silent
+from segcore.store import Staging, Workspace, instances_name
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some shards of a work unit."""
+    """Some shards of a label of objects."""
 
     uri: str
     """Of the workspace."""
     image_id: str
     name: str
     """The mask's."""
+    mask: str | None
+    """Its digest."""
     rule: Rule
     plan: str
     """Digest of the frozen plan of the objects."""
-    unit: Window
-    shards: tuple[Ints, ...]
-    """Those that are left."""
+    units: tuple[tuple[Window, tuple[Ints, ...]], ...]
+    """Work units, and the shards of each that are left."""
+
+    @property
+    def shards(self) -> list[Ints]:
+        return [shard for _, shards in self.units for shard in shards]
 
     def opened(self) -> Shards:
         """All shards of the label.
 
         Raises:
-            StoreError: if its plan was replaced since.
+            StoreError: if the mask, or the plan of its objects, was replaced since.
         """
         workspace = Workspace.open(self.uri)
-        staging = Staging.attach(workspace, self.image_id, instances_name(self.name))
-        if plan_digest(staging.state.load()) != self.plan:
-            raise StoreError(
-                f"objects of mask {self.name} of {self.image_id}: the plan was replaced since the work was handed out"
-            )
-        return Shards(Source(workspace, self.image_id, self.name, self.rule), staging)
+        source = Source(workspace, self.image_id, self.name, self.rule)
+        found = Shards(source, Staging.attach(workspace, self.image_id, instances_name(self.name)))
+        if (source.mask.digest, found.plan) != (self.mask, self.plan):
+            raise StoreError(f"objects of mask {self.name} of {self.image_id}: it was replaced since they were begun")
+        return found
 
 
 def find(beat: Beat, part: Part) -> None:
-    """The first pass of a part; safe to repeat."""
+    """The first pass of a part."""
     shards = part.opened()
     with opened_threads() as threads:
         for shard, (_, found) in zip(part.shards, ahead(threads, shards.make, part.shards), strict=True):
@@ -61,21 +65,31 @@ def find(beat: Beat, part: Part) -> None:
 
 
 def write(beat: Beat, part: Part) -> None:
-    """The second pass of a part; safe to repeat."""
+    """The second pass of a part."""
     shards = part.opened()
-    staging, ids = shards.staging, shards.kept_ids(part.unit)
-    writer, left = staging.writer(part.unit), [shard for shard in staging.pending(part.unit) if shard in part.shards]
+    staging = shards.staging
     with opened_threads() as threads:
-        for shard, (labels, _) in zip(left, ahead(threads, shards.make, left), strict=True):
-            writer.put(shard, ids[shard][labels].reshape(staging.shard_window(shard).shape))
-            beat()
+        for unit, _ in part.units:
+            left = staging.pending(unit)
+            if not left:
+                continue
+            writer, ids = staging.writer(unit), shards.kept_ids(unit)
+            for shard, (labels, _) in zip(left, ahead(threads, shards.make, left), strict=True):
+                writer.put(shard, ids[shard][labels].reshape(staging.shard_window(shard).shape))
+                beat()
 
 
-@contextmanager
-def opened_threads() -> Iterator[ThreadPoolExecutor]:
-    """As many as cores; what they have not begun is dropped where one fails."""
-    with ThreadPoolExecutor(min(MAX_THREADS, num_cores()), thread_name_prefix="segcore-objects") as threads:
-        try:
-            yield threads
-        finally:
-            threads.shutdown(cancel_futures=True)
+def whole(beat: Beat, part: Part) -> tuple[int, int]:
+    """Both passes: how many objects there are, and how many shards were written."""
+    with opened_threads() as threads:
+        return Passes(part.opened(), threads, _Beats(beat)).run()
+
+
+class _Beats(Silent):
+    """Each shard is a sign of life."""
+
+    def __init__(self, beat: Beat) -> None:
+        self._beat = beat
+
+    def advance(self, amount: int = 1) -> None:
+        self._beat()

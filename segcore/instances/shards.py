@@ -2,13 +2,12 @@
 
 Beside the plan of the objects, until their label is complete:
 
-    fragments/<shard>        of the first pass
-    fragments/<unit>.ids     the ids of a work unit's fragments, for a process that helps with the second one
+    fragments/<plan>/<shard>       of the first pass, by the index of the shard
+    fragments/<plan>/<unit>.ids    the ids of a work unit's fragments, by its first pixel; for a process that helps
 """
 
 import io
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -16,9 +15,9 @@ from segcore.errors import StoreError
 from segcore.geometry import Ints, Window
 from segcore.instances.grow import Bools, Bytes, Fragments, Labels, fragments_of
 from segcore.instances.rule import Rule
-from segcore.instances.stitch import Ids, packed, unpacked
+from segcore.instances.stitch import Ids, packed, unpacked, unzipped
 from segcore.scoring.counts import foreground_rows
-from segcore.store import Staging, Workspace
+from segcore.store import Staging, Workspace, plan_digest
 
 
 class Source:
@@ -57,7 +56,10 @@ class Shards:
 
     def __init__(self, source: Source, staging: Staging) -> None:
         self.source, self.staging = source, staging
-        self._objects, self.kept = staging.workspace.objects, kept_in(staging)
+        self.plan = plan_digest(staging.state.load())
+        self._objects = staging.workspace.objects
+        self._kept = f"{staging.state.prefix}/fragments"
+        self._own = f"{self._kept}/{self.plan[:12]}"  # what a late helper keeps is never taken for another plan's
 
     def make(self, shard: Ints) -> tuple[Labels, Fragments]:
         """Numbers of a shard's fragments (Y, X), and the fragments."""
@@ -65,47 +67,49 @@ class Shards:
 
     def known(self, shard: Ints) -> Fragments | None:
         """What an earlier call, or another process, kept; None if that is nothing, or damaged."""
-        return unpacked(self._objects.get(f"{self.kept}/{_named(shard)}"))
+        return unpacked(self._objects.get(f"{self._own}/{_named(shard)}"))
+
+    def known_or_made(self, shard: Ints) -> tuple[Labels | None, Fragments]:
+        """What was kept, or else new ones, kept now, with the numbers that they have."""
+        found = self.known(shard)
+        if found is not None:
+            return None, found
+        labels, found = self.make(shard)
+        self.keep(shard, found)
+        return labels, found
 
     def keep(self, shard: Ints, fragments: Fragments) -> None:
         """For the second pass, and for a call after a kill."""
-        self._objects.put(f"{self.kept}/{_named(shard)}", packed(fragments))
+        self._objects.put(f"{self._own}/{_named(shard)}", packed(fragments))
 
     def unknown(self) -> set[Ints]:
         """Those of which nothing is kept."""
-        names = {key.rsplit("/", 1)[-1] for key, _ in self._objects.list(self.kept)}
+        names = {key.rsplit("/", 1)[-1] for key, _ in self._objects.list(self._own)}
         return {shard for shard in self.staging.spec.grid(0).indices() if _named(shard) not in names}
 
     def keep_ids(self, unit: Window, ids: Mapping[Ints, Ids]) -> None:
         """Of shards of a work unit: the id of each fragment by its number, that of 0 (none) first."""
-        out = io.BytesIO()
-        named: dict[str, Any] = {_named(shard): own for shard, own in ids.items()}
-        np.savez_compressed(out, **named)
+        out, named = io.BytesIO(), {_named(shard): own for shard, own in ids.items()}
+        np.savez_compressed(out, **named)  # type: ignore[arg-type]
         self._objects.put(self._ids_key(unit), out.getvalue())
 
     def kept_ids(self, unit: Window) -> dict[Ints, Ids]:
         """What `keep_ids` kept.
 
         Raises:
-            StoreError: if it is gone.
+            StoreError: if it is gone, or damaged.
         """
-        data = self._objects.get(self._ids_key(unit))
-        if data is None:
-            raise StoreError(f"{self._objects.describe(self._ids_key(unit))} is gone; run the same again")
-        with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            return {tuple(map(int, name.split("."))): found[name] for name in found}
+        found = unzipped(self._objects.get(self._ids_key(unit)))
+        if found is None:
+            raise StoreError(f"{self._objects.describe(self._ids_key(unit))}: gone, or damaged; run the same again")
+        return {tuple(map(int, name.split("."))): own for name, own in found.items()}
 
     def _ids_key(self, unit: Window) -> str:
-        return f"{self.kept}/{_named(unit.start)}.ids"
+        return f"{self._own}/{_named(unit.start)}.ids"
 
     def forget(self) -> None:
         """The label is complete."""
-        self._objects.delete_prefix(self.kept)
-
-
-def kept_in(staging: Staging) -> str:
-    """Where the fragments of a plan lie until its label is complete."""
-    return f"{staging.state.prefix}/fragments"
+        self._objects.delete_prefix(self._kept)
 
 
 def _named(shard: Ints) -> str:

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,8 +137,16 @@ def packed(fragments: Fragments) -> bytes:
 def unpacked(data: bytes | None) -> Fragments | None:
     """Fragments out of bytes; None if there are none, or they are damaged: they are made again."""
     try:
+        return Fragments(**(unzipped(data) or {}))
+    except TypeError:
+        return None
+
+
+def unzipped(data: bytes | None) -> dict[str, npt.NDArray[Any]] | None:
+    """Arrays by name out of a zip of them; None if there is none, or it is damaged."""
+    try:
         with np.load(io.BytesIO(data or b""), allow_pickle=False) as found:
-            return Fragments(**{name: found[name] for name in found})
+            return {name: found[name] for name in found}
     except (ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error):
         # RuntimeError: a flipped bit says that the zip is encrypted, or packed in a way that is not known.
         return None

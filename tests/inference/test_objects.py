@@ -20,7 +20,7 @@ from segcore.geometry import Window
 from segcore.inference import predict
 from segcore.inference.contract import check_alike
 from segcore.inference.night import Night
-from segcore.instances import make, shards
+from segcore.instances import make, passes, shards
 from segcore.instances.rule import Rule
 from segcore.instances.stitch import objects_of
 from segcore.models.check import verify_package
@@ -155,8 +155,8 @@ def test_a_killed_call_goes_on_where_it_was(ws: Workspace, monkeypatch: pytest.M
     def is_own(self: Any, *given: Any) -> bool:
         return self.name == "m_instances" and (not given or given[0] == 0 or isinstance(given[0], dict))
 
-    monkeypatch.setattr(make, "MAX_THREADS", 1)
-    monkeypatch.setattr(make, "KEPT_SHARDS", 0)
+    monkeypatch.setattr(passes, "MAX_THREADS", 1)
+    monkeypatch.setattr(passes, "KEPT_SHARDS", 0)
     monkeypatch.setattr(shards.Source, "fragments", counting("fragments", shards.Source.fragments, lambda *_: True))
     monkeypatch.setattr(Staging, "write_shard", counting("shards", Staging.write_shard, is_own))
     monkeypatch.setattr(Staging, "finish", counting("end", Staging.finish, is_own))
@@ -203,7 +203,7 @@ def test_objects_of_an_earlier_mask_are_not_worked_on(ws: Workspace, monkeypatch
     """A call that ends between the mask and its objects leaves those of the mask before."""
     run(ws)
     assert select(ws, "m_instances")[0].error is None
-    monkeypatch.setattr("segcore.inference.objects.make_objects", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("segcore.inference.objects.finished", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(ws, thresholds={"foreground": 0.999}, overwrite=True)
     (found,) = select(ws, "m_instances")
@@ -279,7 +279,7 @@ def test_a_dry_run_counts_the_ids(ws: Workspace, monkeypatch: pytest.MonkeyPatch
         return run(ws, dry_run=True).items[0].details
 
     first = stated()["write_bytes"]
-    monkeypatch.setattr("segcore.inference.objects.make_objects", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("segcore.inference.objects.finished", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(ws)
     monkeypatch.undo()

@@ -12,19 +12,20 @@ from segcore.inference import predict
 from segcore.instances.helper import Part
 from segcore.results import StageResult
 from segcore.store import Workspace, verify
-from segcore.store.plan import latest_plan
+from segcore.store.plan import create_plan, latest_plan
 from tests.inference.room import Room
 from tests.inference.scenes import every_level
 from tests.inference.test_objects import Heard, crowd, reader
 from tests.instances.scenes import discs, seen_by
 from tests.synthetic import put_image
 
-OF_MASKS, LARGE, SMALL = "work_off", ["find"] * 2 + ["write"] * 2, "make_whole"
+OF_MASKS, LARGE, SMALL = "work_off", ["find"] * 2 + ["write"] * 2, "whole"
 
 
 @pytest.fixture
-def ws(tmp_path: Path) -> Workspace:
-    """An image of two work units, and two of one."""
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A large image of two work units, and two small ones."""
+    monkeypatch.setattr("segcore.instances.lead.PART_SHARDS", 8)
     ws = Workspace.open(str(tmp_path / "w"), create=True)
     put_image(ws, "a", crowd())
     for seed, image_id in enumerate("bc"):
@@ -62,7 +63,7 @@ def test_the_objects_do_not_depend_on_who_makes_them(ws: Workspace) -> None:
     assert not [key for key, _ in ws.objects.list("state") if "fragments" in key]
     nothing = Room()
     assert [item.state for item in run(ws, nothing).items] == ["skipped"] * 3
-    assert "find" not in nothing.names
+    assert nothing.names == []
 
 
 @pytest.mark.parametrize("name", ["find", "write"])
@@ -83,6 +84,17 @@ def test_a_unit_that_fails_fails_its_image_alone_and_the_next_call_goes_on(ws: W
     assert [each for each in objects_tasks(again) if each != SMALL] == left
     run(ws, None, "alone")
     assert_same(ws)
+
+
+def test_small_units_go_together(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segcore.instances.lead.PART_SHARDS", 14)  # of 15 shards, 12 and 3 in a unit
+    monkeypatch.setattr("segcore.store.pyramid.UNIT_SHARDS", 2)  # 6 units of 2 to 4
+    crew, heard = Room(), Heard()
+    assert run(ws, crew, heard=heard, images=["a"]).exit_code == 0
+    assert objects_tasks(crew) == LARGE
+    assert heard.shards == heard.total
+    run(ws, None, "alone", images=["a"])
+    assert_same(ws, "a")
 
 
 def test_an_image_that_fails_as_a_whole_leaves_the_others(ws: Workspace) -> None:
@@ -117,8 +129,9 @@ def test_a_part_of_a_plan_that_was_replaced_is_refused(ws: Workspace) -> None:
         if isinstance(order, Part):
             state = latest_plan(ws.objects, "a", "m_instances")
             assert state is not None
-            ws.objects.delete_prefix(state.prefix)
+            frozen = state.load()
+            create_plan(ws.objects, "a", "m_instances", state.number + 1, {**frozen, "other": True})
 
     (item, *_) = run(ws, Room(replace), images=["a"]).items
     assert item.state == "failed"
-    assert "plan" in str(item.error)
+    assert "replaced since" in str(item.error)
