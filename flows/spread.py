@@ -8,7 +8,6 @@ once, and few images are a run each.
 """
 
 import itertools
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +32,7 @@ from segcore.until import Until
 MOST_IMAGES = 64
 """Of a portion: what is lost of one that is killed is little."""
 ROUNDS = 8
-"""Portions for each run at a time, where there are images enough: the last ones end at about the same time."""
+"""Portions for each run at a time, of about as many shards each: the last ones end at about the same time."""
 TRIES = 2
 """Of a portion whose worker died."""
 HOPELESS = 3
@@ -75,7 +74,8 @@ def spread(settings: Mapping[str, Any], most: int, runs: Runs | None = None) -> 
         # With the time up, predict says what is finished, and computes no mask; dask's workers would come for nothing.
         look = {**settings, "until": datetime.now(UTC).isoformat(), "dask": None}
         known = stage("predict", look, role="look")
-        left = [item.image for item in known.items if item.state == "left" and item.image]
+        open_ = (item for item in known.items if item.state == "left" and item.image)
+        left = {str(item.image): int(item.details.get("shards_left", 1)) for item in open_}
         if not left:
             outcome.result = known
             return known
@@ -91,11 +91,24 @@ def spread(settings: Mapping[str, Any], most: int, runs: Runs | None = None) -> 
         return outcome.result
 
 
-def portions(images: Sequence[str], most: int) -> list[Portion]:
-    """The images in their order, in portions that keep so many runs busy to the end."""
-    size = min(MOST_IMAGES, max(1, math.ceil(len(images) / (ROUNDS * most))))
-    parts = [tuple(images[at : at + size]) for at in range(0, len(images), size)]
-    return [Portion(number, part) for number, part in enumerate(parts)]
+def portions(images: Mapping[str, int], most: int) -> list[Portion]:
+    """The images in their order, in portions that keep so many runs busy to the end.
+
+    Args:
+        images: shards that are left of each, by its id.
+        most: runs at one time.
+    """
+    aim = sum(images.values()) / (ROUNDS * most)
+    found: list[tuple[str, ...]] = []
+    own: list[str] = []
+    shards = 0
+    for image_id, left in images.items():
+        if own and (shards + left / 2 > aim or len(own) == MOST_IMAGES):  # nearer to the aim without it
+            found.append(tuple(own))
+            own, shards = [], 0
+        own.append(image_id)
+        shards += left
+    return [Portion(number, part) for number, part in enumerate([*found, tuple(own)] if own else found)]
 
 
 class Spread:

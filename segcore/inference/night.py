@@ -195,7 +195,7 @@ class Night:
         if run is None:
             return self._result("skipped", image, {"shards_written": 0})
         run.close()
-        return ItemResult(state="left", source=image.source, image=image_id)
+        return ItemResult(state="left", source=image.source, image=image_id, details={"shards_left": run.remaining})
 
     def _resumed(self, run: MaskRun) -> MaskRun | None:
         """Count what an earlier call finished."""

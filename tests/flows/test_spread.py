@@ -1,5 +1,6 @@
 """Spread: which images go to which run, what becomes of runs that die, and of a night whose time is up."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -102,17 +103,25 @@ def predicted(
 def test_portions_keep_all_runs_busy_and_none_is_large() -> None:
     ids = [f"i{number}" for number in range(10_000)]
     for number, most in ((1, 4), (100, 16), (10_000, 16), (10_000, 1)):
-        parts = portions(ids[:number], most)
+        parts = portions(dict.fromkeys(ids[:number], 3), most)
         assert [image for part in parts for image in part.images] == ids[:number]
         assert [part.number for part in parts] == list(range(len(parts)))
         assert max(len(part.images) for part in parts) <= MOST_IMAGES
-    assert len(portions(ids[:100], 16)) == 100
-    assert len(portions(ids, 16)) == 157
+    assert len(portions(dict.fromkeys(ids[:100], 1), 16)) == 100
+    assert len(portions(dict.fromkeys(ids, 1), 16)) == 157
+
+
+def test_a_large_image_is_a_portion_of_its_own() -> None:
+    shards = {f"i{number}": 400 if number in (3, 17) else 1 for number in range(30)}
+    parts = portions(shards, 2)  # about 52 shards each
+    assert list(itertools.chain.from_iterable(part.images for part in parts)) == list(shards)
+    assert [part.images for part in parts if {"i3", "i17"} & set(part.images)] == [("i3",), ("i17",)]
+    assert len(parts) == 5
 
 
 def test_no_more_runs_than_allowed_and_every_image_is_told_of(workspace: Workspace) -> None:
     workers = Workers(workspace, lambda portion: leave(workspace, portion, failing="i3"))
-    found, heard = predicted(workers, portions([f"i{number}" for number in range(40)], 2), most=2)
+    found, heard = predicted(workers, portions({f"i{number}": 1 for number in range(40)}, 2), most=2)
     assert (workers.most, len(workers.begun)) == (2, 14)
     assert len(found) == heard.done == 40
     assert {image for image, state in found.items() if state == "failed"} == {"i3"}
@@ -136,14 +145,14 @@ def test_a_run_that_the_server_lost_is_done_again(workspace: Workspace) -> None:
     """So ends one that somebody deleted, or cancelled."""
     for lost, states in ((Cancelling(), ["failed"]), (Crashed(), ["done"])):
         workers = Workers(workspace, lambda p, lost=lost: leave(workspace, p) if p.tries else lost)  # type: ignore[misc]
-        found, _ = predicted(workers, portions(["a"], 1))
+        found, _ = predicted(workers, portions({"a": 1}, 1))
         assert list(found.values()) == states
 
 
 def test_portions_that_come_to_nothing_end_the_night_before_all_are_tried(workspace: Workspace) -> None:
     workers = Workers(workspace, lambda portion: Failed(message="model m: no such package"))
     with pytest.raises(StageStoppedError, match=f"first {HOPELESS} portions came to anything.*no such package"):
-        predicted(workers, portions([f"i{number}" for number in range(99)], 4), most=1)
+        predicted(workers, portions({f"i{number}": 1 for number in range(99)}, 4), most=1)
     assert len(workers.begun) == HOPELESS
 
 
@@ -163,16 +172,16 @@ class After(Until):
 @pytest.mark.parametrize("state", [Scheduled(), Pending()])
 def test_what_no_worker_began_in_time_is_left_for_the_next_night(workspace: Workspace, state: State[Any]) -> None:
     workers = Workers(workspace, lambda portion: leave(workspace, portion) if portion.number == 0 else state)
-    found, _ = predicted(workers, portions(["a", "b", "c"], 2), most=2, until=After(12))
+    found, _ = predicted(workers, portions({"a": 1, "b": 1, "c": 1}, 2), most=2, until=After(12))
     assert found == {"a": "done"}
     assert len(workers.cancelled) == 2
-    found, _ = predicted(workers, portions(["a"], 1), until=After(0), was_taken=True)
+    found, _ = predicted(workers, portions({"a": 1}, 1), until=After(0), was_taken=True)
     assert (found, len(workers.begun)) == ({}, 3)
 
 
 def test_a_run_that_does_not_end_is_given_up_at_last(workspace: Workspace) -> None:
     workers = Workers(workspace, lambda portion: Running())
-    found, _ = predicted(workers, portions(["a"], 1), until=After(5, timedelta(seconds=GRACE_S + 1)))
+    found, _ = predicted(workers, portions({"a": 1}, 1), until=After(5, timedelta(seconds=GRACE_S + 1)))
     assert found == {}
     assert len(workers.cancelled) == 1
 
@@ -185,7 +194,7 @@ def test_a_night_of_which_no_worker_takes_anything_says_so(
     heard = Heard()
     work = Spread(workspace, NIGHT, workers, 1, poll_s=0)
     with pytest.raises(StageStoppedError, match="no Prefect worker takes a portion; start one: prefect worker start"):
-        work.predict(portions(["a"], 1), After(20), heard)  # type: ignore[arg-type]
+        work.predict(portions({"a": 1}, 1), After(20), heard)  # type: ignore[arg-type]
     assert len(heard.notes) == 1
 
 
@@ -201,10 +210,10 @@ def test_a_workspace_that_cannot_be_read_for_a_while_is_waited_for(
         return get(key)
 
     monkeypatch.setattr(workspace.objects, "get", sometimes)
-    found, _ = predicted(Workers(workspace, lambda portion: leave(workspace, portion)), portions(["a"], 1))
+    found, _ = predicted(Workers(workspace, lambda portion: leave(workspace, portion)), portions({"a": 1}, 1))
     assert found == {"a": "done"}
     left[0] = 1000
-    found, _ = predicted(Workers(workspace, lambda portion: leave(workspace, portion)), portions(["a"], 1))
+    found, _ = predicted(Workers(workspace, lambda portion: leave(workspace, portion)), portions({"a": 1}, 1))
     assert found == {"a": "failed"}
 
 
@@ -225,7 +234,7 @@ def test_a_server_that_refuses_ends_the_night_and_one_that_is_away_does_not(monk
 def test_a_record_of_other_images_counts_for_nothing(workspace: Workspace) -> None:
     """A night that was tried again dealt its images otherwise."""
     leave(workspace, Portion(0, ("other",)))
-    found, _ = predicted(Workers(workspace, lambda portion: Completed()), portions(["a"], 1))
+    found, _ = predicted(Workers(workspace, lambda portion: Completed()), portions({"a": 1}, 1))
     assert found == {"a": "failed"}
 
 
@@ -235,7 +244,7 @@ def test_what_still_runs_is_cancelled_where_the_night_ends_early(workspace: Work
 
     workers = Workers(workspace, ending)
     with pytest.raises(KeyboardInterrupt):
-        predicted(workers, portions(["a", "b", "c"], 2), most=2)
+        predicted(workers, portions({"a": 1, "b": 1, "c": 1}, 2), most=2)
     assert len(workers.cancelled) == 2
 
 
@@ -245,5 +254,5 @@ def test_a_server_that_is_away_is_waited_for(workspace: Workspace) -> None:
     begin, states = workers.begin, workers.states
     workers.begin = lambda portion: None if next(away) else begin(portion)  # type: ignore[method-assign]
     workers.states = lambda runs: {} if next(away) else states(runs)  # type: ignore[method-assign]
-    found, _ = predicted(workers, portions(["a", "b"], 1), most=1)
+    found, _ = predicted(workers, portions({"a": 1, "b": 1}, 1), most=1)
     assert found == {"a": "done", "b": "done"}
