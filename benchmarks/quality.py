@@ -18,7 +18,7 @@ all of them is benchmarks/quality.md. Nothing is tuned to a data set. The images
                    mean over the held-out images of ours - peer's, and its 95 % interval by a bootstrap over them
     half           ours after half of the minutes - the peer after all of them (`--half`)
 
-    python benchmarks/quality.py drive dsb2018 --minutes 10
+    python benchmarks/quality.py drive dsb2018 --half
     python benchmarks/quality.py --table > benchmarks/quality.md
 """
 
@@ -313,7 +313,7 @@ def table(rows: Sequence[dict[str, Any]], minutes: float) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(DATA_SETS), help=f"data sets: {' '.join(DATA_SETS)}")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each training")
     parser.add_argument("--half", action="store_true", help="ours once more with half of the minutes")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a line for each finished training")
     parser.add_argument("--folder", type=Path, default=CACHE, help="of the workspaces, which are kept")
