@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
@@ -71,3 +73,17 @@ def wait(is_so: Callable[[], bool], otherwise: str, limit_s: float = 600.0) -> N
     while not is_so():
         assert time.monotonic() < until, otherwise
         time.sleep(0.5)
+
+
+def engine_of(pid: int) -> psutil.Process:
+    """The process of a run, as soon as a worker has started one."""
+    found: list[psutil.Process] = []
+
+    def is_there() -> bool:
+        with suppress(psutil.Error):  # a process that ends while it is looked at
+            children = psutil.Process(pid).children(recursive=True)
+            found[:] = [child for child in children if "prefect.engine" in child.cmdline()]
+        return bool(found)
+
+    wait(is_there, "the worker started no run")
+    return found[0]

@@ -1,11 +1,9 @@
 """A night that is spread over workers: its masks are those of one process, also where a run is killed on the way."""
 
 import signal
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image as Picture
 from prefect.client.orchestration import SyncPrefectClient
@@ -15,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from segcore.config import PredictConfig
 from segcore.inference import predict
 from segcore.store import Workspace
-from tests.e2e.conftest import Environ, called, ended, wait, worker
+from tests.e2e.conftest import Environ, called, ended, engine_of, wait, worker
 from tests.e2e.test_worker import PREDICT
 from tests.inference.scenes import mask_of, unet_package
 
@@ -58,17 +56,3 @@ def test_a_night_over_several_workers_survives_the_death_of_a_run(environ: Envir
 
 def portions(client: SyncPrefectClient) -> list[FlowRun]:
     return client.read_flow_runs(deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=["portion"])))
-
-
-def engine_of(pid: int) -> psutil.Process:
-    """The process of a run, as soon as a worker has started one."""
-    found: list[psutil.Process] = []
-
-    def is_there() -> bool:
-        with suppress(psutil.Error):  # a process that ends while it is looked at
-            children = psutil.Process(pid).children(recursive=True)
-            found[:] = [child for child in children if "prefect.engine" in child.cmdline()]
-        return bool(found)
-
-    wait(is_there, "the worker started no run")
-    return found[0]

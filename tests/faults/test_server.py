@@ -25,10 +25,13 @@ TILE_S = 4.0
 """All 36 tiles take longer than the server is away."""
 
 
-def server(port: int, home: Path) -> "subprocess.Popen[bytes]":
+def server(port: int, home: Path, database: str | None = None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "flows.server", str(port), "no-pages", str(os.getpid())]
     url = f"http://127.0.0.1:{port}/api"
-    process = subprocess.Popen(command, env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url})
+    environ = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+    if database is not None:
+        environ["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+    process = subprocess.Popen(command, env=environ)
     wait(lambda: answers(url), "the server does not answer", 120)
     return process
 

@@ -203,7 +203,7 @@ def test_objects_of_an_earlier_mask_are_not_worked_on(ws: Workspace, monkeypatch
     """A call that ends between the mask and its objects leaves those of the mask before."""
     run(ws)
     assert select(ws, "m_instances")[0].error is None
-    monkeypatch.setattr("segcore.inference.objects.finished", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("segcore.inference.objects.Begun", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(ws, thresholds={"foreground": 0.999}, overwrite=True)
     (found,) = select(ws, "m_instances")
@@ -279,7 +279,7 @@ def test_a_dry_run_counts_the_ids(ws: Workspace, monkeypatch: pytest.MonkeyPatch
         return run(ws, dry_run=True).items[0].details
 
     first = stated()["write_bytes"]
-    monkeypatch.setattr("segcore.inference.objects.finished", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("segcore.inference.objects.Begun", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(ws)
     monkeypatch.undo()
