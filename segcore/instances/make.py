@@ -68,13 +68,17 @@ class Begun:
         assert state is not None, f"mask {name} of image {image_id} has no plan"
         spec = objects_spec(PyramidSpec.model_validate(state.load()["storage"]), rule)
         self.staging = Staging.begin(ws, image_id, own, plan, spec, overwrite=overwrite, supersede=STALE_WITH)
-        self.shards = Shards(source, self.staging)
         self.num_shards = spec.num_shards
         self.made: Made | None = None
         """What there is, where nothing is left to do."""
-        if self.staging.finished:
-            self.shards.forget()  # left by a kill right after the end
-            self.made = Made(int(ws.label(image_id, own).attributes["objects"]), 0)
+        try:
+            self.shards = Shards(source, self.staging)
+            if self.staging.finished:
+                self.shards.forget()  # left by a kill right after the end
+                self.made = Made(int(ws.label(image_id, own).attributes["objects"]), 0)
+        except BaseException:
+            self.close()  # nobody else can
+            raise
 
     def finish(self, count: int, shards_written: int) -> Made:
         """All shards of level 0 are written."""

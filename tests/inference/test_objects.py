@@ -245,6 +245,14 @@ def test_an_image_whose_objects_fail_is_reported_and_the_others_go_on(
     assert again.items[1].details["objects"] == mask_of(ws, "b", "m_instances").max()
 
 
+def test_objects_that_could_not_be_begun_are_held_by_nobody(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "Shards", Mock(side_effect=SegcoreError("no such disk")))
+    config = PredictConfig.model_validate({"workspace": ws.uri, "model": reader(ws).model_id, "name": "m"})
+    assert [item.error for item in predict(config).items] == ["no such disk"]
+    monkeypatch.undo()
+    assert [item.state for item in predict(config).items] == ["done"]
+
+
 def test_a_night_that_stops_early_has_objects_of_the_masks_before(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
