@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from contest import clocked, put_unet, scene_shard, take_turns
 from PIL import Image as Picture
 from postgres import postgres, programs
 
+from flows.server import free_port
 from segcore.store import Workspace
 
 QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
@@ -39,9 +39,7 @@ DEVICE = {"device": "cpu", "precision": "float32"}
 @contextmanager
 def prefect_server(home: Path, database: str | None) -> Iterator[str]:
     """A Prefect server of our own, which starts; its API's address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     call = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     environ = {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}

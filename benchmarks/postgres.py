@@ -2,12 +2,13 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from flows.server import free_port
 
 USER = "postgres"
 """The server refuses to run as root; there it runs as this one, whom the Debian package makes."""
@@ -53,13 +54,10 @@ class Postgres:
 @contextmanager
 def postgres() -> Iterator[Postgres]:
     """Start one on a free port of this machine, and stop and remove it at the end."""
-    with tempfile.TemporaryDirectory(prefix="segcore-postgres-") as name, socket.socket() as free:
+    with tempfile.TemporaryDirectory(prefix="segcore-postgres-") as name:
         if os.geteuid() == 0:
             shutil.chown(name, USER, USER)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        server = Postgres(Path(name), port)
+        server = Postgres(Path(name), free_port())
         try:
             yield server
         finally:

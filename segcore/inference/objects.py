@@ -8,8 +8,8 @@ from segcore.errors import worded
 from segcore.inference.contract import check_contract
 from segcore.inference.job import Job
 from segcore.inference.model_grid import ModelGrid
-from segcore.instances.lead import Lead, Result
-from segcore.instances.make import Begun, finished
+from segcore.instances.lead import Lead, Result, tried
+from segcore.instances.make import Begun, Made, finished
 from segcore.instances.rule import Rule
 from segcore.isolation import Crew
 from segcore.progress import Progress
@@ -35,7 +35,7 @@ def with_objects(
     image_ids = [item.image for item in items if item.state in ("done", "skipped") and item.image is not None]
     begin = partial(_begun, ws, job)
     if crew is None:
-        made: dict[str, Result] = {image_id: _made(begin, image_id, progress) for image_id in image_ids}
+        made: dict[str, Result] = {image_id: tried(_made, begin, image_id, progress) for image_id in image_ids}
     else:
         made = Lead(crew, begin, progress).run(image_ids)
     return tuple(_item(item, made[item.image], progress) if item.image in made else item for item in items)
@@ -48,12 +48,9 @@ def _begun(ws: Workspace, job: Job, image_id: str) -> Begun:
     return Begun(ws, image_id, job.name, rule, job.config.overwrite)
 
 
-def _made(begin: Callable[[str], Begun], image_id: str, progress: Progress) -> Result:
-    try:
-        with begin(image_id) as begun:
-            return finished(begun, progress)
-    except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
-        return error
+def _made(begin: Callable[[str], Begun], image_id: str, progress: Progress) -> Made:
+    with begin(image_id) as begun:
+        return finished(begun, progress)
 
 
 def _item(item: ItemResult, made: Result, progress: Progress) -> ItemResult:

@@ -48,7 +48,7 @@ class Lead:
         """
         found, large = self._whole(image_ids)
         for image_id in large:
-            begun = _tried(self._begin, image_id)
+            begun = tried(self._begin, image_id)
             if isinstance(begun, Exception):
                 found[image_id] = begun
                 continue
@@ -64,7 +64,7 @@ class Lead:
 
         def tasks() -> Iterator[Task]:
             for image_id in image_ids:
-                begun = _tried(self._begin, image_id)
+                begun = tried(self._begin, image_id)
                 if isinstance(begun, Exception):
                     found[image_id] = begun
                     continue
@@ -83,7 +83,7 @@ class Lead:
             for outcome in self._crew.run(tasks()):
                 with open_.pop(outcome.task.label) as begun:
                     error = outcome.error
-                    found[begun.image_id] = _tried(begun.finish, *outcome.result) if error is None else error
+                    found[begun.image_id] = tried(begun.finish, *outcome.result) if error is None else error
                     self._progress.advance(2 * begun.num_shards)
         finally:
             for begun in open_.values():
@@ -98,7 +98,7 @@ class Lead:
         error = self._done(FIND, begun, ((unit, unknown.intersection(spec.grid(0).touching(unit))) for unit in units))
         if error is not None:
             return error
-        numbering = _tried(_stitched, begun)
+        numbering = tried(_stitched, begun)
         if isinstance(numbering, Exception):
             return numbering
         left = [(unit, begun.staging.pending(unit)) for unit in begun.staging.windows()]
@@ -108,14 +108,14 @@ class Lead:
 
         def with_ids() -> Iterator[tuple[Window, Iterable[Ints]]]:
             for unit, shards in left:
-                if (kept := _tried(_keep_ids, begun, numbering, unit, shards)) is not None:
+                if (kept := tried(_keep_ids, begun, numbering, unit, shards)) is not None:
                     failed.append(kept)
                     return
                 yield unit, shards
 
         if (error := self._done(WRITE, begun, with_ids())) is not None:
             failed.append(error)
-        return failed[0] if failed else _tried(begun.finish, numbering.count, num_left)
+        return failed[0] if failed else tried(begun.finish, numbering.count, num_left)
 
     def _done(
         self, function: ByName, begun: Begun, units: Iterable[tuple[Window, Iterable[Ints]]]
@@ -129,7 +129,7 @@ class Lead:
         return None
 
 
-def _tried(function: Callable[..., FoundT], *arguments: Any) -> FoundT | Exception:
+def tried(function: Callable[..., FoundT], *arguments: Any) -> FoundT | Exception:
     """What a function returns or raises: one bad image never stops the others; it is reported."""
     try:
         return function(*arguments)

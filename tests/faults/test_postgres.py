@@ -1,7 +1,7 @@
 """PostgreSQL goes down behind Prefect's server while a flow computes, and comes back: pixel work goes on."""
 
 import signal
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,7 @@ import pytest
 from benchmarks.postgres import postgres, programs
 from flows.server import free_port
 from segcore.store import Workspace
-from tests.e2e.conftest import wait
-from tests.faults.test_server import ended_on_the_server, finished, flow, server
+from tests.faults.test_server import assert_goes_on_without, flow, server
 from tests.inference.scenes import scene
 from tests.synthetic import put_image
 
@@ -28,20 +27,8 @@ def test_a_database_that_goes_down_and_comes_back_costs_no_pixel(tmp_path: Path)
         prefect = server(port, tmp_path / "prefect", database.url)
         work = flow(ws, url, tmp_path / "home")
         try:
-            wait(lambda: finished(ws) >= 1, "no shard is finished", 180)
-            database.stop("immediate")
-            before = finished(ws)
-            time.sleep(AWAY_S)
-            during = finished(ws)
-            assert work.poll() is None
-            database.start()
-            said, complained = work.communicate(timeout=400)
-            assert ended_on_the_server(url) == ["Completed"]
+            assert_goes_on_without(ws, url, work, partial(database.stop, "immediate"), database.start, AWAY_S, least=0)
         finally:
             work.kill()
             prefect.send_signal(signal.SIGTERM)
             prefect.wait(30)
-    assert work.returncode == 0, complained
-    assert said.strip() == "done"
-    assert during > before
-    assert ws.is_complete("a", "m")

@@ -42,6 +42,17 @@ def objects_tasks(crew: Room) -> list[str]:
     return [name for name in crew.names if name != OF_MASKS]
 
 
+def failing_at(name: str, count: int) -> Room:
+    """A crew in which one task fails: that which calls a function for the n-th time."""
+
+    def fail(number: int, order: Any) -> None:
+        if room.names[-1] == name and room.names.count(name) == count:
+            raise StoreError("a lamp broke")
+
+    room = Room(fail)
+    return room
+
+
 def assert_same(ws: Workspace, image_ids: str = "abc") -> None:
     for image_id in image_ids:
         pairs = zip(every_level(ws, image_id, "m_instances"), every_level(ws, image_id, "alone_instances"), strict=True)
@@ -68,14 +79,7 @@ def test_the_objects_do_not_depend_on_who_makes_them(ws: Workspace) -> None:
 
 @pytest.mark.parametrize("name", ["find", "write"])
 def test_a_unit_that_fails_fails_its_image_alone_and_the_next_call_goes_on(ws: Workspace, name: str) -> None:
-    failing = Room()
-
-    def fail(number: int, order: Any) -> None:
-        if failing.names[-1] == name and failing.names.count(name) == 2:
-            raise StoreError("a lamp broke")
-
-    failing._before = fail
-    first = run(ws, failing)
+    first = run(ws, failing_at(name, 2))
     assert [(item.image, item.state) for item in first.items] == [("a", "failed"), ("b", "done"), ("c", "done")]
     assert "a lamp broke" in str(first.items[0].error)
     again = Room()
@@ -98,14 +102,7 @@ def test_small_units_go_together(ws: Workspace, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_image_that_fails_as_a_whole_leaves_the_others(ws: Workspace) -> None:
-    failing = Room()
-
-    def fail(number: int, order: Any) -> None:
-        if failing.names[-1] == SMALL and failing.names.count(SMALL) == 1:
-            raise StoreError("a lamp broke")
-
-    failing._before = fail
-    result = run(ws, failing)
+    result = run(ws, failing_at(SMALL, 1))
     assert [(item.image, item.state) for item in result.items] == [("a", "done"), ("b", "failed"), ("c", "done")]
     assert run(ws, Room()).exit_code == 0
     run(ws, None, "alone")
