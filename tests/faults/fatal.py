@@ -3,10 +3,14 @@
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 from segcore.store import Objects
+
+_one_at_a_time = threading.RLock()
+"""What a thread has written is in the log before another one kills both."""
 
 
 def fatal(original: Any, log: str, point: tuple[str, str, int] | None) -> Any:
@@ -15,15 +19,16 @@ def fatal(original: Any, log: str, point: tuple[str, str, int] | None) -> Any:
 
     def method(objects: Objects, key: str, data: bytes) -> Any:
         nonlocal left
-        left -= bool(re.search(pattern, key))
-        strikes = left == 0 and re.search(pattern, key)
-        if strikes and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        found = original(objects, key, data)
-        with Path(log).open("a") as opened:
-            opened.write(f"{key}\n")
-        if strikes and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
+        with _one_at_a_time:
+            left -= bool(re.search(pattern, key))
+            strikes = left == 0 and re.search(pattern, key)
+            if strikes and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = original(objects, key, data)
+            with Path(log).open("a") as opened:
+                opened.write(f"{key}\n")
+            if strikes and when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
 
     return method
