@@ -47,7 +47,7 @@ DATA_SET, FOLD, SPEED_PX, REPEATS, TRIALS = "dsb2018", 0, 512, 3, 40
 QUICK_NAMES, QUICK_MINUTES, QUICK_TRIALS, QUICK_STEP = ("segnet", "otsu"), 0.1, 3, 5
 """The last: of so many images one."""
 TUNED_SET = "dsb2018_tuned"
-SIDES = "arguments.foreground=bright|dark"
+SIDES = "arguments.foreground=bright|dark|rarer"
 SEARCHED: dict[str, tuple[str, ...]] = {
     "threshold": ("arguments.threshold=0.02..0.9", "arguments.sigma=0..3"),
     "otsu": ("arguments.sigma=0..4", "arguments.min_size=0|20|60"),

@@ -7,7 +7,7 @@ same everywhere, pixels come as fractions of the range of their type: 0..1 for u
 floats as they are. Of a stretched image it is the fraction of the image's own range.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,23 +37,17 @@ class ClassicArguments(ModelArguments):
     sigma: float = Field(default=0.0, ge=0, le=64)
     """Standard deviation in px of the Gaussian blur that comes first; 0 = none."""
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether what they ask for depends on all of a tile, however little the method sees otherwise."""
+        return False
+
 
 class MaskArguments(ClassicArguments):
     """Of a method that tells foreground, class 1, from the rest."""
 
     min_size: int = Field(default=0, ge=0)
     """Objects, and then holes, of fewer px are removed; it adds twice as many px to what a tile needs to see."""
-
-
-class GreyArguments(ClassicArguments):
-    """Of a method that looks at one value a pixel."""
-
-    sigma: float = Field(default=1.0, ge=0, le=64)
-    """Standard deviation in px of the Gaussian blur that comes first; 0 = none."""
-    band: int | None = None
-    """The band that is looked at, from 0, or from the end if negative; none = the mean of all (grey)."""
-    foreground: Literal["bright", "dark"] = "bright"
-    """Which side has the higher class."""
 
 
 class ClassicModel(nn.Module):
@@ -65,6 +59,8 @@ class ClassicModel(nn.Module):
         """The method itself sees `reach_px` around a pixel of the blurred tile; None = all of the tile."""
         super().__init__()
         self.num_classes, self._sigma = arguments.num_classes, arguments.sigma
+        if arguments.sees_all:
+            reach_px = None
         self.context_px = None if reach_px is None else reach_px + gaussian_reach(arguments.sigma)
         """What a tile needs to see around the part that it writes; None = all of it, so that no halo is enough."""
 
@@ -108,24 +104,6 @@ class MaskModel(ClassicModel):
         mask = self.mask(tile)
         mask = without_small(mask, self._min_size)
         return (~without_small(~mask, self._min_size)).astype(np.int64)
-
-
-class Grey:
-    """Tile -> the one value a pixel that a method looks at: larger = more of the foreground.
-
-    Raises:
-        ValueError: if there is no such band.
-    """
-
-    def __init__(self, arguments: GreyArguments) -> None:
-        self._band = None if arguments.band is None else checked_band("band", arguments.band, arguments.in_channels)
-        self.sign = 1.0 if arguments.foreground == "bright" else -1.0
-        """By which a threshold of the user's is to be multiplied too."""
-
-    def __call__(self, tile: Floats) -> Floats:
-        """(C, Y, X) -> (Y, X)."""
-        grey: Floats = tile.mean(axis=0) if self._band is None else tile[self._band]
-        return self.sign * grey
 
 
 def checked_band(argument: str, band: int, in_channels: int) -> int:

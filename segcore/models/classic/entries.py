@@ -1,9 +1,9 @@
 """Entries: the classic methods in the catalog, from the plainest to the slowest, and those of colour."""
 
 from segcore.models.architecture import Architecture
-from segcore.models.classic.base import GreyArguments
 from segcore.models.classic.colour import NDVIArguments, NDWIArguments, Stain, StainArguments, ndvi, ndwi
 from segcore.models.classic.graph_cut import GraphCut, GraphCutArguments
+from segcore.models.classic.grey import GreyArguments
 from segcore.models.classic.growing import (
     EdgesWatershed,
     EdgesWatershedArguments,

@@ -13,8 +13,9 @@ from pydantic import Field
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from segcore.models.classic.base import Floats, Grey, Mask, MaskModel
-from segcore.models.classic.thresholds import GreyMaskArguments, otsu
+from segcore.models.classic.base import Floats, Mask, MaskModel
+from segcore.models.classic.grey import Grey, otsu
+from segcore.models.classic.thresholds import GreyMaskArguments
 
 UNITS = 10_000
 """Weights are whole numbers: so many are a difference of 1."""
@@ -43,11 +44,11 @@ class GraphCut(MaskModel):
     def __init__(self, arguments: GraphCutArguments) -> None:
         super().__init__(arguments)
         self._grey, self._smoothness, self._contrast = Grey(arguments), arguments.smoothness, arguments.contrast
-        self._threshold = None if arguments.threshold is None else self._grey.sign * arguments.threshold
+        self._threshold = arguments.threshold
 
     def mask(self, tile: Floats) -> Mask:
-        values = self._grey(tile)
-        threshold = otsu(values, self._grey.sign) if self._threshold is None else self._threshold
+        values, sign = self._grey(tile)
+        threshold = otsu(values, sign) if self._threshold is None else sign * self._threshold
         return least_cut(values - threshold, self._bonds(values, axis=0), self._bonds(values, axis=1))
 
     def _bonds(self, values: Floats, axis: int) -> Floats:

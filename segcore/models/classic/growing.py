@@ -14,8 +14,9 @@ import numpy.typing as npt
 from pydantic import Field
 from skimage import feature, filters, segmentation
 
-from segcore.models.classic.base import Floats, Grey, Mask, MaskModel
-from segcore.models.classic.thresholds import GreyMaskArguments, otsu
+from segcore.models.classic.base import Floats, Mask, MaskModel
+from segcore.models.classic.grey import Grey, otsu
+from segcore.models.classic.thresholds import GreyMaskArguments
 
 BACKGROUND, FOREGROUND = 1, 2
 """Markers; 0 = not marked."""
@@ -37,12 +38,11 @@ class GrowingModel(MaskModel):
 
     def __init__(self, arguments: MarkerArguments) -> None:
         super().__init__(arguments)
-        self._grey, self._margin = Grey(arguments), arguments.margin
-        self._threshold = None if arguments.threshold is None else self._grey.sign * arguments.threshold
+        self._grey, self._threshold, self._margin = Grey(arguments), arguments.threshold, arguments.margin
 
     def mask(self, tile: Floats) -> Mask:
-        values = self._grey(tile)
-        middle = otsu(values, self._grey.sign) if self._threshold is None else self._threshold
+        values, sign = self._grey(tile)
+        middle = otsu(values, sign) if self._threshold is None else sign * self._threshold
         low, high = middle - self._margin, middle + self._margin
         markers = np.where(values > high, FOREGROUND, np.where(values < low, BACKGROUND, 0))
         there = np.unique(markers[markers > 0])

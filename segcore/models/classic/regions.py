@@ -14,7 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage import segmentation
 
-from segcore.models.classic.base import ClassicModel, Floats, Grey, GreyArguments, Ids
+from segcore.models.classic.base import ClassicModel, Floats, Ids
+from segcore.models.classic.grey import Grey, GreyArguments
 from segcore.models.classic.thresholds import check_num_classes, classed, multi_otsu
 
 Regions = npt.NDArray[np.int64]
@@ -44,8 +45,7 @@ class RegionModel(ClassicModel):
         check_num_classes(arguments.num_classes)
         if arguments.threshold is not None and arguments.num_classes > 2:
             raise ValueError(f"threshold: one tells two classes apart, got {arguments.num_classes}; leave it out")
-        self._grey, self._merge = Grey(arguments), arguments.merge
-        self._threshold = None if arguments.threshold is None else self._grey.sign * arguments.threshold
+        self._grey, self._threshold, self._merge = Grey(arguments), arguments.threshold, arguments.merge
 
     def regions(self, tile: Floats) -> Regions:
         """Of a tile (Y, X, C), bands last."""
@@ -56,10 +56,11 @@ class RegionModel(ClassicModel):
         regions = self.regions(colours)
         if self._merge:
             regions = merged(colours, regions, self._merge)
-        means = means_of(self._grey(tile), regions)[regions]
+        values, sign = self._grey(tile)
+        means = means_of(values, regions)[regions]
         if self._threshold is not None:
-            return classed(means, np.array([self._threshold]))
-        return classed(means, multi_otsu(means, self.num_classes, self._grey.sign))
+            return classed(means, np.array([sign * self._threshold]))
+        return classed(means, multi_otsu(means, self.num_classes, sign))
 
 
 def means_of(values: Floats, regions: Regions) -> Floats:

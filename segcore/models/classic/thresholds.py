@@ -1,7 +1,6 @@
 """Thresholds: a pixel's class by its value alone, or by how it compares with its surroundings.
 
-Otsu, "A Threshold Selection Method from Gray-Level Histograms" (1979); for several classes Liao et al., "A Fast
-Algorithm for Multilevel Thresholding" (2001). Both are of the tile, whose histogram has 256 levels.
+Otsu's threshold for several classes: Liao et al., "A Fast Algorithm for Multilevel Thresholding" (2001), of the tile.
 """
 
 from typing import Literal
@@ -15,29 +14,16 @@ from segcore.models.classic.base import (
     TRUNCATE,
     ClassicModel,
     Floats,
-    Grey,
-    GreyArguments,
     Ids,
     Mask,
     MaskArguments,
     MaskModel,
     gaussian_reach,
 )
+from segcore.models.classic.grey import LEVELS, Grey, GreyArguments, otsu
 
-LEVELS = 256
-"""Of a tile's histogram."""
 MAX_CLASSES = 5
 """Multi-Otsu tries all combinations of thresholds: with five of 256 levels it takes most of a second."""
-
-
-def otsu(values: Floats, sign: float = 1.0) -> float:
-    """The threshold that divides values best in two; of values that are all alike these themselves.
-
-    Args:
-        values: (Y, X).
-        sign: -1 = of values that were turned over: the threshold is that of the others, turned over.
-    """
-    return sign * float(filters.threshold_otsu(sign * values, nbins=LEVELS))  # type: ignore[no-untyped-call]
 
 
 def multi_otsu(values: Floats, classes: int, sign: float = 1.0) -> Floats:
@@ -80,11 +66,11 @@ class Threshold(MaskModel):
 
     def __init__(self, arguments: ThresholdArguments) -> None:
         super().__init__(arguments, reach_px=0)
-        self._grey = Grey(arguments)
-        self._threshold = self._grey.sign * arguments.threshold
+        self._grey, self._threshold = Grey(arguments), arguments.threshold
 
     def mask(self, tile: Floats) -> Mask:
-        return self._grey(tile) > self._threshold
+        values, sign = self._grey(tile)
+        return values > sign * self._threshold
 
 
 class Otsu(MaskModel):
@@ -95,8 +81,8 @@ class Otsu(MaskModel):
         self._grey = Grey(arguments)
 
     def mask(self, tile: Floats) -> Mask:
-        values = self._grey(tile)
-        return values > otsu(values, self._grey.sign)
+        values, sign = self._grey(tile)
+        return values > otsu(values, sign)
 
 
 class MultiOtsu(ClassicModel):
@@ -112,8 +98,8 @@ class MultiOtsu(ClassicModel):
         self._grey = Grey(arguments)
 
     def ids(self, tile: Floats) -> Ids:
-        values = self._grey(tile)
-        return classed(values, multi_otsu(values, self.num_classes, self._grey.sign))
+        values, sign = self._grey(tile)
+        return classed(values, multi_otsu(values, self.num_classes, sign))
 
 
 def check_num_classes(num_classes: int) -> None:
@@ -153,7 +139,7 @@ class LocalThreshold(MaskModel):
         self._grey, self._offset = Grey(arguments), arguments.offset
 
     def mask(self, tile: Floats) -> Mask:
-        values = self._grey(tile)
+        values, _ = self._grey(tile)
         return values > self._mean(values) + self._offset
 
     def _mean(self, values: Floats) -> Floats:

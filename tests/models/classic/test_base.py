@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.filters import gaussian
 
 from segcore.errors import ConfigError
-from segcore.models import ARCHITECTURES, ModelConfig, build_model
+from segcore.models import ARCHITECTURES, ModelConfig, build_model, takes
 from segcore.models.classic.base import CERTAIN, ClassicModel, blurred, without_small
 from segcore.models.classic.entries import CLASSIC
 from segcore.models.receptive import receptive_field
@@ -147,3 +147,16 @@ def test_one_band_may_be_looked_at_and_dark_is_the_other_side() -> None:
     assert np.array_equal(answered("threshold", tile, sigma=0, threshold=0.3, foreground="dark"), tile.mean(0) < 0.3)
     with pytest.raises(ConfigError, match=r"^architecture otsu: band 3: expected one of the image's 3 bands, 0 to 2$"):
         classic("otsu", band=3)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CLASSIC if takes(name, "foreground")))
+def test_the_rarer_side_is_found_on_dark_and_on_bright_ground(name: str) -> None:
+    tile = discs(3)
+    fixed = {"threshold": 0.45} if name == "threshold" else {}
+    bright = answered(name, tile, foreground="bright", **fixed)
+    assert bright.mean() < 0.5
+    np.testing.assert_array_equal(answered(name, tile, foreground="rarer", **fixed), bright)
+    turned = {"threshold": 1 - fixed["threshold"]} if fixed else {}
+    dark = answered(name, 1 - tile, foreground="dark", **turned)
+    np.testing.assert_array_equal(answered(name, 1 - tile, foreground="rarer", **turned), dark)
+    assert classic(name, foreground="rarer", **fixed).context_px is None
