@@ -1,0 +1,159 @@
+"""Which way finds nuclei better? The U-Net of border and depth with its watershed, against Mask R-CNN, on DSB2018.
+
+Fold 0 of quality.py's: 46 images train, 12 are held out. Both are trained by `segcore train --task instances` for the
+same minutes, each on one core and one thread, at the same time where there are two cores (`--core N` says which); a
+small Mask R-CNN, since a CPU makes few steps with it. Torchvision without its compiled part, as the package registry
+has it beside a CPU torch, works by the stand-ins of the tests, which are slower; it is installed into a folder of its
+own, kept. Both are scored on the held-out images, and then predict these whole and in tiles and shards of 256 px: the
+watershed with `--halo exact` in float32, Mask R-CNN with its own halo, and whole up to its tiles of 512 px.
+
+    ap50, pq, f1    of the objects, mean over the held-out images
+    same_objects    share of the objects of the whole images that come out of the tiles pixel by pixel
+    steps, seconds_per_mpx
+
+    pq_vs_mask_rcnn, ap50_vs_mask_rcnn   the watershed's less Mask R-CNN's
+
+    python benchmarks/objects.py --minutes 10
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from networks import DATA_SET, FOLD, few
+from quality import CACHE, ingested, one_per_core, usual_cores
+from quality_data import DATA, DATA_SETS
+
+from segcore.geometry import Window
+from segcore.store import Workspace
+
+ZOO = Path(__file__).with_name(".cache") / "zoo"
+WAYS: dict[str, tuple[str, ...]] = {
+    "watershed": (),
+    "mask_rcnn": ("--architecture", "mask_rcnn", "--arguments", "encoder=resnet18", "--arguments", "features=64",
+                  "--arguments", "hidden=256", "--arguments", "proposals=300", "--arguments", "sampled=64"),
+}  # fmt: skip
+WHOLE = {"watershed": ("--halo", "exact", "--precision", "float32", "--tile-px", "1024"), "mask_rcnn": ()}
+CUT = {"watershed": (*WHOLE["watershed"][:4], "--tile-px", "256"), "mask_rcnn": ("--tile-px", "256")}
+WITH_STAND_INS = """
+from tests.zoo import load_torchvision
+load_torchvision()
+from flows.cli import app
+app(prog_name="segcore")
+"""
+
+
+Ids = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def with_torchvision() -> dict[str, str]:
+    """The environment of a command that may need torchvision; installs it where it is missing."""
+    path = [str(Path(__file__).parents[1])]
+    if importlib.util.find_spec("torchvision") is None:
+        if not ZOO.is_dir():
+            major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+            fits = f"torchvision==0.{minor + 15}.*" if major == 2 else "torchvision"
+            call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(ZOO), fits]
+            subprocess.run(call, check=True, stdout=sys.stderr)
+        path.append(str(ZOO))
+    known = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *known])}
+
+
+def segcore(environ: dict[str, str] | None, *arguments: str) -> dict[str, Any]:
+    """One command, with torchvision where there is an environment for it; its JSON."""
+    start = ("-m", "flows") if environ is None else ("-c", WITH_STAND_INS)
+    call = [sys.executable, *start, *arguments, "--json"]
+    done = subprocess.run(call, capture_output=True, text=True, env=environ)
+    if done.returncode:
+        raise RuntimeError(f"segcore {' '.join(arguments)}: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measure(
+    way: str, workspace: Workspace, minutes: float, device: str, environ: dict[str, str] | None
+) -> dict[str, Any]:
+    """Train, predict, score, and predict by another cut."""
+    where, on = ("--workspace", workspace.uri), ("--device", device)
+    limits = ("--minutes", str(minutes), "--threads", "1", "--name", f"objects_{way}")
+    trained = segcore(environ, "train", *where, "--task", "instances", *WAYS[way], *limits, *on)
+    model = str(trained["details"]["model"])
+    images = [image_id for image_id in workspace.image_ids() if workspace.image(image_id).split == "test"]
+    wanted = [word for image_id in images for word in ("--images", image_id)]
+    began = time.perf_counter()
+    segcore(environ, "predict", *where, "--model", model, *wanted, "--tile-workers", "1", *on)
+    seconds = time.perf_counter() - began
+    for name, cut in (("whole", WHOLE[way]), ("cut", (*CUT[way], "--shard-px", "256"))):
+        how = ("--name", f"{model}-{name}", "--tile-workers", "1", *cut)
+        segcore(environ, "predict", *where, "--model", model, *wanted, *how, *on)
+    scored = segcore(environ, "score", *where, "--model", model, "--split", "test", "--boundary", "off")
+    instances = scored["scores"]["instances"]
+    megapixels = sum(float(np.prod(workspace.image(image_id).shape()[-2:])) for image_id in images) / 1e6
+    both = [[ids(workspace, image_id, f"{model}-{name}") for name in ("whole", "cut")] for image_id in images]
+    return {
+        **{name: instances[name] for name in ("ap50", "pq", "f1")},
+        "same_objects": sum(same(*pair) for pair in both) / sum(int(whole.max()) for whole, _ in both),
+        "steps": trained["details"]["steps"],
+        "seconds_per_mpx": seconds / megapixels,
+    }
+
+
+def ids(workspace: Workspace, image_id: str, name: str) -> Ids:
+    label = workspace.label(image_id, f"{name}_instances")
+    return label.read(Window.whole(label.shape()))
+
+
+def same(whole: Ids, cut: Ids) -> int:
+    """How many objects of one are objects of the other."""
+    pairs, counts = np.unique(np.stack([whole.ravel(), cut.ravel()]), axis=1, return_counts=True)
+    sizes, of_cut = np.bincount(whole.ravel()), np.bincount(cut.ravel())
+    return int(((pairs > 0).all(axis=0) & (counts == sizes[pairs[0]]) & (counts == of_cut[pairs[1]])).sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each training")
+    parser.add_argument("--core", type=int, action="append", help="train on this core; once or twice")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="the watershed alone, a few images, for seconds: it runs")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args()
+    if not DATA.is_dir():
+        parser.error(f"no folder of real images at {DATA}; set SEGCORE_DATA")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    ways, minutes, found = list(WAYS), options.minutes, dict[str, Any]()
+    with tempfile.TemporaryDirectory(prefix="segcore-objects-") as temporary:
+        folder = CACHE
+        if options.quick:
+            ways, minutes, folder = ["watershed"], 0.1, Path(temporary)
+            DATA_SETS[DATA_SET] = replace(DATA_SETS[DATA_SET], rows=partial(few, DATA_SETS[DATA_SET].rows))
+        workspace = ingested(DATA_SET, FOLD, folder)
+
+        def one(way: str) -> None:
+            environ = with_torchvision() if way == "mask_rcnn" else None
+            found[way] = measure(way, workspace, minutes, options.device, environ)
+
+        for error in one_per_core(one, ways, options.core or usual_cores()).values():
+            if error is not None:
+                raise error
+    if len(ways) > 1:
+        for score in ("ap50", "pq"):
+            found[f"{score}_vs_mask_rcnn"] = found["watershed"][score] - found["mask_rcnn"][score]
+    print(json.dumps(found) if options.json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()
