@@ -10,10 +10,11 @@ the workspace's ledger knows what is finished of them. Arrays never travel: task
 import logging
 import os
 import re
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -209,7 +210,20 @@ def _cluster(num_workers: int) -> Iterator[tuple[str, Any]]:
         workers=workers, scheduler=scheduler, security=security, silence_logs=logging.ERROR
     )
     with cluster:
-        yield cluster.scheduler_address, security
+        try:
+            yield cluster.scheduler_address, security
+        except BaseException:
+            _kill(cluster.workers.values())
+            raise
+
+
+def _kill(nannies: Iterable[Any]) -> None:
+    """End dask workers at once: dask would wait for what each still does, and whoever cancelled a run waits too."""
+    for nanny in nannies:
+        nanny.close_gracefully()  # nobody comes in its place
+        if nanny.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 @contextmanager
