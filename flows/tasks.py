@@ -15,6 +15,7 @@ from prefect.tasks import Task
 from flows.artifacts import FlowProgress
 from flows.functions import stage_function
 from flows.metrics import Outcome, counted
+from flows.unheard import keep_on_unheard
 from segcore.config import STAGES, build_config
 from segcore.errors import SegcoreError
 from segcore.results import StageResult
@@ -89,6 +90,7 @@ def stage(name: str, settings: dict[str, Any], role: Role = "stage") -> StageRes
     Raises:
         StageStoppedError: with the task's message, where the stage failed as a whole.
     """
+    keep_on_unheard()
     with counted(name, settings) if role == "stage" else nullcontext(Outcome()) as outcome:
         state = run_stage(name, settings, role, return_state=True)
         left = state.result(raise_on_failure=False)

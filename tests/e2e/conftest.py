@@ -85,5 +85,5 @@ def engine_of(pid: int) -> psutil.Process:
             found[:] = [child for child in children if "prefect.engine" in child.cmdline()]
         return bool(found)
 
-    wait(is_there, "the worker started no run")
+    wait(is_there, "the worker started no run", 180)
     return found[0]
