@@ -60,7 +60,7 @@ def test_the_server_asks_for_a_password_and_keeps_its_records_in_postgresql(comp
 
 
 def test_the_server_unpacks_its_pages_where_it_may_write(compose: dict[str, Any]) -> None:
-    # By default that is its installation, which is root's: there would be no pages, and a line of the log alone says so.
+    # By default that is its installation, which is root's: there would be no pages, and only a line of the log says so.
     unit = (FOLDER / "systemd" / "segcore-server.service").read_text(encoding="utf-8")
     assert "StateDirectory=prefect\n" in unit
     assert "PREFECT_UI_STATIC_DIRECTORY=/var/lib/prefect/" in unit
@@ -68,6 +68,15 @@ def test_the_server_unpacks_its_pages_where_it_may_write(compose: dict[str, Any]
     assert environ["PREFECT_UI_STATIC_DIRECTORY"].startswith(f"{environ['PREFECT_HOME']}/")
     docker = (FOLDER / "compose" / "Dockerfile").read_text(encoding="utf-8")
     assert f"mkdir {environ['PREFECT_HOME']} && chown segcore {environ['PREFECT_HOME']}" in docker
+
+
+def test_the_worker_keeps_its_caches_where_it_may_write(compose: dict[str, Any]) -> None:
+    # Its user has no home, or one that is read-only: matplotlib would warn, and look for fonts, in every run.
+    unit = (FOLDER / "systemd" / "segcore-worker.service").read_text(encoding="utf-8")
+    assert "StateDirectory=segcore\n" in unit
+    assert "MPLCONFIGDIR=/var/lib/segcore/" in unit
+    assert "state:/state" in compose["services"]["worker"]["volumes"]
+    assert compose["services"]["worker"]["environment"]["MPLCONFIGDIR"].startswith("/state/")
 
 
 @pytest.mark.parametrize("name", ["server", "worker"])
