@@ -59,6 +59,7 @@ class Exposure:
         yield self._auth()
         yield self._cors()
         yield self._csrf()
+        yield self._pages()
         yield self._database()
         yield self._pools()
         yield self._automations()
@@ -90,6 +91,12 @@ class Exposure:
         told = "are taken: set PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true"
         return self._open("forged requests (CSRF)", told)
 
+    def _pages(self) -> Finding:
+        _, _, told = self._ask("GET", "/ui-settings", base=self.url.removesuffix("/api"))
+        if not isinstance(told, dict) or not told.get("available_uis"):
+            return Finding("pages", "none: is PREFECT_UI_STATIC_DIRECTORY a folder that the server may write?", True)
+        return Finding("pages", f"look for the server at {told.get('api_url')}", True)
+
     def _database(self) -> Finding:
         _, _, settings = self._ask("GET", "/admin/settings")
         server = settings.get("server", {}) if isinstance(settings, dict) else {}
@@ -106,6 +113,8 @@ class Exposure:
 
     def _pools(self) -> Finding:
         _, _, pools = self._ask("POST", "/work_pools/filter", {}, self._csrf_headers())
+        if pools == []:
+            return Finding("work pools", "none yet: `segcore deploy` makes one", True)
         open_ones = [
             pool["name"]
             for pool in (pools if isinstance(pools, list) else [])
@@ -151,13 +160,15 @@ class Exposure:
         body: Any = None,
         headers: dict[str, str] | None = None,
         with_password: bool = True,
+        base: str | None = None,
     ) -> tuple[int, dict[str, str], Any]:
         """Status, headers in lower case, and the answer; a refusal is an answer too."""
         sent = {"Content-Type": "application/json", **(headers or {})}
         if with_password and self._password is not None:
             sent["Authorization"] = f"Basic {base64.b64encode(self._password.encode()).decode()}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, sent, method=method)  # noqa: S310 - the user's own
+        url = f"{base or self.url}{path}"
+        request = urllib.request.Request(url, data, sent, method=method)  # noqa: S310 - the user's own
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
                 return answer.status, _lower(answer.headers), _parsed(answer.read())

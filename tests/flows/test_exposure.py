@@ -56,7 +56,8 @@ def test_a_server_as_the_files_set_it_is_closed(closed_server: str, monkeypatch:
     assert findings["password"][0] == "asked for"
     assert findings["other pages (CORS)"][0] == "kept out"
     assert findings["forged requests (CSRF)"][0] == "refused"
-    assert findings["work pools"][0] == "no run can bring a command or an environment"
+    assert findings["work pools"][0] == "none yet: `segcore deploy` makes one"
+    assert findings["pages"][0].startswith("none: is PREFECT_UI_STATIC_DIRECTORY")
 
 
 @pytest.mark.slow

@@ -56,7 +56,45 @@ def test_the_server_asks_for_a_password_and_keeps_its_records_in_postgresql(comp
         assert environ["PREFECT_SERVER_API_AUTH_STRING"] == "${ADMIN:?}"
         assert environ["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
         assert environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "https://${HOST:?}"
-        assert environ["PREFECT_API_DATABASE_CONNECTION_URL"].startswith("postgresql+asyncpg://")
+        assert environ["PREFECT_SERVER_DATABASE_DRIVER"] == "postgresql+asyncpg"
+
+
+def test_the_server_unpacks_its_pages_where_it_may_write(compose: dict[str, Any]) -> None:
+    # By default that is its installation, which is root's: there would be no pages, and only a line of the log says so.
+    unit = (FOLDER / "systemd" / "segcore-server.service").read_text(encoding="utf-8")
+    assert "StateDirectory=prefect\n" in unit
+    assert "PREFECT_UI_STATIC_DIRECTORY=/var/lib/prefect/" in unit
+    environ = compose["services"]["server"]["environment"]
+    assert environ["PREFECT_UI_STATIC_DIRECTORY"].startswith(f"{environ['PREFECT_HOME']}/")
+    docker = (FOLDER / "compose" / "Dockerfile").read_text(encoding="utf-8")
+    assert f"mkdir {environ['PREFECT_HOME']} && chown segcore {environ['PREFECT_HOME']}" in docker
+
+
+def test_the_worker_keeps_its_caches_where_it_may_write(compose: dict[str, Any]) -> None:
+    # Its user has no home, or one that is read-only: matplotlib would warn, and look for fonts, in every run.
+    unit = (FOLDER / "systemd" / "segcore-worker.service").read_text(encoding="utf-8")
+    assert "StateDirectory=segcore\n" in unit
+    assert "MPLCONFIGDIR=/var/lib/segcore/" in unit
+    assert "state:/state" in compose["services"]["worker"]["volumes"]
+    assert compose["services"]["worker"]["environment"]["MPLCONFIGDIR"].startswith("/state/")
+
+
+@pytest.mark.parametrize("name", ["server", "worker"])
+def test_a_shell_reads_the_settings_as_systemd_does(tmp_path: Path, name: str) -> None:
+    text = (FOLDER / "systemd" / f"{name}.env.example").read_text(encoding="utf-8")
+    file = tmp_path / "own.env"
+    file.write_text(text.replace("CHANGE", "a $b;c").replace("/srv/segcore/incoming", "/a b;/c"), encoding="utf-8")
+    read = subprocess.run(["sh", "-c", f"set -a && . {file} && env"], env={}, capture_output=True, text=True)
+    assert read.stderr == ""
+    values = set(read.stdout.splitlines())
+    expected = {
+        "server": {
+            "PREFECT_SERVER_API_AUTH_STRING=admin:a $b;c-password",
+            "PREFECT_SERVER_DATABASE_PASSWORD=a $b;c-database",
+        },
+        "worker": {"PREFECT_API_AUTH_STRING=admin:a $b;c-password", "SEGCORE_SOURCE_ROOTS=/a b;/c"},
+    }
+    assert expected[name] <= values
 
 
 def test_the_worker_of_the_compose_file_reads_and_writes_where_it_may(compose: dict[str, Any]) -> None:
