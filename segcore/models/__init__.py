@@ -68,6 +68,10 @@ def takes(name: str, argument: str) -> bool:
 def planes_of(name: str, arguments: Mapping[str, Any]) -> tuple[str, int] | None:
     """Of a network of volumes or sequences the axis of its planes, z or t, and its stride along it; None of another.
 
+    Args:
+        name: of the architecture.
+        arguments: its own; `in_channels` too where it asks for certain bands.
+
     Raises:
         ConfigError: if there is no such architecture, or it does not take one of the arguments.
     """

@@ -40,6 +40,8 @@ class ClassTable(BaseModel):
     colors: tuple[tuple[RGB, int], ...] = ()
     """Every colour of the table and the id it means; `ignore` for those that are to be ignored. Empty if the
     table has no colours of its own (the classes then have default ones)."""
+    values: tuple[tuple[int, int], ...] = ()
+    """Pixel values and the ids they mean, where files have other numbers than the classes; else empty."""
     ignored_ids: tuple[int, ...] = ()
     """Pixel values that are to be ignored, besides `ignore` itself."""
     ignored_names: tuple[str, ...] = ()
@@ -48,6 +50,11 @@ class ClassTable(BaseModel):
     @property
     def ids(self) -> frozenset[int]:
         return frozenset(found.id for found in self.classes)
+
+    @property
+    def id_by_value(self) -> dict[int, int]:
+        """The id of every pixel value that means a class."""
+        return dict(self.values) or {number: number for number in self.ids}
 
     @property
     def dtype(self) -> str:
@@ -79,10 +86,10 @@ def built_in_tables() -> tuple[str, ...]:
 def load_classes(path: str, tolerance: int = 0) -> ClassTable:
     """Read a class table.
 
-    One row per class: `name`, and optionally `id` (pixel value; without any, rows are numbered from 0 in order),
-    `color` (#RRGGBB, "r, g, b", or columns r, g, b) and `ignore` (true = such pixels count as nothing; so do
-    rows of id 255 or 65535). Several rows of the same id and name give one class several colours. JSON and YAML
-    hold a list of such rows, alone or under the key `classes`.
+    One row per class: `name`, and optionally `id` (without any, rows are numbered from 0 in order), `value` (pixel
+    value, where that is not the id), `color` (#RRGGBB, "r, g, b", or columns r, g, b) and `ignore` (true = such pixels
+    count as nothing; so do rows of id 255 or 65535). Several rows of the same id and name give one class several values
+    or colours. JSON and YAML hold a list of such rows, alone or under the key `classes`.
 
     Args:
         path: a .csv, .yaml, .yml or .json file, a local path or a URL; or the name of a built-in table.
@@ -95,9 +102,10 @@ def load_classes(path: str, tolerance: int = 0) -> ClassTable:
     rows = _rows(path)
     if not rows:
         raise ConfigError(f"{path}: the class table has no rows; expected at least one with a name")
-    has_ids = [_text(row, "id") != "" for row in rows]
-    if any(has_ids) and not all(has_ids):
-        raise ConfigError(f"{path}, row {has_ids.index(False) + 1}: no id; give every row one, or none")
+    for key in ("id", "value"):
+        has = [_text(row, key) != "" for row in rows]
+        if any(has) and not all(has):
+            raise ConfigError(f"{path}, row {has.index(False) + 1}: no {key}; give every row one, or none")
     builder = _Builder(path)
     for number, row in enumerate(rows, 1):
         builder.add(row, f"{path}, row {number}")
@@ -124,17 +132,19 @@ class _Builder:
         self.path = path
         self.classes: dict[int, ClassInfo] = {}
         self.colors: list[tuple[RGB, int | None]] = []
+        self.values: dict[int, int] = {}
         self.ignored_ids: set[int] = set()
         self.ignored_names: set[str] = set()
 
     def add(self, row: Mapping[str, Any], where: str) -> None:
         """Take one row; None among `colors` stands for ignore until the type is known."""
         color = _color(row, where)
-        given = _id(row, where)
+        given, value = _number(row, "id", where), _number(row, "value", where)
         name = next((text for key in NAME_KEYS if (text := _text(row, key))), "")
         if _flag(row, where) or given in (IGNORE, IGNORE_16):
-            if given is not None:
-                self.ignored_ids.add(given)
+            ignored = given if value is None else value
+            if ignored is not None:
+                self.ignored_ids.add(ignored)
             if color is not None:
                 self.colors.append((color, None))
             if name:
@@ -154,6 +164,8 @@ class _Builder:
                 raise ConfigError(f"{where}: {error.errors()[0]['msg']}") from error
         if color is not None:
             self.colors.append((color, number))
+        if value is not None and self.values.setdefault(value, number) != number:
+            raise ConfigError(f"{where}: the value {value} stands for two classes; each needs its own")
 
     def table(self) -> ClassTable:
         """The finished table.
@@ -176,7 +188,8 @@ class _Builder:
         return ClassTable(
             classes=classes,
             colors=tuple(meanings.items()),
-            ignored_ids=tuple(sorted(self.ignored_ids - plain.ids)),
+            values=tuple(sorted(self.values.items())),
+            ignored_ids=tuple(sorted(self.ignored_ids - set(self.values or plain.ids))),
             ignored_names=tuple(sorted(self.ignored_names)),
         )
 
@@ -229,12 +242,12 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _id(row: Mapping[str, Any], where: str) -> int | None:
-    text = _text(row, "id")
+def _number(row: Mapping[str, Any], key: str, where: str) -> int | None:
+    text = _text(row, key)
     if not text:
         return None
     if not text.isdecimal() or int(text) > IGNORE_16:
-        raise ConfigError(f"{where}: id must be a whole number from 0 to {IGNORE_16}, got '{text}'")
+        raise ConfigError(f"{where}: {key} must be a whole number from 0 to {IGNORE_16}, got '{text}'")
     return int(text)
 
 

@@ -1,6 +1,6 @@
 """Meaning: from the pixel values or colours of a mask to class ids; strict about what nobody named."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -141,26 +141,27 @@ def by_values(
     if colored is not None:
         return _of_table(uri, "rgb", table, colored, nodata)
     white = _white(present, nodata)
-    if white is not None and table.ids == {0, 1} and white not in table.ignored_ids:
+    if white is not None and not table.values and table.ids == {0, 1} and white not in table.ignored_ids:
         return _of_table(uri, "binary", table, {0: 0, white: 1}, nodata)
-    ignored = {*table.ignored_ids, table.ignore, IGNORE_16} | _ignored_nodata(nodata, table.ids)
-    unknown = present - table.ids - ignored
+    by_value = table.id_by_value
+    ignored = {*table.ignored_ids, table.ignore, IGNORE_16} | _ignored_nodata(nodata, by_value)
+    unknown = present - set(by_value) - ignored
     if unknown:
         shown = [(f"{v} ({hex_of(palette[v])})" if palette and v < len(palette) else str(v)) for v in sorted(unknown)]
         raise SourceError(
             f"{uri}: values that the class table does not name: "
             f"{_listed(zip(shown, (int(counts[v]) for v in sorted(unknown)), strict=True))}; "
-            f"its ids are {', '.join(map(str, sorted(table.ids)))}"
+            f"its {'values' if table.values else 'ids'} are {', '.join(map(str, sorted(by_value)))}"
             + (f"; {OBJECTS_HINT}" if len(unknown) > MAX_UNNAMED_WIDE else "")
         )
-    return _of_table(uri, "index", table, {number: number for number in table.ids}, nodata)
+    return _of_table(uri, "index", table, by_value, nodata)
 
 
 def _unnamed(uri: str, values: Values, palette: Sequence[Sequence[int]] | None, nodata: float | None) -> Meaning:
     """Without a class table: 0/1, 0/255, small ids, or larger ones that form regions."""
     present = values.present
     white = _white(present, nodata)
-    ignored = {IGNORE, IGNORE_16} | (_ignored_nodata(nodata, frozenset()) - {0})
+    ignored = {IGNORE, IGNORE_16} | (_ignored_nodata(nodata, ()) - {0})
     ids = {0, 1} if white is not None else present - ignored
     highest = max(ids, default=0)
     if highest > MAX_UNNAMED_ID and not _form_regions(values, ids):
@@ -173,7 +174,7 @@ def _unnamed(uri: str, values: Values, palette: Sequence[Sequence[int]] | None, 
     if palette is not None and white is None and highest < len(palette):
         classes = tuple(_colored(found, palette) for found in classes)
     table = ClassTable(classes=classes)
-    pairs = {0: 0, white: 1} if white is not None else {number: number for number in table.ids}
+    pairs = {0: 0, white: 1} if white is not None else table.id_by_value
     kind: Literal["index", "binary"] = "binary" if white is not None else "index"
     return _of_table(uri, kind, table, pairs, nodata)
 
@@ -216,7 +217,7 @@ def _white(present: set[int], nodata: float | None) -> int | None:
     return next((white for white in (IGNORE, IGNORE_16) if white in present <= {0, white} and white != nodata), None)
 
 
-def _ignored_nodata(nodata: float | None, ids: frozenset[int]) -> set[int]:
+def _ignored_nodata(nodata: float | None, ids: Container[int]) -> set[int]:
     """The file's nodata value, unless it is a class id: a table knows better than a file's header."""
     if nodata is None or not 0 <= nodata <= IGNORE_16 or nodata != int(nodata) or int(nodata) in ids:
         return set()
@@ -237,7 +238,7 @@ def _by_table_colors(
         SourceError: if a palette has colours of the table where they mean other ids than their place, and others
             besides: read as plain ids, such a mask would be silently wrong.
     """
-    if not table.colors:
+    if not table.colors or table.values:
         return None
     if palette is not None:
         colors = {value: code_of(palette[value]) for value in sorted(present) if value < len(palette)}

@@ -302,6 +302,6 @@ def _checked_classes(images: Sequence[LabelledImage]) -> tuple[ClassInfo, ...]:
     if ids != list(range(len(ids))) or len(ids) < 2:
         raise ConfigError(
             f"target of {first.image_id}: expected class ids 0, 1, 2... without gaps (two at least), got {ids}; "
-            "number the classes anew in the class table"
+            "number the ids so in the class table, with the numbers in the files under `value`"
         )
     return classes

@@ -55,6 +55,17 @@ def test_pages_are_quiet_and_fit_a_phone(page: Page, folder: Path, name: str) ->
     assert page.complaints == []
 
 
+def test_a_name_without_a_break_fits_a_phone(page: Page, folder: Path) -> None:
+    """The names of real images are digests of 64 digits, and one stands over the plan of its mask."""
+    page.show(width=PHONE)
+    page.open((folder / "report.html").as_uri(), LOADED)
+    found = page.value(
+        "[...document.querySelectorAll('h3, summary')].map((it) => it.textContent = '0'.repeat(99)).length"
+    )
+    assert found > 2
+    assert page.value("document.documentElement.scrollWidth") == PHONE
+
+
 def test_a_click_on_a_heading_sorts(page: Page, folder: Path) -> None:
     page.show(width=PHONE)
     page.open((folder / "report.html").as_uri(), LOADED)

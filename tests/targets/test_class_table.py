@@ -65,6 +65,15 @@ def test_without_ids_rows_are_numbered_and_ignored_ones_left_out(tmp_path: Path)
     assert dict(table.colors) == {(0, 0, 0): 255, (1, 2, 3): 0, (4, 5, 6): 1}
 
 
+def test_values_are_told_from_ids(tmp_path: Path) -> None:
+    table = load_classes(write(tmp_path, "t.csv", "value,name,ignore\n0,nobody looked,1\n4,cat,\n9,dog,\n"))
+    assert [(found.id, found.name) for found in table.classes] == [(0, "cat"), (1, "dog")]
+    assert (table.id_by_value, table.ignored_ids) == ({4: 0, 9: 1}, (0,))
+    table = load_classes(write(tmp_path, "t.csv", "id,value,name\n1,4,pet\n1,9,pet\n0,0,rest\n255,3,void\n"))
+    assert [(found.id, found.name) for found in table.classes] == [(0, "rest"), (1, "pet")]
+    assert (table.id_by_value, table.ignored_ids) == ({0: 0, 4: 1, 9: 1}, (3,))
+
+
 def test_classes_without_colours_get_default_ones(tmp_path: Path) -> None:
     table = load_classes(write(tmp_path, "t.csv", "name\nbackground\nnucleus\n"))
     assert table.colors == ()
@@ -85,6 +94,9 @@ def test_ids_over_254_need_uint16(tmp_path: Path) -> None:
         ("t.csv", "id,name\n0,a\n0,b\n", "row 2: id 0 is 'a' already, got 'b'"),
         ("t.csv", "id,name\nx,a\n", "row 1: id must be a whole number"),
         ("t.csv", "id,name\n70000,a\n", "row 1: id must be a whole number"),
+        ("t.csv", "value,name\nx,a\n", "row 1: value must be a whole number"),
+        ("t.csv", "value,name\n4,a\n,b\n", "row 2: no value"),
+        ("t.csv", "value,name\n4,a\n4,b\n", "row 2: the value 4 stands for two classes"),
         ("t.csv", "name,color\na,#12345\n", "row 1: color must be #RRGGBB"),
         ("t.csv", 'name,color\na,"1, 2, 300"\n', "row 1: color must be"),
         ("t.csv", "name,color\na,#010203\nb,#010203\n", "#010203 stands for two classes"),
@@ -108,7 +120,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, name: str, text: str,
 @pytest.mark.parametrize(
     ("name", "num_classes", "some"),
     [
-        ("cityscapes", 19, {7: ("road", (128, 64, 128)), 33: ("bicycle", (119, 11, 32))}),
+        ("cityscapes", 19, {0: ("road", (128, 64, 128)), 18: ("bicycle", (119, 11, 32))}),
         ("cityscapes-train", 19, {0: ("road", (128, 64, 128)), 18: ("bicycle", (119, 11, 32))}),
         (
             "pascal-voc",
@@ -123,6 +135,15 @@ def test_built_in_tables(name: str, num_classes: int, some: dict[int, tuple[str,
     assert len(table.classes) == num_classes
     found = {info.id: (info.name, info.color) for info in table.classes}
     assert {number: found[number] for number in some} == some
+    assert sorted(found) == list(range(num_classes)), "train takes no ids with gaps"
+
+
+def test_label_ids_of_cityscapes_become_its_train_ids() -> None:
+    ids, train = load_classes("cityscapes"), load_classes("cityscapes-train")
+    assert ids.classes == train.classes
+    known = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+    assert ids.id_by_value == {value: number for number, value in enumerate(known)}
+    assert set(ids.ignored_ids) == set(range(34)) - set(known)
 
 
 def test_an_unknown_name_is_told_the_built_in_ones() -> None:

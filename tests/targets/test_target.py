@@ -1,5 +1,6 @@
 """Targets: what masks of every kind mean, with values; and that nothing nobody named passes in silence."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def save(path: Path, array: Any) -> str:
     else:
         Image.fromarray(array).save(path)
     return str(path)
+
+
+def test_values_of_files_that_are_no_ids(tmp_path: Path) -> None:
+    classes = tuple(ClassInfo(id=i, name=f"n{i}", color=(i, 1, 2)) for i in range(3))
+    known = ClassTable(classes=classes, values=((3, 0), (7, 1), (255, 2)), ignored_ids=(0,))
+    values = ids_of((0, 3, 7, 255))
+    expected = np.full(SHAPE, 255)
+    for value, number in known.values:
+        expected[values == value] = number
+    with closing(opened([save(tmp_path / "m.tif", values.astype(np.uint8))], known, SHAPE)) as target:
+        np.testing.assert_array_equal(target.read(Window((0, 0), SHAPE)), expected)
+    with pytest.raises(SourceError, match=r"does not name: 1: 4800 px; its values are 3, 7, 255"):
+        opened([save(tmp_path / "n.tif", np.ones(SHAPE, np.uint8))], known, SHAPE)
 
 
 def palette_picture(path: Path, indices: Any, palette: Any) -> str:

@@ -145,3 +145,11 @@ def test_given_weights_win() -> None:
         class_weights(config(class_weights={"c7": 1.0}), data(500))
     with pytest.raises(ConfigError, match="expected 0 or more for c0, got -1"):
         class_weights(config(class_weights={"c0": -1.0}), data(500))
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("stain", {}), ("ndvi", {"red": 2}), ("ndwi", {"green": 1, "nir": 3})])
+def test_methods_that_ask_for_certain_bands_are_held_against_the_images(name: str, arguments: dict[str, Any]) -> None:
+    bands = replace(data(500), mean=(0.0,) * 4, std=(1.0,) * 4)
+    assert choose(config(architecture=name, arguments=arguments), bands, CPU).tile_planes == 1
+    with pytest.raises(ConfigError, match=name):
+        choose(config(architecture=name, arguments=arguments), data(500), CPU)
