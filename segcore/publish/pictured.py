@@ -99,7 +99,8 @@ class Pictured:
     def _tile(self, image: Image, mask: Label, target: Label | None, tile: Mapping[str, Any]) -> PictureRow:
         assert target is not None, f"a worst tile of {image.image_id} without a target"
         window = Window(tuple(tile["start"]), tuple(tile["shape"]))
-        place = f"y {window.start[-2]}, x {window.start[-1]}"
+        sides = zip(mask.axes, window.start, mask.shape(mask.base_level), strict=True)
+        place = ", ".join(f"{axis} {start}" for axis, start, side in sides if axis in "yx" or side > 1)
         what = f"of the tile at {place} of {image.image_id}"
         caption = f"{place}: {percent(tile['wrong_share'])} of {number(tile['counted_px'])} px wrong"
         return PictureRow(image.image_id, caption, self._panels(image, mask, target, window, mask.base_level, what))

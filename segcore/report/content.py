@@ -183,7 +183,7 @@ class ReportContent:
     """Whose scores go first, where images have splits."""
     images: tuple[ImageRow, ...] = ()
     detailed: tuple[ClassInfo, ...] = ()
-    """Classes with an IoU and an area of their own in the table of images."""
+    """Classes with an IoU and a size of their own in the table of images."""
     num_images_left_out: int = 0
     objects: ObjectTable | None = None
     confusion: Panel | None = None

@@ -99,7 +99,8 @@ class Training:
         self._pace = Pace(choice.batch * config.accumulate)
         self._pending: list[tuple[int, float, torch.Tensor]] = []
         self._saved_at = self._told_at = time.monotonic()
-        self._told_s = int(self.state.elapsed_s)
+        self._budget_s = int(60 * config.minutes)
+        self._told_s = min(int(self.state.elapsed_s), self._budget_s)
 
     def fit(self) -> None:
         """Train until the steps, the time or the patience are used up.
@@ -177,7 +178,7 @@ class Training:
 
     def _tell(self) -> None:
         """The status line, and of a budget of time how much of it is over."""
-        self._told_at, elapsed_s = time.monotonic(), int(self.clock.elapsed_s)
+        self._told_at, elapsed_s = time.monotonic(), min(int(self.clock.elapsed_s), self._budget_s)
         if self.config.max_steps is None:
             self.progress.advance(elapsed_s - self._told_s)
         self._told_s = elapsed_s
@@ -267,5 +268,5 @@ class Training:
             self.progress.start("train", self.config.max_steps, "steps")
             self.progress.advance(self.state.step)
         else:
-            self.progress.start("train", int(60 * self.config.minutes), "s")
+            self.progress.start("train", self._budget_s, "s")
             self.progress.advance(self._told_s)

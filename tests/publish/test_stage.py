@@ -298,3 +298,17 @@ def test_what_ran_and_how_fast_is_told(workspace: Workspace) -> None:
     assert (document["pace"]["mpx_per_s"], document["pace"]["skipped_share"]) == (2.5, 0.25)
     assert document["stages"] == [told.model_dump()]
     jsonschema.validate(document, report_schema())
+
+
+def test_a_tile_of_a_volume_is_named_with_its_plane(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    volume = np.random.default_rng(0).integers(0, 255, (1, 4, 300, 280), dtype=np.uint8)
+    target = np.zeros(volume.shape[1:], np.uint8)
+    target[:, 20:200, 20:200] = 1
+    mask = target.copy()
+    mask[3] = 0
+    put_image(ws, "a", volume, axes=("c", "z", "y", "x"))
+    put_label(ws, "a", "target", target, axes=("z", "y", "x"))
+    put_label(ws, "a", "m", mask, axes=("z", "y", "x"))
+    result = report(ReportConfig(workspace=ws.uri, model="m"))
+    assert "z 3, y 0, x 0: " in Path(result.paths[0]).read_text(encoding="utf-8")

@@ -69,7 +69,7 @@ def test_a_name_without_a_break_fits_a_phone(page: Page, folder: Path) -> None:
 def test_a_click_on_a_heading_sorts(page: Page, folder: Path) -> None:
     page.show(width=PHONE)
     page.open((folder / "report.html").as_uri(), LOADED)
-    headings = ["", "IoU without background", "IoU without background", "foreground: area", "image"]
+    headings = ["", "IoU without background", "IoU without background", "foreground: size", "image"]
     found = [page.value(f"({CLICK})({name!r})") for name in headings]
     worst = [LONG, "b", "x", "none"]
     assert found == [worst, worst, ["x", "b", LONG, "none"], [LONG, "b", "none", "x"], [LONG, "b", "none", "x"]]
