@@ -45,8 +45,9 @@ WAYS: dict[str, tuple[str, ...]] = {
     "mask_rcnn": ("--architecture", "mask_rcnn", "--arguments", "encoder=resnet18", "--arguments", "features=64",
                   "--arguments", "hidden=256", "--arguments", "proposals=300", "--arguments", "sampled=64"),
 }  # fmt: skip
-WHOLE = {"watershed": ("--halo", "exact", "--precision", "float32", "--tile-px", "1024"), "mask_rcnn": ()}
-CUT = {"watershed": (*WHOLE["watershed"][:4], "--tile-px", "256"), "mask_rcnn": ("--tile-px", "256")}
+EXACT = ("--halo", "exact", "--precision", "float32")
+WHOLE = {"watershed": (*EXACT, "--tile-px", "1024"), "mask_rcnn": ()}
+CUT = {"watershed": (*EXACT, "--tile-px", "256"), "mask_rcnn": ("--tile-px", "256")}
 WITH_STAND_INS = """
 from tests.zoo import load_torchvision
 load_torchvision()
@@ -62,7 +63,7 @@ def with_torchvision() -> dict[str, str]:
     """The environment of a command that may need torchvision; installs it where it is missing."""
     path = [str(Path(__file__).parents[1])]
     if importlib.util.find_spec("torchvision") is None:
-        if not ZOO.is_dir():
+        if not (ZOO / "torchvision").is_dir():
             major, minor = (int(part) for part in torch.__version__.split(".")[:2])
             fits = f"torchvision==0.{minor + 15}.*" if major == 2 else "torchvision"
             call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(ZOO), fits]
@@ -105,7 +106,7 @@ def measure(
     both = [[ids(workspace, image_id, f"{model}-{name}") for name in ("whole", "cut")] for image_id in images]
     return {
         **{name: instances[name] for name in ("ap50", "pq", "f1")},
-        "same_objects": sum(same(*pair) for pair in both) / sum(int(whole.max()) for whole, _ in both),
+        "same_objects": sum(same(*pair) for pair in both) / max(1, sum(int(whole.max()) for whole, _ in both)),
         "steps": trained["details"]["steps"],
         "seconds_per_mpx": seconds / megapixels,
     }

@@ -42,7 +42,7 @@ class ClassTable(BaseModel):
     table has no colours of its own (the classes then have default ones)."""
     values: tuple[tuple[int, int], ...] = ()
     """Pixel values and the ids they mean, where files have other numbers than the classes; else empty."""
-    ignored_ids: tuple[int, ...] = ()
+    ignored_values: tuple[int, ...] = ()
     """Pixel values that are to be ignored, besides `ignore` itself."""
     ignored_names: tuple[str, ...] = ()
     """Names of shapes that are to be ignored."""
@@ -133,7 +133,7 @@ class _Builder:
         self.classes: dict[int, ClassInfo] = {}
         self.colors: list[tuple[RGB, int | None]] = []
         self.values: dict[int, int] = {}
-        self.ignored_ids: set[int] = set()
+        self.ignored_values: set[int] = set()
         self.ignored_names: set[str] = set()
 
     def add(self, row: Mapping[str, Any], where: str) -> None:
@@ -144,7 +144,7 @@ class _Builder:
         if _flag(row, where) or given in (IGNORE, IGNORE_16):
             ignored = given if value is None else value
             if ignored is not None:
-                self.ignored_ids.add(ignored)
+                self.ignored_values.add(ignored)
             if color is not None:
                 self.colors.append((color, None))
             if name:
@@ -152,7 +152,7 @@ class _Builder:
             return
         if not name:
             raise ConfigError(f"{where}: no name; expected a column or key '{NAME_KEYS[0]}'")
-        number = len(self.classes) if given is None else given
+        number = self._number_of(name) if given is None else given
         known = self.classes.get(number)
         if known is not None and known.name != name:
             raise ConfigError(f"{where}: id {number} is '{known.name}' already, got '{name}'; ids must differ")
@@ -167,11 +167,15 @@ class _Builder:
         if value is not None and self.values.setdefault(value, number) != number:
             raise ConfigError(f"{where}: the value {value} stands for two classes; each needs its own")
 
+    def _number_of(self, name: str) -> int:
+        """Where rows have no ids: that of the class of this name, or the next one."""
+        return next((info.id for info in self.classes.values() if info.name == name), len(self.classes))
+
     def table(self) -> ClassTable:
         """The finished table.
 
         Raises:
-            ConfigError: if a colour means two things, a class has none while others do, or only ignored rows came.
+            ConfigError: if a colour or value means two things, a class lacks one that others have, or all are ignored.
         """
         if not self.classes:
             raise ConfigError(f"{self.path}: every row is ignored; expected at least one class")
@@ -185,11 +189,13 @@ class _Builder:
         bare = [found.name for found in classes if found.id not in meanings.values()]
         if meanings and bare:
             raise ConfigError(f"{self.path}: class '{bare[0]}' has no color, but others do; give all of them one")
+        if both := self.ignored_values & self.values.keys():
+            raise ConfigError(f"{self.path}: the value {min(both)} is ignored in one row and a class in another")
         return ClassTable(
             classes=classes,
             colors=tuple(meanings.items()),
             values=tuple(sorted(self.values.items())),
-            ignored_ids=tuple(sorted(self.ignored_ids - set(self.values or plain.ids))),
+            ignored_values=tuple(sorted(self.ignored_values - set(self.values or plain.ids))),
             ignored_names=tuple(sorted(self.ignored_names)),
         )
 

@@ -141,10 +141,10 @@ def by_values(
     if colored is not None:
         return _of_table(uri, "rgb", table, colored, nodata)
     white = _white(present, nodata)
-    if white is not None and not table.values and table.ids == {0, 1} and white not in table.ignored_ids:
+    if white is not None and not table.values and table.ids == {0, 1} and white not in table.ignored_values:
         return _of_table(uri, "binary", table, {0: 0, white: 1}, nodata)
     by_value = table.id_by_value
-    ignored = {*table.ignored_ids, table.ignore, IGNORE_16} | _ignored_nodata(nodata, by_value)
+    ignored = {*table.ignored_values, table.ignore, IGNORE_16} | _ignored_nodata(nodata, by_value)
     unknown = present - set(by_value) - ignored
     if unknown:
         shown = [(f"{v} ({hex_of(palette[v])})" if palette and v < len(palette) else str(v)) for v in sorted(unknown)]
@@ -238,11 +238,11 @@ def _by_table_colors(
         SourceError: if a palette has colours of the table where they mean other ids than their place, and others
             besides: read as plain ids, such a mask would be silently wrong.
     """
-    if not table.colors or table.values:
+    if not table.colors:
         return None
     if palette is not None:
         colors = {value: code_of(palette[value]) for value in sorted(present) if value < len(palette)}
-    elif table.is_grey_coded and max(present, default=0) <= 255:
+    elif not table.values and table.is_grey_coded and max(present, default=0) <= 255:
         colors = {value: value * 0x10101 for value in sorted(present)}
     else:
         return None
@@ -250,7 +250,9 @@ def _by_table_colors(
     known = {value: number for value, number in zip(colors, ids.tolist(), strict=True) if number != UNKNOWN}
     if set(known) == present:
         return known
-    if palette is not None and any(number != value for value, number in known.items()):
+    if palette is not None and any(
+        number != table.id_by_value.get(value, table.ignore) for value, number in known.items()
+    ):
         raise _unknown_colors(uri, {colors[v]: int(counts[v]) for v in sorted(set(colors) - set(known))})
     return None
 

@@ -185,9 +185,9 @@ def _id_of(name: str, table: ClassTable, *, is_told: bool) -> int | None:
     if _means_ignore(name) or name.lower() in (ignored.lower() for ignored in table.ignored_names):
         return table.ignore
     number = int(name) if re.fullmatch(r"[0-9]{1,5}", name) else None
-    if number in table.ids:
-        return number
-    return table.ignore if number in (*table.ignored_ids, table.ignore, IGNORE_16) else None
+    if number is not None and number in table.id_by_value:
+        return table.id_by_value[number]
+    return table.ignore if number in (*table.ignored_values, table.ignore, IGNORE_16) else None
 
 
 def _means_ignore(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -18,10 +20,11 @@ from tests.synthetic import put_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CHILDREN_S, ALL_S = 5.0, 45.0
-LARGE_PX, SMALL_PX = 6144, 1536
+LARGE_PX, SMALL_PX = 5120, 1536
 PREDICT = {"device": "cpu", "precision": "float32", "tile_px": 256, "tile_workers": 1, "shard_px": 256, "halo": 64}
 SPREAD = {"dask": "LOCAL:2"}
 NAME = "m"
+Family = list[psutil.Process]
 
 
 @pytest.fixture(scope="module")
@@ -40,51 +43,64 @@ def begun(client: SyncPrefectClient, ws: Workspace, image: str, **more: Any) -> 
     return client.create_flow_run_from_deployment(predict, parameters={"config": config | more})
 
 
-def at_work(ws: Workspace, process: "subprocess.Popen[bytes]", image: str) -> list[psutil.Process]:
-    """The engine of a run that has finished a few shards, then its children."""
+@contextmanager
+def at_work(environ: Environ, ws: Workspace, image: str) -> Iterator[tuple["subprocess.Popen[bytes]", Family]]:
+    """A worker for one run, and the run's engine and what computes for it, once a few shards are finished.
+
+    Whatever a test finds, all are over at its end.
+    """
 
     def finished() -> int:
         plan = latest_plan(ws.objects, image, NAME)
         return 0 if plan is None else len(list(plan.recorded()))
 
-    before, engine = finished(), engine_of(process.pid)
-    wait(lambda: finished() >= before + 4, "no shard is finished", 240)
-    return [engine, *engine.children(recursive=True)]
+    before, process, family = finished(), worker(environ, "--run-once"), Family()
+    try:
+        family.append(engine_of(process.pid))
+        wait(lambda: finished() >= before + 4, "no shard is finished", 240)
+        children = family[0].children(recursive=True)  # Python's tracker of resources ends with the engine itself
+        family += (child for child in children if "resource_tracker" not in " ".join(child.cmdline()))
+        yield process, family
+    finally:
+        process.kill()
+        process.wait()
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
-def state_of(client: SyncPrefectClient, run: FlowRun) -> str:
-    return str(ended(client, run).state_name)
+def state_of(client: SyncPrefectClient, run: FlowRun) -> tuple[str, str | None]:
+    state = ended(client, run).state
+    assert state is not None
+    return state.name or "", state.message
 
 
-@pytest.mark.parametrize("spread", [{}, SPREAD], ids=["one process", "dask"])
-def test_sigterm_leaves_nothing(environ: Environ, client: SyncPrefectClient, workspace: Workspace, spread: Any) -> None:
-    run, process = begun(client, workspace, "large", **spread), worker(environ, "--run-once")
-    engine, *children = at_work(workspace, process, "large")
-    assert bool(children) == bool(spread)
-    engine.send_signal(signal.SIGTERM)
-    assert psutil.wait_procs(children, CHILDREN_S)[1] == []
-    assert psutil.wait_procs([engine], ALL_S - CHILDREN_S)[1] == []
-    assert state_of(client, run) == "Crashed"
-    assert process.wait(60) == 0
+def test_sigterm_leaves_nothing(environ: Environ, client: SyncPrefectClient, workspace: Workspace) -> None:
+    run = begun(client, workspace, "large", **SPREAD)
+    with at_work(environ, workspace, "large") as (process, (engine, *children)):
+        assert len(children) >= 2
+        engine.send_signal(signal.SIGTERM)
+        assert psutil.wait_procs(children, CHILDREN_S)[1] == []
+        assert psutil.wait_procs([engine], ALL_S - CHILDREN_S)[1] == []
+        assert state_of(client, run)[0] == "Crashed"
+        assert process.wait(60) == 0
 
 
 def test_cancelled_as_the_pages_do(environ: Environ, client: SyncPrefectClient, workspace: Workspace) -> None:
-    run, process = begun(client, workspace, "large", **SPREAD), worker(environ, "--run-once")
-    everyone = at_work(workspace, process, "large")
-    client.set_flow_run_state(run.id, Cancelling())
-    assert psutil.wait_procs(everyone, ALL_S)[1] == []
-    assert state_of(client, run) == "Cancelled"
-    assert process.wait(60) == 0
+    run = begun(client, workspace, "large")
+    with at_work(environ, workspace, "large") as (process, everyone):
+        client.set_flow_run_state(run.id, Cancelling())
+        assert psutil.wait_procs(everyone, ALL_S)[1] == []
+        assert state_of(client, run)[0] == "Cancelled"
+        assert process.wait(60) == 0
     assert {problem.part for problem in verify(workspace)} <= {"unfinished"}
 
 
 def test_sigkill_of_the_worker(environ: Environ, client: SyncPrefectClient, workspace: Workspace) -> None:
-    run, process = begun(client, workspace, "small", **SPREAD), worker(environ, "--run-once")
-    everyone = at_work(workspace, process, "small")
-    process.kill()
-    process.wait()
-    found = ended(client, run).state
-    assert found is not None
-    assert (found.name, found.message) == ("Completed", "predict: all done")
-    assert psutil.wait_procs(everyone, ALL_S)[1] == []
+    run = begun(client, workspace, "small", **SPREAD)
+    with at_work(environ, workspace, "small") as (process, everyone):
+        process.kill()
+        process.wait()
+        assert state_of(client, run) == ("Completed", "predict: all done")
+        assert psutil.wait_procs(everyone, ALL_S)[1] == []
     assert [problem for problem in verify(workspace) if problem.image == "small"] == []

@@ -10,7 +10,7 @@ from typing import Any
 from segcore.store import Objects
 
 _one_at_a_time = threading.RLock()
-"""What a thread has written is in the log before another one kills both."""
+"""What a thread has written is in the log before another one kills both; the price: they write in turns."""
 
 
 def fatal(original: Any, log: str, point: tuple[str, str, int] | None) -> Any:

@@ -55,7 +55,7 @@ def test_the_same_table_in_every_format(tmp_path: Path, name: str) -> None:
         (27, 179, 245): 3,
         (155, 155, 155): 255,
     }
-    assert table.ignored_ids == (9, 255)
+    assert table.ignored_values == (9, 255)
     assert (table.dtype, table.ignore) == ("uint8", 255)
 
 
@@ -68,10 +68,14 @@ def test_without_ids_rows_are_numbered_and_ignored_ones_left_out(tmp_path: Path)
 def test_values_are_told_from_ids(tmp_path: Path) -> None:
     table = load_classes(write(tmp_path, "t.csv", "value,name,ignore\n0,nobody looked,1\n4,cat,\n9,dog,\n"))
     assert [(found.id, found.name) for found in table.classes] == [(0, "cat"), (1, "dog")]
-    assert (table.id_by_value, table.ignored_ids) == ({4: 0, 9: 1}, (0,))
+    assert (table.id_by_value, table.ignored_values) == ({4: 0, 9: 1}, (0,))
     table = load_classes(write(tmp_path, "t.csv", "id,value,name\n1,4,pet\n1,9,pet\n0,0,rest\n255,3,void\n"))
     assert [(found.id, found.name) for found in table.classes] == [(0, "rest"), (1, "pet")]
-    assert (table.id_by_value, table.ignored_ids) == ({0: 0, 4: 1, 9: 1}, (3,))
+    assert (table.id_by_value, table.ignored_values) == ({0: 0, 4: 1, 9: 1}, (3,))
+    table = load_classes(write(tmp_path, "t.csv", "value,name\n1,wood\n2,wood\n3,water\n"))
+    assert table.id_by_value == {1: 0, 2: 0, 3: 1}
+    with pytest.raises(ConfigError, match=r"the value 4 is ignored in one row and a class in another$"):
+        load_classes(write(tmp_path, "t.csv", "value,name,ignore\n4,cat,\n4,nobody looked,1\n"))
 
 
 def test_classes_without_colours_get_default_ones(tmp_path: Path) -> None:
@@ -82,7 +86,7 @@ def test_classes_without_colours_get_default_ones(tmp_path: Path) -> None:
 
 def test_ids_over_254_need_uint16(tmp_path: Path) -> None:
     table = load_classes(write(tmp_path, "t.csv", "id,name\n0,a\n300,b\n65535,nothing\n"))
-    assert (table.dtype, table.ignore, table.ignored_ids) == ("uint16", 65535, (65535,))
+    assert (table.dtype, table.ignore, table.ignored_values) == ("uint16", 65535, (65535,))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_label_ids_of_cityscapes_become_its_train_ids() -> None:
     assert ids.classes == train.classes
     known = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
     assert ids.id_by_value == {value: number for number, value in enumerate(known)}
-    assert set(ids.ignored_ids) == set(range(34)) - set(known)
+    assert set(ids.ignored_values) == set(range(34)) - set(known)
 
 
 def test_an_unknown_name_is_told_the_built_in_ones() -> None:

@@ -34,6 +34,12 @@ def test_a_table_is_matched_whatever_the_case_and_by_id(tmp_path: Path) -> None:
     assert ids(opened(path, table=table("background", "Water", "road"))) == [2, 1, 2, 1, 1, 0, 0]
 
 
+def test_numbers_are_values_of_the_table_where_it_has_them(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("value,name,ignore\n0,nobody looked,1\n4,background,\n9,dog,\n")
+    target = opened(saved(tmp_path, [9, "4", 0] * 2), table=load_classes(str(tmp_path / "t.csv")))
+    assert ids(target) == [1, 0, 255, 1, 0, 255, 0]
+
+
 def test_outside_is_ignored_where_no_class_is_called_background(tmp_path: Path) -> None:
     target = opened(saved(tmp_path, ["water", "road"] * 3), table=table("water", "road"))
     assert ids(target) == [0, 1] * 3 + [255]

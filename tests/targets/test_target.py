@@ -25,7 +25,7 @@ COLORS = {0: (226, 169, 41), 1: (132, 41, 246), 2: (110, 193, 228), 255: (155, 1
 def table(ids: Any, colors: Any = None, ignored: tuple[int, ...] = ()) -> ClassTable:
     classes = tuple(ClassInfo(id=i, name=f"n{i}", color=(i % 256, 1, 2)) for i in ids)
     return ClassTable(
-        classes=classes, colors=tuple((color, i) for i, color in (colors or {}).items()), ignored_ids=ignored
+        classes=classes, colors=tuple((color, i) for i, color in (colors or {}).items()), ignored_values=ignored
     )
 
 
@@ -59,7 +59,7 @@ def save(path: Path, array: Any) -> str:
 
 def test_values_of_files_that_are_no_ids(tmp_path: Path) -> None:
     classes = tuple(ClassInfo(id=i, name=f"n{i}", color=(i, 1, 2)) for i in range(3))
-    known = ClassTable(classes=classes, values=((3, 0), (7, 1), (255, 2)), ignored_ids=(0,))
+    known = ClassTable(classes=classes, values=((3, 0), (7, 1), (255, 2)), ignored_values=(0,))
     values = ids_of((0, 3, 7, 255))
     expected = np.full(SHAPE, 255)
     for value, number in known.values:
@@ -87,6 +87,16 @@ def check(target: Target, expected: Any) -> None:
             np.testing.assert_array_equal(ids, expected[window.slices])
     finally:
         target.close()
+
+
+def test_a_palette_with_colours_of_the_table_is_read_by_them_whatever_its_numbers(tmp_path: Path) -> None:
+    known = load_classes("cityscapes")
+    indices = ids_of(tuple(range(len(known.classes))))
+    palette = [info.color for info in known.classes]  # as of trainIds: 0 is road, which is 7 in labelIds
+    check(opened([palette_picture(tmp_path / "m.png", indices, palette)], known, SHAPE), indices)
+    palette[3] = (1, 2, 3)
+    with pytest.raises(SourceError, match=r"does not name: #010203"):
+        opened([palette_picture(tmp_path / "n.png", indices, palette)], known, SHAPE)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "gif"])
