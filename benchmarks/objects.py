@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from networks import DATA_SET, FOLD, few
-from quality import CACHE, ingested, one_per_core, usual_cores
+from quality import CACHE, each_on_a_core, ingested, segcore, usual_cores
 from quality_data import DATA, DATA_SETS
 
 from segcore.geometry import Window
@@ -73,34 +73,23 @@ def with_torchvision() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *known])}
 
 
-def segcore(environ: dict[str, str] | None, *arguments: str) -> dict[str, Any]:
-    """One command, with torchvision where there is an environment for it; its JSON."""
-    start = ("-m", "flows") if environ is None else ("-c", WITH_STAND_INS)
-    call = [sys.executable, *start, *arguments, "--json"]
-    done = subprocess.run(call, capture_output=True, text=True, env=environ)
-    if done.returncode:
-        raise RuntimeError(f"segcore {' '.join(arguments)}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def measure(
-    way: str, workspace: Workspace, minutes: float, device: str, environ: dict[str, str] | None
-) -> dict[str, Any]:
+def measure(workspace: Workspace, minutes: float, device: str, way: str) -> dict[str, Any]:
     """Train, predict, score, and predict by another cut."""
+    own = {"start": ("-c", WITH_STAND_INS), "environ": with_torchvision()} if way == "mask_rcnn" else {}
+    command = partial(segcore, **own)
     where, on = ("--workspace", workspace.uri), ("--device", device)
     limits = ("--minutes", str(minutes), "--threads", "1", "--name", f"objects_{way}")
-    trained = segcore(environ, "train", *where, "--task", "instances", *WAYS[way], *limits, *on)
+    trained = command("train", *where, "--task", "instances", *WAYS[way], *limits, *on)
     model = str(trained["details"]["model"])
     images = [image_id for image_id in workspace.image_ids() if workspace.image(image_id).split == "test"]
     wanted = [word for image_id in images for word in ("--images", image_id)]
     began = time.perf_counter()
-    segcore(environ, "predict", *where, "--model", model, *wanted, "--tile-workers", "1", *on)
+    command("predict", *where, "--model", model, *wanted, "--tile-workers", "1", *on)
     seconds = time.perf_counter() - began
     for name, cut in (("whole", WHOLE[way]), ("cut", (*CUT[way], "--shard-px", "256"))):
         how = ("--name", f"{model}-{name}", "--tile-workers", "1", *cut)
-        segcore(environ, "predict", *where, "--model", model, *wanted, *how, *on)
-    scored = segcore(environ, "score", *where, "--model", model, "--split", "test", "--boundary", "off")
+        command("predict", *where, "--model", model, *wanted, *how, *on)
+    scored = command("score", *where, "--model", model, "--split", "test", "--boundary", "off")
     instances = scored["scores"]["instances"]
     megapixels = sum(float(np.prod(workspace.image(image_id).shape()[-2:])) for image_id in images) / 1e6
     both = [[ids(workspace, image_id, f"{model}-{name}") for name in ("whole", "cut")] for image_id in images]
@@ -135,21 +124,14 @@ def main() -> None:
     if not DATA.is_dir():
         parser.error(f"no folder of real images at {DATA}; set SEGCORE_DATA")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    ways, minutes, found = list(WAYS), options.minutes, dict[str, Any]()
+    ways, minutes = list(WAYS), options.minutes
     with tempfile.TemporaryDirectory(prefix="segcore-objects-") as temporary:
         folder = CACHE
         if options.quick:
             ways, minutes, folder = ["watershed"], 0.1, Path(temporary)
             DATA_SETS[DATA_SET] = replace(DATA_SETS[DATA_SET], rows=partial(few, DATA_SETS[DATA_SET].rows))
-        workspace = ingested(DATA_SET, FOLD, folder)
-
-        def one(way: str) -> None:
-            environ = with_torchvision() if way == "mask_rcnn" else None
-            found[way] = measure(way, workspace, minutes, options.device, environ)
-
-        for error in one_per_core(one, ways, options.core or usual_cores()).values():
-            if error is not None:
-                raise error
+        act = partial(measure, ingested(DATA_SET, FOLD, folder), minutes, options.device)
+        found = each_on_a_core(act, ways, options.core or usual_cores())
     if len(ways) > 1:
         for score in ("ap50", "pq"):
             found[f"{score}_vs_mask_rcnn"] = found["watershed"][score] - found["mask_rcnn"][score]

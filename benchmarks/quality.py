@@ -67,10 +67,12 @@ def cases(names: Sequence[str], minutes: float) -> Iterator[tuple[str, int, int]
         yield from ((name, 0, seed) for name in names if DATA_SETS[name].folds == 5)
 
 
-def segcore(*arguments: str) -> dict[str, Any]:
+def segcore(
+    *arguments: str, start: Sequence[str] = ("-m", "flows"), environ: dict[str, str] | None = None
+) -> dict[str, Any]:
     """One command; its JSON."""
-    call = [sys.executable, "-m", "flows", *arguments, "--json"]
-    done = subprocess.run(call, capture_output=True, text=True)
+    call = [sys.executable, *start, *arguments, "--json"]
+    done = subprocess.run(call, capture_output=True, text=True, env=environ)
     if done.returncode:
         sys.exit(f"segcore {' '.join(arguments)}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
@@ -123,6 +125,19 @@ def one_per_core(
     with ThreadPoolExecutor(len(cores), initializer=bound) as threads:
         futures = {name: threads.submit(act, name) for name in names}
         return {name: future.exception() for name, future in futures.items()}
+
+
+def each_on_a_core(act: Callable[[str], Any], names: Sequence[str], cores: Sequence[int | None]) -> dict[str, Any]:
+    """What a call for each name returned; as `one_per_core`, but the first that fails is raised."""
+    found: dict[str, Any] = {}
+
+    def kept(name: str) -> None:
+        found[name] = act(name)
+
+    for error in one_per_core(kept, names, cores).values():
+        if error is not None:
+            raise error
+    return found
 
 
 def train_ours(workspace: Workspace, case: Case) -> dict[str, Any]:

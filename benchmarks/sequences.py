@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
-from quality import confusion_of, one_per_core, score_of, segcore, usual_cores
+from quality import confusion_of, each_on_a_core, score_of, segcore, usual_cores
 from quality_data import DATA
 from skimage.color import rgb2gray
 from skimage.registration import optical_flow_tvl1
@@ -117,16 +117,13 @@ def main() -> None:
         parser.error(f"no folder of real images at {DATA}; set SEGCORE_DATA")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     minutes, max_frames = (0.1, 3) if options.quick else (options.minutes, 16)
-    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="segcore-sequences-") as temporary:
         workspace = ingested(Path(temporary))
 
-        def one(name: str) -> None:
-            found[name] = measure(workspace, name, minutes, max_frames)
+        def one(name: str) -> dict[str, float]:
+            return measure(workspace, name, minutes, max_frames)
 
-        for error in one_per_core(one, list(NETWORKS), options.core or usual_cores()).values():
-            if error is not None:
-                raise error
+        found: dict[str, Any] = each_on_a_core(one, list(NETWORKS), options.core or usual_cores())
     for score in ("miou", "consistency"):
         found[f"{score}_vs_frames"] = found["convlstm"][score] - found["frames"][score]
     if options.json:

@@ -250,9 +250,8 @@ def _by_table_colors(
     known = {value: number for value, number in zip(colors, ids.tolist(), strict=True) if number != UNKNOWN}
     if set(known) == present:
         return known
-    if palette is not None and any(
-        number != table.id_by_value.get(value, table.ignore) for value, number in known.items()
-    ):
+    by_value = table.id_by_value
+    if palette is not None and any(number != by_value.get(value, table.ignore) for value, number in known.items()):
         raise _unknown_colors(uri, {colors[v]: int(counts[v]) for v in sorted(set(colors) - set(known))})
     return None
 

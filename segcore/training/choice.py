@@ -180,8 +180,7 @@ def _planes(config: TrainConfig, data: TrainingData, reasons: dict[str, str]) ->
     Raises:
         ConfigError: if the network takes planes that the images do not have, or none but several are asked for.
     """
-    sizes = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
-    taken = planes_of(config.architecture, {**sizes, **config.arguments})
+    taken = planes_of(config.architecture, data.sizes | config.arguments)
     if taken is None:
         if config.tile_planes not in (None, 1):
             raise ConfigError(

@@ -71,6 +71,11 @@ class TrainingData:
         return self.training[0].image.channels
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """The arguments of a network that the images decide."""
+        return {"in_channels": len(self.mean), "num_classes": len(self.classes)}
+
+    @property
     def dtype(self) -> str:
         return self.training[0].image.dtype.name
 

@@ -205,8 +205,7 @@ def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> Mo
 
 def _of_classes(config: TrainConfig, data: TrainingData) -> nn.Module:
     """The network with an answer for each class, whatever the task."""
-    sizes = {"in_channels": len(data.mean), "num_classes": len(data.classes)}
-    return weightless(ModelConfig(architecture=config.architecture, arguments=sizes | config.arguments))
+    return weightless(ModelConfig(architecture=config.architecture, arguments=data.sizes | config.arguments))
 
 
 def _check_nothing_learns(config: TrainConfig) -> None:

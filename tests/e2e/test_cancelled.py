@@ -13,8 +13,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from segcore.store import Workspace, verify
-from segcore.store.plan import latest_plan
 from tests.e2e.conftest import Environ, called, ended, engine_of, wait, worker
+from tests.faults.test_server import finished
 from tests.inference.scenes import scene, unet_package
 from tests.synthetic import put_image
 
@@ -23,7 +23,6 @@ CHILDREN_S, ALL_S = 5.0, 45.0
 LARGE_PX, SMALL_PX = 5120, 1536
 PREDICT = {"device": "cpu", "precision": "float32", "tile_px": 256, "tile_workers": 1, "shard_px": 256, "halo": 64}
 SPREAD = {"dask": "LOCAL:2"}
-NAME = "m"
 Family = list[psutil.Process]
 
 
@@ -38,7 +37,7 @@ def workspace(environ: Environ) -> Workspace:
 
 
 def begun(client: SyncPrefectClient, ws: Workspace, image: str, **more: Any) -> FlowRun:
-    config = {"workspace": ws.uri, "model": unet_package(ws).model_id, "name": NAME, "images": [image], **PREDICT}
+    config = {"workspace": ws.uri, "model": unet_package(ws).model_id, "name": "m", "images": [image], **PREDICT}
     predict = client.read_deployment_by_name("predict/predict").id
     return client.create_flow_run_from_deployment(predict, parameters={"config": config | more})
 
@@ -49,15 +48,10 @@ def at_work(environ: Environ, ws: Workspace, image: str) -> Iterator[tuple["subp
 
     Whatever a test finds, all are over at its end.
     """
-
-    def finished() -> int:
-        plan = latest_plan(ws.objects, image, NAME)
-        return 0 if plan is None else len(list(plan.recorded()))
-
-    before, process, family = finished(), worker(environ, "--run-once"), Family()
+    before, process, family = finished(ws, image), worker(environ, "--run-once"), Family()
     try:
         family.append(engine_of(process.pid))
-        wait(lambda: finished() >= before + 4, "no shard is finished", 240)
+        wait(lambda: finished(ws, image) >= before + 4, "no shard is finished", 240)
         children = family[0].children(recursive=True)  # Python's tracker of resources ends with the engine itself
         family += (child for child in children if "resource_tracker" not in " ".join(child.cmdline()))
         yield process, family

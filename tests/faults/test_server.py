@@ -46,9 +46,9 @@ def answers(url: str) -> bool:
         return False
 
 
-def finished(ws: Workspace) -> int:
+def finished(ws: Workspace, image_id: str = "a") -> int:
     """Shards of level 0 in the ledger."""
-    plan = latest_plan(ws.objects, "a", "m")
+    plan = latest_plan(ws.objects, image_id, "m")
     return 0 if plan is None else sum(level == 0 for level, _ in plan.recorded())
 
 
