@@ -1,6 +1,6 @@
 """Precision: which number format `auto` means for a model on a device; found once, kept with the model.
 
-A lower precision is taken if it is faster here, and its mask agrees with float32's on a small set of tiles.
+A lower precision is taken if it is clearly faster here, and its mask agrees with float32's on a small set of tiles.
 """
 
 import math
@@ -28,6 +28,8 @@ from segcore.stretch import stretch_of
 
 MIN_AGREEMENT = 0.999
 """Share of pixels whose class must be float32's."""
+WORTH = 1.2
+"""How many times as fast as float32: other pixels are not worth less, and noise in timing would choose."""
 CALIBRATION_TILES = 4
 REPEATS = 3
 CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -124,6 +126,8 @@ def calibrate(
 ) -> Calibration:
     """The fastest of `candidates` (float32 first) that agrees with float32 on `tiles`, for models averaged together.
 
+    It is float32 if none is `WORTH` times as fast.
+
     Raises:
         NotFiniteError: if float32 itself gives NaN or Inf; a lower precision that does is not taken.
     """
@@ -140,9 +144,10 @@ def calibrate(
                 raise
     agreement = {name: float(np.mean(mask == masks["float32"])) for name, mask in masks.items()}
     agreeing = [name for name, share in agreement.items() if share >= MIN_AGREEMENT]
+    fastest = min(agreeing, key=lambda name: seconds[name])
     num_px = sum(math.prod(tile.shape[2:]) for tile in tiles)
     return Calibration(
-        precision=min(agreeing, key=lambda name: seconds[name]),
+        precision=fastest if seconds["float32"] >= WORTH * seconds[fastest] else "float32",
         device=device_slug(device),
         agreement=agreement,
         px_per_s={name: num_px / value for name, value in seconds.items()},

@@ -183,6 +183,7 @@ def test_stages_on_dask_workers_give_the_same_and_leave_no_process(tmp_path: Pat
         assert sorted(item.state for item in ingested.items) == ["done", "done", "done", "failed"]
         assert "broken.png" in str(next(item.error for item in ingested.items if item.error))
         model = unet_package(ws, channels=(4, 8)).model_id
+        shared["precision"] = "float32"  # `auto` is measured, once a workspace
         predicted = stage_function("predict")(PredictConfig(model=model, name="m", **shared), SILENT)
         assert [item.state for item in predicted.items] == ["done"] * 3
         apart = stage_function("predict")(PredictConfig(model=reader(ws).model_id, name="o", **shared), SILENT)

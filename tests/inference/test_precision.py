@@ -45,9 +45,9 @@ def resolved(ws: Workspace, monkeypatch: pytest.MonkeyPatch, px_per_s: dict[str,
 
 @pytest.mark.parametrize(
     ("speed", "wrong", "expected"),
-    [(2.0, 0, "bfloat16"), (2.0, 20, "float32"), (0.5, 0, "float32"), (2.0, 9, "bfloat16")],
+    [(2.0, 0, "bfloat16"), (2.0, 20, "float32"), (0.5, 0, "float32"), (2.0, 9, "bfloat16"), (1.1, 0, "float32")],
 )
-def test_auto_takes_what_is_faster_and_agrees(
+def test_auto_takes_what_is_clearly_faster_and_agrees(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch, speed: float, wrong: int, expected: str
 ) -> None:
     exact = np.zeros(10_000, dtype=np.uint8)
