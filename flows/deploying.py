@@ -21,19 +21,21 @@ from prefect.settings import get_current_settings
 from flows.automations import automations
 from flows.tasks import GPU_LIMIT
 from segcore.errors import ConfigError, SegcoreError
+from segcore.progress import SILENT, Progress
 
 ROOT = Path(__file__).parent.parent
 FILE = "deployments/prefect.yaml"
 POOLS = ROOT / "deployments" / "pools"
 
 
-def deploy(file: str, gpu_stages: int, notify: str | None) -> list[str]:
+def deploy(file: str, gpu_stages: int, notify: str | None, progress: Progress = SILENT) -> list[str]:
     """Bring the server up to date; doing it again changes nothing.
 
     Args:
         file: of the deployments, below the checkout or anywhere.
         gpu_stages: long stages that may run at one time, on all workers.
         notify: `TYPE/NAME` of a notification block on the server; None = nobody is told.
+        progress: hears of each part.
 
     Returns:
         What there is now, a line for each.
@@ -47,16 +49,23 @@ def deploy(file: str, gpu_stages: int, notify: str | None) -> list[str]:
         raise ConfigError(f"{file}: no such file; expected the deployments, as in {FILE}")
     deployments = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
     pools = {each["work_pool"]["name"]: each["work_pool"].get("type", "process") for each in deployments}
+    progress.start("deploy", 3, "parts")
     with get_client(sync_client=True) as client:
         block = _block(client, notify)
+        progress.status("work pools")
         said = [put_pool(client, name, kind) for name, kind in pools.items()]
+        progress.advance()
+        progress.status(f"{len(deployments)} deployments")
         put_deployments(path)
         found = {each["name"]: each["entrypoint"].rpartition(":")[2] for each in deployments}
         said += [f"deployment {flow}/{name}" for name, flow in found.items()]
+        progress.advance()
+        progress.status("limit and automations")
         client.upsert_global_concurrency_limit_by_name(GPU_LIMIT, gpu_stages)
         said.append(f"limit {GPU_LIMIT}: {gpu_stages} long stages at one time")
         nightly = client.read_deployment_by_name("nightly/nightly").id
         said += put_automations(client, nightly, block)
+        progress.advance()
     if block is None:
         said.append("nobody is told of failures: make a notification block, and give --notify TYPE/NAME")
     return said

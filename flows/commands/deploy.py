@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import stdout_kept_clean
+from flows.console import progress_on_stderr, stdout_kept_clean
 from flows.options import DEBUG, JSON
 from segcore.errors import ConfigError
 from segcore.measure import Peak
@@ -45,7 +45,8 @@ def deploy_all(
             raise ConfigError("PREFECT_API_URL is not set: which server? For one on this machine, `segcore serve`")
         from flows.deploying import deploy
 
-        said = deploy(file, gpu_stages, notify)
+        with progress_on_stderr() as progress:
+            said = deploy(file, gpu_stages, notify, progress)
     if json_:
         found = {"stage": "deploy", "state": "done", "paths": [], "seconds": peak.seconds, "peak_mib": peak.mib}
         typer.echo(json.dumps(found | {"server": url, "made": said}))

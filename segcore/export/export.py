@@ -82,8 +82,8 @@ def export(config: ExportConfig, progress: Progress = SILENT, crew: Crew | None 
         progress.start("export", len(chosen), "images")
         items: dict[str, ItemResult] = {}
         for image_id, item in _exported(workspace, chosen, config, crew):
-            if item.state != "done":
-                progress.note(f"{item.image}: {item.error or item.details['reason']}")
+            if item.state == "failed":
+                progress.note(f"{item.image}: {item.error}")
             items[image_id] = item
             progress.advance()
     ordered = tuple(items[masked.image_id] for masked in chosen)

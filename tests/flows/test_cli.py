@@ -275,6 +275,12 @@ def test_text_names_the_first_paths_alone() -> None:
     assert lines[11:-1] == ["-> 9.zarr", "-> and 2 more (all of them: --json)"]
 
 
+def test_of_a_long_list_the_first_are_shown() -> None:
+    gone = [f"in/{i}.tif" for i in range(13)]
+    lines = list(console.result_lines(StageResult(stage="ingest", details={"vanished": gone})))
+    assert lines[0].endswith("in/9.tif and 3 more (all of them: --json)")
+
+
 def interrupted(config: StageConfig, progress: Progress) -> StageResult:
     raise KeyboardInterrupt
 

@@ -25,9 +25,22 @@ from flows.stages import FLOWS
 from flows.tasks import LONG_STAGES
 from segcore.config import NightlyConfig
 from segcore.errors import ConfigError
+from segcore.progress import Silent
 
 FOLDER = Path(__file__).parents[2] / "deployments"
 FILES = ("prefect.yaml", "prefect-kubernetes.yaml")
+
+
+class Heard(Silent):
+    """How many parts are still to come."""
+
+    left = -1
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.left = total
+
+    def advance(self, amount: int = 1) -> None:
+        self.left -= amount
 
 
 def listed(file: str) -> list[dict[str, Any]]:
@@ -58,7 +71,10 @@ def test_every_flow_is_deployed_with_its_limit_and_its_zone(file: str) -> None:
 
 @pytest.fixture(scope="module")
 def deployed(prefect_server: None) -> list[str]:
-    return deploy("deployments/prefect.yaml", 2, None)
+    heard = Heard()
+    made = deploy("deployments/prefect.yaml", 2, None, heard)
+    assert heard.left == 0
+    return made
 
 
 @pytest.fixture
