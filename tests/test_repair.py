@@ -141,16 +141,14 @@ def assert_repaired(workspace: Workspace, name: str, place: str, how: str) -> No
 
 
 def cases() -> Iterator[Any]:
-    """Everything on a local disk; on S3 one kind of damage to one place, the others slowly."""
+    """Everything on a local disk, and slowly on S3."""
     for name in ("image", MASK):
         for place in PLACES:
             for how in DAMAGES:
                 if place == "labels list" and name == MASK:
                     continue
                 yield pytest.param("local", name, place, how)
-                is_shown = (name, place, how) == (MASK, "shard", "flipped")
-                slow = () if is_shown else (pytest.mark.slow,)
-                yield pytest.param("on_s3", name, place, how, marks=slow)
+                yield pytest.param("on_s3", name, place, how, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("where", "name", "place", "how"), list(cases()))

@@ -44,7 +44,8 @@ def may_mount(folder: Path) -> bool:
     return subprocess.run(call, capture_output=True, timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize("how", ["own", pytest.param("injected", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["own", "injected"])
 def test_a_full_disk_is_named_and_after_room_is_made_the_rest_is_done(tmp_path: Path, how: str) -> None:
     if how == "own" and not may_mount(tmp_path):
         pytest.skip("needs a namespace in which a small disk can be mounted")

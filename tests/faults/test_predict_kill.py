@@ -132,8 +132,8 @@ def killed_at_random(
     return at_work
 
 
-KILLS = [("crop", 1, 10), ("gaussian", 1, 3)]
-MANY_KILLS = [("crop", 2, 10), ("crop", 3, 10), ("gaussian", 2, 10), ("gaussian", 3, 7)]
+KILLS = [("crop", 1, 3), ("gaussian", 1, 3)]
+MANY_KILLS = [("crop", 2, 12), ("crop", 3, 12), ("gaussian", 2, 10), ("gaussian", 3, 10)]
 """With those above, 50 on local disk; all 50 on S3 are slow."""
 
 

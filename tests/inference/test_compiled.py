@@ -62,6 +62,7 @@ def config_of(ws: Workspace, package: ModelPackage, **settings: Any) -> PredictC
     return PredictConfig.model_validate({**given, "device": "cpu", **settings})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor uses what torch itself calls deprecated
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_model_answers_as_the_plain_one(ws: Workspace, package: ModelPackage) -> None:
@@ -174,6 +175,7 @@ def test_either_way_is_measured_and_kept_for_itself(
     assert asked == [(1, 3, 36, 36), (1, 3, 68, 68)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_sub_networks_are_compiled_for_each_shape(ws: Workspace) -> None:

@@ -62,7 +62,7 @@ def stored_bytes(ws: Workspace, image_id: str, *names: str) -> int:
     return sum(file.stat().st_size for place in places for file in place.glob("*/c/**/*") if file.is_file())
 
 
-@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+@pytest.mark.parametrize("blend", ["crop", pytest.param("gaussian", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings",
     [

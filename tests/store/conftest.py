@@ -1,4 +1,4 @@
-"""The kinds of place that a workspace can lie in; every store test runs on each."""
+"""The kinds of place that a workspace can lie in; every store test runs on each, slowly on S3."""
 
 import uuid
 from pathlib import Path
@@ -9,7 +9,7 @@ from segcore.store import Workspace
 from tests.conftest import Bucket
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def workspace_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "workspace")
