@@ -13,6 +13,7 @@ from prefect.states import Failed
 from prefect.tasks import Task
 
 from flows.artifacts import FlowProgress
+from flows.ending import UnfinishedError, final_state
 from flows.functions import stage_function
 from flows.metrics import Outcome, counted
 from flows.unheard import keep_on_unheard
@@ -73,11 +74,12 @@ def slot(stage: str) -> AbstractContextManager[None]:
     persist_result=False,
 )
 def run_stage(stage: str, settings: dict[str, Any], role: Role = "stage") -> Any:
-    """One stage; a user's error becomes the task's state in one line, anything else its traceback."""
+    """One stage; its end is that of a flow of it alone. A user's error is one line, anything else has its traceback."""
     try:
         check_settings(settings)
         with nullcontext() if role == "look" else slot(stage), FlowProgress(stage, role) as progress:
-            return stage_function(stage)(build_config(STAGES[stage], settings), progress).model_dump(mode="json")
+            result = stage_function(stage)(build_config(STAGES[stage], settings), progress)
+        return result.model_dump(mode="json") if role == "look" else final_state([result])
     except SegcoreError as error:
         if is_transient(error):
             raise
@@ -94,7 +96,11 @@ def stage(name: str, settings: dict[str, Any], role: Role = "stage") -> StageRes
     with counted(name, settings) if role == "stage" else nullcontext(Outcome()) as outcome:
         state = run_stage(name, settings, role, return_state=True)
         left = state.result(raise_on_failure=False)
-        if not isinstance(left, dict):
+        if isinstance(left, UnfinishedError):
+            (outcome.result,) = left.results
+        elif isinstance(left, dict):
+            (found,) = left.get("stages", [left])
+            outcome.result = StageResult.model_validate(found)
+        else:
             raise StageStoppedError(f"{name}: {state.message}") from (left if isinstance(left, SegcoreError) else None)
-        outcome.result = StageResult.model_validate(left)
         return outcome.result

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime.flow_run import FIELDS
 from pydantic import ValidationError
 
 from flows.metrics import VARIABLE
 from flows.nightly import due, nightly
 from flows.running import stage_results
+from flows.tasks import run_stage
 from segcore.champion import promote
 from segcore.config import NightlyConfig, StageConfig
 from segcore.errors import StoreError
@@ -109,6 +112,21 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(
     assert table[1] == "nightly-images"
     assert {"image": "b.tif", "ingest": "failed", "error": "b.tif: not an image"}.items() <= table[0][1].items()
     assert table[0][0]["miou"] == "0.7500"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nor_is_the_task_whose_images_failed(stages: dict[str, Stage], workspace: str) -> None:
+    stages["ingest"] = partly_ingest
+
+    found: list[State[Any]] = []
+
+    @flow
+    def alone() -> None:
+        found.append(run_stage("ingest", {"workspace": workspace, "sources": ["in"]}, return_state=True))
+
+    alone()
+    (state,) = found
+    assert (state.type.value, state.name, state.message) == ("FAILED", "PartlyDone", "1 failed: b.tif: not an image")
 
 
 @pytest.mark.usefixtures("prefect_server")
