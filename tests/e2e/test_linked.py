@@ -16,7 +16,8 @@ from segcore.training import train
 SCENES = (SceneSpec("one", (256, 256), 1, "train"), SceneSpec("two", (300, 280), 2, "val"))
 
 
-@pytest.mark.parametrize("how", [pytest.param("link", marks=pytest.mark.slow), "copy_source"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["link", "copy_source"])
 def test_a_model_of_linked_images_makes_the_same_masks(tmp_path: Path, how: str) -> None:
     manifest = write_samples(tmp_path / "sources", SCENES)
     given = {"manifest": str(manifest), "classes": str(manifest.with_name("classes.csv")), "processes": 1}

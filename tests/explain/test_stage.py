@@ -296,7 +296,7 @@ def test_what_is_not_usable_is_0_and_counts_nowhere(ws: Workspace) -> None:
     np.testing.assert_array_equal(layer_of(ws, "grad_cam-foreground") > 0, usable)
 
 
-@pytest.mark.parametrize("planes_seen", [1, 3])
+@pytest.mark.parametrize("planes_seen", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_volumes_are_explained_plane_by_plane_or_several_at_once(tmp_path: Path, planes_seen: int) -> None:
     ws = Workspace.open(str(tmp_path / "w"), create=True)
     volume = np.stack([scene(128, 128, seed=k) for k in range(5)], axis=1)

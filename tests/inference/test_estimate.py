@@ -98,7 +98,7 @@ def test_what_is_counted_is_what_a_run_does(
     assert stated.details["memory_mib"] > 0.8 * made.peak_mib
 
 
-@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+@pytest.mark.parametrize("blend", ["crop", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_of_an_interrupted_mask_the_rest_is_stated(ws: Workspace, package: ModelPackage, blend: str) -> None:
     run(ws, package, blend=blend)
     whole = run(ws, package, blend=blend, name="other", dry_run=True).items[0].details

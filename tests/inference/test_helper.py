@@ -47,10 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        pytest.param(how, id=name, marks=pytest.mark.slow if name in ("layers", "batch") else ())
-        for name, how in SETTINGS.items()
-    ],
+    [pytest.param(how, id=name, marks=pytest.mark.slow if name != "crop" else ()) for name, how in SETTINGS.items()],
 )
 def test_the_mask_does_not_depend_on_who_infers(ws: Workspace, asked: dict[str, Any], settings: dict[str, Any]) -> None:
     alone = predict(PredictConfig(**asked, **settings, name="alone"))

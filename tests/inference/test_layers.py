@@ -215,7 +215,7 @@ def test_a_layer_that_cannot_be_takes_no_mask_away(ws: Workspace, package: Model
     np.testing.assert_array_equal(mask_of(ws, "a", "m"), before)
 
 
-@pytest.mark.parametrize(("shard_px", "level"), [(256, 3), (768, 3)])
+@pytest.mark.parametrize(("shard_px", "level"), [pytest.param(256, 3, marks=pytest.mark.slow), (768, 3)])
 def test_shards_of_very_coarse_layers_are_smaller_than_a_chunk(
     ws: Workspace, package: ModelPackage, shard_px: int, level: int
 ) -> None:

@@ -77,7 +77,7 @@ def test_the_objects_do_not_depend_on_who_makes_them(ws: Workspace) -> None:
     assert nothing.names == []
 
 
-@pytest.mark.parametrize("name", ["find", "write"])
+@pytest.mark.parametrize("name", [pytest.param("find", marks=pytest.mark.slow), "write"])
 def test_a_unit_that_fails_fails_its_image_alone_and_the_next_call_goes_on(ws: Workspace, name: str) -> None:
     first = run(ws, failing_at(name, 2))
     assert [(item.image, item.state) for item in first.items] == [("a", "failed"), ("b", "done"), ("c", "done")]

@@ -323,14 +323,19 @@ def test_steps_that_are_not_finite_are_skipped_then_end_the_run_at_the_last_good
 @pytest.mark.parametrize(
     "settings",
     [
-        {"accumulate": 3, "optimizer": "sgd", "schedule": "onecycle", "ema": 0.0},
-        {"schedule": "plateau", "validate_every": 1, "dropout": 0.3, "label_smoothing": 0.1},
         {"loss": {"lovasz": 1.0, "focal": 0.5, "boundary": 0.1}, "class_weighting": "inverse", "schedule": "poly"},
-        {"deterministic": True, "loss": {"bce": 1.0, "tversky": 1.0}, "class_weights": {"foreground": 2.0}},
         {"cache_mib": 0, "weights": {"i0": 2.0}},
-        {"cache_mib": 0, "sampling": "epoch"},
+        *(
+            pytest.param(settings, marks=pytest.mark.slow)
+            for settings in (
+                {"accumulate": 3, "optimizer": "sgd", "schedule": "onecycle", "ema": 0.0},
+                {"schedule": "plateau", "validate_every": 1, "dropout": 0.3, "label_smoothing": 0.1},
+                {"deterministic": True, "loss": {"bce": 1.0, "tversky": 1.0}, "class_weights": {"foreground": 2.0}},
+                {"cache_mib": 0, "sampling": "epoch"},
+            )
+        ),
     ],
-    ids=["accumulate", "plateau", "losses", "deterministic", "regions", "epoch"],
+    ids=["losses", "regions", "accumulate", "plateau", "deterministic", "epoch"],
 )
 def test_any_recipe_goes_on_bit_for_bit(uri: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     train(TrainConfig(workspace=uri, run="whole", **TINY, **settings))
