@@ -32,11 +32,11 @@ demo: setup ## Run the main job on sample images, as a Prefect flow: scores, rep
 ui: setup ## Open Prefect's pages on the runs of `make demo`, at http://127.0.0.1:4200
 	PREFECT_HOME=$(CURDIR)/demo/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 $(BIN)/prefect server start
 
-# Two at a time: most tests are one thread, and slow ones often wait. Those of a file share its servers.
+# Two at a time: most tests are one thread, and slow ones often wait. loadfile: those of a file share its servers.
 test: setup ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
-test-slow: setup ## Run the tests that take minutes (kills, large images, training)
+test-slow: setup ## Run the slow tests (kills, servers, large images, more cases)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: setup ## Check style, types and the direction of imports

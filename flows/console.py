@@ -20,8 +20,8 @@ from segcore.results import STATED, ItemResult, StageResult
 LINE_EVERY_S = 10.0
 """Between two progress lines where no terminal listens (cron, a log file)."""
 
-SHOWN = 10
-"""Of what was written, and of any list; more would scroll the numbers away."""
+MAX_SHOWN = 10
+"""Paths, or parts of a list, that are shown; more would scroll the numbers away."""
 
 STATES = {0: "done", 1: "failed", 3: "partly"}
 
@@ -176,10 +176,10 @@ def result_lines(result: StageResult) -> Iterator[str]:
         yield from mapping_lines(result.details)
     if result.scores:
         yield from score_lines(result.scores)
-    for path in result.paths[:SHOWN]:
+    for path in result.paths[:MAX_SHOWN]:
         yield f"-> {near(path)}"
-    if len(result.paths) > SHOWN:
-        yield f"-> and {len(result.paths) - SHOWN} more (all of them: --json)"
+    if len(result.paths) > MAX_SHOWN:
+        yield f"-> and {len(result.paths) - MAX_SHOWN} more (all of them: --json)"
     yield one_line(result)
 
 
@@ -261,7 +261,7 @@ def mapping_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield f"{indent}{key}:"
             yield from mapping_lines(value, indent + "  ")
-        elif isinstance(value, list | tuple) and len(value) > SHOWN:
-            yield f"{indent}{key}: {shown(value[:SHOWN])} and {len(value) - SHOWN} more (all of them: --json)"
+        elif isinstance(value, list | tuple) and len(value) > MAX_SHOWN:
+            yield f"{indent}{key}: {shown(value[:MAX_SHOWN])} and {len(value) - MAX_SHOWN} more (all of them: --json)"
         else:
             yield f"{indent}{key}: {shown(value)}"

@@ -1,4 +1,4 @@
-"""Ending: the state that a flow ends in, so that a night with one failed image is not green."""
+"""Ending: the state that a flow, or a stage's task, ends in, so that a night with one failed image is not green."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def final_state(results: Sequence[StageResult], stopped: str | None = None) -> S
     """
     failed = failures(results)
     if not failed and stopped is None:
-        left = {"stages": [result.model_dump(mode="json") for result in results]}
+        left = stages_data(results)
         if waiting := [f"{one.stage}: {left_of(one)}" for one in results if left_of(one)]:
             return Completed(name="TimeUp", message=f"{'; '.join(waiting)} for the next run", data=left)
         return Completed(message=f"{results[-1].stage}: all done", data=left)
@@ -42,6 +42,11 @@ def final_state(results: Sequence[StageResult], stopped: str | None = None) -> S
     code = exit_code(item for one in results for item in one.items)
     name = "PartlyDone" if code == 3 and stopped is None else "Failed"
     return Failed(name=name, message=message, data=UnfinishedError(message, results))
+
+
+def stages_data(results: Sequence[StageResult]) -> dict[str, Any]:
+    """The results, as the data of a Completed state."""
+    return {"stages": [result.model_dump(mode="json") for result in results]}
 
 
 def left_of(result: StageResult) -> str:

@@ -1,4 +1,4 @@
-"""Tasks: one stage each, on the core's own function. They take and return small JSON; pixels stay in the workspace."""
+"""Tasks: one stage each, on the core's own function. What goes in and out is small; pixels stay in the workspace."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -9,11 +9,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import deployment
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
 from flows.artifacts import FlowProgress
-from flows.ending import UnfinishedError, final_state
+from flows.ending import UnfinishedError, final_state, stages_data
 from flows.functions import stage_function
 from flows.metrics import Outcome, counted
 from flows.unheard import keep_on_unheard
@@ -74,12 +74,15 @@ def slot(stage: str) -> AbstractContextManager[None]:
     persist_result=False,
 )
 def run_stage(stage: str, settings: dict[str, Any], role: Role = "stage") -> Any:
-    """One stage; its end is that of a flow of it alone. A user's error is one line, anything else has its traceback."""
+    """One stage, which ends as a flow of it alone would; a user's error is one line, anything else has its traceback.
+
+    A look ends as Completed: what it finds left is for tonight, and what failed is the night's to tell.
+    """
     try:
         check_settings(settings)
         with nullcontext() if role == "look" else slot(stage), FlowProgress(stage, role) as progress:
             result = stage_function(stage)(build_config(STAGES[stage], settings), progress)
-        return result.model_dump(mode="json") if role == "look" else final_state([result])
+        return Completed(data=stages_data([result])) if role == "look" else final_state([result])
     except SegcoreError as error:
         if is_transient(error):
             raise
@@ -99,7 +102,7 @@ def stage(name: str, settings: dict[str, Any], role: Role = "stage") -> StageRes
         if isinstance(left, UnfinishedError):
             (outcome.result,) = left.results
         elif isinstance(left, dict):
-            (found,) = left.get("stages", [left])
+            (found,) = left["stages"]
             outcome.result = StageResult.model_validate(found)
         else:
             raise StageStoppedError(f"{name}: {state.message}") from (left if isinstance(left, SegcoreError) else None)

@@ -28,8 +28,8 @@ from segcore.stretch import stretch_of
 
 MIN_AGREEMENT = 0.999
 """Share of pixels whose class must be float32's."""
-WORTH = 1.2
-"""How many times as fast as float32: other pixels are not worth less, and noise in timing would choose."""
+MIN_SPEEDUP = 1.2
+"""Times as fast as float32 that a lower precision must be: less is not worth changed pixels, and may be noise."""
 CALIBRATION_TILES = 4
 REPEATS = 3
 CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -126,7 +126,7 @@ def calibrate(
 ) -> Calibration:
     """The fastest of `candidates` (float32 first) that agrees with float32 on `tiles`, for models averaged together.
 
-    It is float32 if none is `WORTH` times as fast.
+    It is float32 if none is `MIN_SPEEDUP` times as fast.
 
     Raises:
         NotFiniteError: if float32 itself gives NaN or Inf; a lower precision that does is not taken.
@@ -147,7 +147,7 @@ def calibrate(
     fastest = min(agreeing, key=lambda name: seconds[name])
     num_px = sum(math.prod(tile.shape[2:]) for tile in tiles)
     return Calibration(
-        precision=fastest if seconds["float32"] >= WORTH * seconds[fastest] else "float32",
+        precision=fastest if seconds["float32"] >= MIN_SPEEDUP * seconds[fastest] else "float32",
         device=device_slug(device),
         agreement=agreement,
         px_per_s={name: num_px / value for name, value in seconds.items()},

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import islice
 from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
@@ -39,7 +38,7 @@ LABELS = {"target", "target_instances", "valid", "foreground"}
 THREADS = 8
 """Images that are looked at, begun and finished side by side: mostly they wait for the disk."""
 
-NAMED = 10
+MAX_NAMED = 10
 """Sources that are gone and noted by name, night after night; all of them are in the result."""
 
 MANY_SHARDS = 4
@@ -352,10 +351,10 @@ class Run:
             except SegcoreError as error:  # what was ingested stays ingested
                 self.progress.note(f"sources that vanished are not known: {error}")
                 gone = {}
-            for source, image_id in islice(gone.items(), NAMED):
+            for source, image_id in sorted(gone.items())[:MAX_NAMED]:
                 self.progress.note(f"{source}: is gone; its image {image_id} stays in the workspace")
-            if len(gone) > NAMED:
-                self.progress.note(f"{len(gone) - NAMED} more sources are gone; their images stay in the workspace")
+            if len(gone) > MAX_NAMED:
+                self.progress.note(f"gone too: {len(gone) - MAX_NAMED} more; their images stay in the workspace")
             if gone:
                 found["vanished"] = sorted(gone)
         return found

@@ -70,11 +70,13 @@ def test_every_flow_is_deployed_with_its_limit_and_its_zone(file: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def deployed(prefect_server: None) -> list[str]:
-    heard = Heard()
-    made = deploy("deployments/prefect.yaml", 2, None, heard)
-    assert heard.left == 0
-    return made
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_server: None, heard: Heard) -> list[str]:
+    return deploy("deployments/prefect.yaml", 2, None, heard)
 
 
 @pytest.fixture
@@ -84,8 +86,11 @@ def client(deployed: list[str]) -> Any:
 
 
 @pytest.mark.slow
-def test_deploy_makes_all_of_it_and_again_changes_nothing(client: SyncPrefectClient, deployed: list[str]) -> None:
+def test_deploy_makes_all_of_it_and_again_changes_nothing(
+    client: SyncPrefectClient, deployed: list[str], heard: Heard
+) -> None:
     assert "deployment nightly/nightly" in deployed
+    assert heard.left == 0
     names = {each.name for each in client.read_deployments(limit=100)}
     assert names >= {"nightly", "retrain", *FLOWS}
     nightly = client.read_deployment_by_name("nightly/nightly")

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from flows.metrics import VARIABLE
 from flows.nightly import due, nightly
 from flows.running import stage_results
-from flows.tasks import run_stage
+from flows.tasks import Role, run_stage, stage
 from segcore.champion import promote
 from segcore.config import NightlyConfig, StageConfig
 from segcore.errors import StoreError
@@ -115,18 +115,31 @@ def test_nightly_goes_on_after_a_failed_source_and_is_not_green(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_nor_is_the_task_whose_images_failed(stages: dict[str, Stage], workspace: str) -> None:
-    stages["ingest"] = partly_ingest
-
+@pytest.mark.parametrize(
+    ("role", "item", "expected"),
+    [
+        ("stage", BAD, ("FAILED", "PartlyDone", "1 failed: b.tif: not an image")),
+        ("portion", BAD, ("FAILED", "PartlyDone", "1 failed: b.tif: not an image")),
+        ("stage", LEFT, ("COMPLETED", "TimeUp", "ingest: 1 of 2 images left for the next run")),
+        ("look", BAD, ("COMPLETED", "Completed", None)),
+        ("look", LEFT, ("COMPLETED", "Completed", None)),
+    ],
+)
+def test_a_task_ends_in_the_state_of_its_stage(
+    stages: dict[str, Stage], workspace: str, role: Role, item: ItemResult, expected: tuple[str, ...]
+) -> None:
+    stages["ingest"] = lambda config, progress: StageResult(stage="ingest", items=(GOOD, item))
+    settings = {"workspace": workspace, "sources": ["in"]}
     found: list[State[Any]] = []
 
     @flow
-    def alone() -> None:
-        found.append(run_stage("ingest", {"workspace": workspace, "sources": ["in"]}, return_state=True))
+    def alone() -> StageResult:
+        found.append(run_stage("ingest", settings, role, return_state=True))
+        return stage("ingest", settings, role)
 
-    alone()
+    assert alone().items == (GOOD, item)
     (state,) = found
-    assert (state.type.value, state.name, state.message) == ("FAILED", "PartlyDone", "1 failed: b.tif: not an image")
+    assert (state.type.value, state.name, state.message) == expected
 
 
 @pytest.mark.usefixtures("prefect_server")

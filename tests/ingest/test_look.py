@@ -142,7 +142,7 @@ def test_a_source_that_vanished_is_named_and_its_image_stays(tmp_path: Path, pat
 def test_of_many_that_vanished_a_few_are_noted_and_all_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "NAMED", 2)
+    monkeypatch.setattr(run, "MAX_NAMED", 2)
     for number in range(5):
         picture(tmp_path / "in" / f"{number}.png")
     ingested(tmp_path, tmp_path / "in")
@@ -152,7 +152,7 @@ def test_of_many_that_vanished_a_few_are_noted_and_all_are_told(
     result = ingest(IngestConfig(workspace=str(tmp_path / "w"), sources=(str(tmp_path / "in"),), processes=1), notes)
     assert len(result.details["vanished"]) == 4
     assert sum("is gone" in line for line in notes.said) == 2
-    assert notes.said[-1] == "2 more sources are gone; their images stay in the workspace"
+    assert notes.said[-1] == "gone too: 2 more; their images stay in the workspace"
 
 
 def test_a_prefix_of_a_bucket_is_looked_at_again(tmp_path: Path, bucket: Bucket) -> None:

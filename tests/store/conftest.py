@@ -1,4 +1,4 @@
-"""The kinds of place that a workspace can lie in; every store test runs on each, slowly on S3."""
+"""The kinds of place that a workspace can lie in; every store test runs on each, on S3 as a slow one."""
 
 import uuid
 from pathlib import Path
