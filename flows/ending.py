@@ -22,17 +22,20 @@ class UnfinishedError(SegcoreError):
         self.results = tuple(results)
 
 
-def final_state(results: Sequence[StageResult], stopped: str | None = None) -> State[Any]:
+def final_state(
+    results: Sequence[StageResult], stopped: str | None = None, data: dict[str, Any] | None = None
+) -> State[Any]:
     """Completed, TimeUp (of type Completed: the next night goes on), PartlyDone (of type Failed, so that it alerts) or
     Failed; it carries the stages' results.
 
     Args:
         results: of the stages that ran, in order.
         stopped: why a stage failed as a whole, if one did; then nothing counts as done.
+        data: what a Completed state carries in place of all results.
     """
     failed = failures(results)
     if not failed and stopped is None:
-        left = stages_data(results)
+        left = data or {"stages": [result.model_dump(mode="json") for result in results]}
         if waiting := [f"{one.stage}: {left_of(one)}" for one in results if left_of(one)]:
             return Completed(name="TimeUp", message=f"{'; '.join(waiting)} for the next run", data=left)
         return Completed(message=f"{results[-1].stage}: all done", data=left)
@@ -42,11 +45,6 @@ def final_state(results: Sequence[StageResult], stopped: str | None = None) -> S
     code = exit_code(item for one in results for item in one.items)
     name = "PartlyDone" if code == 3 and stopped is None else "Failed"
     return Failed(name=name, message=message, data=UnfinishedError(message, results))
-
-
-def stages_data(results: Sequence[StageResult]) -> dict[str, Any]:
-    """The results, as the data of a Completed state."""
-    return {"stages": [result.model_dump(mode="json") for result in results]}
 
 
 def left_of(result: StageResult) -> str:

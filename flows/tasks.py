@@ -9,11 +9,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import deployment
-from prefect.states import Completed, Failed
+from prefect.states import Failed
 from prefect.tasks import Task
 
 from flows.artifacts import FlowProgress
-from flows.ending import UnfinishedError, final_state, stages_data
+from flows.ending import UnfinishedError, final_state
 from flows.functions import stage_function
 from flows.metrics import Outcome, counted
 from flows.unheard import keep_on_unheard
@@ -82,7 +82,8 @@ def run_stage(stage: str, settings: dict[str, Any], role: Role = "stage") -> Any
         check_settings(settings)
         with nullcontext() if role == "look" else slot(stage), FlowProgress(stage, role) as progress:
             result = stage_function(stage)(build_config(STAGES[stage], settings), progress)
-        return Completed(data=stages_data([result])) if role == "look" else final_state([result])
+        told = result.model_dump(mode="json")  # flat: Prefect draws its arrows by what later stages are given of it
+        return told if role == "look" else final_state([result], data=told)
     except SegcoreError as error:
         if is_transient(error):
             raise
@@ -102,8 +103,7 @@ def stage(name: str, settings: dict[str, Any], role: Role = "stage") -> StageRes
         if isinstance(left, UnfinishedError):
             (outcome.result,) = left.results
         elif isinstance(left, dict):
-            (found,) = left["stages"]
-            outcome.result = StageResult.model_validate(found)
+            outcome.result = StageResult.model_validate(left)
         else:
             raise StageStoppedError(f"{name}: {state.message}") from (left if isinstance(left, SegcoreError) else None)
         return outcome.result
