@@ -347,16 +347,16 @@ class Run:
         if self.workspace is not None:
             present = {job.entry.image_id: canonical_uri(job.entry.source) for job in jobs}
             try:
-                gone = dict(vanished(self.workspace, self.config, present))
+                gone = dict(sorted(vanished(self.workspace, self.config, present)))
             except SegcoreError as error:  # what was ingested stays ingested
                 self.progress.note(f"sources that vanished are not known: {error}")
                 gone = {}
-            for source, image_id in sorted(gone.items())[:MAX_NAMED]:
+            for source, image_id in list(gone.items())[:MAX_NAMED]:
                 self.progress.note(f"{source}: is gone; its image {image_id} stays in the workspace")
             if len(gone) > MAX_NAMED:
                 self.progress.note(f"gone too: {len(gone) - MAX_NAMED} more; their images stay in the workspace")
             if gone:
-                found["vanished"] = sorted(gone)
+                found["vanished"] = list(gone)
         return found
 
 

@@ -38,6 +38,11 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def graph() -> None:
+    """It is traced here."""
+
+
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
     """Two images with a bright half; one is held out."""
