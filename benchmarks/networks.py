@@ -1,12 +1,14 @@
-"""Every network of planes for a few minutes on DSB2018, and every classic method with tuned arguments beside them.
+"""Every network for a few minutes on DSB2018, and every classic method with tuned arguments beside them.
 
-Fold 0 of quality.py's: 46 images train, 12 are held out, scored by the IoU of all their pixels. Networks are trained by
-`segcore train --architecture NAME --minutes 3`, all else as it comes. Of a classic method `segcore tune` searches the
-arguments in 40 trials, on training images alone. Two at a time, each on one core and one thread; `--core N` (once or
-more) says on which, and so how many at a time. A finished one is a line of the results file, and is not run again; one
-that fails is named at the end, and tried again by the next call. The table is part of quality.md.
+Fold 0 of quality.py's: 46 images train, 12 are held out, scored by the IoU of their pixels. Networks are trained by
+`segcore train --architecture NAME --minutes 3`, all else as it comes; MONAI's networks of volumes take planes
+(`dims=2`), and Mask R-CNN is a small one (stand_ins.py: how it runs beside a CPU torch). Of a classic method `segcore
+tune` searches the arguments in 40 trials, on training images alone. Two at a time, each on one core and one thread;
+`--core N` (once or more) says on which, and so how many at a time. A finished one is a line of the results file, and is
+not run again; one that fails is named at the end, and tried again by the next call. The table is part of quality.md.
 
-    iou          of nuclei, held-out images
+    iou          of nuclei, all pixels of the held-out images together: a large image counts as its pixels do
+    image_iou    the mean of the held-out images' own
     parameters   of the network as it was trained
     context_px   how far it sees, or `all of its tile`
     mpx_per_s    of a tile of 512 px on one core, while the other core may train
@@ -34,6 +36,7 @@ import numpy as np
 import torch
 from quality import CACHE, confusion_of, ingested, one_per_core, read, score_of, segcore, usual_cores
 from quality_data import DATA, DATA_SETS, Row
+from stand_ins import SMALL_MASK_RCNN, load_torchvision, torchvision_command
 
 from segcore.models import find_architecture, planes_of
 from segcore.models.catalog import ARCHITECTURES
@@ -47,17 +50,26 @@ DATA_SET, FOLD, SPEED_PX, REPEATS, TRIALS = "dsb2018", 0, 512, 3, 40
 QUICK_NAMES, QUICK_MINUTES, QUICK_TRIALS, QUICK_STEP = ("segnet", "otsu"), 0.1, 3, 5
 """The last: of so many images one."""
 TUNED_SET = "dsb2018_tuned"
-SIDES = "arguments.foreground=bright|dark|rarer"
-SEARCHED: dict[str, tuple[str, ...]] = {
-    "threshold": ("arguments.threshold=0.02..0.9", "arguments.sigma=0..3"),
-    "otsu": ("arguments.sigma=0..4", "arguments.min_size=0|20|60"),
-    "local_threshold": ("arguments.window=21..301", "arguments.offset=0..0.2", "arguments.sigma=0..3"),
-    "edges_watershed": ("arguments.margin=0.01..0.3", "arguments.sigma=0..3", "arguments.edges=sobel|canny"),
-    "region_growing": ("arguments.sigma=0..3",),
-    "felzenszwalb": ("arguments.sigma=0..3", "arguments.scale=20..500"),
-    "slic": ("arguments.sigma=0..3", "arguments.segment_px=4..40"),
+TRAINED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("dynunet", "segresnet", "swinunetr", "unetr"), ("--arguments", "dims=2")),
+    "mask_rcnn": SMALL_MASK_RCNN,
 }
-"""What is tuned of each, beside the side that is foreground. The slowest, and those of other images, are left out."""
+"""Networks that are not trained as they come."""
+SIDES, STRETCH = "arguments.foreground=bright|dark|rarer", "stretch=on|off"
+SEARCHED: dict[str, tuple[str, ...]] = {
+    "threshold": (SIDES, "arguments.threshold=0.02..0.9", "arguments.sigma=0..3"),
+    "otsu": (SIDES, "arguments.sigma=0..4", "arguments.min_size=0|20|60"),
+    "multi_otsu": (SIDES, "arguments.sigma=0..4"),
+    "local_threshold": (SIDES, "arguments.window=21..301", "arguments.offset=0..0.2", "arguments.sigma=0..3"),
+    "edges_watershed": (SIDES, "arguments.margin=0.01..0.3", "arguments.sigma=0..3", "arguments.edges=sobel|canny"),
+    "region_growing": (SIDES, "arguments.sigma=0..3", "arguments.margin=0.01..0.3"),
+    "felzenszwalb": (SIDES, "arguments.sigma=0..3", "arguments.scale=20..500"),
+    "slic": (SIDES, "arguments.sigma=0..3", "arguments.segment_px=4..40"),
+    "random_walker": (SIDES, "arguments.sigma=0..3", "arguments.margin=0.01..0.3", "arguments.beta=10..1000"),
+    "graph_cut": (SIDES, "arguments.sigma=0..3", "arguments.smoothness=0.01..1", "arguments.contrast=0.02..0.5"),
+    "stain": ("arguments.sigma=0..3", "arguments.threshold=0.02..1", "arguments.min_size=0|20|60"),
+}
+"""What is tuned of each, beside the stretch; the indices of satellites' bands are left out."""
 
 
 def with_validation(fold: int, folds: int) -> list[Row]:
@@ -76,22 +88,25 @@ def few(rows: Callable[[int, int], list[Row]], fold: int, folds: int) -> list[Ro
 
 
 def networks() -> list[str]:
-    """Names of our networks of single planes."""
-    ours = (name for name, found in ARCHITECTURES.items() if name not in CLASSIC and found.told is None)
-    return [name for name in ours if planes_of(name, {}) is None and name != "conv1"]
+    """Names of our networks that take single planes."""
+    ours = (name for name in ARCHITECTURES if name not in CLASSIC)
+    return [name for name in ours if (name in TRAINED or planes_of(name, {}) is None) and name != "conv1"]
+
+
+def command(name: str) -> Callable[..., dict[str, Any]]:
+    """`segcore`, by stand-ins for what torchvision may lack."""
+    return partial(segcore, **torchvision_command()) if name == "mask_rcnn" else segcore
 
 
 def trained(name: str, workspace: Workspace, minutes: float) -> str:
     """Model id of a network or a tuned method."""
-    where = ("--workspace", workspace.uri, "--architecture", name)
+    how = ("--workspace", workspace.uri, "--architecture", name, "--name", name, "--threads", "1")
     if name not in SEARCHED:
-        limits = ("--minutes", str(minutes), "--threads", "1", "--name", name)
-        return str(segcore("train", *where, *limits)["details"]["model"])
-    search = [word for text in (SIDES, *SEARCHED[name]) for word in ("--search", text)]
+        limits = ("--minutes", str(minutes), *TRAINED.get(name, ()))
+        return str(command(name)("train", *how, *limits)["details"]["model"])
+    search = [word for text in (*SEARCHED[name], STRETCH) for word in ("--search", text)]
     trials = str(TRIALS if minutes > QUICK_MINUTES else QUICK_TRIALS)
-    return str(
-        segcore("tune", *where, "--trials", trials, "--name", name, "--threads", "1", *search)["details"]["model"]
-    )
+    return str(segcore("tune", *how, "--trials", trials, *search)["details"]["model"])
 
 
 def measure(name: str, workspace: Workspace, minutes: float) -> dict[str, Any]:
@@ -99,14 +114,18 @@ def measure(name: str, workspace: Workspace, minutes: float) -> dict[str, Any]:
     model = trained(name, workspace, minutes)
     images = [image_id for image_id in workspace.image_ids() if workspace.image(image_id).split == "test"]
     where = ("--workspace", workspace.uri, "--model", model)
-    segcore("predict", *where, *(f"--images={image_id}" for image_id in images), "--tile-workers", "1")
+    command(name)("predict", *where, *(f"--images={image_id}" for image_id in images), "--tile-workers", "1")
     segcore("score", *where, "--split", "test", "--boundary", "off")
-    confusion = np.asarray(sum(np.asarray(confusion_of(workspace, image, model), np.int64) for image in images))
+    counts = [np.asarray(confusion_of(workspace, image, model), np.int64) for image in images]
+    iou = partial(score_of, DATA_SET, workspace.label(images[0], "target").classes)
     package = read_package(workspace, model)
+    if name == "mask_rcnn":
+        load_torchvision()
     return {
         "name": name,
         "minutes": minutes,
-        "iou": score_of(DATA_SET, workspace.label(images[0], "target").classes, confusion),
+        "iou": iou(np.asarray(sum(counts))),
+        "image_iou": statistics.fmean(map(iou, counts)),
         "parameters": sum(weight.numel() for weight in package.load_weights("cpu").parameters()),
         "context_px": None if package.contract.global_context else package.contract.receptive_px,
         "mpx_per_s": speed(package),
@@ -155,15 +174,18 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The end of quality.md."""
     minutes = rows[0]["minutes"] if rows else 0
     yield f"\n## Networks and classic methods on DSB2018, {minutes:g} minutes each\n"
-    yield "Made by `python benchmarks/networks.py`: 46 images train, 12 are held out; IoU of their pixels, speed on one"
-    yield f"core. Classic methods have no weights: {TRIALS} trials chose their arguments on training images.\n"
-    yield "| network or method | IoU | parameters | sees | Mpx/s |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield "Made by `python benchmarks/networks.py`: 46 images train, 12 are held out; IoU of all their pixels, which"
+    yield "one large image decides, and the mean of the images' own. Speed is that of one core. MONAI's networks of"
+    yield "volumes take planes here (`dims=2`); Mask R-CNN is a small one, with stand-ins for torchvision's compiled part."
+    yield f"Classic methods have no weights: {TRIALS} trials chose their arguments on training images.\n"
+    yield "| network or method | IoU | by image | parameters | sees | Mpx/s |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for row in sorted(rows, key=lambda row: -row["iou"]):
         sees = "all of its tile" if row["context_px"] is None else f"{row['context_px']} px"
         title = find_architecture(row["name"]).title
         weights = f"{row['parameters']:,}" if row["parameters"] else "none, tuned"
-        yield f"| {title} (`{row['name']}`) | {row['iou']:.3f} | {weights} | {sees} | {row['mpx_per_s']:.2f} |"
+        scores, mpx = f"{row['iou']:.3f} | {row['image_iou']:.3f}", f"{row['mpx_per_s']:.2f}"
+        yield f"| {title} (`{row['name']}`) | {scores} | {weights} | {sees} | {mpx} |"
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 Fold 0 of quality.py's: 46 images train, 12 are held out. Both are trained by `segcore train --task instances` for the
 same minutes, each on one core and one thread, at the same time where there are two cores (`--core N` says which); a
-small Mask R-CNN, since a CPU makes few steps with it. Torchvision without its compiled part, as the package registry
-has it beside a CPU torch, works by the stand-ins of the tests, which are slower; it is installed into a folder of its
-own, kept. Both are scored on the held-out images, and then predict these whole and in tiles and shards of 256 px: the
-watershed with `--halo exact` in float32, Mask R-CNN with its own halo, and whole up to its tiles of 512 px.
+small Mask R-CNN, since a CPU makes few steps with it (stand_ins.py: how it runs there). Both are scored on the held-out
+images, and then predict these whole and in tiles and shards of 256 px: the watershed with `--halo exact` in float32,
+Mask R-CNN with its own halo, and whole up to its tiles of 512 px.
 
     ap50, pq, f1    of the objects, mean over the held-out images
     same_objects    share of the objects of the whole images that come out of the tiles pixel by pixel
@@ -17,11 +16,8 @@ watershed with `--halo exact` in float32, Mask R-CNN with its own halo, and whol
 """
 
 import argparse
-import importlib.util
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -31,55 +27,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from networks import DATA_SET, FOLD, few
 from quality import CACHE, each_on_a_core, ingested, segcore, usual_cores
 from quality_data import DATA, DATA_SETS
+from stand_ins import SMALL_MASK_RCNN, torchvision_command
 
 from segcore.geometry import Window
 from segcore.store import Workspace
 
-ZOO = Path(__file__).with_name(".cache") / "zoo"
 WAYS: dict[str, tuple[str, ...]] = {
-    "watershed": (),
-    "mask_rcnn": ("--architecture", "mask_rcnn", "--arguments", "encoder=resnet18", "--arguments", "features=64",
-                  "--arguments", "hidden=256", "--arguments", "proposals=300", "--arguments", "sampled=64"),
-}  # fmt: skip
+    "watershed": ("--task", "instances"),
+    "mask_rcnn": ("--architecture", "mask_rcnn", *SMALL_MASK_RCNN),
+}
 EXACT = ("--halo", "exact", "--precision", "float32")
 WHOLE = {"watershed": (*EXACT, "--tile-px", "1024"), "mask_rcnn": ()}
 CUT = {"watershed": (*EXACT, "--tile-px", "256"), "mask_rcnn": ("--tile-px", "256")}
-WITH_STAND_INS = """
-from tests.zoo import load_torchvision
-load_torchvision()
-from flows.cli import app
-app(prog_name="segcore")
-"""
-
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
 
-def with_torchvision() -> dict[str, str]:
-    """The environment of a command that may need torchvision; installs it where it is missing."""
-    path = [str(Path(__file__).parents[1])]
-    if importlib.util.find_spec("torchvision") is None:
-        if not (ZOO / "torchvision").is_dir():
-            major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-            fits = f"torchvision==0.{minor + 15}.*" if major == 2 else "torchvision"
-            call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(ZOO), fits]
-            subprocess.run(call, check=True, stdout=sys.stderr)
-        path.append(str(ZOO))
-    known = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *known])}
-
-
 def measure(workspace: Workspace, minutes: float, device: str, way: str) -> dict[str, Any]:
     """Train, predict, score, and predict by another cut."""
-    own = {"start": ("-c", WITH_STAND_INS), "environ": with_torchvision()} if way == "mask_rcnn" else {}
-    command = partial(segcore, **own)
+    command = partial(segcore, **torchvision_command()) if way == "mask_rcnn" else segcore
     where, on = ("--workspace", workspace.uri), ("--device", device)
     limits = ("--minutes", str(minutes), "--threads", "1", "--name", f"objects_{way}")
-    trained = command("train", *where, "--task", "instances", *WAYS[way], *limits, *on)
+    trained = command("train", *where, *WAYS[way], *limits, *on)
     model = str(trained["details"]["model"])
     images = [image_id for image_id in workspace.image_ids() if workspace.image(image_id).split == "test"]
     wanted = [word for image_id in images for word in ("--images", image_id)]
