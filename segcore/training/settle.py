@@ -39,6 +39,8 @@ from segcore.training.statistics import Statistics
 PREDICT_TILE_PX = 512
 PREDICT_HALO_PX, MAX_HALO_PX = 32, 256
 """The second for a model that finds objects one by one, whose halo is as wide as they are."""
+PREDICT_FRAMES = 16
+"""Of a tile of a sequence, at least: over so many is carried what a network remembers; it learns from fewer."""
 SLIM = 4
 """Channels of each stage where only the reach of a network is measured."""
 LEARNING = {
@@ -262,6 +264,8 @@ def _contract(data: TrainingData, model: ModelConfig, network: nn.Module, planes
     detects = find_architecture(model.architecture).detects
     halo_px = data.objects.widest_px if detects and data.objects is not None else PREDICT_HALO_PX
     predict_px = PREDICT_TILE_PX if planes == 1 else PREDICT_TILE_PX // 2
+    if axes_of(network)[0] == "t":
+        planes = max(planes, PREDICT_FRAMES)
     mean, std = data.mean, data.std
     if not has_weights(network):
         top = float(np.iinfo(data.dtype).max) if np.issubdtype(data.dtype, np.integer) else 1.0
