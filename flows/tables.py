@@ -3,32 +3,48 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from segcore.results import headline_part
+
 SHOWN_SCORES = (
     *("iou", "miou", "dice", "mean_dice", "precision", "recall", "pixel_accuracy"),
     *("hd95", "assd", "nsd", "boundary_iou"),
     *("pq", "sq", "rq", "ap", "ap50", "aji", "target_objects", "mask_objects"),
+    *("mean_auc", "mean_ap", "ece"),
 )
 """Of a class, of its boundary, of objects, or of all; the report has the rest."""
 
 
 def score_lines(scores: Mapping[str, Any]) -> Iterator[str]:
-    """Scores of all images and of each split, and a table of the classes; the rest is in the JSON and the report."""
+    """Scores of all images and of each split, then those of the split that was not trained on, where there is one: a
+    table of its classes, its objects, its intervals; the rest is in the JSON and the report.
+    """
     splits = {"all (split)" if name == "all" else name: part for name, part in scores.get("per_split", {}).items()}
     parts = {"all": scores, **splits}
     overall = {name: chosen(part.get("overall", part)) | {"of": number_of_images(part)} for name, part in parts.items()}
     yield from table_lines("images", overall)
-    classes = scores.get("per_class", scores.get("classes"))
+    split, first = headline_part(scores)
+    of_which = split or "all"
+    classes = first.get("per_class", first.get("classes"))
     if isinstance(classes, Mapping):
-        rows = {name: chosen(row) | rounded(row.get("boundary", {})) for name, row in classes.items()}
-        yield from table_lines("class", rows)
-    if instances := scores.get("instances"):
-        yield from table_lines("objects", {"all": chosen(instances)})
-    if scores.get("boundary"):
-        yield boundary_line(scores["boundary"])
-    if (interval := scores.get("interval")) and (line := interval_line(interval)):
+        rows = {name: class_row(row) for name, row in classes.items()}
+        yield from table_lines(f"class ({split})" if split else "class", rows)
+    for title, key in (("objects", "instances"), ("probabilities", "probs")):
+        if first.get(key):
+            yield from table_lines(title, {of_which: chosen(first[key])})
+    if first.get("boundary"):
+        yield boundary_line(first["boundary"])
+    if scores.get("settings", {}).get("both_empty") == "one":
+        yield "a class that is in neither target nor mask counts as perfect (--both-empty one)"
+    if (interval := first.get("interval")) and (line := interval_line(interval)):
         yield line
     if against := scores.get("against"):
         yield from against_lines(against)
+
+
+def class_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of a class and of its boundary, and how many images have it."""
+    of = {"of": row["num_images"]} if "num_images" in row else {}
+    return chosen(row) | rounded(row.get("boundary", {})) | of
 
 
 def boundary_line(measure: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Results: what every stage returns, small enough for JSON; arrays stay in the workspace."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +10,10 @@ State = Literal["done", "skipped", "left", "failed"]
 
 STATED = ("tiles", "shards", "read_bytes", "write_bytes", "disk_bytes", "expected_cpu_s", "expected_s")
 """What a dry run of predict states of each image, and sums over them."""
+
+
+HEADLINE_SPLITS = ("test", "val")
+"""A score of images that were not trained on goes before one of all images."""
 
 
 class ItemResult(BaseModel):
@@ -89,3 +93,12 @@ def failures(results: Iterable[StageResult]) -> list[ItemResult]:
             found.append(item)
         seen |= names
     return found
+
+
+def headline_part(scores: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+    """The scores that go first, of a document of scores: of the split that was not trained on, and its name; else of
+    all images.
+    """
+    splits = scores.get("per_split", {})
+    split = next((name for name in HEADLINE_SPLITS if name in splits), None)
+    return split, splits[split] if split else scores

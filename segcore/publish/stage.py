@@ -24,9 +24,9 @@ from segcore.publish.sides import score_config
 from segcore.report import Failure, Panel, ReportContent, pictures, render
 from segcore.report.figures import confusion_svg
 from segcore.report.reliability import reliability_panel
-from segcore.report.rows import HEADLINE_LABELS, MAX_ROWS, chips, headline_part, image_rows, pace_facts
+from segcore.report.rows import HEADLINE_LABELS, MAX_ROWS, chips, image_rows, pace_facts
 from segcore.reports import Head, table_key
-from segcore.results import ItemResult, StageResult
+from segcore.results import ItemResult, StageResult, headline_part
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.document import document
 from segcore.scoring.score import Scored, score_masks
@@ -134,6 +134,7 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
     objects = {image: sum(int(row["objects"]) for row in totals.values()) for image, totals in found.measured.items()}
     rows = image_rows(scores, found.scored.items, changes, skipped, objects)
     model = model_of(workspace, scores, mask)
+    split, first = headline_part(scores)
     return ReportContent(
         title=config.title,
         subtitle=f"Mask {mask} in {workspace.uri}",
@@ -144,13 +145,13 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
         num_failures_left_out=max(0, len(failures) - MAX_FAILURES),
         scores=scores if scores["num_scored"] else None,
         since=found.changed.as_json() if found.changed else None,
-        headline_split=headline_part(scores)[0],
+        headline_split=split,
         images=rows[:MAX_ROWS],
         detailed=_detailed(pages.classes),
         num_images_left_out=max(0, len(rows) - MAX_ROWS),
         objects=object_table(found.measured, len(found.scored.images), pages.classes),
-        confusion=_confusion(scores),
-        reliability=reliability_panel(scores, pages.classes),
+        confusion=_confusion(first, pages.classes, split),
+        reliability=reliability_panel(first, pages.classes),
         overlays=overlays,
         num_overlays_left_out=len(scores["per_image"]) - len(overlays),
         worst=worst,
@@ -219,13 +220,14 @@ def _head(found: _Found, failures: Sequence[Failure]) -> Head:
     )
 
 
-def _confusion(document: Mapping[str, Any]) -> Panel | None:
-    if not document["num_scored"]:
+def _confusion(part: Mapping[str, Any], classes: Sequence[ClassInfo], split: str | None) -> Panel | None:
+    if not part["num_scored"]:
         return None
-    confusion = np.asarray(document["confusion"], np.int64)
-    names = [info["name"] for info in document["classes"]]
+    confusion = np.asarray(part["confusion"], np.int64)
+    names = [info.name for info in classes]
     return Panel(
-        "Confusion matrix: of the pixels of each target class (row), the share that the mask gives to each class",
+        f"Confusion matrix, {split or 'all images'}: of the pixels of each target class (row), the share that the mask "
+        "gives to each class",
         pictures.svg_uri(confusion_svg(confusion, names)),
         "Confusion matrix; its numbers are in report.json, and per class in the table above",
     )

@@ -94,6 +94,43 @@ def distance(value: float | None, unit: str, cap: float | None = None) -> str:
     return text if cap is None or value < cap else f"≥ {text}"
 
 
+def figures(value: float) -> str:
+    """A length for people: three figures."""
+    return number(float(f"{value:.3g}"))
+
+
+def units(part: Mapping[str, Any]) -> str:
+    """Of what so many scores are: `3 groups`; of one image there is no interval, and nothing is drawn."""
+    interval = part["interval"] or {"num_units": part["num_scored"], "unit": "images"}
+    num, unit = interval["num_units"], interval["unit"]
+    return f"{number(num)} {unit if num != 1 else unit.removesuffix('s')}"
+
+
+def few_units(scores: Mapping[str, Any]) -> list[str]:
+    """Of which images an interval is made of too few, by the name of their split."""
+    parts = {"all": scores, **scores["per_split"]}
+    return [name for name, part in parts.items() if part["interval"] and part["interval"]["num_units"] < FEWEST]
+
+
+def boundary_words(part: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """By which measure the boundaries of some images were scored.
+
+    Args:
+        part: the document of scores, or that of a split; with boundaries.
+        settings: of the document.
+    """
+    found = part["boundary"]
+    unit, tolerance, cap = found["unit"], found["tolerance"], found["cap"]
+    within = settings["boundary"]["tolerance"] if tolerance is None else distance(tolerance, unit)
+    text = f"Of boundaries, means over the images where the class has one: right within {within}; "
+    if cap is not None:
+        return f"{text}distances up to {distance(cap, unit)} are measured, longer ones count as that."
+    text += (
+        "images of several pixel sizes, distances are measured up to as many pixels of each, longer ones count as that"
+    )
+    return f"{text}." if unit else f"{text}. Images of several units have no mean distance."
+
+
 def day(moment: str) -> str:
     """An ISO 8601 moment for people: `2026-11-30 07:12 UTC`."""
     return f"{moment[:16].replace('T', ' ')} UTC"
@@ -137,7 +174,21 @@ def templates(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    for shown in (number, span, points, distance, day, tone, change_of, is_unchanged, without_classes):
+    for shown in (
+        number,
+        figures,
+        span,
+        points,
+        distance,
+        units,
+        few_units,
+        boundary_words,
+        day,
+        tone,
+        change_of,
+        is_unchanged,
+        without_classes,
+    ):
         environment.filters[shown.__name__] = shown
     return environment
 

@@ -5,16 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from segcore.report.content import Chip, Fact, ImageRow
-from segcore.report.html import change_of, number, percent, points, span, tone
-from segcore.results import ItemResult
+from segcore.report.html import change_of, number, percent, points, span, tone, units
+from segcore.results import ItemResult, headline_part
 from segcore.scoring.areas import UNIT_LABELS
+from segcore.scoring.intervals import FEWEST
 
 MAX_ROWS = 500
 """More images than this in one table help nobody; report.json has them all."""
 HEADLINE = "foreground_iou"
 """The score that images are ranked by: IoU without background."""
-HEADLINE_SPLITS = ("test", "val")
-"""A score of images that were not trained on goes before one of all images."""
 HEADLINE_LABELS = {
     "overall": {
         HEADLINE: "IoU without background",
@@ -57,13 +56,6 @@ def worst_first(document: Mapping[str, Any]) -> list[str]:
     return sorted(document["per_image"], key=key)
 
 
-def headline_part(document: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
-    """The scores that go first: of the split that was not trained on, and its name; else of all images."""
-    splits = document["per_split"]
-    split = next((name for name in HEADLINE_SPLITS if name in splits), None)
-    return split, splits[split] if split else document
-
-
 def chips(
     document: Mapping[str, Any], items: Sequence[ItemResult], num_failed: int, since: Mapping[str, Any] | None = None
 ) -> tuple[Chip, ...]:
@@ -78,25 +70,34 @@ def chips(
     states = [item.state for item in items]
     shown = [Chip("images scored", number(states.count("done")))]
     if states.count("skipped"):
-        shown.append(Chip("without a target", number(states.count("skipped"))))
+        shown.append(Chip("not scored", number(states.count("skipped"))))
     shown.append(Chip("failed", number(num_failed), "bad" if num_failed else "plain"))
     split, part = headline_part(document)
     change = change_of(since, split) if since else {}
     where = f", {split}" if split else ""
     for kind, labels in HEADLINE_LABELS.items():
-        scores, interval = part.get(kind) or {}, (part.get("interval") or {}).get(kind, {})
+        scores = part.get(kind) or {}
         for key, label in labels.items():
             if scores.get(key) is not None:
                 moved = change.get(kind, {}).get(key, {})
-                shown.append(_chip(label + where, scores[key], interval.get(key), moved, change.get("num_units", 0)))
+                detail = _interval(part, kind, key)
+                shown.append(_chip(label + where, scores[key], detail, moved, change.get("num_units", 0)))
     return tuple(shown)
 
 
-def _chip(label: str, score: float, interval: Sequence[float] | None, moved: Mapping[str, Any], num_units: int) -> Chip:
+def _chip(label: str, score: float, detail: str, moved: Mapping[str, Any], num_units: int) -> Chip:
     """A score, with its change in points; in colour where that is told from chance."""
     change = points(moved["difference"]) if moved.get("difference") is not None else ""
-    detail = span(interval)
     return Chip(label, percent(score), detail=detail, change=change, change_tone=tone(moved, num_units))
+
+
+def _interval(part: Mapping[str, Any], kind: str, key: str) -> str:
+    """Of a score, in words; one of few images says of how many."""
+    drawn = part["interval"] or {}
+    interval = drawn.get(kind, {}).get(key)
+    if interval is None:
+        return ""
+    return span(interval) + (f" ({units(part)})" if drawn["num_units"] < FEWEST else "")
 
 
 def pace_facts(pace: Mapping[str, Any], num_images: int) -> tuple[Fact, ...]:

@@ -15,7 +15,8 @@ boundary) counts as the cap.
     ASSD          mean of all distances, both ways
     NSD           share of boundary pixels, both ways, that are within the tolerance (Nikolov et al., 2018)
     boundary IoU  IoU of the two bands along the boundaries, inside the class, as wide as the tolerance (Cheng et al.,
-                  2021; the width is Euclidean here: within the tolerance of a pixel of another class)
+                  2021; the width is Euclidean here: within the tolerance of a pixel of another class), and a
+                  boundary pixel at least
 
 Equal distances are counted together, so percentiles are exact, and memory is bounded by the number of distances that
 a halo holds.
@@ -120,7 +121,7 @@ class Boundaries:
             inner = edges[0].inner(number), edges[1].inner(number)
             for way, (start, end) in enumerate((inner, inner[::-1])):
                 tally.distances[way].update(self._distances(_inside(start, core), end, target.shape))
-            bands = [self._band(edge.outer(number), edge.numbers, number, core) for edge in edges]
+            bands = [self._band(edge, own, number, core) for edge, own in zip(edges, inner, strict=True)]
             tally.band_px += int(np.count_nonzero(bands[0] & bands[1]))
             tally.any_band_px += int(np.count_nonzero(bands[0] | bands[1]))
 
@@ -162,17 +163,19 @@ class Boundaries:
         found[found > cap] = math.inf
         return found
 
-    def _band(self, outer: Places, numbers: Numbers, number: int, core: Window) -> npt.NDArray[np.bool_]:
-        """Which pixels of the core are of the class and within the tolerance of one of another class beside it."""
+    def _band(self, edges: "_Edges", inner: Places, number: int, core: Window) -> npt.NDArray[np.bool_]:
+        """Which pixels of the core are of the class, and boundary or within the tolerance of one of another class."""
         reach = self._ruler.reach(self._ruler.tolerance)
         around = Window(core.start, core.shape).expanded(reach)
         room = tuple(n + 4 * r for n, r in zip(core.shape, reach, strict=True))
         band = np.zeros(math.prod(room), np.bool_)
-        base = _flat(_inside(outer, around) - around.start + reach, room)
+        base = _flat(_inside(edges.outer(number), around) - around.start + reach, room)
         for step in self._band_steps @ _strides(room):
             band[base + step] = True
         cut = Window(tuple(2 * r for r in reach), core.shape)
-        return np.asarray(band.reshape(room)[cut.slices] & (numbers[core.slices] == number))
+        found = np.asarray(band.reshape(room)[cut.slices] & (edges.numbers[core.slices] == number))
+        found[tuple((_inside(inner, core) - core.start).T)] = True
+        return found
 
     def scores(self) -> list[dict[str, Any]]:
         """Of every class: `BOUNDARY_METRICS` (None where neither has a boundary), and the pixels behind them.
@@ -190,7 +193,7 @@ class Boundaries:
                 "hd95": max(percentile(way, 0.95, cap) for way in tally.distances if way),
                 "assd": math.fsum(min(length, cap) * times for length, times in both.items()) / num,
                 "nsd": sum(times for length, times in both.items() if length <= tolerance) / num,
-                "boundary_iou": tally.band_px / tally.any_band_px if tally.any_band_px else 0.0,
+                "boundary_iou": tally.band_px / tally.any_band_px,
             }
         pixels = {"target_px": tally.distances[0].total(), "mask_px": tally.distances[1].total()}
         return {**found, **pixels, "capped_px": both[math.inf]}

@@ -55,7 +55,7 @@ def document(
 ) -> dict[str, Any]:
     """The scores of a run; see above."""
     classes = scored[0].classes if scored else ()
-    with_target = [result for result in scored if result.has_target]
+    with_target = [result for result in scored if result.is_scored]
     splits = sorted({result.split or NO_SPLIT for result in with_target})
     worst = [{"image": result.image_id, **_leveled(result), **t} for result in with_target for t in result.worst_tiles]
     found = {
@@ -158,17 +158,17 @@ def _add_boundary(
     measured = [result.boundary for result in results if result.boundary is not None]
     if not measured:
         return
-    rulers = [(boundary.ruler.tolerance, boundary.ruler.cap) for boundary in measured]
-    is_one = common_unit(results) is not None and len(set(rulers)) == 1
-    tolerance, cap = rulers[0] if is_one else (None, None)
-    summary["boundary"] = {"unit": common_unit(results), "tolerance": tolerance, "cap": cap}
+    unit = common_unit(results)
+    lengths = {name: {getattr(boundary.ruler, name) for boundary in measured} for name in ("tolerance", "cap")}
+    common = {name: found.pop() if unit and len(found) == 1 else None for name, found in lengths.items()}
+    summary["boundary"] = {"unit": unit, **common}
     for row, info in enumerate(classes):
         pixels = sum(boundary.classes[row][key] for boundary in measured for key in ("target_px", "mask_px"))
         capped = sum(boundary.classes[row]["capped_px"] for boundary in measured)
         summary["per_class"][info.name]["boundary"] = {
             **_plain_row(tree["boundary"], row),
             "capped_share": capped / pixels if pixels else None,
-            "num_images": int(known[row, len(BOUNDARY_METRICS) - 1]),
+            "num_images": int(known[row, MEANS.index("nsd")]),
         }
 
 
@@ -256,7 +256,7 @@ def comparison(
     classes: Sequence[ClassInfo], results: Sequence[ImageScore], against: Against, config: ScoreConfig
 ) -> dict[str, Any]:
     """Two masks over the images that both were scored on, like for like: `value`, `other`, `difference`, `interval`."""
-    others = {result.image_id: result for result in against.scored if result.has_target}
+    others = {result.image_id: result for result in against.scored if result.is_scored}
     pairs = [alike(result, others[result.image_id]) for result in results if result.image_id in others]
     ours = [one for one, _ in pairs]
     rows, empty = front(classes), empty_score(config.both_empty)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segcore.classes import ClassInfo
 from segcore.config import ScoreConfig
 from segcore.errors import ConfigError, IncompleteError, StoreError
 from segcore.isolation import Beat, Crew, Task
@@ -22,9 +23,10 @@ from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size
 from segcore.scoring.boundary import EXACT, Ruler
 from segcore.scoring.counts import Counts, foreground_rows, overall_scores
 from segcore.scoring.document import Against, document
-from segcore.scoring.fit import check_fit, class_ids, named
+from segcore.scoring.fit import check_fit, named
 from segcore.scoring.identity import state_digest
 from segcore.scoring.instances import InstanceCounts
+from segcore.scoring.pairs import has_same_rows
 from segcore.scoring.probs_stream import probs_of
 from segcore.scoring.stream import Streamed, Subject, stream
 from segcore.scoring.summary import BoundaryScores, ImageScore, empty_score
@@ -34,7 +36,7 @@ from segcore.store import Image, Label, Workspace, instances_name, is_instances,
 
 log = logging.getLogger("segcore.scoring")
 
-FORMAT = 2
+FORMAT = 3
 """Version of score.json; another one is counted again."""
 HALO_PX = 64
 VOLUME_HALO_PX = 32
@@ -96,8 +98,10 @@ def score_masks(
             raise StoreError(f"no image in {workspace.uri} has both masks, {name} and {other}")
         if crew is not None:
             _count_in(crew, both, config, progress)
-        compared, others = _scored(workspace, both, config, progress)
+        compared, others = _scored(workspace, both, config, progress, scored[0].classes if scored else ())
         against = Against(other, compared)
+        if without := len(items) - len(both):
+            progress.note(f"{without} of {len(items)} images have no mask {other}; the others are compared")
         items += [_of_other(item, other) for item in others if item.state == "failed"]
     return Scored(name, tuple(scored), tuple(items), against)
 
@@ -127,15 +131,20 @@ def count_image(beat: Beat, config: ScoreConfig, image_id: str, name: str) -> No
 
 
 def _scored(
-    workspace: Workspace, chosen: Sequence[Masked], config: ScoreConfig, progress: Progress
+    workspace: Workspace,
+    chosen: Sequence[Masked],
+    config: ScoreConfig,
+    progress: Progress,
+    classes: Sequence[ClassInfo] = (),
 ) -> tuple[list[ImageScore], list[ItemResult]]:
+    """Counted one by one; `classes`: the rows that all must have, by default those of the first."""
     progress.start("score", len(chosen), "images")
     scored: list[ImageScore] = []
     items: list[ItemResult] = []
     for masked in chosen:
-        item = _score_item(workspace, masked, config, scored, progress)
+        item = _score_item(workspace, masked, config, scored, classes, progress)
         if item.state == "failed":
-            progress.note(f"{item.image}: {item.error}")
+            progress.note(item.error or "")
         items.append(item)
         progress.advance()
     return scored, items
@@ -147,22 +156,29 @@ def _of_other(item: ItemResult, other: str) -> ItemResult:
 
 
 def _score_item(
-    workspace: Workspace, masked: Masked, config: ScoreConfig, scored: list[ImageScore], progress: Progress
+    workspace: Workspace,
+    masked: Masked,
+    config: ScoreConfig,
+    scored: list[ImageScore],
+    classes: Sequence[ClassInfo],
+    progress: Progress,
 ) -> ItemResult:
     try:
         image, mask = masked.opened()
         result = score_image(workspace, image, mask, config, progress)
-        if scored and class_ids(result.classes) != class_ids(scored[0].classes):
+        expected = classes or (scored[0].classes if scored else result.classes)
+        if not has_same_rows(result.classes, expected):
             raise StoreError(
                 f"image {image.image_id}: its mask has the classes {named(result.classes)}, "
-                f"that of {scored[0].image_id} has {named(scored[0].classes)}; they cannot be scored together"
+                f"others have {named(expected)}; they cannot be scored together"
             )
     except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
         return ItemResult(state="failed", image=masked.image_id, error=failure(masked.image_id, error))
     scored.append(result)
     details = {"areas": result.areas, "reused": result.reused, "level": result.level}
-    if not result.has_target:
-        return ItemResult(state="skipped", image=image.image_id, details={"reason": "no target", **details})
+    if not result.is_scored:
+        reason = "no pixel that counts" if result.has_target else "no target"
+        return ItemResult(state="skipped", image=image.image_id, details={"reason": reason, **details})
     empty = empty_score(config.both_empty)
     overall = overall_scores(result.counts.confusion, foreground_rows(result.classes), empty)
     return ItemResult(state="done", image=image.image_id, scores=overall, details=details)

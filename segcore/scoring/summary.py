@@ -16,8 +16,11 @@ from segcore.scoring.ratios import ClassSums, Floats, class_ratios, divided, kno
 
 MEANS = (*BOUNDARY_METRICS, "iou", "dice")
 """Scores of a class that are taken in each image, and then averaged over the images where they are defined."""
-PERFECT = {"hd95": 0.0, "assd": 0.0}
-"""What the distances of a class count as that counts as perfect; all other scores are 1."""
+DISTANCES = ("hd95", "assd")
+"""Of a class that one of the two has alone, filling what is counted, so that it has no boundary, these are the cap;
+the other scores are 0."""
+PERFECT = dict.fromkeys(DISTANCES, 0.0)
+"""What they are of a class that counts as perfect; all other scores are 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ class ImageScore:
     mask_digest: str | None = None
     """Of the mask's plan."""
     probs: ProbCounts | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether any pixel is held against a target."""
+        return self.has_target and bool(self.counts.confusion.any())
 
     @property
     def drawn_with(self) -> str:
@@ -121,7 +129,12 @@ def _each(result: ImageScore, classes: ClassSums, row: int, empty: float) -> Flo
         if name in ratios:
             found[:, column] = ratios[name]
         elif result.boundary is not None:
-            found[:, column] = [np.nan if scores[name] is None else scores[name] for scores in result.boundary.classes]
+            worst = result.boundary.ruler.cap if name in DISTANCES else 0.0
+            is_lost = (one.target > 0) != (one.mask > 0)
+            found[:, column] = [
+                (worst if lost else np.nan) if scores[name] is None else scores[name]
+                for lost, scores in zip(is_lost, result.boundary.classes, strict=True)
+            ]
             if not np.isnan(empty) and one.target.any():
                 found[one.target + one.mask == 0, column] = PERFECT.get(name, 1.0)
     return found

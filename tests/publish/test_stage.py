@@ -93,7 +93,7 @@ def test_report_shows_boundaries_objects_intervals_and_the_other_mask(workspace:
     row = result.scores["per_class"]["foreground"]["boundary"]
     assert (row["hd95"], row["num_images"]) == (32.0, 2)
     assert "32 px" in page
-    assert "right within 2 px, distances up to 64 px are measured" in page
+    assert "right within 2 px; distances up to 64 px are measured" in page
     assert "2 images were drawn again 1\u202f000 times" in page
     assert "<caption>Objects" in page
     pq = 350 / 450

@@ -19,7 +19,9 @@ def _entry(iou: float | None, split: str | None = None, unpredicted: int = 0) ->
 
 DOCUMENT = {
     "overall": {"foreground_iou": 0.7, "foreground_dice": 0.8, "pixel_accuracy": 0.9},
-    "per_split": {"val": {"overall": {"foreground_iou": 0.5, "foreground_dice": 0.6, "pixel_accuracy": None}}},
+    "per_split": {
+        "val": {"overall": {"foreground_iou": 0.5, "foreground_dice": 0.6, "pixel_accuracy": None}, "interval": None}
+    },
     "per_image": {"good": _entry(0.9, "train"), "none": _entry(None), "bad": _entry(0.2, "val", unpredicted=25)},
 }
 ITEMS = (
@@ -30,17 +32,24 @@ ITEMS = (
 )
 
 
-def test_chips_carry_intervals_and_objects() -> None:
+@pytest.mark.parametrize(("num_units", "of"), [(6, ""), (5, " (5 groups)")])
+def test_chips_carry_intervals_and_objects(num_units: int, of: str) -> None:
+    """Intervals of few groups are too narrow, and say of how few they are."""
     part = {
         **DOCUMENT["per_split"]["val"],
-        "interval": {"overall": {"foreground_iou": [0.4, 0.6]}, "instances": {"pq": [0.3, 0.5]}},
+        "interval": {
+            "overall": {"foreground_iou": [0.4, 0.6]},
+            "instances": {"pq": [0.3, 0.5]},
+            "unit": "groups",
+            "num_units": num_units,
+        },
         "instances": {"pq": 0.4},
     }
     shown = chips({**DOCUMENT, "per_split": {"val": part}}, ITEMS, 0)[3:]
     assert [(chip.label, chip.value, chip.detail) for chip in shown] == [
-        ("IoU without background, val", "50.0 %", "40.0 – 60.0"),
+        ("IoU without background, val", "50.0 %", f"40.0 – 60.0{of}"),
         ("Dice without background, val", "60.0 %", ""),
-        ("panoptic quality (PQ), val", "40.0 %", "30.0 – 50.0"),
+        ("panoptic quality (PQ), val", "40.0 %", f"30.0 – 50.0{of}"),
     ]
 
 
@@ -64,7 +73,7 @@ def test_chips_prefer_images_that_were_not_trained_on() -> None:
     shown = [(chip.label, chip.value, chip.tone) for chip in chips(DOCUMENT, ITEMS, 3)]
     assert shown == [
         ("images scored", "2", "plain"),
-        ("without a target", "1", "plain"),
+        ("not scored", "1", "plain"),
         ("failed", "3", "bad"),
         ("IoU without background, val", "50.0 %", "plain"),
         ("Dice without background, val", "60.0 %", "plain"),

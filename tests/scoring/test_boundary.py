@@ -66,7 +66,7 @@ def _brute_force(target: Numbers, mask: Numbers, number: int, ruler: Ruler) -> d
     for numbers in (target, mask):
         outer = _edge(numbers, number, ruler, outer=True)
         far = distance_transform_edt(~outer, sampling=sides) if outer.any() else np.full(outer.shape, math.inf)
-        bands.append((numbers == number) & (far <= ruler.tolerance + 1e-9))
+        bands.append((numbers == number) & (far <= ruler.tolerance + 1e-9) | _edge(numbers, number, ruler))
     return {
         "hd95": max(float(np.percentile(way, 95)) for way in ways if way.size),
         "assd": float(both.mean()),
@@ -83,6 +83,8 @@ CASES = [
     ((90, 77), Ruler((0.2, 0.5), "um", 1.1, 5.0), (40, 16)),
     ((24, 40, 37), Ruler((2.5, 0.8, 0.8), "mm", 2.5, 7.0), (7, 16, 40)),
     ((24, 40, 37), Ruler((1.0, 1.0, 1.0), "mm", 1.0, 5.0), (24, 16, 16)),
+    ((24, 40, 37), Ruler((2.5, 0.8, 0.8), "mm", 1.6, 7.0), (7, 16, 40)),  # less than two planes are apart
+    ((70, 83), Ruler((0.5, 0.5), "um", 0.3, 4.0), (32, 32)),  # less than a pixel
 ]
 
 

@@ -90,6 +90,10 @@ def test_scores_equal_torchmetrics() -> None:
     assert overall["pixel_accuracy"] == pytest.approx(
         float(oracle.multiclass_accuracy(m, t, K, average="micro")), rel=1e-6
     )
+    assert overall["kappa"] == pytest.approx(float(oracle.multiclass_cohen_kappa(m, t, K)), rel=1e-5)
+    assert overall["frequency_weighted_iou"] == pytest.approx(
+        float(oracle.multiclass_jaccard_index(m, t, K, average="weighted")), rel=1e-6
+    )
     one_against_rest = [float(oracle.binary_accuracy((m == k).long(), (t == k).long())) for k in range(K)]
     np.testing.assert_allclose([scores["accuracy"] for scores in ours], one_against_rest, rtol=1e-6)
 
@@ -125,6 +129,10 @@ def test_class_in_only_one_of_the_two_scores_zero() -> None:
     for scores in (only_mask[1], only_target[1]):
         assert [scores[name] for name in ("iou", "dice", "precision", "recall")] == [0.0] * 4
         assert scores["accuracy"] == 5 / 7
+
+
+def test_where_all_is_one_class_there_is_no_chance_to_beat() -> None:
+    assert overall_scores(np.array([[5, 0], [0, 0]], np.int64), [1])["kappa"] is None
 
 
 def test_no_pixel_has_no_score() -> None:

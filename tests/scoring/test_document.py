@@ -264,12 +264,53 @@ def test_an_image_in_which_nothing_is_counted_is_not_perfect(workspace: Workspac
     with_it = _scores(workspace, both_empty="one")
     without = _scores(workspace, both_empty="one", images=("i1", "i2", "i3"))
     assert with_it["overall"] == pytest.approx(without["overall"])
+    assert (with_it["num_scored"], with_it["interval"]["num_units"]) == (3, 3)
     for key in ("image_mean", "boundary"):
         assert with_it["per_class"]["foreground"][key] == pytest.approx(without["per_class"]["foreground"][key])
     entry = with_it["per_image"]["i0"]
     assert set(entry["overall"].values()) == {None}
     assert {entry["per_class"]["foreground"]["boundary"][name] for name in ("hd95", "nsd")} == {None}
     assert (entry["per_class"]["foreground"]["iou"], entry["instances"]["pq"]) == (None, None)
+
+
+def test_a_class_that_fills_an_image_and_was_missed_counts_as_the_worst(tmp_path: Path) -> None:
+    """Neither has a boundary; left out, the mask that misses it would have the better mean."""
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    found = np.zeros((40, 40), np.uint8)
+    found[10:20, 10:20] = 1
+    nearly = np.ones((40, 40), np.uint8)
+    nearly[:3, :3] = 0
+    for image_id, target, missed, right in (
+        ("full", np.ones_like(found), np.zeros_like(found), nearly),
+        ("some", found, found, found),
+    ):
+        put_image(ws, image_id, np.ones((1, 40, 40), np.uint8))
+        for name, pixels in (("target", target), ("missed", missed), ("right", right)):
+            put_label(ws, image_id, name, pixels, default_classes(2))
+    scores = _scores(ws, model="right", against="missed")
+    of_missed = _scores(ws, model="missed")
+    row = of_missed["per_class"]["foreground"]["boundary"]
+    assert row["num_images"] == 2
+    assert [row[name] for name in ("hd95", "assd", "nsd", "boundary_iou")] == [32.0, 32.0, 0.5, 0.5]
+    full = of_missed["per_image"]["full"]["per_class"]
+    assert {full[name]["boundary"]["nsd"] for name in ("background", "foreground")} == {0.0}
+    compared = scores["against"]["per_class"]["foreground"]
+    for name in ("nsd", "boundary_iou"):
+        assert compared[name]["difference"] >= 0
+    assert compared["hd95"]["difference"] <= 0
+
+
+def test_masks_with_their_classes_in_another_order_are_not_mixed(workspace: Workspace) -> None:
+    turned = (ClassInfo(id=1, name="foreground", color=(9, 9, 9)), ClassInfo(id=0, name="background", color=(0, 0, 0)))
+    put_label(workspace, "i1", "n", _whole(workspace, "i1", "n"), turned, version=1)
+    result = score(ScoreConfig(workspace=workspace.uri, model="m", against="n"))
+    (failed,) = (item for item in result.items if item.state == "failed")
+    assert failed.error == (
+        "against n: image i1: its mask has the classes (1 foreground, 0 background), others have (0 background, "
+        "1 foreground); they cannot be scored together"
+    )
+    assert result.scores is not None
+    assert result.scores["against"]["num_images"] == 3
 
 
 def test_images_in_other_units_have_no_mean_distance(workspace: Workspace) -> None:
