@@ -176,7 +176,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"\n## Networks and classic methods on DSB2018, {minutes:g} minutes each\n"
     yield "Made by `python benchmarks/networks.py`: 46 images train, 12 are held out; IoU of all their pixels, which"
     yield "one large image decides, and the mean of the images' own. Speed is that of one core. MONAI's networks of"
-    yield "volumes take planes here (`dims=2`); Mask R-CNN is a small one, with stand-ins for torchvision's compiled part."
+    yield "volumes take planes here (`dims=2`); Mask R-CNN is a small one, by stand-ins for what torchvision compiles."
     yield f"Classic methods have no weights: {TRIALS} trials chose their arguments on training images.\n"
     yield "| network or method | IoU | by image | parameters | sees | Mpx/s |"
     yield "| --- | --- | --- | --- | --- | --- |"

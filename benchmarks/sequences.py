@@ -1,8 +1,9 @@
 """Does a network that remembers make steadier masks? ConvLSTM U-Net against a U-Net of single frames, on CamVid.
 
 Both are trained by `segcore train` for the same minutes on the same three sequences (1 Hz), each on one core and one
-thread, at the same time where there are two cores (`--core N`, once or twice, says which). They are scored on 16
-consecutive frames of about 15 Hz that neither has seen.
+thread, at the same time where there are two cores (`--core N`, once or twice, says which); of those of the ConvLSTM the
+first half go to a U-Net of single frames, whose weights it begins with. They are scored on 16 consecutive frames of
+about 15 Hz that neither has seen.
 
     miou         of the classes that occur in the 16 frames, of all their pixels
     consistency  mean IoU of each mask and the one before it, moved along by the optical flow of the frames
@@ -33,10 +34,8 @@ from skimage.registration import optical_flow_tvl1
 from segcore.geometry import Window
 from segcore.store import Workspace
 
-NETWORKS = {
-    "frames": ("--architecture", "unet"),
-    "convlstm": ("--architecture", "convlstm_unet", "--arguments", "channels=8,16,32,64,128"),
-}
+CHANNELS = ("--arguments", "channels=8,16,32,64,128")
+NETWORKS = {"frames": "unet", "convlstm": "convlstm_unet"}
 SEQUENCES = {"0001TP": "train", "0006R0": "train", "0016E5": "train", "heldout": "test"}
 
 Ids = npt.NDArray[np.uint8]
@@ -69,8 +68,15 @@ def ingested(folder: Path) -> Workspace:
 def measure(workspace: Workspace, name: str, minutes: float, max_frames: int) -> dict[str, float]:
     """Train, predict, score."""
     where = ("--workspace", workspace.uri)
-    limits = ("--minutes", str(minutes), "--threads", "1", "--name", name)
-    model = segcore("train", *where, *NETWORKS[name], *limits)["details"]["model"]
+
+    def trained(network: str, minutes: float, *more: str) -> str:
+        how = ("--architecture", network, *CHANNELS, "--minutes", str(minutes), "--threads", "1")
+        return str(segcore("train", *where, *how, "--name", f"{name}-{network}", *more)["details"]["model"])
+
+    if name == "convlstm":
+        model = trained(NETWORKS[name], minutes / 2, "--init", trained(NETWORKS["frames"], minutes / 2))
+    else:
+        model = trained(NETWORKS[name], minutes)
     (image,) = (image_id for image_id in workspace.image_ids() if workspace.image(image_id).split == "test")
     segcore("predict", *where, "--model", model, "--images", image, "--tile-workers", "1")
     segcore("score", *where, "--model", model, "--split", "test", "--boundary", "off")

@@ -6,7 +6,8 @@
 
 A U-Net (Ronneberger et al., 2015) for each frame, with a convolutional LSTM at its coarsest stage: Shi et al.,
 "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting" (2015), without its peepholes.
-The state begins empty with each window of frames and is carried over all of it.
+The state begins empty with each window of frames and is carried over all of it. Names of the weights are those of
+`unet.py`: with a U-Net's (`segcore train --init`) it begins as that U-Net of single frames.
 """
 
 from typing import cast
@@ -29,7 +30,7 @@ class ConvLSTMUNetArguments(ModelArguments):
 
 
 class ConvLSTM(nn.Module):
-    """A recurrent layer whose gates are 3x3 convolutions."""
+    """A recurrent layer whose gates are 3x3 convolutions. It shows nothing until it has learnt what to remember."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,6 +39,7 @@ class ConvLSTM(nn.Module):
             bias = self.gates.bias
             assert bias is not None, "the gates have a bias"
             bias.zero_()
+            self.gates.weight[2 * channels : 3 * channels] = 0.0  # nothing new enters
             bias[channels : 2 * channels] = 1.0  # remembers at first: Jozefowicz et al. (2015)
 
     def forward(self, frames_ntcyx: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,7 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
     tile_px, channels = config.tile_px, config.channels
     if tile_px is None:
         is_small = is_cpu and (norm != "image" or planes > 1)
-        wanted, objects = (SMALL_TILE_PX if is_small else TILE_PX) // (1 if planes == 1 else 2), ""
+        wanted, objects = (SMALL_TILE_PX if is_small else TILE_PX) // (1 if planes <= PLANES["t"] else 2), ""
         if data.objects is not None and find_architecture(config.architecture).detects:
             wanted, objects = _around(data.objects, wanted)
         tile_px = _tile_px(wanted, min(sides))

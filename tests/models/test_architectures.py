@@ -9,6 +9,7 @@ from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.models import ARCHITECTURES, ModelConfig, build_model, checked_arguments, takes
+from segcore.models.fitting import fitted
 from segcore.models.receptive import receptive_field
 
 
@@ -126,3 +127,24 @@ def test_the_catalog_says_how_far_each_looks(name: str) -> None:
     field = receptive_field(model, 3, (*planes, stride, stride))
     assert ARCHITECTURES[name].context_px == (None if field.context is None else field.context[-1])
     assert field.stride[-2:] == (stride, stride)
+
+
+def test_a_network_of_sequences_begins_as_the_u_net_whose_weights_it_takes() -> None:
+    unet, model = built("unet"), built("convlstm_unet")
+    taken = fitted(model, unet.state_dict())
+    assert all(name.startswith("memory.") for name in taken.anew)
+    tiles = torch.randn(2, 3, 5, 16, 16)
+    with torch.no_grad():
+        frames = torch.stack([unet.eval()(frame) for frame in tiles.unbind(2)], dim=2)
+        torch.testing.assert_close(model.eval()(tiles), frames)
+
+
+def test_a_frame_is_seen_in_the_light_of_those_before_it_alone() -> None:
+    model = built("convlstm_unet").eval()
+    nn.init.normal_(model.memory.gates.weight, std=0.5)
+    tiles = torch.randn(1, 3, 6, 16, 16)
+    changed = tiles.clone()
+    changed[:, :, 2] += 1
+    with torch.no_grad():
+        is_other = (model(tiles) != model(changed)).flatten(3).any(dim=3)[0].any(dim=0)
+    assert is_other.tolist() == [False, False, True, True, True, True]
