@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from segcore.config import PredictConfig
 from segcore.errors import ConfigError
-from segcore.geometry import Ints
+from segcore.geometry import Ints, rounded_up
 from segcore.inference.model_grid import ModelGrid
 from segcore.inference.tiling import Tiling, crop_tiling, gaussian_tiling
 from segcore.inference.tuning import Tuning
@@ -77,6 +77,9 @@ def tiling_for(
     stride = sides(contract.stride_planes, contract.stride, 1)
     if blend_for(config, contract) == "gaussian":
         px, planes = _halo(config, (tile_px // 8, tile_planes // 8), contract)
+        step = contract.stride_planes
+        if config.halo_planes is None and 2 * rounded_up(planes, step) >= rounded_up(tile_planes, step):
+            planes = 0  # a step is too much to overlap by: tiles lie side by side
         return shaped(gaussian_tiling(shape, sides(tile_planes, tile_px, 1), sides(planes, px, 0), stride))
     px, planes = _halo(config, (contract.halo_px, contract.halo_planes), contract)
     if config.halo == "exact" and config.tile_px is None:

@@ -101,9 +101,13 @@ def gaussian_tiling(shape: Ints, tile: Ints, halo: Ints, stride: Ints) -> Tiling
         ConfigError: if the halo leaves nothing of the tile.
     """
     sides, halo = tuple(map(rounded_up, tile, stride)), tuple(map(rounded_up, halo, stride))
-    for side, margin in zip(sides, halo, strict=True):
+    for left, side, margin in zip(range(len(sides), 0, -1), sides, halo, strict=True):
         if 2 * margin >= side:
-            raise ConfigError(f"halo {margin} px: expected less than half of the tile of {side} px; give a larger tile")
+            unit, option = ("px", "--tile-px") if left <= 2 else ("planes", "--tile-planes")
+            raise ConfigError(
+                f"halo {margin} {unit}: expected less than half of the tile of {side} {unit}; give a larger {option}, "
+                f"of more than {2 * margin}"
+            )
     core = tuple(side - 2 * margin for side, margin in zip(sides, halo, strict=True))
     return Tiling(shape, _fitted(shape, core, stride), halo, stride)
 
