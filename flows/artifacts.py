@@ -201,13 +201,13 @@ def stages_told(results: Iterable[StageResult]) -> list[dict[str, Any]]:
     return [StageTold.of(result).model_dump() for result in results]
 
 
-def first_picture(workspace: str, results: Iterable[StageResult]) -> str | None:
-    """The first mask of this run over its image; None where there is none, or it cannot be read."""
+def first_picture(workspace: str, results: Sequence[StageResult]) -> str | None:
+    """The first mask of this run over its image, the refined one if it was; None where none can be read."""
     from flows.picture import thumbnail
 
-    for result in results:
+    for result in reversed(results):
         masked = [item for item in result.items if item.state != "failed" and item.image]
-        if result.stage == "predict" and masked:
+        if result.stage in ("predict", "refine") and masked:
             new = next((item for item in masked if item.state == "done"), masked[0])
             picture: str | None = BestEffort()(thumbnail, workspace, result.details["name"], new.image)
             return picture

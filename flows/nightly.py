@@ -1,5 +1,5 @@
-"""Nightly: ingest the sources that are new or changed, predict them, export, score where a target exists, name what is
-unlike the training images, measure objects, report.
+"""Nightly: ingest the sources that are new or changed, predict them, refine the masks where it is asked to, export,
+score where a target exists, name what is unlike the training images, measure objects, report.
 
 The workspace knows what is done, so the flow asks nobody: unchanged sources and finished masks come back as
 `skipped`, and a night in which nothing changed writes nothing. A failed image is named in the report, in the run's
@@ -46,7 +46,13 @@ def nightly(config: NightlyConfig) -> State[Any]:
         most = config.max_images_in_flight
         results.append(spread(wanted, most) if most else stage("predict", wanted))
         chosen["model"] = results[-1].details["name"]  # from here on it is the mask that counts
-        results.extend(stages_on_masks(config, chosen, package, results[-1]))
+        predicted = finished(results[-1])
+        if config.refine and predicted:
+            results.append(stage("refine", config.settings("refine", **chosen, images=predicted)))
+            chosen["model"] = results[-1].details["name"]
+        results.extend(stages_on_masks(config, chosen, finished(results[-1])))
+        if predicted:
+            results.append(stage("drift", config.settings("drift", model=package, images=predicted)))
     except (StageStoppedError, StoreError) as error:
         stopped = str(error)
     try:  # also of a night that stopped early: what failed is to be read in the morning
@@ -80,18 +86,18 @@ def images_by_priority(config: NightlyConfig, ingested: StageResult) -> list[str
     return config.by_priority(sources, complete)
 
 
-def stages_on_masks(
-    config: NightlyConfig, chosen: dict[str, str], package: str, predicted: StageResult
-) -> list[StageResult]:
-    """Files, scores and drift of the masks that are finished; one that the time cut short is for the next night."""
-    finished = sorted(item.image for item in predicted.items if item.state in FINISHED and item.image)
-    if not finished:  # to these stages no image means all
+def finished(made: StageResult) -> list[str]:
+    """Images whose masks are finished; one that the time cut short is for the next night. To stages none is all."""
+    return sorted(item.image for item in made.items if item.state in FINISHED and item.image)
+
+
+def stages_on_masks(config: NightlyConfig, chosen: dict[str, str], images: list[str]) -> list[StageResult]:
+    """Files and scores of the masks that are finished."""
+    if not images:
         return []
-    masks = {**chosen, "images": finished}
+    masks = {**chosen, "images": images}
     results = [stage("export", config.export_settings(each, **masks)) for each in config.exports]
-    results.append(stage("score", config.settings("score", **masks)))
-    results.append(stage("drift", config.settings("drift", model=package, images=finished)))
-    return results
+    return [*results, stage("score", config.settings("score", **masks))]
 
 
 def reported(
@@ -106,16 +112,18 @@ def reported(
     content = {"scores": scored and scored.scores, "failures": failures, "settings": config.report}
     if config.objects:
         content["objects"] = config.measure
+    if config.refine:  # objects alone leave the mask its name
+        content["refine"] = config.refine
     try:
         workspace = Workspace.open(config.workspace)
     except StoreError:  # the report's own stage says so
         workspace = None
     if workspace and scored and (paths := told_before(workspace, chosen["model"], content)):
         return [StageResult(stage="report", paths=paths, details={"unchanged": True})]
-    finished = [item.image for item in scored.items if item.state in FINISHED] if scored else []
+    images = [item.image for item in scored.items if item.state in FINISHED] if scored else []
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"  # one folder for the tables of objects and the report
-    masks = {**chosen, "images": finished, "run": run}
-    own = [measured(config, masks)] if config.objects and finished else []
+    masks = {**chosen, "images": images, "run": run}
+    own = [measured(config, masks)] if config.objects and images else []
     ran = [*results, *own]
     told = {"failures": [*named_failures(ran), *night], "stages": stages_told(ran)}
     own.append(stage("report", config.settings("report", **masks, **told)))

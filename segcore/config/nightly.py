@@ -14,6 +14,7 @@ from segcore.config.ingest import IngestConfig
 from segcore.config.measure import MeasureConfig
 from segcore.config.parts import Settings, part_of
 from segcore.config.predict import PredictConfig
+from segcore.config.refine import RefineConfig
 from segcore.config.results import ExportConfig, ReportConfig, ScoreConfig
 from segcore.errors import ConfigError
 from segcore.until import TIME_OF_DAY
@@ -24,6 +25,7 @@ CHAMPION = "champion"
 FILLED: dict[str, tuple[type[StageConfig], set[str]]] = {
     "ingest": (IngestConfig, {"workspace", "sources", "manifest", "until", "dry_run"}),
     "predict": (PredictConfig, {"workspace", "model", "images", "until", "dry_run"}),
+    "refine": (RefineConfig, {"workspace", "model", "images", "dry_run"}),
     "export": (ExportConfig, {"workspace", "model", "images", "output", "format", "renew"}),
     "score": (ScoreConfig, {"workspace", "model", "images"}),
     "drift": (DriftConfig, {"workspace", "model", "images"}),
@@ -41,7 +43,7 @@ Formats = tuple[
 
 
 class NightlyConfig(StageConfig):
-    """New and changed sources -> masks, files, scores and a report."""
+    """New and changed sources -> masks, as they are or refined -> files, scores and a report."""
 
     sources: tuple[str, ...] = Field(default=(), title="Sources")
     """Looked at every night: folders, globs, prefixes (`s3://bucket/incoming/`), STAC catalogues, files; or give a
@@ -69,6 +71,9 @@ class NightlyConfig(StageConfig):
     """Targets, class table, ids, memory..."""
     predict: Annotated[Settings, part_of(*FILLED["predict"])] = Field(default={}, title="Settings of predict")
     """Blend, halo, layers, device..."""
+    refine: Annotated[Settings, part_of(*FILLED["refine"])] = Field(default={}, title="Settings of refine")
+    """What is too small, holes, objects...; files, scores and report are of the refined masks. Nothing = masks stay as
+    they are."""
     export: Annotated[Settings, part_of(*FILLED["export"])] = Field(default={}, title="Settings of export")
     """Of every format."""
     score: Annotated[Settings, part_of(*FILLED["score"])] = Field(default={}, title="Settings of score")
@@ -89,7 +94,8 @@ class NightlyConfig(StageConfig):
                 if key in filled:
                     raise ValueError(f"{stage}.{key}: the night fills it in; leave it out")
         try:
-            for stage in ("ingest", "predict", "score", "drift", "measure", "report"):
+            refined = ["refine"] if self.refine else []
+            for stage in ("ingest", "predict", *refined, "score", "drift", "measure", "report"):
                 build_config(FILLED[stage][0], self.settings(stage), stage)
             for found in self.exports:
                 build_config(ExportConfig, self.export_settings(found), "export")

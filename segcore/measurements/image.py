@@ -26,11 +26,12 @@ from segcore.measurements.subject import Subject, windows_of
 from segcore.measurements.sums import Sums, together
 from segcore.measurements.tables import Rows, opened_table, stored_table, table_of
 from segcore.progress import SILENT, Progress
+from segcore.scoring.counts import foreground_rows
 from segcore.scoring.ground import row_areas
 from segcore.selection import is_of_earlier, probs_layer
 from segcore.store import Image, Label, Workspace, instances_name, latest_plan, plan_digest
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept, and of the numbers in it: another one is measured again."""
 WAITING_PARTS = 64
 """Windows whose sums are gathered before equal ids are added up."""
@@ -43,7 +44,7 @@ class Measured:
     key: str
     schema: pa.Schema
     totals: dict[str, dict[str, float]]
-    """By class: objects, area by unit, confidence; those of no object are left out."""
+    """By class of the foreground: objects, which may be 0, area by unit, confidence."""
     reused: bool
 
 
@@ -156,6 +157,7 @@ class _Table:
         is_plane = georef is not None and "z" not in mask.axes
         on_ground = is_plane and row_areas(georef.at_level(mask.base_level), 0, 1) is not None if georef else False
         self._subject, self._ruler = subject, Ruler.of(image, mask, on_ground)
+        self._classes = tuple(dict.fromkeys(mask.classes[row].name for row in foreground_rows(mask.classes)))
         self._channels = () if subject.probs is None else subject.probs.channels
         self._totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.schema: pa.Schema = self._rows(_no_sums(subject, len(self._ruler.axes), len(self._channels))).schema
@@ -194,9 +196,9 @@ class _Table:
         return table_of(columns, self._subject.image.image_id)
 
     def _count(self, columns: Columns) -> None:
-        """Add to the totals; of confidence the mean over pixels."""
+        """Add to the totals, where a class without objects has 0; of confidence the mean over pixels."""
         area = f"{self._ruler.what}_px"
-        for name in sorted(set(columns["class"])):
+        for name in self._classes:
             own, total = columns["class"] == name, self._totals[name]
             total["objects"] += int(own.sum())
             for column in (area, *(f"{self._ruler.what}_{unit}" for unit in self._ruler.sizes)):

@@ -1,6 +1,6 @@
 """Totals: what masks hold, by class -> *that of several images*; and what `segcore measure` found of them before."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from segcore.errors import SegcoreError
@@ -9,32 +9,39 @@ from segcore.progress import SILENT, Progress
 from segcore.store import Workspace
 
 Totals = dict[str, dict[str, float]]
-"""Class -> `objects`; area or volume by unit, as the columns of the table are called; `confidence`, where there is
-one."""
+"""Class -> `objects`, which may be 0; area or volume by unit, as the columns of the table are called; `confidence`,
+where there is one."""
 THREADS = 8
 """Images that are asked after side by side."""
 
 
-def px_of(row: dict[str, float]) -> float:
-    """Pixels of a class, in planes or volumes."""
-    return next(value for key, value in row.items() if key.endswith("_px"))
+def px_of(row: Mapping[str, float]) -> float:
+    """Pixels of a class, in planes and volumes."""
+    return sum(value for key, value in row.items() if key.endswith("_px"))
 
 
 def totals_of(images: Sequence[Totals]) -> Totals:
-    """Totals of several images, by class; of confidence the mean over pixels."""
-    found: Totals = {}
-    for totals in images:
-        for name, row in totals.items():
-            total = found.setdefault(name, {})
-            px = px_of(row)
-            for key, value in row.items():
-                total[key] = total.get(key, 0) + value * (px if key == "confidence" else 1)
-            if "confidence" in row:
-                total["sure_px"] = total.get("sure_px", 0) + px
-    for total in found.values():
-        if sure_px := total.pop("sure_px", 0):
-            total["confidence"] /= sure_px
-    return found
+    """Totals of several images, by class; of confidence the mean over pixels.
+
+    A unit that not all images with objects of a class have is left out: the sum would be that of some. Pixels stay.
+    """
+    names = dict.fromkeys(name for totals in images for name in totals)
+    return {name: _total([totals[name] for totals in images if name in totals]) for name in names}
+
+
+def _total(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """One class, of several images."""
+    counted = [row for row in rows if row["objects"]] or rows
+    columns = dict.fromkeys(key for row in rows for key in row if key != "confidence")
+    total = {
+        key: sum(row.get(key, 0) for row in rows)
+        for key in columns
+        if key.endswith("_px") or all(key in row for row in counted)
+    }
+    sure = [row for row in rows if "confidence" in row]
+    if sure:
+        total["confidence"] = sum(row["confidence"] * px_of(row) for row in sure) / sum(map(px_of, sure))
+    return total
 
 
 def totals_known(ws: Workspace, mask: str, image_ids: Iterable[str], progress: Progress = SILENT) -> dict[str, Totals]:

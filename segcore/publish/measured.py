@@ -29,15 +29,14 @@ def object_table(measured: Mapping[str, Totals], num_masks: int, classes: Sequen
     if not measured:
         return None
     totals = totals_of(list(measured.values()))
-    rows = (_row(info, totals[info.name], measured) for info in classes if info.name in totals)
+    rows = (_row(info, totals[info.name]) for info in classes if info.name in totals)
     return ObjectTable(tuple(rows), len(measured), num_masks)
 
 
-def _row(info: ClassInfo, total: Mapping[str, float], measured: Mapping[str, Totals]) -> ObjectRow:
-    """One class; in units that all of its images have, since what some do not have would be missing in the sum."""
-    own = [totals[info.name] for totals in measured.values() if info.name in totals]
-    shared = set.intersection(*map(set, own))
-    sizes = {key.partition("_")[2]: value for key, value in total.items() if key in shared and "_" in key}
-    sizes |= {} if "px" in sizes else {"px": sum(map(px_of, own))}
-    each = {unit: value / total["objects"] for unit, value in sizes.items()}
-    return ObjectRow(info, int(total["objects"]), area_text(sizes), area_text(each), total.get("confidence"))
+def _row(info: ClassInfo, total: Mapping[str, float]) -> ObjectRow:
+    """One class; planes and volumes together are counted in pixels."""
+    sizes = {key.partition("_")[2]: value for key, value in total.items() if "_" in key}
+    sizes["px"] = px_of(total)
+    count = int(total["objects"])
+    each = {unit: value / count for unit, value in sizes.items()} if count else None
+    return ObjectRow(info, count, area_text(sizes), area_text(each) if each else None, total.get("confidence"))

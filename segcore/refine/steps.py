@@ -11,7 +11,7 @@ from segcore.errors import ConfigError, StoreError
 from segcore.geometry import Ints
 from segcore.refine.morphology import Ball, closed, context, opened
 from segcore.refine.rules import Holes, Rule, Settle, Small
-from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size
+from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size, unmeasured
 from segcore.scoring.counts import foreground_rows
 from segcore.spatial import METERS_PER_UNIT
 from segcore.store import Image, Label
@@ -82,7 +82,7 @@ def steps_of(config: RefineConfig, image: Image, mask: Label) -> Steps:
 
     Raises:
         ConfigError: if the mask has no such class, or nothing is asked for.
-        StoreError: if its pixel size is not known, and a size is given in another unit than px.
+        StoreError: if its pixel size is not known, or is in degrees, and a size is given in another unit than px.
     """
     background = _background(mask.classes)
     if config.fill_holes is not None and background is None:
@@ -129,10 +129,8 @@ def _ball(text: str | None, option: str, image: Image, mask: Label) -> Ball | No
     spacing, georef, level = image.spacing, image.georef, mask.base_level
     sides, own = pixel_sides(mask.axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
     if own == "px":
-        raise StoreError(
-            f"image {image.image_id}: its pixel size is not known, so that {option} {text} means nothing there; give "
-            f"it in px ({option} 2px), or the pixel size to `segcore ingest --spacing`"
-        )
+        why = unmeasured(spacing, georef, f"{option} {text}", f"{option} 2px")
+        raise StoreError(f"image {image.image_id}: {why}")
     return Ball(radius=radius * METERS_PER_UNIT[unit] / LENGTH_UNITS[own], sides=sides)
 
 
@@ -146,9 +144,11 @@ def _px(text: str | None, option: str, image: Image, mask: Label) -> float:
     spacing, georef, level = image.spacing, image.georef, mask.base_level
     axes = tuple(axis for axis in mask.axes if axis != "t")  # every plane of a sequence stands for itself
     sizes = pixel_size(axes, spacing and spacing.at_level(level), georef and georef.at_level(level))
+    if not sizes:
+        why = unmeasured(spacing, georef, f"{option} {text}", f"{option} 50px")
+        raise StoreError(f"image {image.image_id}: {why}")
     if unit not in sizes:
         raise StoreError(
             f"image {image.image_id}: {option} {text}: expected one of {', '.join(('px', *sizes))}, got {unit}"
-            + ("" if sizes else "; its pixel size is not known")
         )
     return value / sizes[unit]

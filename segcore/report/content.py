@@ -148,7 +148,8 @@ class ObjectRow:
     num_objects: int
     size: str
     """Area or volume of them all, ready to read."""
-    mean_size: str
+    mean_size: str | None
+    """None where there is no object."""
     confidence: float | None
     """Mean over their pixels, where probabilities were kept."""
 

@@ -200,7 +200,8 @@ class ObjectsEntry(Open):
     """What `segcore measure` found of the masks as they stand; other images are left out."""
 
     classes: dict[str, dict[str, float]]
-    """Class -> objects, area or volume by unit (`area_px`, `area_um2`...), confidence; of all images."""
+    """Class -> objects, area or volume by unit (`area_px`, `area_um2`...), confidence; of all images. A unit that not
+    all images with such objects have is left out."""
     images: dict[str, dict[str, dict[str, float]]]
     """The same by image id."""
 

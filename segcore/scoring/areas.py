@@ -73,6 +73,24 @@ def pixel_sides(axes: tuple[str, ...], spacing: Spacing | None, georef: Georef |
     return tuple(0.0 if axis == "t" else sides[axis] / LENGTH_UNITS[unit] for axis in axes), unit
 
 
+def unmeasured(spacing: Spacing | None, georef: Georef | None, asked: str, in_px: str) -> str:
+    """Why a length or a size means nothing in pixels of which none is known, and what to do; the rest of an error.
+
+    Args:
+        spacing: of the image.
+        georef: likewise.
+        asked: what a user gave, with its unit.
+        in_px: how it would be given in px.
+    """
+    why, instead = "its pixel size is not known", "the pixel size to `segcore ingest --spacing`"
+    if (spacing is not None and spacing.unit == "degree") or (georef is not None and _is_geographic(georef)):
+        why, instead = (
+            "its pixels are measured in degrees, which are no lengths",
+            "warp its file to a CRS in metres first",
+        )
+    return f"{why}, so that {asked} means nothing there; give it in px ({in_px}), or {instead}"
+
+
 def crs_of(georef: Georef) -> CRS | None:
     """The CRS of a georeference, by its WKT or else its EPSG code; None where it has neither.
 
@@ -91,6 +109,14 @@ def _meters_per_crs_unit(georef: Georef) -> float | None:
         return float(crs.linear_units_factor[1]) if crs is not None and crs.is_projected else None
     except CRSError:
         return None
+
+
+def _is_geographic(georef: Georef) -> bool:
+    try:
+        crs = crs_of(georef)
+        return crs is not None and crs.is_geographic
+    except CRSError:
+        return False
 
 
 def _in_units(square_meters: float, units: dict[str, float]) -> dict[str, float]:

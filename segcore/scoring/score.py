@@ -19,7 +19,7 @@ from segcore.isolation import Beat, Crew, Task
 from segcore.measure import Peak
 from segcore.progress import SILENT, Progress
 from segcore.results import ItemResult, StageResult
-from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size
+from segcore.scoring.areas import LENGTH_UNITS, pixel_sides, pixel_size, unmeasured
 from segcore.scoring.boundary import EXACT, Ruler
 from segcore.scoring.counts import Counts, foreground_rows, overall_scores
 from segcore.scoring.document import Against, document
@@ -270,10 +270,8 @@ def _ruler(subject: Subject, config: ScoreConfig) -> Ruler:
     if of == "px":
         tolerance = value * side
     elif unit == "px":
-        raise StoreError(
-            f"image {image.image_id}: its pixel size is not known, so that a tolerance of {config.tolerance} means "
-            "nothing there; give it in px (--tolerance 2px), or the pixel size to `segcore ingest --spacing`"
-        )
+        why = unmeasured(spacing, georef, f"a tolerance of {config.tolerance}", "--tolerance 2px")
+        raise StoreError(f"image {image.image_id}: {why}")
     else:
         tolerance = value * METERS_PER_UNIT[of] / LENGTH_UNITS[unit]
     cap = side * (config.boundary_halo_px or (VOLUME_HALO_PX if "z" in axes else HALO_PX))

@@ -1,6 +1,7 @@
 """What tests of flows share: stages that do nothing, and what Prefect's pages would show."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,7 @@ from flows import functions
 from segcore.config import STAGES, StageConfig
 from segcore.progress import Progress
 from segcore.results import StageResult
+from segcore.store import Workspace
 from tests.flows.stand_ins import GOOD, Stage
 
 
@@ -44,3 +46,11 @@ def artifacts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
             f"flows.artifacts.{kind}_artifact", lambda *args, kind=kind: shown.append((kind, args)) or "an id"
         )
     return shown
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> str:
+    """One without images."""
+    ws = Workspace.open(str(tmp_path / "w"), create=True)
+    (tmp_path / "w" / "images").mkdir()
+    return ws.uri

@@ -10,3 +10,4 @@ Stage = Callable[[StageConfig, Progress], StageResult]
 
 GOOD = ItemResult(state="done", source="a.tif", image="a-01234567", scores={"miou": 0.75})
 BAD = ItemResult(state="failed", source="b.tif", error="b.tif: not an image")
+LEFT = ItemResult(state="left", source="c.tif", image="c-01234567")

@@ -6,9 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image as Picture
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime.flow_run import FIELDS
@@ -24,25 +22,13 @@ from segcore.errors import StoreError
 from segcore.progress import Progress
 from segcore.results import ItemResult, StageResult
 from segcore.store import Workspace
-from tests.flows.stand_ins import BAD, GOOD, Stage
+from tests.flows.nights import archive, files, invert, night, states_of
+from tests.flows.stand_ins import BAD, GOOD, LEFT, Stage
 from tests.inference.scenes import unet_package
-
-LEFT = ItemResult(state="left", source="c.tif", image="c-01234567")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> str:
-    ws = Workspace.open(str(tmp_path / "w"), create=True)
-    (tmp_path / "w" / "images").mkdir()
-    return ws.uri
 
 
 def partly_ingest(config: StageConfig, progress: Progress) -> StageResult:
     return StageResult(stage="ingest", items=(GOOD, BAD))
-
-
-def night(workspace: str, **settings: Any) -> NightlyConfig:
-    return NightlyConfig.model_validate({"workspace": workspace, "model": "m", "sources": ["in"], **settings})
 
 
 # What is asked for
@@ -57,6 +43,12 @@ def night(workspace: str, **settings: Any) -> NightlyConfig:
         ({"predict": {"bach": 2}}, "unknown key 'bach': did you mean 'batch'"),
         ({"predict": {"images": ["a"]}}, r"predict\.images: the night fills it in"),
         ({"predict": {"batch": 0}}, "greater than or equal to 1"),
+        ({"refine": {"model": "other"}}, r"refine\.model: the night fills it in"),
+        ({"refine": {"min_size": 5, "dry_run": True}}, r"refine\.dry_run: the night fills it in"),
+        ({"refine": {"min_size": "5 apples"}}, "expected a size such as 50"),
+        ({"refine": {"overwrite": True}}, "nothing to do: expected one of open"),
+        ({"refine": {"objects": True, "name": "n"}}, "leave the name out"),
+        ({"refine": {"min_sise": 5}}, "unknown key 'min_sise': did you mean 'min_size'"),
         ({"exports": ["geotiff"]}, "expected both or none"),
         ({"exports": ["tiff"], "export_folder": "out"}, "format: Input should be 'geotiff'"),
         ({"ingest": {"split": "1/2/3/4"}}, "expected shares of train/val/test"),
@@ -74,6 +66,9 @@ def test_the_form_has_the_settings_of_the_stages_with_their_ranges() -> None:
     assert (predict["additionalProperties"], predict["properties"]["batch"]["minimum"]) == (False, 1)
     assert predict["properties"]["halo"]["description"].startswith("Context around the write window")
     assert {"workspace", "model", "images", "until"}.isdisjoint(predict["properties"])
+    refine = schema["properties"]["refine"]["properties"]
+    assert refine.keys() >= {"open", "min_size", "objects", "name"}
+    assert {"workspace", "model", "images", "dry_run"}.isdisjoint(refine)
     assert schema["properties"]["exports"]["items"]["enum"][0] == "geotiff"
     for name, about in schema["properties"].items():
         assert about["title"], name
@@ -233,6 +228,8 @@ def test_where_every_mask_fails_no_stage_takes_that_for_all_images(stages: dict[
     state = nightly(night(workspace, exports=["png"], export_folder="out"), return_state=True)
     assert [result.stage for result in stage_results(state)] == ["ingest", "predict", "report"]
     assert state.name == "PartlyDone"
+    state = nightly(night(workspace, refine={"min_size": 5}), return_state=True)
+    assert [result.stage for result in stage_results(state)] == ["ingest", "predict", "report"]
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -242,28 +239,9 @@ def test_a_night_without_a_champion_says_how_to_get_one(stages: dict[str, Stage]
     assert f"segcore champion --workspace {workspace} --promote MODEL" in str(state.message)
 
 
-def files(folder: Path) -> dict[str, tuple[int, int]]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
-
-
 @pytest.mark.usefixtures("prefect_server")
 def test_only_what_is_new_changed_or_of_a_new_model_is_done(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), np.uint8)
-    (tmp_path / "in").mkdir()
-    for name, each in zip("ab", pixels, strict=True):
-        Picture.fromarray(each).save(tmp_path / "in" / f"{name}.png")
-    package = unet_package(Workspace.open(str(tmp_path / "w"), create=True))
-    config = night(
-        str(tmp_path / "w"),
-        model=package.model_id,
-        sources=[str(tmp_path / "in")],
-        exports=["png"],
-        export_folder=str(tmp_path / "out"),
-        objects=True,
-        ingest={"processes": 1},
-        predict={"device": "cpu", "precision": "float32", "tile_px": 64, "tile_workers": 1, "shard_px": 256},
-    )
+    config = night(str(tmp_path / "w"), **archive(tmp_path))
     states = [nightly(config, return_state=True)]
     assert (states[0].name, states[0].message) == ("Completed", "report: all done")
     before = files(tmp_path)
@@ -276,7 +254,7 @@ def test_only_what_is_new_changed_or_of_a_new_model_is_done(tmp_path: Path) -> N
     results = stage_results(states[1])
     assert {item.state for result in results[:3] for item in result.items} == {"skipped"}
     assert sum(result.seconds for result in results) < 20
-    Picture.fromarray(255 - pixels[1]).save(tmp_path / "in" / "b.png")
+    invert(tmp_path / "in" / "b.png")
     results = stage_results(nightly(config, return_state=True))
     for result in results[:3]:
         assert [item.state for item in result.items] == ["skipped", "done"]
@@ -285,11 +263,7 @@ def test_only_what_is_new_changed_or_of_a_new_model_is_done(tmp_path: Path) -> N
     }
     other = unet_package(Workspace.open(config.workspace), channels=(4, 8))
     results = stage_results(nightly(config.model_copy(update={"model": other.model_id}), return_state=True))
-    assert [[item.state for item in result.items] for result in results[:3]] == [
-        ["skipped", "skipped"],
-        ["done", "done"],
-        ["done", "done"],
-    ]
+    assert states_of(results, "ingest", "predict", "export") == [["skipped"] * 2, ["done"] * 2, ["done"] * 2]
     ws = Workspace.open(config.workspace)
     for image_id in ws.image_ids():
-        assert {package.model_id, other.model_id} <= set(ws.label_names(image_id))
+        assert {config.model, other.model_id} <= set(ws.label_names(image_id))

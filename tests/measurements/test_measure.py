@@ -269,3 +269,11 @@ def test_images_of_other_bands_and_units_share_a_table(ws: Workspace) -> None:
     assert np.isnan(found["mean_band 1"][own]).all()
     assert found["mean_band 0"][own].tolist() == [9.0]
     assert result.details["objects"] == len(found["object"])
+    is_cell = found["class"] == "cell"
+    total = {"objects": is_cell.sum(), "area_px": found["area_px"][is_cell].sum()}
+    assert result.details["classes"]["cell"] == total  # in m2 it would be that of one image
+    document = json.loads(Path(result.paths[2]).read_text())
+    assert document["images"]["b"]["classes"] == {
+        "cell": {"objects": 1, "area_px": 20, "area_m2": 20.0, "area_ha": 0.002},
+        EVIL: {"objects": 0, "area_px": 0, "area_m2": 0.0, "area_ha": 0.0},
+    }

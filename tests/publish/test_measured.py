@@ -27,6 +27,14 @@ def test_planes_and_volumes_together_are_counted_in_pixels() -> None:
     assert table.rows[0].size == "100 px"
 
 
+def test_a_class_without_objects_has_none_and_takes_no_unit_away() -> None:
+    none: dict[str, float] = {"objects": 0, "area_px": 0}
+    for images, expected in (([KNOWN, none], (3, "7.50 µm²", "2.50 µm²")), ([none], (0, "0 px", None))):
+        table = object_table({str(n): {"foreground": row} for n, row in enumerate(images)}, 2, CLASSES)
+        assert table is not None
+        assert [(row.num_objects, row.size, row.mean_size) for row in table.rows] == [expected]
+
+
 def test_masks_without_objects_have_a_table_without_rows_and_unmeasured_ones_none() -> None:
     table = object_table({"a": {}}, 1, CLASSES)
     assert table is not None

@@ -116,6 +116,14 @@ def test_report_tells_of_objects_that_were_measured_of_these_masks(workspace: Wo
     assert list(_told(workspace)["objects"]["images"]) == ["a"]
 
 
+def test_report_tells_that_there_are_no_objects_where_there_are_none(workspace: Workspace) -> None:
+    put_label(workspace, "b", "m", np.zeros(SIDES, np.uint8), version=1)
+    measure(MeasureConfig(workspace=workspace.uri, model="m", images=("b",)))
+    told = _told(workspace)
+    assert told["objects"]["classes"] == {"foreground": {"objects": 0, "area_px": 0}}
+    assert '<td class="num">0 px</td><td class="num">–</td>' in told["page"]
+
+
 def test_report_without_measurements_has_no_objects(workspace: Workspace) -> None:
     told = _told(workspace)
     assert told["objects"] is None

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from segcore.classes import ClassInfo, default_classes
 from segcore.geometry import Window
-from segcore.spatial import Spacing
+from segcore.spatial import Georef, Spacing
 from segcore.store import Workspace
 from tests.synthetic import put_image, put_label
 
@@ -19,12 +19,13 @@ def put_mask(
     axes: tuple[str, ...] = ("y", "x"),
     has_background: bool = True,
     spacing: Spacing | None = None,
+    georef: Georef | None = None,
     image_id: str = "a",
     version: int = 0,
 ) -> None:
     """Class 0 is the background, or a class like the others."""
     classes = default_classes(num_classes if num_classes > 2 else 3)[:num_classes]
-    put_image(ws, image_id, np.ones((1, *ids.shape), np.uint8), axes=("c", *axes), spacing=spacing)
+    put_image(ws, image_id, np.ones((1, *ids.shape), np.uint8), axes=("c", *axes), spacing=spacing, georef=georef)
     classes = (BACKGROUND, *classes[1:]) if has_background else classes
     put_label(ws, image_id, "m", ids, classes=classes, axes=axes, version=version)
 

@@ -16,7 +16,7 @@ from segcore.refine import refine, work
 from segcore.repair import repair
 from segcore.results import StageResult
 from segcore.selection import select
-from segcore.spatial import Spacing
+from segcore.spatial import Georef, Spacing
 from segcore.store import Workspace, verify
 from segcore.store.pyramid import mode_2x2
 from tests.refine.made import put_mask, whole
@@ -138,6 +138,23 @@ def test_sizes_may_be_given_in_the_units_of_the_image(ws: Workspace) -> None:
     where = np.array([[0, 0, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]])
     core = ndimage.binary_erosion(own | unknown, where, border_value=1) & ~unknown
     np.testing.assert_array_equal(whole(ws, "opened") == 1, own & ndimage.binary_dilation(core, where))
+
+
+@pytest.mark.parametrize(
+    ("option", "in_px"), [("open", "2px"), ("close", "2px"), ("min_size", "50px"), ("fill_holes", "50px")]
+)
+def test_degrees_are_no_sizes(ws: Workspace, option: str, in_px: str) -> None:
+    ids = blobs((60, 290), 2)
+    put_mask(ws, ids, 2, georef=Georef(crs_wkt=None, epsg=4326, transform=(0.01, 0, 10.0, 0, -0.01, 62.0)))
+    asked = "90m" if in_px == "2px" else "1ha"
+    result = refine(build_config(RefineConfig, {"workspace": ws.uri, "model": "m", option: asked}))
+    flag = f"--{option.replace('_', '-')}"
+    assert result.items[0].error == (
+        f"image a: its pixels are measured in degrees, which are no lengths, so that {flag} {asked} means nothing "
+        f"there; give it in px ({flag} {in_px}), or warp its file to a CRS in metres first"
+    )
+    run(ws, **{option: in_px})
+    np.testing.assert_array_equal(whole(ws, "m_refined"), refined_whole(ids, 2, **{option: int(in_px[:-2])}))
 
 
 def test_a_mask_that_was_made_anew_is_refined_anew(ws: Workspace) -> None:

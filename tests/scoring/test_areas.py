@@ -1,11 +1,12 @@
 """Pixel areas against closed forms."""
 
 import math
+import re
 
 import pytest
 from rasterio.crs import CRS
 
-from segcore.scoring.areas import pixel_sides, pixel_size
+from segcore.scoring.areas import pixel_sides, pixel_size, unmeasured
 from segcore.spatial import Georef, Spacing
 
 
@@ -63,3 +64,19 @@ def test_pixel_sides_that_are_not_known_are_pixels() -> None:
     assert pixel_sides(("z", "y", "x"), flat, None) == ((1.0, 1.0, 1.0), "px")
     assert pixel_sides(("y", "x"), degrees, None) == ((1.0, 1.0), "px")
     assert pixel_sides(("t", "y", "x"), None, None) == ((0.0, 1.0, 1.0), "px")
+
+
+@pytest.mark.parametrize(
+    ("spacing", "georef", "said"),
+    [
+        (None, None, "its pixel size is not known, .* or the pixel size to `segcore ingest --spacing`"),
+        (Spacing(values={"y": 0.1, "x": 0.1}, unit="degree", origin="file"), None, "degrees, .* warp its file"),
+        (None, Georef(crs_wkt=None, epsg=4326, transform=(0.1, 0, 0, 0, -0.1, 0)), "degrees, .* warp its file"),
+        (None, Georef(crs_wkt="no CRS", epsg=None, transform=(1, 0, 0, 0, -1, 0)), "is not known"),
+        (None, Georef(crs_wkt=None, epsg=None, transform=(1, 0, 0, 0, -1, 0)), "is not known"),
+    ],
+)
+def test_what_is_advised_where_nothing_is_known_of_pixels_helps_there(
+    spacing: Spacing | None, georef: Georef | None, said: str
+) -> None:
+    assert re.search(said, unmeasured(spacing, georef, "--open 3m", "--open 2px"))

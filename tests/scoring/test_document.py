@@ -19,7 +19,7 @@ from segcore.scoring import stream as streaming
 from segcore.scoring.boundary import Boundaries, Ruler
 from segcore.scoring.instances import Objects, Overlaps, instance_ratios
 from segcore.scoring.score import score
-from segcore.spatial import Spacing
+from segcore.spatial import Georef, Spacing
 from segcore.store import Workspace
 from tests.synthetic import put_image, put_label, put_objects
 
@@ -330,6 +330,15 @@ def test_tolerance_that_cannot_be_measured_fails_its_image(workspace: Workspace)
     assert "its pixel size is not known" in (result.items[0].error or "")
     result = score(ScoreConfig(workspace=workspace.uri, model="m", tolerance="1mm", images=("i1",)))
     assert "is longer than the distances that are measured, 32 um" in (result.items[0].error or "")
+    degrees = Georef(crs_wkt=None, epsg=4326, transform=(0.01, 0, 10.0, 0, -0.01, 62.0))
+    put_image(workspace, "i0", np.ones((1, *SHAPE), np.uint8), georef=degrees)
+    result = score(ScoreConfig(workspace=workspace.uri, model="m", tolerance="90m", images=("i0",)))
+    assert result.items[0].error == (
+        "image i0: its pixels are measured in degrees, which are no lengths, so that a tolerance of 90m means nothing "
+        "there; give it in px (--tolerance 2px), or warp its file to a CRS in metres first"
+    )
+    result = score(ScoreConfig(workspace=workspace.uri, model="m", tolerance="2px", images=("i0",)))
+    assert result.items[0].state == "done"
 
 
 def test_another_ruler_is_measured_anew_and_off_measures_nothing(workspace: Workspace) -> None:
