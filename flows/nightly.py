@@ -7,6 +7,7 @@ table and in its final state, PartlyDone, which is of type Failed: green would b
 night goes on where this one stopped.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,7 +51,8 @@ def nightly(config: NightlyConfig) -> State[Any]:
         if config.refine and predicted:
             results.append(stage("refine", config.settings("refine", **chosen, images=predicted)))
             chosen["model"] = results[-1].details["name"]
-        results.extend(stages_on_masks(config, chosen, finished(results[-1])))
+        for each in stages_on_masks(config, chosen, finished(results[-1])):
+            results.append(each)
         if predicted:
             results.append(stage("drift", config.settings("drift", model=package, images=predicted)))
     except (StageStoppedError, StoreError) as error:
@@ -91,13 +93,14 @@ def finished(made: StageResult) -> list[str]:
     return sorted(item.image for item in made.items if item.state in FINISHED and item.image)
 
 
-def stages_on_masks(config: NightlyConfig, chosen: dict[str, str], images: list[str]) -> list[StageResult]:
-    """Files and scores of the masks that are finished."""
+def stages_on_masks(config: NightlyConfig, chosen: dict[str, str], images: list[str]) -> Iterator[StageResult]:
+    """Files and scores of the masks that are finished, one by one: what one did is told if the next one stops."""
     if not images:
-        return []
+        return
     masks = {**chosen, "images": images}
-    results = [stage("export", config.export_settings(each, **masks)) for each in config.exports]
-    return [*results, stage("score", config.settings("score", **masks))]
+    for each in config.exports:
+        yield stage("export", config.export_settings(each, **masks))
+    yield stage("score", config.settings("score", **masks))
 
 
 def reported(

@@ -108,12 +108,9 @@ def choose(config: TrainConfig, data: TrainingData, device: torch.device, proces
         reasons["tile_px"] = f"{tile_px}: for images of {min(sides)} px and more a side{objects}"
     if not channels and "channels" not in config.arguments and takes(config.architecture, "channels"):
         widest = CPU_CHANNELS if is_cpu else GPU_CHANNELS
-        depth = max(2, min(len(widest), 1 + int(math.log2(tile_px / LEAST_DEEPEST_PX))))
-        channels = widest[:depth]
-        reasons["channels"] = (
-            f"{','.join(map(str, channels))}: for {kind}; a tile of {tile_px} px is {tile_px >> (depth - 1)} px at the "
-            "coarsest stage"
-        )
+        most = min(len(widest), len(find_architecture(config.architecture).arguments.model_fields["channels"].default))
+        channels = widest[: max(2, min(most, 1 + int(math.log2(tile_px / LEAST_DEEPEST_PX))))]
+        reasons["channels"] = f"{','.join(map(str, channels))}: for {kind}, and tiles of {tile_px} px"
     batch = config.batch
     if batch is None:
         mixes = config.augments.get("mixup", 0) or config.augments.get("cutmix", 0)

@@ -29,7 +29,7 @@ NETWORKS = {
 
 VOLUMES = {
     "dynunet": {"channels": "4,8,8"},
-    "segresnet": {"first_channels": "8"},
+    "segresnet": {"first_channels": "8", "depths": "1,1"},
     "swinunetr": {"features": "12"},
     "unetr": {"hidden": "24", "heads": "3", "features": "8", "grid_px": "64", "grid_planes": "16"},
 }
@@ -43,16 +43,16 @@ def test_a_network_of_volumes_goes_the_whole_way_as_it_comes(name: str, tmp_path
         pytest.skip("extra `volumes` is incomplete: einops")
     ws = Workspace.open(str(tmp_path / "w"), create=True)
     for k, split in enumerate(("train", "val")):
-        pixels = scene(40, 48, seed=k)[:1].repeat(36, axis=0)[:, None]
+        pixels = scene(40, 48, seed=k)[:1].repeat(33 if name == "swinunetr" else 17, axis=0)[:, None]
         put_image(ws, f"i{k}", pixels, split=split, axes=("z", "c", "y", "x"))
         put_label(ws, f"i{k}", "target", (pixels[:, 0] > 120).astype(np.uint8), axes=("z", "y", "x"))
     common: dict[str, Any] = {"workspace": ws.uri, "device": "cpu"}
     given = {"architecture": name, "arguments": VOLUMES[name], "max_steps": 2, "tile_px": 64, "threads": 1}
     model = train(TrainConfig.model_validate({**common, **given})).details["model"]
-    for mask in ("one", "two"):
-        items = predict(PredictConfig.model_validate({**common, "model": model, "name": mask})).items
-        assert [item.error for item in items] == [None] * 2
-    np.testing.assert_array_equal(mask_of(ws, "i1", "one"), mask_of(ws, "i1", "two"))
+    how = {"model": model, "images": ("i1",), "precision": "float32"}
+    items = predict(PredictConfig.model_validate({**common, **how})).items
+    assert [item.error for item in items] == [None]
+    assert set(np.unique(mask_of(ws, "i1", model))) <= {0, 1}
 
 
 @pytest.mark.slow  # a few seconds each, and half a minute where transformers are explained on a busy machine

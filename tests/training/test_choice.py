@@ -65,6 +65,12 @@ def test_tiles_of_a_detector_hold_most_objects_whole(widest: int, side: int, til
     assert choose(asked.model_copy(update={"tile_px": 64}), replace(data(side), objects=objects), CPU).tile_px == 64
 
 
+def test_a_tile_classifier_keeps_its_cells() -> None:
+    """How many stages it has decides how coarse its map is."""
+    chosen = choose(config(architecture="tile_classifier"), data(256), CPU)
+    assert chosen.channels == (8, 16, 32, 64)
+
+
 def test_what_is_given_stands_without_a_reason() -> None:
     given = {"tile_px": 96, "batch": 3, "channels": (8, 16), "loss": {"focal": 2.0}, "learning_rate": 0.1}
     found = choose(config(schedule="poly", arguments={"norm": "batch"}, **given), data(500), CPU)
