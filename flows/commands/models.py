@@ -24,7 +24,9 @@ def models(
     zoo: Annotated[
         bool, typer.Option("--zoo", help="Also the names that the extra `zoo` adds: smp.* and timm.*.")
     ] = False,
-    measure: Annotated[bool, typer.Option("--measure", help="Also time each on this machine, a second or so.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also time each on this machine: seconds for each.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where --measure runs: auto, cpu, cuda or mps.")] = "auto",
     json_: JSON = False,
     debug: DEBUG = False,
@@ -68,7 +70,7 @@ def as_table(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['name']:{width}}  {row['family']:19}  {''.join(row['axes']):3}  {size:>8}  "
             f"stride {row['stride']:2}  sees {context}{speed}"
         )
-        lines.append(f"{'':{width}}  {row['use']}")
+        lines.append(f"{'':{width}}  {row['use']}{after(row['paper'])}")
         if row["missing"]:
             lines.append(f"{'':{width}}  {row['missing']}")
     exact = (
@@ -77,10 +79,15 @@ def as_table(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *lines,
         "",
-        "M: millions of weights.",
+        "M: millions of weights, as the arguments stand; `segcore train` chooses channels and norm to suit the images.",
         exact,
         "`segcore models NAME` shows a network's arguments, its paper and more; --zoo lists those of other libraries.",
     ]
+
+
+def after(paper: str) -> str:
+    """The paper in short: its first author and its year."""
+    return f" ({paper.split(',')[0]}, {paper[-4:]})" if paper else ""
 
 
 def in_full(row: dict[str, Any]) -> list[str]:
@@ -95,6 +102,7 @@ def in_full(row: dict[str, Any]) -> list[str]:
         if row["parameters"]
         else "none: its arguments take their place",
         "tiles": f"{', '.join(row['axes'])}; y and x are multiples of {row['stride']}",
+        "train": f"chooses {' and '.join(row['chosen'])}, where not given" if row["chosen"] else "",
     }
     if "mpx_per_s" in row:
         told["speed"] = f"{row['mpx_per_s']:.2f} Mpx/s, {row['ms_per_frame']:.0f} ms a 1080p frame on {row['device']}"

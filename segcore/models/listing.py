@@ -10,7 +10,7 @@ import torch
 
 from segcore.errors import ConfigError
 from segcore.geometry import rounded_up
-from segcore.models import ModelConfig, axes_of, build_model, find_architecture, strides_of
+from segcore.models import ModelConfig, axes_of, build_model, find_architecture, strides_of, takes
 from segcore.models.architecture import Told
 from segcore.models.arguments import ModelArguments
 from segcore.models.image_norm import standing
@@ -21,8 +21,12 @@ BANDS, CLASSES = 3, 2
 """Of the networks whose weights are counted."""
 FRAME = (1080, 1920)
 """Height and width of what `ms_per_frame` is of."""
-MEASURED_PX, MEASURED_PLANES = 512, 4
-REPEATS = 3
+MEASURED_PX, MEASURED_VOLUME = 512, (4, 128)
+"""Side of a tile; planes and side of one of a volume or a sequence."""
+REPEATS, ENOUGH_S = 3, 2.0
+"""A tile is repeated so often, but not once so many seconds are spent."""
+CHOSEN = ("channels", "norm")
+"""Arguments that `train` chooses by images and device, where they are not given."""
 
 
 class Speed(NamedTuple):
@@ -56,6 +60,7 @@ def described(name: str) -> dict[str, Any]:
         "context_px": context_px,
         "tiling_is_exact": context_px is not None,
         "missing": missing(entry.library),
+        "chosen": [argument for argument in CHOSEN if takes(name, argument)],
         "arguments": arguments_of(name),
     }
 
@@ -101,18 +106,18 @@ def arguments_of(name: str) -> dict[str, dict[str, Any]]:
 
 @torch.inference_mode()
 def measured_speed(name: str, device: torch.device) -> Speed:
-    """The median of a few tiles of 512 px with random weights, as the network is in use."""
+    """The median of a few tiles with random weights, as the network is in use; of the slowest, a single tile."""
     model = standing(_built(name, "cpu").eval()).to(device)
     (stride, stride_planes), volume = strides_of(model), len(axes_of(model)) > 2
-    side = rounded_up(MEASURED_PX, stride)
-    planes = (rounded_up(MEASURED_PLANES, stride_planes),) if volume else ()
+    planes = (rounded_up(MEASURED_VOLUME[0], stride_planes),) if volume else ()
+    side = rounded_up(MEASURED_VOLUME[1] if volume else MEASURED_PX, stride)
     tiles = torch.randn(1, BANDS, *planes, side, side, device=device)
-    times = []
-    for _ in range(1 + REPEATS):
+    times: list[float] = []
+    while len(times) <= REPEATS and sum(times) < ENOUGH_S:
         began = time.perf_counter()
         float(model(tiles).sum())  # waits for the device
         times.append(time.perf_counter() - began)
-    px_per_s = math.prod(tiles.shape[2:]) / statistics.median(times[1:])
+    px_per_s = math.prod(tiles.shape[2:]) / statistics.median(times[1:] or times)  # the first one warms up
     return Speed(px_per_s / 1e6, 1e3 * FRAME[0] * FRAME[1] / px_per_s)
 
 

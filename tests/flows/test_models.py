@@ -19,6 +19,7 @@ def test_all_are_listed_each_with_when_to_choose_it() -> None:
     for name, entry in ARCHITECTURES.items():
         assert f"\n{name} " in f"\n{text}"
         assert entry.use in text
+        assert entry.paper[-4:] in text
 
 
 def test_json_has_a_row_for_each() -> None:
@@ -28,6 +29,7 @@ def test_json_has_a_row_for_each() -> None:
     assert rows["unet"]["arguments"]["channels"]["default"] == [16, 32, 64, 128, 128]
     assert (rows["unet"]["tiling_is_exact"], rows["pspnet"]["tiling_is_exact"]) == (True, False)
     assert rows["convlstm_unet"]["axes"] == ["t", "y", "x"]
+    assert [rows[name]["chosen"] for name in ("unet", "otsu")] == [["channels", "norm"], []]
 
 
 def test_one_is_shown_with_its_arguments_and_measured() -> None:
