@@ -17,8 +17,12 @@ from segcore.store import Image, Label, Layer, Workspace
 
 MAX_ROWS = 6
 """Of pictures in a report."""
-MAPS = {"grad_cam": "Grad-CAM", "integrated_gradients": "Integrated gradients"}
-"""Methods that leave layers."""
+MAPS = {
+    "band_occlusion": ("Band occlusion", "it is less sure without one of the bands"),
+    "grad_cam": ("Grad-CAM", "it speaks for it"),
+    "integrated_gradients": ("Integrated gradients", "it speaks for it"),
+}
+"""Methods, by the beginning of their layers' names: what they are called, and what red says."""
 BASELINE = "the mean of the training set"
 """What takes the place of what is taken away; a classic method was not trained, and has 0."""
 NUMBERS = {
@@ -101,11 +105,11 @@ def _row(image: Image, layer: Layer, kind: str) -> PictureRow:
     stored = layer.read(first.with_axis(channel, 1)).reshape(window.shape[-2:])
     picture, _ = read_picture(image, first, layer.base_level, longest_px=None)
     red = pictures.reddened(picture, (np.maximum(stored, 1).astype(np.float32) - 1) / np.float32(254))
-    method, name = MAPS[kind.partition("-")[0]], layer.attributes["explain"]["class"]["name"]
+    (method, red_says), name = MAPS[kind.partition("-")[0]], layer.attributes["explain"]["class"]["name"]
     top, left = first.start[-2:]
     what = f"{name} in the tile at y {top}, x {left} of {image.image_id}"
     panels = (
         Panel("image", pictures.photo_uri(pictures.shrunk(picture, PICTURE_PX)), f"Image: {what}"),
-        Panel("what speaks for it", pictures.photo_uri(pictures.shrunk(red, PICTURE_PX)), f"{method}: {what}"),
+        Panel("where", pictures.photo_uri(pictures.shrunk(red, PICTURE_PX)), f"{method}: {what}"),
     )
-    return PictureRow(f"{name}: {image.image_id}", f"{method}, y {top}, x {left}; red: it speaks for it", panels)
+    return PictureRow(f"{name}: {image.image_id}", f"{method}, y {top}, x {left}; red: {red_says}", panels)

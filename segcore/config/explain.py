@@ -19,8 +19,9 @@ class ExplainConfig(StageConfig):
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name of the mask under `labels/`; the model id by default."""
     method: Method = "band_occlusion"
-    """`band_occlusion`: a table of how much less sure the model is without each band; `grad_cam`: layers of where
-    features speak for a class; `integrated_gradients`: layers of the pixels that do, and a table of the bands."""
+    """`band_occlusion`: a table of how much less sure the model is without each band, and layers of where; `grad_cam`:
+    layers of where features speak for a class; `integrated_gradients`: layers of the pixels that do, and a table of the
+    bands."""
     classes: tuple[str, ...] = ()
     """Classes to explain, by name; none = all but the background."""
     mpx: float = Field(default=2.0, gt=0)

@@ -25,6 +25,8 @@ class Occluded(NamedTuple):
     """Likewise without a band, by its number."""
     lost_px: list[int]
     """Pixels of those that get another class without it."""
+    most: torch.Tensor
+    """([Z,] Y, X): what a pixel's probability loses by the band that it needs most; 0 where it needs none."""
 
 
 class Gradients(NamedTuple):
@@ -48,14 +50,17 @@ def band_occlusion(model: Model, tile: torch.Tensor, class_id: int, counted: tor
         class_id: the class.
         counted: pixels ([Z,] Y, X) that count, True = counts.
     """
-    without, lost_px = [], []
+    whole = model(tile)[0].softmax(dim=0)[class_id]
+    without, lost_px, most = [], [], torch.zeros_like(whole)
     for band in range(tile.shape[1]):
         occluded = tile.clone()
         occluded[:, band] = 0
         logits = model(occluded)
-        without.append(float(_probability(logits, class_id, counted)))
+        left = logits[0].softmax(dim=0)[class_id]
+        without.append(float(left[counted].sum()))
         lost_px.append(int((logits[0].argmax(dim=0) != class_id)[counted].sum()))
-    return Occluded(float(_probability(model(tile), class_id, counted)), without, lost_px)
+        most = torch.maximum(most, whole - left)
+    return Occluded(float(whole[counted].sum()), without, lost_px, most.where(counted, 0))
 
 
 def integrated_gradients(

@@ -80,7 +80,7 @@ class Looker:
         logits: torch.Tensor = self._network(tiles)[:, : self._num_classes]
         return logits
 
-    def look(self, tile: Tile, class_id: int) -> tuple[Sums, Map | None] | None:
+    def look(self, tile: Tile, class_id: int) -> tuple[Sums, Map] | None:
         """What the method finds in one tile; None if the model gives none of its usable pixels the class."""
         normal = self._normalised(read_reflected(self._grid, tile.read, self._stretch))
         inner = tile.write.relative_to(tile.read.start).slices[-(normal.ndim - 2) :]
@@ -96,16 +96,14 @@ class Looker:
             return None
         sums, values = self._method(normal, class_id, counted)
         sums.tiles, sums.px = 1, px
-        if values is None:
-            return sums, None
         found = self._grid.on_mask(values[inner].cpu().numpy().reshape(tile.write.shape), tile.write, window)
         return sums, Map(window, np.where(True if valid is None else valid, found, np.nan).astype(np.float32))
 
-    def _method(self, tile: torch.Tensor, class_id: int, counted: torch.Tensor) -> tuple[Sums, torch.Tensor | None]:
+    def _method(self, tile: torch.Tensor, class_id: int, counted: torch.Tensor) -> tuple[Sums, torch.Tensor]:
         if self._config.method == "band_occlusion":
             occluded = band_occlusion(self._model, tile, class_id, counted)
             bands = np.asarray(occluded.without, np.float32), np.asarray(occluded.lost_px, np.float32)
-            return Sums(0, 0, occluded.probability, *bands), None
+            return Sums(0, 0, occluded.probability, *bands), occluded.most
         if self._config.method == "integrated_gradients":
             found = integrated_gradients(self._model, tile, class_id, counted, self._config.steps)
             by_band = found.attributions.flatten(1).sum(dim=1).cpu().numpy()

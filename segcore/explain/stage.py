@@ -39,7 +39,7 @@ from segcore.store import Image, Label, Workspace, layer_name
 from segcore.store.places import array_prefix
 from segcore.why import BASELINE, makers_of, table_key
 
-ENGINE = 2
+ENGINE = 3
 """Goes up with every change of this code that can change a value."""
 
 
@@ -231,7 +231,7 @@ def _looked_at(looker: Looker, tiles: Sequence[Tile], class_id: int) -> tuple[Su
             raise SegcoreError("out of memory with a single tile; give a smaller tile_px, or device: cpu") from error
         if found is not None:
             sums.add(found[0])
-            maps += [] if found[1] is None else [found[1]]
+            maps.append(found[1])
     return sums, maps
 
 

@@ -200,6 +200,10 @@ def _report_json(found: _Found, content: ReportContent, failures: Sequence[Failu
         "stages": [stage.model_dump() for stage in found.config.stages],
         "objects": objects_document(found.measured),
         "pace": summed(found.pace.values()) or None,
+        "bands": [
+            {"says": table.title, "note": table.note, "classes": list(table.classes), "values": dict(table.rows)}
+            for table in content.bands
+        ],
         "provenance": {
             heading: {fact.key: fact.value for fact in facts} for heading, facts in content.provenance.items()
         },

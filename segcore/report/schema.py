@@ -206,6 +206,18 @@ class ObjectsEntry(Open):
     """The same by image id."""
 
 
+class BandsEntry(Open):
+    """Which band mattered, by one method of `segcore explain`."""
+
+    says: str
+    """What the values are."""
+    note: str
+    """Of what, and how they were found."""
+    classes: list[str]
+    values: dict[str, list[float | None]]
+    """Band -> one value for each class."""
+
+
 class ReportDocument(Open):
     """report.json."""
 
@@ -226,6 +238,8 @@ class ReportDocument(Open):
     objects: ObjectsEntry | None = None
     """null where nothing was measured."""
     pace: PaceEntry | None
+    bands: list[BandsEntry] = []
+    """Empty where nobody asked."""
     provenance: dict[str, dict[str, str]]
     """Heading -> fact -> value."""
 

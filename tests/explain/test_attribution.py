@@ -141,3 +141,5 @@ def test_band_occlusion_finds_the_one_band_that_is_read() -> None:
     assert found.without[1] == pytest.approx(px / (1 + np.exp(-bias)), rel=1e-5)
     was_one = (probability > 0.5)[region.numpy()].sum()
     assert found.lost_px == [px - was_one, px, px - was_one]
+    needed = np.where(region.numpy(), probability - 1 / (1 + np.exp(-bias)), 0).clip(0)
+    np.testing.assert_allclose(found.most.numpy(), needed, atol=1e-6)

@@ -85,6 +85,12 @@ def test_the_table_names_the_band_that_is_read(ws: Workspace) -> None:
     assert row["lost_share"] == {"band 0": 0.0, "band 1": 1.0, "band 2": 0.0}
     assert result.details["classes"] == document["classes"]
     assert list(document["classes"]) == ["foreground"]
+    needed = np.where(
+        mask_of(ws, "a", "m") == 1, 1 / (1 + np.exp(-(WEIGHT * band + BIAS))) - 1 / (1 + np.exp(-BIAS)), 0
+    )
+    layer = ws.layer("a", "m", "band_occlusion-foreground")
+    stored = stored_values(needed.clip(0).astype(np.float32), layer.attributes["scale"])
+    assert np.abs(layer_of(ws, "band_occlusion-foreground").astype(int) - stored).max() <= 1
 
 
 def test_a_layer_of_integrated_gradients_is_the_closed_form_in_every_tile(ws: Workspace) -> None:
@@ -232,7 +238,7 @@ def test_a_mask_is_explained_by_the_model_that_made_it_only(ws: Workspace) -> No
     """What another model says of it is an error, and the table that stands stays."""
     package, other = unet_package(ws), of_one_band(ws)
     predicted(ws, package)
-    (path,) = explained(ws, package, mpx=0.05).paths
+    path = explained(ws, package, mpx=0.05).paths[0]
     before = Path(path).read_bytes()
     result = explain(ExplainConfig(workspace=ws.uri, model=other.model_id, name="m"))
     assert [item.error for item in result.items] == [
@@ -378,7 +384,7 @@ def test_the_report_shows_why(ws: Workspace) -> None:
     drop = result.details["classes"]["foreground"]["drop"]["band 1"]
     assert f">{100 * drop:+.1f}<" in page
     assert "Integrated gradients: foreground in the tile at y " in page
-    assert page.count("<img ") == before.count("<img ") + 2
+    assert page.count("<img ") == before.count("<img ") + 4
     assert "giving all of its pixels the mean of the training set." in page
     key = "reports/explain/m/integrated_gradients.json"
     kept = ws.objects.get(key) or b""
