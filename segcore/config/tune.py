@@ -94,7 +94,7 @@ class TuneConfig(TrainConfig):
 
     @property
     def space(self) -> Space:
-        """What is searched, read."""
+        """What is searched, read; ranges of arguments are whole where they are written so (tune/space.py knows)."""
         return {name: _space(name, text) for name, text in self.searched.items()}
 
     def train_settings(self, values: Mapping[str, Any], base: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _space(name: str, text: str) -> Range | Choices:
 def _range(name: str, text: str, ends: tuple[str, str], scale: str) -> Range:
     field = name.partition(".")[0]
     kind = _kind(field)
-    if field == "arguments":  # of any kind, as text
+    if field == "arguments":  # of any kind, as text: the architecture knows which
         kind = int if all(end.lstrip("-").isdecimal() for end in ends) else float
     if kind not in (int, float):
         raise ValueError(f"search: {name}={text}: expected choices, A|B|C, since it is no number")

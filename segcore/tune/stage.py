@@ -23,6 +23,7 @@ from segcore.training.runs import Run
 from segcore.training.settle import NOT_RESOLVED
 from segcore.training.statistics import Statistics
 from segcore.training.validate import main_of
+from segcore.tune.space import space_of
 from segcore.tune.words import command, shown, start_values
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
     """
     study_class = _study_class()
     _check_alone(config)
+    space = space_of(config)
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
         statistics = Statistics()
@@ -67,7 +69,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
             details = {"study": name, "num_trials": config.trials, "search": config.searched}
             return StageResult(stage="tune", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         Run(workspace, name).agree(resolved, option="--study")
-        study = study_class(workspace, name, config.space, config.seed)
+        study = study_class(workspace, name, space, config.seed)
         _run_trials(study, config, choice, statistics, progress)
         told = _told(workspace, study, config, choice)
     return told.model_copy(update={"seconds": peak.seconds, "peak_mib": peak.mib})

@@ -149,6 +149,7 @@ def test_tune_searches_the_arguments(uri: str) -> None:
         TuneConfig(workspace=uri, architecture="otsu", search=search, trials=2, study="s", device="cpu", seed=1)
     )
     assert [row["state"] for row in result.details["trials"]] == ["complete"] * 2
+    assert any(row["params"]["arguments.sigma"] % 1 for row in result.details["trials"])
     for row in result.details["trials"]:
         package = read_package(Workspace.open(uri), row["model"])
         found = package.info.architecture.arguments
