@@ -152,15 +152,15 @@ def settle(
     _check_validated(config, data)
     check_detector(config)
     if config.task == "instances" and not has_weights(_of_classes(config, data)):
-        _check_nothing_learns(config)  # before its answers are counted with those for objects
+        check_nothing_learns(config)  # before its answers are counted with those for objects
     choice = choose(config, data, device, group.size)
-    model = _model_config(config, choice, data)
+    model = network_of(config, choice, data)
     network = weightless(model)
     if has_weights(network):
         _check_tile(choice, network)
         _check_encoder(config, network)
     else:
-        _check_nothing_learns(config)
+        check_nothing_learns(config)
         choice = replace(choice, reasons={name: why for name, why in choice.reasons.items() if name == "spacing"})
     return Settled(config, workspace, data, choice, model, network, device, group, fold)
 
@@ -184,7 +184,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:
+def network_of(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:
     """The network with all of its arguments, those that nobody gave too.
 
     Raises:
@@ -210,7 +210,7 @@ def _of_classes(config: TrainConfig, data: TrainingData) -> nn.Module:
     return weightless(ModelConfig(architecture=config.architecture, arguments=data.sizes | config.arguments))
 
 
-def _check_nothing_learns(config: TrainConfig) -> None:
+def check_nothing_learns(config: TrainConfig) -> None:
     """Refuse settings of how to learn for a model that has nothing to.
 
     Raises:

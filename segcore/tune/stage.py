@@ -20,10 +20,10 @@ from segcore.training import StoppedError, train
 from segcore.training.choice import Choice, choose
 from segcore.training.data import gather
 from segcore.training.runs import Run
-from segcore.training.settle import NOT_RESOLVED
+from segcore.training.settle import NOT_RESOLVED, network_of
 from segcore.training.statistics import Statistics
 from segcore.training.validate import main_of
-from segcore.tune.space import space_of
+from segcore.tune.space import checked_space, with_own_search
 from segcore.tune.words import command, shown, start_values
 
 if TYPE_CHECKING:
@@ -47,13 +47,15 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
         and `paths` are those of the best trial's package. None of them if no trial is complete yet.
 
     Raises:
-        ConfigError: if there is nothing to learn from, or to score on.
+        ConfigError: if there is nothing to learn from, or to score on, or the architecture does not take what is
+            searched.
         PlanMismatchError: if `config.study` was begun with other settings or data.
         SegcoreError: if Optuna is not installed, or all trials failed.
     """
     study_class = _study_class()
     _check_alone(config)
-    space = space_of(config)
+    config = with_own_search(config)
+    space = checked_space(config)
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
         statistics = Statistics()
@@ -70,7 +72,8 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
             return StageResult(stage="tune", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         Run(workspace, name).agree(resolved, option="--study")
         study = study_class(workspace, name, space, config.seed)
-        _run_trials(study, config, choice, statistics, progress)
+        start = start_values(config, choice, network_of(config, choice, data).arguments)
+        _run_trials(study, config, choice, start, statistics, progress)
         told = _told(workspace, study, config, choice)
     return told.model_copy(update={"seconds": peak.seconds, "peak_mib": peak.mib})
 
@@ -101,7 +104,14 @@ def _study_id(config: TuneConfig, resolved: dict[str, Any]) -> str:
     return f"{config.name}-tune-{digest[:8]}"
 
 
-def _run_trials(study: "Study", config: TuneConfig, choice: Choice, statistics: Statistics, progress: Progress) -> None:
+def _run_trials(
+    study: "Study",
+    config: TuneConfig,
+    choice: Choice,
+    start: dict[str, Any],
+    statistics: Statistics,
+    progress: Progress,
+) -> None:
     """Claim, train and tell until nothing is left to claim."""
     progress.start("tune", config.trials, "trials")
     progress.note(f"study {study.name}: {', '.join(f'{name}={text}' for name, text in config.searched.items())}")
@@ -113,7 +123,7 @@ def _run_trials(study: "Study", config: TuneConfig, choice: Choice, statistics: 
         with study.claimed(config.trials) as claimed:
             if claimed is None:
                 return
-            trial, values = study.begin(claimed, start_values(config, choice))
+            trial, values = study.begin(claimed, start)
             progress.note(f"trial {trial.number}: {shown(values)}")
             _run_trial(study, trial, _settings(config, choice, values), statistics, progress)
 
