@@ -87,6 +87,7 @@ class Settled:
         return {
             **self.config.model_dump(mode="json", exclude=NOT_RESOLVED if self.learns else NOT_RESOLVED | LEARNING),
             **(how if self.learns else {}),
+            "name": self.config.model_name,
             "device": self.device.type,
             "fold": self.fold,
             "model": self.model.model_dump(mode="json"),
@@ -104,7 +105,7 @@ class Settled:
     @property
     def run_id(self) -> str:
         """The same settings on the same data are the same run, so that a killed one is found again."""
-        name = self.config.run or f"{self.config.name}-{_digest(self.resolved)[:8]}"
+        name = self.config.run or f"{self.config.model_name}-{_digest(self.resolved)[:8]}"
         return name if self.fold is None else f"{name}-fold{self.fold + 1}"
 
     @property
@@ -127,7 +128,7 @@ class Settled:
     def info(self) -> PackageInfo:
         """What the package will say of the model before it is trained."""
         return PackageInfo(
-            name=self.config.name,
+            name=self.config.model_name,
             architecture=self.model,
             contract=_contract(self.data, self.model, self.network, self.choice.tile_planes),
             classes=self.data.classes,

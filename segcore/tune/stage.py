@@ -65,6 +65,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
         choice = choose(config, data, resolve_device(config.device))
         resolved = config.model_dump(mode="json", exclude=NOT_RESOLVED | {"trials", "workers", "study"})
         resolved |= {"search": config.searched, "arguments": config.arguments, "data_digest": data.digest}
+        resolved |= {"name": config.model_name}
         resolved["init_digest"] = digest_of_init(workspace, config.init)
         name = config.study or _study_id(config, resolved)
         if config.dry_run:
@@ -101,7 +102,7 @@ def _check_alone(config: TuneConfig) -> None:
 
 def _study_id(config: TuneConfig, resolved: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-    return f"{config.name}-tune-{digest[:8]}"
+    return f"{config.model_name}-tune-{digest[:8]}"
 
 
 def _run_trials(
