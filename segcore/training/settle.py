@@ -30,6 +30,7 @@ from segcore.models.package import InputContract, PackageInfo
 from segcore.models.receptive import measured
 from segcore.scoring.counts import foreground_rows
 from segcore.store import Workspace
+from segcore.training.bands import with_bands
 from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
 from segcore.training.detection import check_detector
@@ -152,6 +153,7 @@ def settle(
     data = gather(workspace, config, fold, statistics)
     _check_validated(config, data)
     check_detector(config)
+    config, named = with_bands(config, data.bands)
     if config.task == "instances" and not has_weights(_of_classes(config, data)):
         check_nothing_learns(config)  # before its answers are counted with those for objects
     choice = choose(config, data, device, group.size)
@@ -162,7 +164,8 @@ def settle(
         _check_encoder(config, network)
     else:
         check_nothing_learns(config)
-        choice = replace(choice, reasons={name: why for name, why in choice.reasons.items() if name == "spacing"})
+        kept = {name: why for name, why in choice.reasons.items() if name == "spacing"}
+        choice = replace(choice, reasons=kept | named)
     return Settled(config, workspace, data, choice, model, network, device, group, fold)
 
 

@@ -17,6 +17,7 @@ from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
 from segcore.store import Workspace
 from segcore.training import StoppedError, train
+from segcore.training.bands import with_bands
 from segcore.training.choice import Choice, choose
 from segcore.training.data import gather
 from segcore.training.runs import Run
@@ -62,7 +63,8 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
         data = gather(workspace, config, statistics=statistics)
         if not data.validation:
             raise ConfigError(f"workspace {workspace.uri}: no image is held out, so that trials cannot be compared")
-        choice = choose(config, data, resolve_device(config.device))
+        named, _ = with_bands(config, data.bands, {name.removeprefix("arguments.") for name in space})
+        choice = choose(named, data, resolve_device(config.device))
         resolved = config.model_dump(mode="json", exclude=NOT_RESOLVED | {"trials", "workers", "study"})
         resolved |= {"search": config.searched, "arguments": config.arguments, "data_digest": data.digest}
         resolved |= {"name": config.model_name}
@@ -73,7 +75,7 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
             return StageResult(stage="tune", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         Run(workspace, name).agree(resolved, option="--study")
         study = study_class(workspace, name, space, config.seed)
-        start = start_values(config, choice, network_of(config, choice, data).arguments)
+        start = start_values(config, choice, network_of(named, choice, data).arguments)
         _run_trials(study, config, choice, start, statistics, progress)
         told = _told(workspace, study, config, choice)
     return told.model_copy(update={"seconds": peak.seconds, "peak_mib": peak.mib})
