@@ -55,21 +55,10 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "mask_rcnn": SMALL_MASK_RCNN,
 }
 """Networks that are not trained as they come."""
-SIDES, STRETCH = "arguments.foreground=bright|dark|rarer", "stretch=on|off"
-SEARCHED: dict[str, tuple[str, ...]] = {
-    "threshold": (SIDES, "arguments.threshold=0.02..0.9", "arguments.sigma=0..3"),
-    "otsu": (SIDES, "arguments.sigma=0..4", "arguments.min_size=0|20|60"),
-    "multi_otsu": (SIDES, "arguments.sigma=0..4"),
-    "local_threshold": (SIDES, "arguments.window=21..301", "arguments.offset=0..0.2", "arguments.sigma=0..3"),
-    "edges_watershed": (SIDES, "arguments.margin=0.01..0.3", "arguments.sigma=0..3", "arguments.edges=sobel|canny"),
-    "region_growing": (SIDES, "arguments.sigma=0..3", "arguments.margin=0.01..0.3"),
-    "felzenszwalb": (SIDES, "arguments.sigma=0..3", "arguments.scale=20..500"),
-    "slic": (SIDES, "arguments.sigma=0..3", "arguments.segment_px=4..40"),
-    "random_walker": (SIDES, "arguments.sigma=0..3", "arguments.margin=0.01..0.3", "arguments.beta=10..1000"),
-    "graph_cut": (SIDES, "arguments.sigma=0..3", "arguments.smoothness=0.01..1", "arguments.contrast=0.02..0.5"),
-    "stain": ("arguments.sigma=0..3", "arguments.threshold=0.02..1", "arguments.min_size=0|20|60"),
-}
-"""What is tuned of each, beside the stretch; the indices of satellites' bands are left out."""
+STRETCH = "stretch=on|off"
+INDICES = ("ndvi", "ndwi")
+SEARCHED = {name: (*entry.searched, STRETCH) for name, entry in CLASSIC.items() if name not in INDICES}
+"""What is tuned of each; the indices of satellites' bands are left out."""
 
 
 def with_validation(fold: int, folds: int) -> list[Row]:
@@ -104,7 +93,7 @@ def trained(name: str, workspace: Workspace, minutes: float) -> str:
     if name not in SEARCHED:
         limits = ("--minutes", str(minutes), *TRAINED.get(name, ()))
         return str(command(name)("train", *how, *limits)["details"]["model"])
-    search = [word for text in (*SEARCHED[name], STRETCH) for word in ("--search", text)]
+    search = [word for text in SEARCHED[name] for word in ("--search", text)]
     trials = str(TRIALS if minutes > QUICK_MINUTES else QUICK_TRIALS)
     return str(segcore("tune", *how, "--trials", trials, *search)["details"]["model"])
 

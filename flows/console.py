@@ -187,12 +187,18 @@ def tuned_lines(details: Mapping[str, Any]) -> Iterator[str]:
     """The trials of a study as a table, the best of them, and how to train it again."""
     trials = details["trials"]
     yield f"study: {details['study']}"
-    yield from table_lines(
-        "trial", {str(row["trial"]): {"state": row["state"], "score": row["score"], **row["params"]} for row in trials}
-    )
+    rows = {
+        str(row["trial"]): {"state": row["state"], "score": row["score"], **_rounded(row["params"])} for row in trials
+    }
+    yield from table_lines("trial", rows)
     if best := details.get("best"):
         yield f"best: trial {best['trial']}, run {best['run']}, model {best['model']}"
         yield f"to train with its settings: {details['command']}"
+
+
+def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of a trial to four figures; the command has them in full."""
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in params.items()}
 
 
 def planned_lines(details: Mapping[str, Any]) -> Iterator[str]:

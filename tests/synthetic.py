@@ -25,6 +25,7 @@ def put_image(
     ngff: Ngff = "0.5",
     axes: tuple[str, ...] = ("c", "y", "x"),
     affine: Affine | None = None,
+    channels: tuple[str, ...] = (),
 ) -> None:
     """An image; one of another shape or type replaces it."""
     dtype = str(pixels.dtype)
@@ -41,7 +42,8 @@ def put_image(
     }
     with Staging.begin(workspace, image_id, "image", {"source": image_id}, spec, overwrite=True) as staging:
         staging.put_all(pixels)
-        staging.finish(attributes, channels=tuple(f"band {i}" for i in range(pixels.shape[axes.index("c")])))
+        numbered = tuple(f"band {i}" for i in range(pixels.shape[axes.index("c")]))
+        staging.finish(attributes, channels=channels or numbered)
 
 
 def put_label(

@@ -5,6 +5,7 @@ and the run says what it chose, and why.
 """
 
 import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,6 +16,7 @@ Loss = Literal["ce", "bce", "dice", "jaccard", "tversky", "focal", "lovasz", "bo
 Augment = Literal[
     "flip", "rotate", "scale", "elastic", "light", "gamma", "blur", "noise", "stain", "bands", "mixup", "cutmix"
 ]
+MAX_NAME_LENGTH = 64
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -22,8 +24,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class TrainConfig(StageConfig):
     """Labelled images in the workspace -> a model package."""
 
-    name: str = Field(default="unet", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    """Name of the model; its id is this and 8 hex digits of the package's digest."""
+    name: str | None = Field(default=None, pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}$")
+    """Name of the model; its id is this and 8 hex digits of the package's digest. The architecture where not given."""
     task: Literal["semantic", "instances"] = "semantic"
     """`semantic`: the class of each pixel; `instances`: touching objects apart too, from targets of one number or file
     each: predict then writes their ids beside the mask."""
@@ -138,6 +140,11 @@ class TrainConfig(StageConfig):
     """Tracking URI of an MLflow server or folder, which then gets the curve too."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
+
+    @property
+    def model_name(self) -> str:
+        """`name`, or that of the architecture, with `_` for what may not stand in an id."""
+        return self.name or re.sub(r"[^A-Za-z0-9_-]", "_", self.architecture)[:MAX_NAME_LENGTH]
 
     @model_validator(mode="after")
     def _is_of_one_size(self) -> Self:

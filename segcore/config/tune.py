@@ -69,7 +69,7 @@ class TuneConfig(TrainConfig):
     search: dict[str, str] = Field(default={}, validate_default=True)
     """What is searched, by setting: LOW..HIGH, LOW..HIGH:log or A|B|C, e.g. learning_rate=1e-4..1e-2:log,
     tile_px=64|128 or loss.dice=0..2. Where nothing is named: learning_rate, weight_decay, foreground_share, loss.dice,
-    channels and tile_px, but for those whose value is given."""
+    channels and tile_px, or the arguments of a classic method, but for those whose value is given."""
     study: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Study id; the same id goes on with its trials. Made of the settings where not given, so that the same command
     goes on too."""
@@ -83,7 +83,7 @@ class TuneConfig(TrainConfig):
 
     @property
     def searched(self) -> dict[str, str]:
-        """What is searched, as it is written: `search`, or the default for what has no value."""
+        """What is searched, as it is written: `search`, or the default of networks for what has no value."""
         if self.search:
             return {name: text.replace(" ", "") for name, text in self.search.items()}
         rates = {"learning_rate": SGD_LEARNING_RATE} if self.optimizer == "sgd" else {}
@@ -94,7 +94,7 @@ class TuneConfig(TrainConfig):
 
     @property
     def space(self) -> Space:
-        """What is searched, read."""
+        """What is searched, read; ranges of arguments are whole where they are written so (tune/space.py knows)."""
         return {name: _space(name, text) for name, text in self.searched.items()}
 
     def train_settings(self, values: Mapping[str, Any], base: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _space(name: str, text: str) -> Range | Choices:
 def _range(name: str, text: str, ends: tuple[str, str], scale: str) -> Range:
     field = name.partition(".")[0]
     kind = _kind(field)
-    if field == "arguments":  # of any kind, as text
+    if field == "arguments":  # of any kind, as text: the architecture knows which
         kind = int if all(end.lstrip("-").isdecimal() for end in ends) else float
     if kind not in (int, float):
         raise ValueError(f"search: {name}={text}: expected choices, A|B|C, since it is no number")

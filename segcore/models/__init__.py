@@ -134,7 +134,11 @@ def _validated(name: str, arguments: Mapping[str, Any]) -> BaseModel:
     for argument in arguments:
         if argument not in kind.model_fields:
             known = ", ".join(field for field in kind.model_fields if field not in ModelArguments.model_fields)
-            raise ConfigError(f"architecture {name}: it has no argument '{argument}'; its own are {known or 'none'}")
+            nearest = difflib.get_close_matches(argument, kind.model_fields, n=1)
+            hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+            raise ConfigError(
+                f"architecture {name}: it has no argument '{argument}'; its own are {known or 'none'}{hint}"
+            )
     try:
         return kind.model_validate(dict(arguments))
     except ValidationError as error:

@@ -44,3 +44,5 @@ class Architecture(NamedTuple):
     """Whether it finds objects one by one: for the task `instances` alone, which it learns by a `loss` of its own."""
     library: str = ""
     """A library of the extra `zoo` that it takes; none = it is always there."""
+    searched: tuple[str, ...] = ()
+    """Of a method without weights: what tune searches where nothing is named, as `--search` takes it."""

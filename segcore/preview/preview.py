@@ -20,6 +20,7 @@ from segcore.report.html import number
 from segcore.results import StageResult
 from segcore.sampling import keep_what_fits
 from segcore.store import Workspace
+from segcore.training.bands import with_bands
 from segcore.training.choice import Choice, choose, class_shares
 from segcore.training.data import TrainingData, gather, sampler_of
 
@@ -54,7 +55,8 @@ def preview(config: PreviewConfig, progress: Progress = SILENT) -> StageResult:
 
 
 def _content(config: PreviewConfig, data: TrainingData, uri: str, progress: Progress) -> PreviewContent:
-    choice = choose(config, data, resolve_device(config.device))
+    named, _ = with_bands(config, data.bands)
+    choice = choose(named, data, resolve_device(config.device))
     augments = choice.augments
     for image in data.training:
         image.tile_planes = choice.tile_planes

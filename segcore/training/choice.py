@@ -189,9 +189,12 @@ def _planes(config: TrainConfig, data: TrainingData, reasons: dict[str, str]) ->
     for labelled in (*data.training, *data.validation):
         leading = [axis for axis in labelled.image.axes if axis not in "cyx"]
         if leading[-1:] != [axis]:
+            flat = (
+                "give arguments dims=2, with which it takes planes, or " if takes(config.architecture, "dims") else ""
+            )
             raise ConfigError(
                 f"architecture {config.architecture}: it takes tiles of {axis}, y, x, and image "
-                f"{labelled.image_id} has the axes {', '.join(labelled.image.axes)}; choose another network"
+                f"{labelled.image_id} has the axes {', '.join(labelled.image.axes)}; {flat}choose another network"
             )
     if data.objects is not None:
         raise ConfigError(

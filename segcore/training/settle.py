@@ -30,6 +30,7 @@ from segcore.models.package import InputContract, PackageInfo
 from segcore.models.receptive import measured
 from segcore.scoring.counts import foreground_rows
 from segcore.store import Workspace
+from segcore.training.bands import with_bands
 from segcore.training.choice import Choice, choose
 from segcore.training.data import TrainingData, gather
 from segcore.training.detection import check_detector
@@ -87,6 +88,7 @@ class Settled:
         return {
             **self.config.model_dump(mode="json", exclude=NOT_RESOLVED if self.learns else NOT_RESOLVED | LEARNING),
             **(how if self.learns else {}),
+            "name": self.config.model_name,
             "device": self.device.type,
             "fold": self.fold,
             "model": self.model.model_dump(mode="json"),
@@ -104,7 +106,7 @@ class Settled:
     @property
     def run_id(self) -> str:
         """The same settings on the same data are the same run, so that a killed one is found again."""
-        name = self.config.run or f"{self.config.name}-{_digest(self.resolved)[:8]}"
+        name = self.config.run or f"{self.config.model_name}-{_digest(self.resolved)[:8]}"
         return name if self.fold is None else f"{name}-fold{self.fold + 1}"
 
     @property
@@ -127,7 +129,7 @@ class Settled:
     def info(self) -> PackageInfo:
         """What the package will say of the model before it is trained."""
         return PackageInfo(
-            name=self.config.name,
+            name=self.config.model_name,
             architecture=self.model,
             contract=_contract(self.data, self.model, self.network, self.choice.tile_planes),
             classes=self.data.classes,
@@ -151,17 +153,19 @@ def settle(
     data = gather(workspace, config, fold, statistics)
     _check_validated(config, data)
     check_detector(config)
+    config, named = with_bands(config, data.bands)
     if config.task == "instances" and not has_weights(_of_classes(config, data)):
-        _check_nothing_learns(config)  # before its answers are counted with those for objects
+        check_nothing_learns(config)  # before its answers are counted with those for objects
     choice = choose(config, data, device, group.size)
-    model = _model_config(config, choice, data)
+    model = network_of(config, choice, data)
     network = weightless(model)
     if has_weights(network):
         _check_tile(choice, network)
         _check_encoder(config, network)
     else:
-        _check_nothing_learns(config)
-        choice = replace(choice, reasons={name: why for name, why in choice.reasons.items() if name == "spacing"})
+        check_nothing_learns(config)
+        kept = {name: why for name, why in choice.reasons.items() if name == "spacing"}
+        choice = replace(choice, reasons=kept | named)
     return Settled(config, workspace, data, choice, model, network, device, group, fold)
 
 
@@ -184,7 +188,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _model_config(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:
+def network_of(config: TrainConfig, choice: Choice, data: TrainingData) -> ModelConfig:
     """The network with all of its arguments, those that nobody gave too.
 
     Raises:
@@ -210,7 +214,7 @@ def _of_classes(config: TrainConfig, data: TrainingData) -> nn.Module:
     return weightless(ModelConfig(architecture=config.architecture, arguments=data.sizes | config.arguments))
 
 
-def _check_nothing_learns(config: TrainConfig) -> None:
+def check_nothing_learns(config: TrainConfig) -> None:
     """Refuse settings of how to learn for a model that has nothing to.
 
     Raises:

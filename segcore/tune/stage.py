@@ -17,12 +17,14 @@ from segcore.progress import SILENT, Progress
 from segcore.results import StageResult
 from segcore.store import Workspace
 from segcore.training import StoppedError, train
+from segcore.training.bands import with_bands
 from segcore.training.choice import Choice, choose
 from segcore.training.data import gather
 from segcore.training.runs import Run
-from segcore.training.settle import NOT_RESOLVED
+from segcore.training.settle import NOT_RESOLVED, network_of
 from segcore.training.statistics import Statistics
 from segcore.training.validate import main_of
+from segcore.tune.space import checked_space, with_own_search
 from segcore.tune.words import command, shown, start_values
 
 if TYPE_CHECKING:
@@ -46,29 +48,35 @@ def tune(config: TuneConfig, progress: Progress = SILENT) -> StageResult:
         and `paths` are those of the best trial's package. None of them if no trial is complete yet.
 
     Raises:
-        ConfigError: if there is nothing to learn from, or to score on.
+        ConfigError: if there is nothing to learn from, or to score on, or the architecture does not take what is
+            searched.
         PlanMismatchError: if `config.study` was begun with other settings or data.
         SegcoreError: if Optuna is not installed, or all trials failed.
     """
     study_class = _study_class()
     _check_alone(config)
+    config = with_own_search(config)
+    space = checked_space(config)
     with Peak() as peak:
         workspace = Workspace.open(config.workspace)
         statistics = Statistics()
         data = gather(workspace, config, statistics=statistics)
         if not data.validation:
             raise ConfigError(f"workspace {workspace.uri}: no image is held out, so that trials cannot be compared")
-        choice = choose(config, data, resolve_device(config.device))
+        named, _ = with_bands(config, data.bands, {name.removeprefix("arguments.") for name in space})
+        choice = choose(named, data, resolve_device(config.device))
         resolved = config.model_dump(mode="json", exclude=NOT_RESOLVED | {"trials", "workers", "study"})
         resolved |= {"search": config.searched, "arguments": config.arguments, "data_digest": data.digest}
+        resolved |= {"name": config.model_name}
         resolved["init_digest"] = digest_of_init(workspace, config.init)
         name = config.study or _study_id(config, resolved)
         if config.dry_run:
             details = {"study": name, "num_trials": config.trials, "search": config.searched}
             return StageResult(stage="tune", seconds=peak.seconds, peak_mib=peak.mib, details=details)
         Run(workspace, name).agree(resolved, option="--study")
-        study = study_class(workspace, name, config.space, config.seed)
-        _run_trials(study, config, choice, statistics, progress)
+        study = study_class(workspace, name, space, config.seed)
+        start = start_values(config, choice, network_of(named, choice, data).arguments)
+        _run_trials(study, config, choice, start, statistics, progress)
         told = _told(workspace, study, config, choice)
     return told.model_copy(update={"seconds": peak.seconds, "peak_mib": peak.mib})
 
@@ -96,10 +104,17 @@ def _check_alone(config: TuneConfig) -> None:
 
 def _study_id(config: TuneConfig, resolved: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-    return f"{config.name}-tune-{digest[:8]}"
+    return f"{config.model_name}-tune-{digest[:8]}"
 
 
-def _run_trials(study: "Study", config: TuneConfig, choice: Choice, statistics: Statistics, progress: Progress) -> None:
+def _run_trials(
+    study: "Study",
+    config: TuneConfig,
+    choice: Choice,
+    start: dict[str, Any],
+    statistics: Statistics,
+    progress: Progress,
+) -> None:
     """Claim, train and tell until nothing is left to claim."""
     progress.start("tune", config.trials, "trials")
     progress.note(f"study {study.name}: {', '.join(f'{name}={text}' for name, text in config.searched.items())}")
@@ -111,7 +126,7 @@ def _run_trials(study: "Study", config: TuneConfig, choice: Choice, statistics: 
         with study.claimed(config.trials) as claimed:
             if claimed is None:
                 return
-            trial, values = study.begin(claimed, start_values(config, choice))
+            trial, values = study.begin(claimed, start)
             progress.note(f"trial {trial.number}: {shown(values)}")
             _run_trial(study, trial, _settings(config, choice, values), statistics, progress)
 

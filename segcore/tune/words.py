@@ -9,12 +9,17 @@ from segcore.config.tune import Choices
 from segcore.training.choice import Choice
 
 
-def start_values(config: TuneConfig, choice: Choice) -> dict[str, Any]:
+def start_values(config: TuneConfig, choice: Choice, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """By what is searched: the value that `segcore train` would take; where the first trial begins.
 
     What a setting with entries does not name is missing.
+
+    Args:
+        config: of the study.
+        choice: what it leaves open.
+        arguments: of the architecture, all.
     """
-    settings = config.model_dump() | choice.as_json() | {"class_weights": config.class_weights}
+    settings = config.model_dump() | choice.as_json() | {"class_weights": config.class_weights, "arguments": arguments}
     values: dict[str, Any] = {}
     for name, place in config.space.items():
         field, _, entry = name.partition(".")

@@ -149,6 +149,7 @@ def test_tune_searches_the_arguments(uri: str) -> None:
         TuneConfig(workspace=uri, architecture="otsu", search=search, trials=2, study="s", device="cpu", seed=1)
     )
     assert [row["state"] for row in result.details["trials"]] == ["complete"] * 2
+    assert any(row["params"]["arguments.sigma"] % 1 for row in result.details["trials"])
     for row in result.details["trials"]:
         package = read_package(Workspace.open(uri), row["model"])
         found = package.info.architecture.arguments
@@ -158,6 +159,18 @@ def test_tune_searches_the_arguments(uri: str) -> None:
         )
         assert package.info.scores["foreground_iou"] == row["score"]
     assert result.details["best"]["score"] == max(row["score"] for row in result.details["trials"])
+
+
+def test_tune_searches_its_own_arguments_where_nothing_is_named_and_begins_with_those_of_train(uri: str) -> None:
+    given = {"min_size": "20"}
+    result = tune(TuneConfig(workspace=uri, architecture="otsu", arguments=given, trials=2, device="cpu"))
+    assert [row["state"] for row in result.details["trials"]] == ["complete"] * 2
+    first, second = (row["params"] for row in result.details["trials"])
+    assert first == {"arguments.foreground": "bright", "arguments.sigma": 1.0}
+    assert second.keys() == first.keys()
+    score = trained(uri, "otsu", arguments=given)[0].scores
+    assert score is not None
+    assert result.details["trials"][0]["score"] == score["foreground_iou"]
 
 
 def test_its_pixels_keep_all_their_bits(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

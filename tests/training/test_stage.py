@@ -159,6 +159,31 @@ def test_a_network_is_built_once_to_tell_its_shape(
     assert built == ["weightless", *(() if sees_whole_tile else ("build_model",))]
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "unet"),
+        ({"architecture": "otsu"}, "otsu"),
+        ({"architecture": "smp.unet"}, "smp_unet"),
+        ({"architecture": "timm." + 90 * "x"}, "timm_" + 59 * "x"),
+        ({"architecture": "otsu", "name": "nuclei"}, "nuclei"),
+    ],
+)
+def test_a_model_is_called_as_its_architecture_unless_it_is_named(settings: dict[str, Any], name: str) -> None:
+    found = TrainConfig(workspace="w", **settings).model_name
+    assert found == TrainConfig(workspace="w", name=found).model_name == name
+
+
+def test_run_and_package_bear_the_name_of_the_architecture(uri: str) -> None:
+    found = train(TrainConfig(workspace=uri, architecture="otsu", device="cpu"))
+    assert found.details["run"].startswith("otsu-")
+    assert found.details["model"].startswith("otsu-")
+    info = read_package(Workspace.open(uri), found.details["model"]).info
+    assert (info.name, info.training["name"]) == ("otsu", "otsu")
+    named = train(TrainConfig(workspace=uri, architecture="otsu", name="otsu", device="cpu"))
+    assert named.details["model"] == found.details["model"]
+
+
 def test_dry_run_writes_nothing(uri: str) -> None:
     before = sorted(Path(uri).rglob("*"))
     result = train(TrainConfig(workspace=uri, dry_run=True, **TINY))

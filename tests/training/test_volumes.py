@@ -139,8 +139,16 @@ def test_how_far_planes_lie_apart_is_told_by_the_pixels_that_are_read(
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        (NETWORKS["z"], r"unet: it takes tiles of z, y, x, and image i0 has the axes c, y, x; choose another network"),
-        (NETWORKS["t"], r"convlstm_unet: it takes tiles of t, y, x, and image i0 has the axes c, y, x"),
+        (
+            NETWORKS["z"],
+            r"unet: it takes tiles of z, y, x, and image i0 has the axes c, y, x; give arguments dims=2, wi",
+        ),
+        (NETWORKS["t"], r"convlstm_unet: it takes tiles of t, y, x, and .* axes c, y, x; choose another network$"),
+        (
+            {"architecture": "dynunet"},
+            r"dynunet: it takes tiles of z, y, x, and image i0 has the axes c, y, x; give arguments dims=2, with which "
+            r"it takes planes, or choose another network$",
+        ),
         ({"architecture": "unet"}, "tile_planes 4: unet takes single planes; leave it out, or choose a network"),
     ],
 )

@@ -113,6 +113,8 @@ def test_the_study_is_named_by_its_settings_but_not_by_how_many_or_where(uri: st
     assert first.startswith("unet-tune-")
     assert name(trials=9, threads=2, workers=1, readers=1) == first
     assert len({first, name(seed=1), name(max_steps=5), name(search={"ema": "0.9|0.99"})}) == 4
+    assert name(architecture="segnet", channels=(4, 8), search={"ema": "0.9|0.99"}).startswith("segnet-tune-")
+    assert name(name="n").startswith("n-tune-")
     assert not Path(uri, "runs").exists()
 
 

@@ -54,24 +54,28 @@ class Stain(MaskModel):
         return np.asarray(red + green + blue)
 
 
-class NDVIArguments(MaskArguments):
-    """What the rule for plants is built from."""
+class IndexArguments(MaskArguments):
+    """Of an index of two bands, one of them near infrared; training finds bands by their names (training/bands.py)."""
 
     nir: int = -1
-    """Band of near infrared, from 0, or from the end if negative."""
+    """Band of near infrared, by its name, by its number from 0, or from the end if negative. Where it is not given:
+    by the names of the images' bands, and this where they do not tell."""
+
+
+class NDVIArguments(IndexArguments):
+    """What the rule for plants is built from."""
+
     red: int = 0
     """Band of red, likewise."""
     threshold: float = Field(default=0.3, ge=-1, le=1)
     """Index above which a pixel is foreground: sparse green from 0.2, dense from 0.5."""
 
 
-class NDWIArguments(MaskArguments):
+class NDWIArguments(IndexArguments):
     """What the rule for open water is built from."""
 
     green: int = 1
-    """Band of green, from 0, or from the end if negative."""
-    nir: int = -1
-    """Band of near infrared, likewise."""
+    """Band of green, likewise."""
     threshold: float = Field(default=0.0, ge=-1, le=1)
     """Index above which a pixel is foreground."""
 

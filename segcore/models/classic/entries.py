@@ -23,6 +23,12 @@ from segcore.models.classic.thresholds import (
     ThresholdArguments,
 )
 
+_SIDES = "arguments.foreground=bright|dark|rarer"
+_BLUR = "arguments.sigma=0..3"
+_SMALLEST = "arguments.min_size=0|20|60"
+_MARGIN = "arguments.margin=0.01..0.3"
+_INDEX = "arguments.threshold=-1..1"
+
 CLASSIC: dict[str, Architecture] = {
     "threshold": Architecture(
         ThresholdArguments,
@@ -32,6 +38,7 @@ CLASSIC: dict[str, Architecture] = {
         "",
         "brightness alone tells, and alike in all images: exact, and the fastest",
         4,
+        searched=(_SIDES, "arguments.threshold=0.02..0.9", _BLUR),
     ),
     "otsu": Architecture(
         GreyMaskArguments,
@@ -41,6 +48,7 @@ CLASSIC: dict[str, Architecture] = {
         "Otsu, A Threshold Selection Method from Gray-Level Histograms, 1979",
         "bright or dark objects on an even ground, in images that differ in light",
         None,
+        searched=(_SIDES, "arguments.sigma=0..4", _SMALLEST),
     ),
     "multi_otsu": Architecture(
         GreyArguments,
@@ -50,6 +58,7 @@ CLASSIC: dict[str, Architecture] = {
         "Liao et al., A Fast Algorithm for Multilevel Thresholding, 2001",
         "three to five classes that differ in brightness, in the order of their numbers",
         None,
+        searched=(_SIDES, "arguments.sigma=0..4"),
     ),
     "local_threshold": Architecture(
         LocalThresholdArguments,
@@ -59,6 +68,7 @@ CLASSIC: dict[str, Architecture] = {
         "Niblack, An Introduction to Digital Image Processing, 1986",
         "objects smaller than the window on uneven ground: shadows, vignettes, text",
         29,
+        searched=(_SIDES, "arguments.window=21..301", "arguments.offset=0..0.2", _BLUR),
     ),
     "edges_watershed": Architecture(
         EdgesWatershedArguments,
@@ -68,6 +78,7 @@ CLASSIC: dict[str, Architecture] = {
         "Meyer, Un algorithme optimal pour la ligne de partage des eaux, 1991",
         "objects with clear edges and uneven insides",
         None,
+        searched=(_SIDES, _MARGIN, _BLUR, "arguments.edges=sobel|canny"),
     ),
     "region_growing": Architecture(
         MarkerArguments,
@@ -77,6 +88,7 @@ CLASSIC: dict[str, Architecture] = {
         "Canny, A Computational Approach to Edge Detection, 1986 (hysteresis)",
         "objects with a sure core that fade outwards, beside faint noise",
         None,
+        searched=(_SIDES, _BLUR, _MARGIN),
     ),
     "felzenszwalb": Architecture(
         FelzenszwalbArguments,
@@ -86,6 +98,7 @@ CLASSIC: dict[str, Architecture] = {
         "Felzenszwalb and Huttenlocher, Efficient Graph-Based Image Segmentation, 2004",
         "colour images with even areas of any size: fields, roofs",
         None,
+        searched=(_SIDES, _BLUR, "arguments.scale=20..500"),
     ),
     "slic": Architecture(
         SlicArguments,
@@ -95,6 +108,7 @@ CLASSIC: dict[str, Architecture] = {
         "Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods, 2012",
         "noisy images whose areas are larger than a superpixel",
         None,
+        searched=(_SIDES, _BLUR, "arguments.segment_px=4..40"),
     ),
     "random_walker": Architecture(
         RandomWalkerArguments,
@@ -104,6 +118,7 @@ CLASSIC: dict[str, Architecture] = {
         "Grady, Random Walks for Image Segmentation, 2006",
         "weak or broken borders in noise; slow",
         None,
+        searched=(_SIDES, _BLUR, _MARGIN, "arguments.beta=10..1000"),
     ),
     "graph_cut": Architecture(
         GraphCutArguments,
@@ -113,6 +128,7 @@ CLASSIC: dict[str, Architecture] = {
         "Boykov and Jolly, Interactive Graph Cuts for Optimal Boundary and Region Segmentation, 2001",
         "much noise, and smooth borders that lie where values change; slow",
         None,
+        searched=(_SIDES, _BLUR, "arguments.smoothness=0.01..1", "arguments.contrast=0.02..0.5"),
     ),
     "stain": Architecture(
         StainArguments,
@@ -122,6 +138,7 @@ CLASSIC: dict[str, Architecture] = {
         "Ruifrok and Johnston, Quantification of Histochemical Staining by Color Deconvolution, 2001",
         "histology: nuclei by haematoxylin, antibodies by DAB",
         0,
+        searched=(_BLUR, "arguments.threshold=0.02..1", _SMALLEST),
     ),
     "ndvi": Architecture(
         NDVIArguments,
@@ -131,6 +148,7 @@ CLASSIC: dict[str, Architecture] = {
         "Rouse et al., Monitoring Vegetation Systems in the Great Plains with ERTS, 1974",
         "plants in images with red and near infrared",
         0,
+        searched=(_INDEX, _BLUR),
     ),
     "ndwi": Architecture(
         NDWIArguments,
@@ -141,5 +159,6 @@ CLASSIC: dict[str, Architecture] = {
         "1996",
         "open water in images with green and near infrared",
         0,
+        searched=(_INDEX, _BLUR),
     ),
 }
