@@ -3,9 +3,10 @@
 Fold 0 of quality.py's: 46 images train, 12 are held out, scored by the IoU of their pixels. Networks are trained by
 `segcore train --architecture NAME --minutes 3`, all else as it comes; MONAI's networks of volumes take planes
 (`dims=2`), and Mask R-CNN is a small one (stand_ins.py: how it runs beside a CPU torch). Of a classic method `segcore
-tune` searches the arguments in 40 trials (8 of the slowest two), on training images alone. Two at a time, each on one core and one thread;
-`--core N` (once or more) says on which, and so how many at a time. A finished one is a line of the results file, and is
-not run again; one that fails is named at the end, and tried again by the next call. The table is part of quality.md.
+tune` searches the arguments in 40 trials (8 of the slowest two), on training images alone. Two at a time, each on one
+core and one thread; `--core N` (once or more) says on which, and so how many at a time. A finished one is a line of the
+results file, and is not run again; one that fails is named at the end, and tried again by the next call. The table is
+part of quality.md.
 
     iou          of nuclei, all pixels of the held-out images together: a large image counts as its pixels do
     image_iou    the mean of the held-out images' own
@@ -140,7 +141,7 @@ def speed(package: ModelPackage) -> float:
 DATA_SETS[TUNED_SET] = replace(DATA_SETS[DATA_SET], rows=with_validation)
 
 
-def run_all(names: Sequence[str], minutes: float, results: Path, folder: Path, cores: Sequence[int]) -> None:
+def run_all(names: Sequence[str], minutes: float, results: Path, folder: Path, cores: Sequence[int | None]) -> None:
     """Those that are not in the results yet, one at a time on each core.
 
     Raises:

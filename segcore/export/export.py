@@ -83,7 +83,7 @@ def export(config: ExportConfig, progress: Progress = SILENT, crew: Crew | None 
         items: dict[str, ItemResult] = {}
         for image_id, item in _exported(workspace, chosen, config, crew):
             if item.state == "failed":
-                progress.note(f"{item.image}: {item.error}")
+                progress.note(item.error or "")
             items[image_id] = item
             progress.advance()
     ordered = tuple(items[masked.image_id] for masked in chosen)

@@ -44,11 +44,11 @@ def mlm_item(package: ModelPackage, artifacts: Sequence[Artifact], folder: str, 
         created: becomes the item's time; UTC.
     """
     training = package.info.training
+    bands = [{"name": name} for name in package.contract.bands]  # STAC 1.1 wants them at the assets
     init = training.get("init_digest")
     properties = {
         "datetime": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "description": f"Semantic segmentation into {', '.join(info.name for info in package.classes)}.",
-        "bands": [{"name": name} for name in package.contract.bands],
         "mlm:name": package.model_id if package.model_id[0].isalpha() else f"model-{package.model_id}",
         "mlm:architecture": find_architecture(package.architecture.architecture).title,
         "mlm:tasks": ["semantic-segmentation"],
@@ -70,7 +70,7 @@ def mlm_item(package: ModelPackage, artifacts: Sequence[Artifact], folder: str, 
         "geometry": None,
         "properties": properties,
         "links": [],
-        "assets": dict(_asset(artifact, folder) for artifact in artifacts),
+        "assets": {name: {**asset, "bands": bands} for name, asset in (_asset(each, folder) for each in artifacts)},
     }
 
 

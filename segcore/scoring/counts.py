@@ -71,6 +71,11 @@ class Counts:
         return int(self.confusion.sum())
 
     @property
+    def uncounted_px(self) -> int:
+        """All others."""
+        return self.ignored_px + self.unpredicted_px + self.invalid_px
+
+    @property
     def wrong_px(self) -> int:
         """Counted pixels where mask and target differ."""
         return int(self.confusion.sum() - np.trace(self.confusion))

@@ -62,7 +62,7 @@ class ImageScore:
     @property
     def is_scored(self) -> bool:
         """Whether any pixel is held against a target."""
-        return self.has_target and bool(self.counts.confusion.any())
+        return self.has_target and self.counts.counted_px > 0
 
     @property
     def drawn_with(self) -> str:
@@ -130,11 +130,14 @@ def _each(result: ImageScore, classes: ClassSums, row: int, empty: float) -> Flo
             found[:, column] = ratios[name]
         elif result.boundary is not None:
             worst = result.boundary.ruler.cap if name in DISTANCES else 0.0
-            is_lost = (one.target > 0) != (one.mask > 0)
-            found[:, column] = [
-                (worst if lost else np.nan) if scores[name] is None else scores[name]
-                for lost, scores in zip(is_lost, result.boundary.classes, strict=True)
-            ]
+            of_class = zip(one.target > 0, one.mask > 0, result.boundary.classes, strict=True)
+            for class_row, (in_target, in_mask, scores) in enumerate(of_class):
+                if in_target and not scores["target_px"] and result.counts.uncounted_px:
+                    continue  # sparse labels: nobody knows where the class ends
+                if scores[name] is not None:
+                    found[class_row, column] = scores[name]
+                elif in_target != in_mask:
+                    found[class_row, column] = worst
             if not np.isnan(empty) and one.target.any():
                 found[one.target + one.mask == 0, column] = PERFECT.get(name, 1.0)
     return found

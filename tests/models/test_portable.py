@@ -240,10 +240,10 @@ SCHEMA = {
         },
         "geometry": {"type": "null"},
         "properties": {
-            "required": ["datetime", "bands", "mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"],
+            "not": {"required": ["bands"]},  # of STAC 1.1 itself: only where an asset has them
+            "required": ["datetime", "mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"],
             "properties": {
                 "datetime": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"},
-                "bands": {"type": "array", "minItems": 1, "items": {"required": ["name"]}},
                 "mlm:name": {"type": "string", "pattern": r"^[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]$"},
                 "mlm:framework_version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?$"},
                 "mlm:tasks": {"const": ["semantic-segmentation"]},
@@ -292,8 +292,11 @@ SCHEMA = {
         "assets": {
             "minProperties": 1,
             "additionalProperties": {
-                "required": ["href", "roles", "mlm:artifact_type"],
-                "properties": {"roles": {"contains": {"const": "mlm:model"}}},
+                "required": ["href", "roles", "bands", "mlm:artifact_type"],
+                "properties": {
+                    "roles": {"contains": {"const": "mlm:model"}},
+                    "bands": {"type": "array", "minItems": 1, "items": {"required": ["name"]}},
+                },
                 "not": {"anyOf": [{"required": [f"mlm:{name}"]} for name in ("name", "input", "output")]},
             },
         },
@@ -309,7 +312,8 @@ def test_the_stac_item_is_what_the_extension_asks_for(package: ModelPackage, exp
     assert properties["mlm:architecture"] == "U-Net"
     assert properties["mlm:framework_version"] == "2.13.0+cpu"
     assert properties["mlm:total_parameters"] == sum(w.numel() for w in package.load_weights().parameters())
-    assert properties["mlm:input"][0]["bands"] == [band["name"] for band in properties["bands"]]
+    for asset in item["assets"].values():
+        assert properties["mlm:input"][0]["bands"] == [band["name"] for band in asset["bands"]]
     assert properties["mlm:input"][0]["input"]["shape"] == [-1, 3, -1, -1]
     assert properties["mlm:input"][0]["value_scaling"][1] == {"type": "z-score", "mean": 110.0, "stddev": 50.0}
     assert properties["mlm:output"][0]["result"]["shape"] == [-1, 3, -1, -1]

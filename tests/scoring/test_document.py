@@ -16,7 +16,7 @@ from segcore.errors import ConfigError, StoreError
 from segcore.geometry import Window
 from segcore.progress import Silent
 from segcore.scoring import stream as streaming
-from segcore.scoring.boundary import Boundaries, Ruler
+from segcore.scoring.boundary import BOUNDARY_METRICS, Boundaries, Ruler
 from segcore.scoring.instances import Objects, Overlaps, instance_ratios
 from segcore.scoring.score import score
 from segcore.spatial import Georef, Spacing
@@ -298,6 +298,23 @@ def test_a_class_that_fills_an_image_and_was_missed_counts_as_the_worst(tmp_path
     for name in ("nsd", "boundary_iou"):
         assert compared[name]["difference"] >= 0
     assert compared["hd95"]["difference"] <= 0
+
+
+def test_sparse_labels_have_no_boundary_where_nobody_drew_one(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    target = np.full((60, 60), 255, np.uint8)
+    target[5:20, 5:20] = 1  # between what nobody labelled
+    target[30:50, 10:30], target[30:50, 30:50] = 0, 2  # side by side
+    mask = np.where(target == 255, 0, target).astype(np.uint8)
+    mask[8:12, 8:12] = 0
+    put_image(ws, "a", np.ones((1, 60, 60), np.uint8))
+    put_label(ws, "a", "target", target, default_classes(3))
+    put_label(ws, "a", "m", mask, default_classes(3))
+    per_class = _scores(ws)["per_class"]
+    row = per_class["class 1"]
+    assert row["iou"] == 209 / 225
+    assert [row["boundary"][name] for name in (*BOUNDARY_METRICS, "num_images")] == [None, None, None, None, 0]
+    assert per_class["class 2"]["boundary"]["nsd"] == 1.0
 
 
 def test_masks_with_their_classes_in_another_order_are_not_mixed(workspace: Workspace) -> None:
