@@ -99,7 +99,18 @@ def build_config(stage: type[StageT], values: Mapping[str, Any], where: str = "t
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch":
+            message = _unfit(first["ctx"]["pattern"], first["msg"], first["input"])
         raise ConfigError(f"{where}: {f'{place}: ' if place else ''}{message}") from error
+
+
+def _unfit(pattern: str, message: str, given: str) -> str:
+    """The message for text that does not fit; what a name may be is told in words."""
+    name = re.fullmatch(r"\^\[A-Za-z0-9\]\[A-Za-z0-9(.*?)\]\{0,(\d+)\}\$", pattern)
+    if name is None:
+        return f"{message}, got '{given}'"
+    most, others = int(name[2]) + 1, " ".join(name[1])
+    return f"expected up to {most} letters, digits and {others}, a letter or digit first, got '{given}'"
 
 
 def load_yaml(path: str) -> dict[str, Any]:
