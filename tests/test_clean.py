@@ -12,10 +12,12 @@ import pytest
 from segcore.champion import promote
 from segcore.classes import ClassInfo
 from segcore.clean import FINDERS, clean
-from segcore.config import CleanConfig
+from segcore.config import CleanConfig, RefineConfig
 from segcore.errors import ConfigError
 from segcore.geometry import Window
+from segcore.refine import refine
 from segcore.results import StageResult
+from segcore.selection import select
 from segcore.store import Lease, Objects, Workspace, forget, verify
 from tests.synthetic import put_image, put_label
 
@@ -79,6 +81,17 @@ def test_younger_ones_stay_whatever_their_number(ws: Workspace) -> None:
 def test_the_champions_mask_and_those_that_are_named_stay(ws: Workspace) -> None:
     promote(ws, "m5")
     assert done(run(ws, what=("masks",), keep=("m4",))) == {("mask", "m3", "a")}
+
+
+def test_a_refined_mask_stays_or_goes_with_what_it_was_made_of(ws: Workspace) -> None:
+    """It cannot be opened without; and counts as none of the newest."""
+    for name in ("m3", "m4"):
+        refine(RefineConfig(workspace=ws.uri, model=name, images=("a",), min_size="5"))
+        age(ws, 1000, f"state/a/{name}_refined")
+    kept = run(ws, what=("masks",), keep=("m3_refined",))
+    assert done(kept) == {("mask", "m4", "a"), ("mask", "m5", "a")}
+    assert set(ws.label_names("a")) == {"target", "m1", "m2", "m3", "m3_refined"}
+    assert select(ws, "m3_refined", ("a",))[0].error is None
 
 
 def test_runs_and_reports_go_but_the_newest_report_and_a_champions(ws: Workspace) -> None:
