@@ -76,33 +76,6 @@ def test_fitted_takes_a_common_prefix_off(prefix: str) -> None:
     assert report.num_unused == 1
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("in_channels", [3, 4])
-def test_fitted_takes_an_encoder_as_it_is_published(prefix: str, in_channels: int) -> None:
-    """Names and shapes of torchvision's and timm's resnet18, its last layer included."""
-    arguments = {"in_channels": in_channels, "num_classes": 2}
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(architecture="fcn8s", arguments=arguments))
-    published = {
-        "conv1.weight": torch.randn(64, 3, 7, 7),
-        "fc.weight": torch.randn(1000, 512),
-        "fc.bias": torch.randn(1000),
-    }
-    for block, (n_in, n_out) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512)), start=1):
-        published |= {
-            f"layer{block}.0.conv1.weight": torch.randn(n_out, n_in, 3, 3),
-            f"layer{block}.1.bn2.running_var": torch.rand(n_out),
-        }
-    published["layer2.0.downsample.0.weight"] = torch.randn(128, 64, 1, 1)
-    report = fitted(model, {prefix + name: value for name, value in published.items()})
-    assert len(report.taken) + len(report.adapted) == len(published) - 2
-    assert report.num_unused == 2
-    assert report.adapted == (() if in_channels == 3 else ("features.conv1.weight",))
-    assert torch.equal(model.get_parameter("features.layer3.0.conv1.weight"), published["layer3.0.conv1.weight"])
-    with pytest.raises(ConfigError, match="expected weights that fit the model by name and shape"):
-        fitted(model, {"conv1.weight": torch.zeros(32, 3, 3, 3), "layer1.0.conv1.weight": torch.zeros(32, 32, 3, 3)})
-
-
 @pytest.mark.parametrize("num_bands", [1, 2, 7])
 def test_fitted_adapts_the_first_convolution_so_that_equal_bands_give_the_same_answer(num_bands: int) -> None:
     model, other = unet(in_channels=num_bands).eval(), unet(in_channels=3, seed=1).eval()
