@@ -1,16 +1,20 @@
-"""Published weights of a ResNet fit an encoder whole."""
+"""Published weights of a ResNet fit an encoder whole; those of another one are refused, though most of them fit too."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
+from segcore.config import TrainConfig
 from segcore.errors import ConfigError
 from segcore.models import ModelConfig, weightless
 from segcore.models.fitting import fitted
-from segcore.models.foreign import load_foreign
+from segcore.models.foreign import begin_with, load_foreign
+from segcore.models.resnet import ResNet
 from segcore.store import Workspace
 
 PUBLISHED = {
@@ -111,3 +115,72 @@ def test_of_a_published_resnet_all_is_taken_and_the_head_alone_begins_anew(
     assert (report.adapted, report.num_unused) == ((), 2)
     for name, value in model.features.state_dict().items():
         assert torch.equal(value, published[name].to(value.dtype))
+
+
+@pytest.mark.parametrize(("encoder", "given"), list(itertools.permutations(PUBLISHED, 2)))
+def test_a_file_of_another_resnet_is_refused_with_the_argument_to_give(
+    ws: Workspace, files: dict[str, str], encoder: str, given: str
+) -> None:
+    model = with_encoder("fcn8s", encoder, in_channels=4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ConfigError) as caught:
+        begin_with(model, ws, TrainConfig(workspace=ws.uri, init=files[given]))
+    assert str(caught.value) == (
+        f"init {files[given]}: expected the weights of a {encoder}, the model's encoder, got those of a {given}; "
+        f"give --arguments encoder={given}, or a file of a {encoder}"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_resnet_that_is_none_of_ours_is_refused_with_what_differs() -> None:
+    model, plain = with_encoder("fcn8s", "resnet18"), published_resnet("resnet18")
+    stem = {"conv1.0.weight": torch.zeros(32, 3, 3, 3), "conv1.3.weight": torch.zeros(32, 32, 3, 3)}
+    others = {
+        "conv1.weight is not there": {name: plain[name] for name in plain if name != "conv1.weight"} | stem,
+        "layer4.2.conv1.weight has no place": plain | {"layer4.2.conv1.weight": torch.zeros(512, 512, 3, 3)},
+        r"layer1.0.conv2.weight has shape \(64, 2, 3, 3\) of torch.float32, not \(64, 64, 3, 3\)": plain
+        | {"layer1.0.conv2.weight": torch.zeros(64, 2, 3, 3)},
+    }
+    for what, tensors in others.items():
+        expected = (
+            f"^x: expected the weights of a resnet18.* got those of another network: {what}; give a file of a resnet18$"
+        )
+        with pytest.raises(ConfigError, match=expected):
+            fitted(model, {f"module.{name}": value for name, value in tensors.items()}, "x")
+
+
+def test_a_network_over_another_resnet_is_refused_and_one_over_the_same_is_taken_in_part() -> None:
+    model = with_encoder("deeplabv3plus", "resnet18")
+    report = fitted(model, with_encoder("fcn8s", "resnet18", num_classes=5).state_dict())
+    assert {name for name in model.state_dict() if name.startswith("features.")} <= set(report.taken)
+    with pytest.raises(ConfigError, match=r"expected the weights of a resnet18.* got those of a resnet34"):
+        fitted(model, with_encoder("deeplabv3plus", "resnet34").state_dict())
+
+
+class Detector(nn.Module):
+    """As Mask R-CNN is: the encoder has another name, and its weights are renamed."""
+
+    encoder = ("body",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = ResNet("resnet18", 3)
+        self.fpn = nn.Conv2d(512, 8, 1)
+
+    def renamed(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name.removeprefix("backbone."): value for name, value in tensors.items()}
+
+
+def test_a_detectors_file_has_its_encoder_among_others_and_counts_no_batches() -> None:
+    def file_of(name: str) -> dict[str, torch.Tensor]:
+        body = {at: value for at, value in published_resnet(name).items() if "fc." not in at and "tracked" not in at}
+        return {f"backbone.body.{at}": value for at, value in body.items()} | {
+            "backbone.fpn.weight": torch.zeros(8, 512, 1, 1),
+            "roi_heads.layer1.0.weight": torch.zeros(8, 8),
+        }
+
+    report = fitted(Detector(), file_of("resnet18"))
+    assert {name for name in report.anew if "tracked" not in name} == {"fpn.bias"}
+    assert report.num_unused == 1
+    with pytest.raises(ConfigError, match=r"got those of a resnet34; give --arguments encoder=resnet34"):
+        fitted(Detector(), file_of("resnet34"))
