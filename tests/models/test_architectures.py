@@ -9,6 +9,7 @@ from torch import nn
 
 from segcore.errors import ConfigError
 from segcore.models import ARCHITECTURES, ModelConfig, build_model, checked_arguments, takes
+from segcore.models.blocks import enlarged
 from segcore.models.fitting import fitted
 from segcore.models.receptive import receptive_field
 
@@ -60,6 +61,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Where the default is more than a test needs."""
 CT = {"dims": 3, "in_channels": 1, "num_classes": 14}
+UPS = ("up.0.weight", "up.1.weight")
 NEEDS_EINOPS = pytest.mark.skipif(importlib.util.find_spec("einops") is None, reason="extra `volumes` is incomplete")
 
 
@@ -129,6 +131,20 @@ def test_the_u_net_sees_as_far_as_its_paper_says() -> None:
     # Ours are px around whole cells of the stride: what lies 92 px inside may depend on the tile up to its 96th.
     nearest = -(-border_px // model.stride) * model.stride
     assert receptive_field(model, 3, (model.stride,) * 2, finest=False).context == (nearest, nearest) == (96, 96)
+
+
+def test_a_finer_fcn_begins_as_the_coarser_one() -> None:
+    coarse, fine = built("fcn32s").eval(), built("fcn8s").eval()
+    taken = fitted(fine, coarse.state_dict())
+    assert list(taken.anew) == ["score.1.weight", "score.1.bias", "score.2.weight", "score.2.bias", *UPS]
+    tiles = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        found, expected = fine(tiles), coarse(tiles)
+        scores = fine.score[0](fine.features(tiles)[-1])
+        torch.testing.assert_close(found, enlarged(fine.up[1](fine.up[0](scores)), tiles.shape[2:]))
+    # Linear in three steps rather than one: not the same between the cells, but near.
+    inside = (..., slice(32, -32), slice(32, -32))
+    assert (found - expected)[inside].abs().mean() < 0.1 * expected[inside].std()
 
 
 QUICK = ("unet", "attention_unet", "tile_classifier", "conv1")
