@@ -5,7 +5,8 @@
     FCN-8s     1/32 -> scores -x2- + of 1/16 -x2- + of 1/8 -- x8 -> logits
 
 Long et al., "Fully Convolutional Networks for Semantic Segmentation" (2015), over a ResNet in place of its VGG. The
-scores are enlarged by transposed convolutions that begin as bilinear interpolation and are trained, but for the last.
+scores are enlarged by transposed convolutions that begin as bilinear interpolation and are trained, but for the last;
+those of finer features begin as zero.
 """
 
 import torch
@@ -34,6 +35,11 @@ class FCN(nn.Module):
         strides = [stride for stride in (32, 16, 8) if stride >= finest]
         channels = dict(zip(self.features.strides, self.features.channels, strict=True))
         self.score = nn.ModuleList(nn.Conv2d(channels[stride], arguments.num_classes, 1) for stride in strides)
+        for finer in self.score[1:]:  # as in the paper: a finer net begins as the coarser one
+            assert isinstance(finer, nn.Conv2d)
+            assert finer.bias is not None
+            nn.init.zeros_(finer.weight)
+            nn.init.zeros_(finer.bias)
         self.up = nn.ModuleList(_doubling(arguments.num_classes) for _ in strides[1:])
 
     def forward(self, tiles_ncyx: torch.Tensor) -> torch.Tensor:

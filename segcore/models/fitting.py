@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from segcore.errors import ConfigError
+from segcore.models.resnet import ResNet
+from segcore.models.resnet_files import check_same_resnet
 
 Tensors = Mapping[str, torch.Tensor]
 Shape = tuple[int, ...]
@@ -45,7 +47,7 @@ def fitted(model: nn.Module, tensors: Tensors, where: str = "init") -> Fitted:
     """Load what fits by name and shape into the model, in place.
 
     Names may have a prefix that this model lacks (`module.`, `model.`): that under which most fits is taken off. Those
-    of a published ResNet (torchvision's, timm's) are found to be of the encoder.
+    of a published ResNet (torchvision's, timm's) are found to be of the encoder, which takes all of them or none.
 
     A first convolution for another number of bands gets the mean over its bands, repeated and scaled so that the sum
     over bands, and with it the answer to an image that is alike in all of them, stays: as Carreira and Zisserman,
@@ -57,7 +59,7 @@ def fitted(model: nn.Module, tensors: Tensors, where: str = "init") -> Fitted:
         where: names them in errors.
 
     Raises:
-        ConfigError: if no layer fits, or one that does holds NaN or Inf.
+        ConfigError: if no layer fits, the encoder is another ResNet, or a layer that fits holds NaN or Inf.
     """
     own = model.state_dict()
     rename = getattr(model, "renamed", None)
@@ -79,6 +81,10 @@ def fitted(model: nn.Module, tensors: Tensors, where: str = "init") -> Fitted:
             anew[name] = "not there" if other is None else f"expected shape {_shape(value)}, got {_shape(other)}"
     if not any(own[name].ndim > 1 for name in new):
         raise ConfigError(_nothing_fits(own, tensors, where))
+    for part in getattr(model, "encoder", ()):
+        encoder = getattr(model, part)
+        if isinstance(encoder, ResNet):
+            check_same_resnet(encoder, _below(f"{part}.", found), where)
     for name, other in new.items():
         if not torch.isfinite(other).all():
             raise ConfigError(f"{where}: {name} holds NaN or Inf; give weights of a run that went well")
@@ -105,6 +111,10 @@ def _placed(own: Tensors, tensors: Tensors, parts: Sequence[str]) -> Tensors:
     ways = sorted(itertools.product(prefixes, ("", *parts)), key=lambda way: (len(way[0]) + len(way[1]), way))
     there, here = max(ways, key=num_fitting, default=("", ""))
     return {here + name.removeprefix(there): value for name, value in tensors.items() if name.startswith(there)}
+
+
+def _below(prefix: str, tensors: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _prefixes(name: str) -> Iterator[str]:

@@ -92,8 +92,7 @@ def _read(init: str) -> bytes:
     if file.is_folder or file.num_bytes > MAX_BYTES:
         got = "a folder" if file.is_folder else f"{file.num_bytes} bytes"
         raise ConfigError(f"init {init}: expected a file of at most {MAX_BYTES >> 30} GiB, got {got}")
-    with file.open() as opened:
-        return opened.read()
+    return file.whole()
 
 
 def _safetensors(init: str) -> Tensors:

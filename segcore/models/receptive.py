@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from segcore.errors import ConfigError
@@ -91,7 +92,7 @@ def receptive_field(model: nn.Module, in_channels: int, stride: Ints, finest: bo
     if getattr(model, "sees_whole_tile", False):
         return ReceptiveField(None, stride)
     # In float64 the kernels spread NaN no farther than the layers read, unlike Winograd's.
-    probe = _Probe(standing(copy.deepcopy(model)).cpu().double().eval(), in_channels, stride)
+    probe = _Probe(_telling(standing(copy.deepcopy(model)).cpu().double().eval()), in_channels, stride)
     with one_thread(), torch.inference_mode():
         reaches = [probe.reach(axis) for axis in range(len(stride))]
         context = tuple(reach for reach in reaches if reach is not None)
@@ -100,6 +101,19 @@ def receptive_field(model: nn.Module, in_channels: int, stride: Ints, finest: bo
         steps = [probe.step(axis, reach, finest) for axis, reach in enumerate(context)]
     found = tuple(step for step in steps if step is not None)
     return ReceptiveField(context, found) if len(found) == len(stride) else ReceptiveField(None, stride)
+
+
+def _telling(model: nn.Module) -> nn.Module:
+    """The model, whose unpooling gives NaN wherever a maximum could have been: the 0 beside it depends on it too."""
+
+    def spread(_: nn.Module, given: tuple[torch.Tensor, ...], found: torch.Tensor) -> torch.Tensor:
+        is_nan = F.interpolate(given[0].isnan().to(found.dtype), found.shape[2:])
+        return found.masked_fill(is_nan > 0, torch.nan)
+
+    for module in model.modules():
+        if isinstance(module, nn.MaxUnpool1d | nn.MaxUnpool2d | nn.MaxUnpool3d):
+            module.register_forward_hook(spread)
+    return model
 
 
 @contextmanager

@@ -81,6 +81,7 @@ class ResNet(nn.Module):
     def __init__(self, name: ResNetName, in_channels: int, output_stride: int = 32) -> None:
         super().__init__()
         block: type[BasicBlock] | type[Bottleneck] = Bottleneck if name == "resnet50" else BasicBlock
+        self.name = name
         self.channels = (STEM_CHANNELS, *(width * block.expansion for width in WIDTHS))
         """Of the features, finest first."""
         self.strides = tuple(min(stride, output_stride) for stride in (2, 4, 8, 16, 32))

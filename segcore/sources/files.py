@@ -79,6 +79,20 @@ def copy_stream(opened: IO[bytes], copy: IO[bytes]) -> None:
         alive()
 
 
+def _at_most(opened: IO[bytes], num_bytes: int) -> bytes:
+    """What is left of a file up to so many bytes, with a sign of life after each block."""
+    data = io.BytesIO()
+    while block := opened.read(min(BLOCK_BYTES, num_bytes - data.tell())):
+        data.write(block)
+        alive()
+    return data.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return " ".join(reason.split())
+
+
 class _RangedFile(io.RawIOBase):
     """A place of its own in a remote file, whose ranges are fetched by one object for all that have it open.
 
@@ -164,8 +178,7 @@ class SourceFile:
         except SourceError:
             raise
         except Exception as error:  # clients of object stores raise their own: no credentials...
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise SourceError(f"{uri}: cannot be opened ({' '.join(reason.split())})") from error
+            raise SourceError(f"{uri}: cannot be opened ({_reason(error)})") from error
 
     def _stat_remote(self, scheme: str) -> None:
         """Size of the remote file; or that it is a folder."""
@@ -252,6 +265,28 @@ class SourceFile:
                 return io.BytesIO(ranges.getvalue())
             self._ranges = weakref.ref(ranges)
         return io.BufferedReader(_RangedFile(ranges, self._pages))
+
+    def whole(self) -> bytes:
+        """All of its bytes, in one answer: a web server need not give ranges.
+
+        Raises:
+            SourceError: if the connection breaks, or there are more or fewer bytes than the server told.
+        """
+        try:
+            with self._stream() as opened:
+                data = _at_most(opened, self.num_bytes + 1)
+        except Exception as error:  # clients of object stores raise their own
+            raise SourceError(f"{self.uri}: cannot be read ({_reason(error)})") from error
+        if len(data) != self.num_bytes:
+            got = "more" if len(data) > self.num_bytes else len(data)
+            raise SourceError(f"{self.uri}: expected {self.num_bytes} bytes, got {got}; download it again")
+        return data
+
+    def _stream(self) -> IO[bytes]:
+        """Its bytes from the first to the last."""
+        if self._place.startswith(("http://", "https://")):
+            return cast(IO[bytes], self._fs.open(self._key, "rb", block_size=0))
+        return self.open()
 
     def fetched(self, max_bytes: int) -> Path:
         """A local path: of the file itself, or of a temporary copy that `discard` removes.

@@ -1,9 +1,15 @@
 """Weights from elsewhere: what fits is taken, what does not is named, and no pickle is read unless it is allowed."""
 
+import contextlib
+import functools
 import hashlib
+import http.server
 import pickle
+import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import safetensors.torch
@@ -17,6 +23,7 @@ from segcore.models import ModelConfig, build_model
 from segcore.models.fitting import fitted
 from segcore.models.foreign import begin_with, digest_of_init, load_foreign
 from segcore.models.package import InputContract, PackageInfo, write_package
+from segcore.sources.files import SourceFile
 from segcore.store import Workspace
 
 
@@ -74,33 +81,6 @@ def test_fitted_takes_a_common_prefix_off(prefix: str) -> None:
     report = fitted(model, {f"{prefix}{name}": value for name, value in other.items()} | {"step": torch.tensor(3)})
     assert same(model, other) == list(report.taken) == list(other)
     assert report.num_unused == 1
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("in_channels", [3, 4])
-def test_fitted_takes_an_encoder_as_it_is_published(prefix: str, in_channels: int) -> None:
-    """Names and shapes of torchvision's and timm's resnet18, its last layer included."""
-    arguments = {"in_channels": in_channels, "num_classes": 2}
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(architecture="fcn8s", arguments=arguments))
-    published = {
-        "conv1.weight": torch.randn(64, 3, 7, 7),
-        "fc.weight": torch.randn(1000, 512),
-        "fc.bias": torch.randn(1000),
-    }
-    for block, (n_in, n_out) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512)), start=1):
-        published |= {
-            f"layer{block}.0.conv1.weight": torch.randn(n_out, n_in, 3, 3),
-            f"layer{block}.1.bn2.running_var": torch.rand(n_out),
-        }
-    published["layer2.0.downsample.0.weight"] = torch.randn(128, 64, 1, 1)
-    report = fitted(model, {prefix + name: value for name, value in published.items()})
-    assert len(report.taken) + len(report.adapted) == len(published) - 2
-    assert report.num_unused == 2
-    assert report.adapted == (() if in_channels == 3 else ("features.conv1.weight",))
-    assert torch.equal(model.get_parameter("features.layer3.0.conv1.weight"), published["layer3.0.conv1.weight"])
-    with pytest.raises(ConfigError, match="expected weights that fit the model by name and shape"):
-        fitted(model, {"conv1.weight": torch.zeros(32, 3, 3, 3), "layer1.0.conv1.weight": torch.zeros(32, 32, 3, 3)})
 
 
 @pytest.mark.parametrize("num_bands", [1, 2, 7])
@@ -184,6 +164,76 @@ def test_load_foreign_reads_through_fsspec(ws: Workspace) -> None:
     with fsspec.open("memory://foreign/w.safetensors", "wb") as opened:
         opened.write(data)
     assert same(unet(seed=1), load_foreign(ws, "memory://foreign/w.safetensors")) == list(unet().state_dict())
+
+
+class Unranged(http.server.SimpleHTTPRequestHandler):
+    """Python's own server: it answers every request with the whole file."""
+
+    told: ClassVar[dict[str, str]] = {}
+    """Headers of its own."""
+
+    def end_headers(self) -> None:
+        for name, value in self.told.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+class SaysSo(Unranged):
+    told: ClassVar[dict[str, str]] = {"Accept-Ranges": "none"}
+
+
+class BreaksOff(Unranged):
+    """Gives half of what it told."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        data = source.read()
+        outputfile.write(data[: len(data) // 2])
+        self.close_connection = True
+
+
+@contextlib.contextmanager
+def served(folder: Path, handler: type[Unranged]) -> Iterator[str]:
+    made = functools.partial(handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), made) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who wants the first bytes hangs up
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/w.safetensors"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("handler", [Unranged, SaysSo])
+def test_load_foreign_reads_from_a_server_without_ranges(
+    ws: Workspace, tmp_path: Path, handler: type[Unranged]
+) -> None:
+    pytest.importorskip("aiohttp")
+    tensors = {"a": torch.randn(1000, 1000)}
+    safetensors.torch.save_file(tensors, tmp_path / "w.safetensors")
+    with served(tmp_path, handler) as url:
+        assert torch.equal(load_foreign(ws, url)["a"], tensors["a"])
+        assert digest_of_init(ws, url) == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_server_that_breaks_off_is_named_in_one_line(ws: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    safetensors.torch.save_file({"a": torch.randn(1000, 1000)}, tmp_path / "w.safetensors")
+    with served(tmp_path, BreaksOff) as url:
+        with pytest.raises(SegcoreError, match=rf"^{re.escape(url)}: cannot be read \(") as caught:
+            load_foreign(ws, url)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_changed_since_its_size_was_told_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"12345")
+    file = SourceFile(str(path))
+    assert file.whole() == b"12345"
+    for content, got in ((b"1234567", "more"), (b"123", "3")):
+        path.write_bytes(content)
+        with pytest.raises(SegcoreError, match=f"expected 5 bytes, got {got}; download it again"):
+            file.whole()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])

@@ -14,6 +14,7 @@ from segcore.models import ModelConfig, build_model
 from segcore.models.card import model_card
 from segcore.models.package import InputContract, PackageInfo, read_package, write_package
 from segcore.models.receptive import ReceptiveField, measured, receptive_field, with_field
+from segcore.models.segnet import SegNet, SegNetArguments
 from segcore.store import Objects
 
 CHANNELS = 2
@@ -75,6 +76,10 @@ LOCAL: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "pool and nearest": (lambda: nn.Sequential(nn.MaxPool2d(4), nn.Upsample(scale_factor=4)), 4, 0),
     "average pool": (lambda: nn.AvgPool2d(3, stride=1, padding=1), 1, 1),
     "pool and bilinear": (lambda: nn.Sequential(nn.MaxPool2d(2), bilinear()), 2, 2),
+    # Down: 2 px, 3 px of 1/2, 2 px of 1/4; up again: 4 + 2 px of 1/2, 12 + 2 px; in cells of 4 px.
+    "pool and unpool": (
+        lambda: SegNet(SegNetArguments(in_channels=CHANNELS, num_classes=2, channels=(4, 8))), 4, 16,
+    ),
     "batch norm and dropout": (lambda: nn.Sequential(conv(3), nn.BatchNorm2d(CHANNELS), nn.Dropout(), nn.GELU()), 1, 1),
 }  # fmt: skip
 
