@@ -27,10 +27,10 @@ from segcore.report import (
 )
 from segcore.report.html import number, percent, points, tone
 from segcore.report.rows import HEADLINE, HEADLINE_LABELS, MAX_ROWS
-from segcore.results import ItemResult, StageResult
+from segcore.results import ItemResult, StageResult, headline_part
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.fit import named
-from segcore.scoring.pairs import compared, differences, has_same_rows, pairs
+from segcore.scoring.pairs import compared_by_split, differences, has_same_rows, pairs
 from segcore.scoring.summary import ImageScore
 from segcore.selection import failure
 from segcore.shown import coarse_plane, read_ids, read_picture
@@ -55,7 +55,12 @@ class _Found:
     rows: Mapping[str, dict[str, Any]]
     """Image id -> its differences; of those with a target."""
     scored: dict[str, Any] | None
-    """As under `against`; None where no image of both has a target."""
+    """As under `against`, with `per_split`; None where no image of both has a target."""
+
+    @property
+    def headline(self) -> tuple[str | None, Mapping[str, Any]]:
+        """What goes first, as in a report: the split that was not trained on, and its part of `scored`; else all."""
+        return headline_part(self.scored or {})
 
     @property
     def ordered(self) -> list[dict[str, Any]]:
@@ -81,7 +86,8 @@ def compare(config: ReportConfig, workspace: Workspace, run: str, created: datet
     told = {"format": FORMAT, "run": run, "created": created.isoformat(timespec="seconds"), **_told(found, content)}
     workspace.objects.put(data, utf8(json.dumps(told, ensure_ascii=False)))
     workspace.objects.put(html, utf8(render_comparison(content)))
-    overall = found.scored["overall"] if found.scored else {}
+    split, first = found.headline
+    overall = first.get("overall", {})
     return StageResult(
         stage="report",
         items=items,
@@ -91,6 +97,7 @@ def compare(config: ReportConfig, workspace: Workspace, run: str, created: datet
             "compared": [name for name, _ in content.sides],
             "num_images": len(found.paired),
             "num_pictures": len(changed),
+            **({"split": split} if split else {}),
             "difference": {key: overall[key]["difference"] for key in HEADLINE_LABELS["overall"] if key in overall},
         },
     )
@@ -110,7 +117,7 @@ def _found(one: Side, other: Side, config: ReportConfig) -> _Found:
     rules = score_config(config)
     rows = {row["image"]: row for row in differences(paired, rules)}
     paired = sorted(paired, key=lambda pair: _change(pair, rows), reverse=True)
-    return _Found((one, other), paired, rows, compared(paired, other.name, rules) if rows else None)
+    return _Found((one, other), paired, rows, compared_by_split(paired, other.name, rules) if rows else None)
 
 
 def _content(
@@ -122,7 +129,7 @@ def _content(
         title=f"{first} against {second}",
         created=created,
         sides=((first, one.what), (second, other.what)),
-        chips=_chips(len(found.paired), found.scored),
+        chips=_chips(len(found.paired), *found.headline),
         classes=one.classes,
         failures=tuple(Failure(item.image or "?", item.error or "") for item in items if item.state == "failed"),
         compared=found.scored,
@@ -131,6 +138,7 @@ def _content(
         detailed=_detailed(one),
         pictures=changed,
         num_pictures_left_out=len(found.paired) - len(changed),
+        headline_split=found.headline[0],
         notes=_notes(one, other, len(found.paired)),
     )
 
@@ -166,16 +174,17 @@ def _labels(one: Side, other: Side) -> tuple[str, str]:
     return (one.name, other.name) if one.name != other.name else (f"{one.name} (A)", f"{other.name} (B)")
 
 
-def _chips(num_images: int, scored: Mapping[str, Any] | None) -> tuple[Chip, ...]:
+def _chips(num_images: int, split: str | None, scored: Mapping[str, Any]) -> tuple[Chip, ...]:
     shown = [Chip("images of both", number(num_images))]
-    for kind, labels in HEADLINE_LABELS.items() if scored else ():
+    where = f", {split}" if split else ""
+    for kind, labels in HEADLINE_LABELS.items():
         for key, label in labels.items():
-            row = (scored or {}).get(kind, {}).get(key)
+            row = scored.get(kind, {}).get(key)
             if row and row["difference"] is not None:
                 low, high = row["interval"] or (None, None)
                 detail = "" if low is None else f"{points(low)} to {points(high)}"
-                both = f"{label}: {percent(row['value'])} against {percent(row['other'])}"
-                shown.append(Chip(both, points(row["difference"]), tone(row, (scored or {})["num_units"]), detail))
+                both = f"{label}{where}: {percent(row['value'])} against {percent(row['other'])}"
+                shown.append(Chip(both, points(row["difference"]), tone(row, scored["num_units"]), detail))
     return tuple(shown)
 
 

@@ -21,11 +21,13 @@ HOSTILE = tuple(
 )
 
 
-def _filled(folder: Path | str, shares: dict[str, tuple[float, float]], prefix: str = "") -> Workspace:
+def _filled(
+    folder: Path | str, shares: dict[str, tuple[float, float]], prefix: str = "", splits: dict[str, str] | None = None
+) -> Workspace:
     """Images of 1000 px of target, of which the masks `one` and `two` find these shares."""
     ws = Workspace.open(str(folder), create=True)
     for image_id, found in shares.items():
-        put_image(ws, prefix + image_id, np.full((1, *SIDES), 9, np.uint8))
+        put_image(ws, prefix + image_id, np.full((1, *SIDES), 9, np.uint8), split=(splits or {}).get(image_id))
         ids = np.zeros(SIDES, np.uint8)
         ids[10:30, 10:60] = 1
         put_label(ws, prefix + image_id, "target", ids, HOSTILE)
@@ -64,7 +66,37 @@ def test_it_says_the_same_as_score_against(tmp_path: Path) -> None:
     ws = _filled(tmp_path / "ws", SHARES)
     against = report(ReportConfig(workspace=ws.uri, model="one", against="two", run="r")).scores
     assert against is not None
-    assert _compare(ws, "one", "two")[1]["compared"] == against["against"]
+    assert _compare(ws, "one", "two")[1]["compared"] == {**against["against"], "per_split": {}}
+
+
+def test_the_split_that_was_not_trained_on_goes_first_as_in_a_report(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", SHARES, splits={"a": "test", "b": "train", "c": "train"})
+    result, found, page = _compare(ws, "one", "two")
+    for mask in ("two", "one"):
+        scores = report(ReportConfig(workspace=ws.uri, model=mask, run=mask)).scores
+        assert scores is not None
+        side = "value" if mask == "one" else "other"
+        for split in ("test", "train"):
+            part = found["compared"]["per_split"][split]["overall"]
+            assert part["foreground_iou"][side] == scores["per_split"][split]["overall"]["foreground_iou"]
+    assert result.details["split"] == "test"
+    assert result.details["difference"]["foreground_iou"] == pytest.approx(0.8 - 0.6)
+    assert found["compared"]["overall"]["foreground_iou"]["difference"] == pytest.approx(-0.2 / 3)
+    assert "IoU without background, test: 80.0 % against 60.0 %" in page
+    captions = ["All classes, split test, 1 image<", "All classes, all images of both<"]
+    captions += [caption.replace("All classes", "Per class") for caption in captions]
+    places = [page.index(caption) for caption in captions]
+    assert places == sorted(places)
+    _, _, page = _compare(ws, "one", "two", split="test")
+    assert "Per class, split test, 1 image<" in page
+    assert "all images of both<" not in page
+
+
+def test_without_splits_all_images_go_first(tmp_path: Path) -> None:
+    result, _, page = _compare(_filled(tmp_path / "ws", SHARES), "one", "two")
+    assert "split" not in result.details
+    assert page.count("all images of both</caption>") == 2
+    assert "IoU without background: 56.7 % against 63.3 %" in page
 
 
 @pytest.mark.parametrize("elsewhere", ["memory://elsewhere", "there"])
