@@ -3,6 +3,7 @@ second, over the images that both have.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from segcore.config import ReportConfig
 from segcore.errors import ConfigError, StoreError, utf8
 from segcore.progress import Progress
 from segcore.publish.pictured import MAX_BYTES
-from segcore.publish.sides import Side, find_side, score_config
+from segcore.publish.sides import OutdatedError, Side, find_side, score_config
 from segcore.report import (
     Chip,
     ComparedImage,
@@ -34,7 +35,7 @@ from segcore.scoring.pairs import compared_by_split, differences, has_same_rows,
 from segcore.scoring.summary import ImageScore
 from segcore.selection import failure
 from segcore.shown import coarse_plane, read_ids, read_picture
-from segcore.store import Workspace
+from segcore.store import Label, Workspace
 
 MAX_PICTURES = 12
 MAX_DETAILED = 6
@@ -80,8 +81,11 @@ def compare(config: ReportConfig, workspace: Workspace, run: str, created: datet
     found = _found(one, other, config)
     shown = _Pictures(one, other, progress)
     changed = shown.rows(found.paired)
+    outdated = shown.outdated()
+    for note in outdated:
+        progress.note(note)
     items = (*_items(one, other), *shown.items)
-    content = _content(found, items, changed, f"{created:%Y-%m-%d %H:%M} UTC, run {run}")
+    content = _content(found, items, changed, outdated, f"{created:%Y-%m-%d %H:%M} UTC, run {run}")
     html, data = f"reports/{run}/compare.html", f"reports/{run}/compare.json"
     told = {"format": FORMAT, "run": run, "created": created.isoformat(timespec="seconds"), **_told(found, content)}
     workspace.objects.put(data, utf8(json.dumps(told, ensure_ascii=False)))
@@ -121,7 +125,11 @@ def _found(one: Side, other: Side, config: ReportConfig) -> _Found:
 
 
 def _content(
-    found: _Found, items: Sequence[ItemResult], changed: tuple[PictureRow, ...], created: str
+    found: _Found,
+    items: Sequence[ItemResult],
+    changed: tuple[PictureRow, ...],
+    outdated: tuple[str, ...],
+    created: str,
 ) -> ComparisonContent:
     one, other = found.sides
     first, second = _labels(one, other)
@@ -139,7 +147,7 @@ def _content(
         pictures=changed,
         num_pictures_left_out=len(found.paired) - len(changed),
         headline_split=found.headline[0],
-        notes=_notes(one, other, len(found.paired)),
+        notes=(*_notes(one, other, len(found.paired)), *outdated),
     )
 
 
@@ -212,11 +220,16 @@ def _row(row: Mapping[str, Any]) -> ComparedImage:
 
 
 class _Pictures:
-    """Both masks of the images that changed most; one that cannot be shown says why."""
+    """Both masks of the images that changed most; one that cannot be shown says why: a report's mask that was made
+    again since is nothing that failed.
+    """
 
     def __init__(self, one: Side, other: Side, progress: Progress) -> None:
         self.items: list[ItemResult] = []
         """Images of which a picture failed."""
+        self._outdated: Counter[str] = Counter()
+        """Why images cannot be shown, though nothing failed."""
+        self._num_left_out = 0
         self._sides, self._labels, self._progress = (one, other), _labels(one, other), progress
 
     def rows(self, paired: Pairs) -> tuple[PictureRow, ...]:
@@ -229,19 +242,41 @@ class _Pictures:
                 found.append(row)
                 bytes_left -= row.num_bytes
             self._progress.advance()
+        self._num_left_out = len(paired) - min(len(paired), MAX_PICTURES)
         return tuple(found)
+
+    def outdated(self) -> tuple[str, ...]:
+        """How many images cannot be shown because a report's mask stands no more; one line for each reason."""
+        of = f" of the {MAX_PICTURES} that changed most" if self._num_left_out else ""
+        return tuple(
+            f"{number(num)} {'image' if num == 1 else 'images'}{of} cannot be shown: {why}"
+            for why, num in self._outdated.items()
+        )
 
     def _try(self, pair: tuple[ImageScore, ImageScore]) -> PictureRow | None:
         image_id = pair[0].image_id
         try:
-            return self._row(pair)
+            masks = self._masks(pair)
+            return None if masks is None else self._row(pair, masks)
         except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
             message = f"no picture of it: {failure(image_id, error)}"
             self.items.append(ItemResult(state="failed", image=image_id, error=message))
             return None
 
-    def _row(self, pair: tuple[ImageScore, ImageScore]) -> PictureRow:
-        masks = [side.mask_of(score.image_id, score.mask_digest) for side, score in zip(self._sides, pair, strict=True)]
+    def _masks(self, pair: tuple[ImageScore, ImageScore]) -> list[Label] | None:
+        """Both masks; None where one stands no more, and that is counted."""
+        masks, gone = [], []
+        for side, label, score in zip(self._sides, self._labels, pair, strict=True):
+            try:
+                masks.append(side.mask_of(score))
+            except OutdatedError as error:
+                gone.append(f"the mask of {label} {error}")
+        if gone:
+            self._outdated[" and ".join(gone)] += 1
+            return None
+        return masks
+
+    def _row(self, pair: tuple[ImageScore, ImageScore], masks: Sequence[Label]) -> PictureRow:
         workspace, image_id = self._sides[0].workspace, pair[0].image_id
         image, classes = workspace.image(image_id), self._sides[0].classes
         window, level = coarse_plane(image, masks[0].base_level)

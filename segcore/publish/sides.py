@@ -15,6 +15,10 @@ from segcore.scoring.table import from_parquet
 from segcore.store import Label, Workspace
 
 
+class OutdatedError(StoreError):
+    """The mask that a report scored stands no more; its counts do, and are compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """One of two masks that are compared."""
@@ -33,15 +37,22 @@ class Side:
     is_volatile: bool = False
     """True for a report: its masks may be others by now."""
 
-    def mask_of(self, image_id: str, digest: str | None) -> Label:
-        """The mask of an image.
+    def mask_of(self, score: ImageScore) -> Label:
+        """The mask that was scored.
 
         Raises:
-            StoreError: if there is none, or another than the one that was scored.
+            OutdatedError: if it is a report's, and was made again or removed since.
+            StoreError: if there is none, or it is damaged.
         """
-        label = self.workspace.label(image_id, self.mask)
-        if self.is_volatile and label.digest != digest:
-            raise StoreError(f"mask {self.mask} is another by now than that of {self.name}")
+        image_id = score.image_id
+        try:
+            label = self.workspace.label(image_id, self.mask)
+        except StoreError as error:
+            if self.is_volatile and self.mask not in self.workspace.label_names(image_id):
+                raise OutdatedError("is there no more") from error
+            raise
+        if self.is_volatile and label.digest != score.mask_digest:
+            raise OutdatedError("was made again since")
         return label
 
 
