@@ -15,6 +15,7 @@ from segcore.config import ReportConfig
 from segcore.errors import ConfigError, StoreError, utf8
 from segcore.progress import Progress
 from segcore.publish.pictured import MAX_BYTES
+from segcore.publish.settings import Settings, ruler_notes, settings
 from segcore.publish.sides import OutdatedError, Side, find_side, score_config
 from segcore.report import (
     Chip,
@@ -55,6 +56,7 @@ class _Found:
     """Those that changed most first."""
     rows: Mapping[str, dict[str, Any]]
     """Image id -> its differences; of those with a target."""
+    settings: Settings
     scored: dict[str, Any] | None
     """As under `against`, with `per_split`; None where no image of both has a target."""
 
@@ -121,7 +123,8 @@ def _found(one: Side, other: Side, config: ReportConfig) -> _Found:
     rules = score_config(config)
     rows = {row["image"]: row for row in differences(paired, rules)}
     paired = sorted(paired, key=lambda pair: _change(pair, rows), reverse=True)
-    return _Found((one, other), paired, rows, compared_by_split(paired, other.name, rules) if rows else None)
+    made = settings(config, rules, dict(zip(_labels(one, other), (one, other), strict=True)))
+    return _Found((one, other), paired, rows, made, compared_by_split(paired, other.name, rules) if rows else None)
 
 
 def _content(
@@ -147,19 +150,27 @@ def _content(
         pictures=changed,
         num_pictures_left_out=len(found.paired) - len(changed),
         headline_split=found.headline[0],
-        notes=(*_notes(one, other, len(found.paired)), *outdated),
+        notes=(*_notes(one, other, len(found.paired)), *ruler_notes(found.sides, found.paired), *outdated),
+        provenance=found.settings.provenance,
     )
 
 
 def _told(found: _Found, content: ComparisonContent) -> dict[str, Any]:
     """The same facts for programs."""
     return {
-        "sides": [{"name": side.name, "what": side.what, "mask": side.mask} for side in found.sides],
+        "sides": [
+            {"name": side.name, "what": side.what, "mask": side.mask, **made}
+            for side, made in zip(found.sides, found.settings.sides, strict=True)
+        ],
+        "settings": found.settings.rules,
         "num_images": len(found.paired),
         "notes": content.notes,
         "failures": [{"source": failed.source, "error": failed.error} for failed in content.failures],
         "compared": found.scored,
         "images": found.ordered,
+        "provenance": {
+            heading: {fact.key: fact.value for fact in facts} for heading, facts in content.provenance.items()
+        },
     }
 
 

@@ -1,7 +1,9 @@
 """Sides: what a user names as one of two to compare -> *its counts*: scored now, or read from a report's table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, ScoreConfig
@@ -9,6 +11,7 @@ from segcore.errors import ConfigError, StoreError
 from segcore.progress import Progress
 from segcore.reports import table_key
 from segcore.results import ItemResult
+from segcore.scoring.document import settings_of
 from segcore.scoring.score import score_masks
 from segcore.scoring.summary import ImageScore
 from segcore.scoring.table import from_parquet
@@ -32,6 +35,8 @@ class Side:
     mask: str
     classes: tuple[ClassInfo, ...]
     images: tuple[ImageScore, ...]
+    boundary: Mapping[str, Any] | None
+    """`tolerance` and `halo_px` that its boundaries were asked for with; None where they were not measured."""
     items: tuple[ItemResult, ...] = ()
     """What became of each image, where it was scored now."""
     is_volatile: bool = False
@@ -71,10 +76,12 @@ def find_side(workspace: Workspace, given: str, config: ReportConfig, progress: 
     place = _report_place(workspace, given)
     if place is not None:
         return _of_report(*place, given, config)
-    scored = score_masks(workspace, score_config(config, given), progress)
+    rules = score_config(config, given)
+    scored = score_masks(workspace, rules, progress)
     classes = scored.images[0].classes if scored.images else ()
     what = f"in {workspace.uri}, scored now"
-    return Side(scored.mask, what, workspace, scored.mask, classes, scored.images, scored.items)
+    boundary = settings_of(rules)["boundary"]
+    return Side(scored.mask, what, workspace, scored.mask, classes, scored.images, boundary, scored.items)
 
 
 def _report_place(workspace: Workspace, given: str) -> tuple[Workspace, str] | None:
@@ -104,4 +111,5 @@ def _of_report(workspace: Workspace, run: str, given: str, config: ReportConfig)
     )
     mask, created = str(table.head["mask"]), str(table.head["created"])
     what = f"of {created[:16].replace('T', ' ')} UTC, mask {mask} in {workspace.uri}"
-    return Side(f"report {run}", what, workspace, mask, table.classes, images, is_volatile=True)
+    boundary = table.head["settings"]["boundary"]
+    return Side(f"report {run}", what, workspace, mask, table.classes, images, boundary, is_volatile=True)

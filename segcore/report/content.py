@@ -227,3 +227,5 @@ class ComparisonContent:
     """Whose scores go first, where images have splits."""
     notes: tuple[str, ...] = ()
     """What was not compared, and why."""
+    provenance: Mapping[str, tuple[Fact, ...]] = field(default_factory=dict)
+    """Heading -> facts: the rules, what made each mask, versions."""
