@@ -3,6 +3,7 @@ second, over the images that both have.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,8 @@ from segcore.config import ReportConfig
 from segcore.errors import ConfigError, StoreError, utf8
 from segcore.progress import Progress
 from segcore.publish.pictured import MAX_BYTES
-from segcore.publish.sides import Side, find_side, score_config
+from segcore.publish.settings import Settings, ruler_notes, settings
+from segcore.publish.sides import OutdatedError, Side, find_side, score_config
 from segcore.report import (
     Chip,
     ComparedImage,
@@ -27,14 +29,14 @@ from segcore.report import (
 )
 from segcore.report.html import number, percent, points, tone
 from segcore.report.rows import HEADLINE, HEADLINE_LABELS, MAX_ROWS
-from segcore.results import ItemResult, StageResult
+from segcore.results import ItemResult, StageResult, headline_part
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.fit import named
-from segcore.scoring.pairs import compared, differences, has_same_rows, pairs
+from segcore.scoring.pairs import compared_by_split, differences, has_same_rows, pairs
 from segcore.scoring.summary import ImageScore
 from segcore.selection import failure
 from segcore.shown import coarse_plane, read_ids, read_picture
-from segcore.store import Workspace
+from segcore.store import Label, Workspace
 
 MAX_PICTURES = 12
 MAX_DETAILED = 6
@@ -54,8 +56,14 @@ class _Found:
     """Those that changed most first."""
     rows: Mapping[str, dict[str, Any]]
     """Image id -> its differences; of those with a target."""
+    settings: Settings
     scored: dict[str, Any] | None
-    """As under `against`; None where no image of both has a target."""
+    """As under `against`, with `per_split`; None where no image of both has a target."""
+
+    @property
+    def headline(self) -> tuple[str | None, Mapping[str, Any]]:
+        """What goes first, as in a report: the split that was not trained on, and its part of `scored`; else all."""
+        return headline_part(self.scored or {})
 
     @property
     def ordered(self) -> list[dict[str, Any]]:
@@ -75,13 +83,17 @@ def compare(config: ReportConfig, workspace: Workspace, run: str, created: datet
     found = _found(one, other, config)
     shown = _Pictures(one, other, progress)
     changed = shown.rows(found.paired)
+    outdated = shown.outdated()
+    for note in outdated:
+        progress.note(note)
     items = (*_items(one, other), *shown.items)
-    content = _content(found, items, changed, f"{created:%Y-%m-%d %H:%M} UTC, run {run}")
+    content = _content(found, items, changed, outdated, f"{created:%Y-%m-%d %H:%M} UTC, run {run}")
     html, data = f"reports/{run}/compare.html", f"reports/{run}/compare.json"
     told = {"format": FORMAT, "run": run, "created": created.isoformat(timespec="seconds"), **_told(found, content)}
     workspace.objects.put(data, utf8(json.dumps(told, ensure_ascii=False)))
     workspace.objects.put(html, utf8(render_comparison(content)))
-    overall = found.scored["overall"] if found.scored else {}
+    split, first = found.headline
+    overall = first.get("overall", {})
     return StageResult(
         stage="report",
         items=items,
@@ -91,6 +103,7 @@ def compare(config: ReportConfig, workspace: Workspace, run: str, created: datet
             "compared": [name for name, _ in content.sides],
             "num_images": len(found.paired),
             "num_pictures": len(changed),
+            **({"split": split} if split else {}),
             "difference": {key: overall[key]["difference"] for key in HEADLINE_LABELS["overall"] if key in overall},
         },
     )
@@ -110,11 +123,16 @@ def _found(one: Side, other: Side, config: ReportConfig) -> _Found:
     rules = score_config(config)
     rows = {row["image"]: row for row in differences(paired, rules)}
     paired = sorted(paired, key=lambda pair: _change(pair, rows), reverse=True)
-    return _Found((one, other), paired, rows, compared(paired, other.name, rules) if rows else None)
+    made = settings(config, rules, dict(zip(_labels(one, other), (one, other), strict=True)))
+    return _Found((one, other), paired, rows, made, compared_by_split(paired, other.name, rules) if rows else None)
 
 
 def _content(
-    found: _Found, items: Sequence[ItemResult], changed: tuple[PictureRow, ...], created: str
+    found: _Found,
+    items: Sequence[ItemResult],
+    changed: tuple[PictureRow, ...],
+    outdated: tuple[str, ...],
+    created: str,
 ) -> ComparisonContent:
     one, other = found.sides
     first, second = _labels(one, other)
@@ -122,7 +140,7 @@ def _content(
         title=f"{first} against {second}",
         created=created,
         sides=((first, one.what), (second, other.what)),
-        chips=_chips(len(found.paired), found.scored),
+        chips=_chips(len(found.paired), *found.headline),
         classes=one.classes,
         failures=tuple(Failure(item.image or "?", item.error or "") for item in items if item.state == "failed"),
         compared=found.scored,
@@ -131,19 +149,28 @@ def _content(
         detailed=_detailed(one),
         pictures=changed,
         num_pictures_left_out=len(found.paired) - len(changed),
-        notes=_notes(one, other, len(found.paired)),
+        headline_split=found.headline[0],
+        notes=(*_notes(one, other, len(found.paired)), *ruler_notes(found.sides, found.paired), *outdated),
+        provenance=found.settings.provenance,
     )
 
 
 def _told(found: _Found, content: ComparisonContent) -> dict[str, Any]:
     """The same facts for programs."""
     return {
-        "sides": [{"name": side.name, "what": side.what, "mask": side.mask} for side in found.sides],
+        "sides": [
+            {"name": side.name, "what": side.what, "mask": side.mask, **made}
+            for side, made in zip(found.sides, found.settings.sides, strict=True)
+        ],
+        "settings": found.settings.rules,
         "num_images": len(found.paired),
         "notes": content.notes,
         "failures": [{"source": failed.source, "error": failed.error} for failed in content.failures],
         "compared": found.scored,
         "images": found.ordered,
+        "provenance": {
+            heading: {fact.key: fact.value for fact in facts} for heading, facts in content.provenance.items()
+        },
     }
 
 
@@ -166,16 +193,17 @@ def _labels(one: Side, other: Side) -> tuple[str, str]:
     return (one.name, other.name) if one.name != other.name else (f"{one.name} (A)", f"{other.name} (B)")
 
 
-def _chips(num_images: int, scored: Mapping[str, Any] | None) -> tuple[Chip, ...]:
+def _chips(num_images: int, split: str | None, scored: Mapping[str, Any]) -> tuple[Chip, ...]:
     shown = [Chip("images of both", number(num_images))]
-    for kind, labels in HEADLINE_LABELS.items() if scored else ():
+    where = f", {split}" if split else ""
+    for kind, labels in HEADLINE_LABELS.items():
         for key, label in labels.items():
-            row = (scored or {}).get(kind, {}).get(key)
+            row = scored.get(kind, {}).get(key)
             if row and row["difference"] is not None:
                 low, high = row["interval"] or (None, None)
                 detail = "" if low is None else f"{points(low)} to {points(high)}"
-                both = f"{label}: {percent(row['value'])} against {percent(row['other'])}"
-                shown.append(Chip(both, points(row["difference"]), tone(row, (scored or {})["num_units"]), detail))
+                both = f"{label}{where}: {percent(row['value'])} against {percent(row['other'])}"
+                shown.append(Chip(both, points(row["difference"]), tone(row, scored["num_units"]), detail))
     return tuple(shown)
 
 
@@ -203,11 +231,16 @@ def _row(row: Mapping[str, Any]) -> ComparedImage:
 
 
 class _Pictures:
-    """Both masks of the images that changed most; one that cannot be shown says why."""
+    """Both masks of the images that changed most; one that cannot be shown says why: a report's mask that was made
+    again since is nothing that failed.
+    """
 
     def __init__(self, one: Side, other: Side, progress: Progress) -> None:
         self.items: list[ItemResult] = []
         """Images of which a picture failed."""
+        self._outdated: Counter[str] = Counter()
+        """Why images cannot be shown, though nothing failed."""
+        self._num_left_out = 0
         self._sides, self._labels, self._progress = (one, other), _labels(one, other), progress
 
     def rows(self, paired: Pairs) -> tuple[PictureRow, ...]:
@@ -220,19 +253,41 @@ class _Pictures:
                 found.append(row)
                 bytes_left -= row.num_bytes
             self._progress.advance()
+        self._num_left_out = len(paired) - min(len(paired), MAX_PICTURES)
         return tuple(found)
+
+    def outdated(self) -> tuple[str, ...]:
+        """How many images cannot be shown because a report's mask stands no more; one line for each reason."""
+        of = f" of the {MAX_PICTURES} that changed most" if self._num_left_out else ""
+        return tuple(
+            f"{number(num)} {'image' if num == 1 else 'images'}{of} cannot be shown: {why}"
+            for why, num in self._outdated.items()
+        )
 
     def _try(self, pair: tuple[ImageScore, ImageScore]) -> PictureRow | None:
         image_id = pair[0].image_id
         try:
-            return self._row(pair)
+            masks = self._masks(pair)
+            return None if masks is None else self._row(pair, masks)
         except Exception as error:  # noqa: BLE001 - one bad image never stops the others; it is reported
             message = f"no picture of it: {failure(image_id, error)}"
             self.items.append(ItemResult(state="failed", image=image_id, error=message))
             return None
 
-    def _row(self, pair: tuple[ImageScore, ImageScore]) -> PictureRow:
-        masks = [side.mask_of(score.image_id, score.mask_digest) for side, score in zip(self._sides, pair, strict=True)]
+    def _masks(self, pair: tuple[ImageScore, ImageScore]) -> list[Label] | None:
+        """Both masks; None where one stands no more, and that is counted."""
+        masks, gone = [], []
+        for side, label, score in zip(self._sides, self._labels, pair, strict=True):
+            try:
+                masks.append(side.mask_of(score))
+            except OutdatedError as error:
+                gone.append(f"the mask of {label} {error}")
+        if gone:
+            self._outdated[" and ".join(gone)] += 1
+            return None
+        return masks
+
+    def _row(self, pair: tuple[ImageScore, ImageScore], masks: Sequence[Label]) -> PictureRow:
         workspace, image_id = self._sides[0].workspace, pair[0].image_id
         image, classes = workspace.image(image_id), self._sides[0].classes
         window, level = coarse_plane(image, masks[0].base_level)

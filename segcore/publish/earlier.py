@@ -12,7 +12,7 @@ from segcore.config import ScoreConfig
 from segcore.errors import StoreError
 from segcore.report.rows import HEADLINE
 from segcore.reports import Head, heads, lineage, table_key
-from segcore.scoring.pairs import compared, differences, has_same_rows, matched, pairs
+from segcore.scoring.pairs import compared_by_split, differences, has_same_rows, matched, pairs
 from segcore.scoring.summary import ImageScore
 from segcore.scoring.table import Table, from_parquet
 from segcore.store import Workspace
@@ -50,10 +50,7 @@ def since(workspace: Workspace, mask: str, images: Sequence[ImageScore], config:
         same = [pair for pair in pairs(images, table.images) if pair[0].has_target]
         if not same:
             continue
-        document = compared(same, head.mask, config)
-        splits = sorted({pair[0].split for pair in same if pair[0].split})
-        of_split = {split: [pair for pair in same if pair[0].split == split] for split in splits}
-        document["per_split"] = {split: compared(part, head.mask, config) for split, part in of_split.items()}
+        document = compared_by_split(same, head.mask, config)
         num_both = sum(one.has_target for one, _ in matched(images, table.images))
         return Since(head, document, _changes(differences(same, config)), num_both - len(same))
     return None

@@ -40,17 +40,21 @@ def provenance(
 ) -> dict[str, tuple[Fact, ...]]:
     """Heading -> facts: what was asked for, the model, the plan of the first mask, versions."""
     asked = config.model_dump(mode="json", exclude={"failures", "stages"}, exclude_defaults=True)
-    facts = {"Report": _facts(asked)}
+    found = {"Report": facts(asked)}
     if model:
-        facts["Model"] = _facts({key: model[key] for key in model if key not in ("classes", "format")})
+        found["Model"] = facts({key: model[key] for key in model if key not in ("classes", "format")})
     first = _first_mask(workspace, document, mask)
     if first is not None:
         plan_number, image_id = first.attributes.get("plan"), first.image_id
         plan = _json(workspace.objects.get(f"state/{image_id}/{mask}/{plan_number}/plan.json"))
-        facts[f"Plan of the first mask ({image_id})"] = _facts(plan)
+        found[f"Plan of the first mask ({image_id})"] = facts(plan)
+    return {**found, "Versions": versions()}
+
+
+def versions() -> tuple[Fact, ...]:
+    """Of this code, and of what it stands on."""
     found = {"segcore": __version__, "Python": platform.python_version(), "platform": platform.platform()}
-    facts["Versions"] = _facts(found | {name: _version(name) for name in LIBRARIES})
-    return facts
+    return facts(found | {name: _version(name) for name in LIBRARIES})
 
 
 def _first_mask(workspace: Workspace, document: Mapping[str, Any], mask: str) -> Label | None:
@@ -63,16 +67,16 @@ def _first_mask(workspace: Workspace, document: Mapping[str, Any], mask: str) ->
     return None
 
 
-def _facts(values: Mapping[str, Any], at: str = "") -> tuple[Fact, ...]:
+def facts(values: Mapping[str, Any], at: str = "") -> tuple[Fact, ...]:
     """Nested settings as dotted keys; long values are cut."""
-    facts: list[Fact] = []
+    found: list[Fact] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            facts += _facts(value, f"{at}{key}.")
+            found += facts(value, f"{at}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            facts.append(Fact(f"{at}{key}", text if len(text) <= 240 else text[:239] + "…"))
-    return tuple(facts)
+            found.append(Fact(f"{at}{key}", text if len(text) <= 240 else text[:239] + "…"))
+    return tuple(found)
 
 
 def _version(library: str) -> str:

@@ -1,7 +1,9 @@
 """Sides: what a user names as one of two to compare -> *its counts*: scored now, or read from a report's table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, ScoreConfig
@@ -9,10 +11,15 @@ from segcore.errors import ConfigError, StoreError
 from segcore.progress import Progress
 from segcore.reports import table_key
 from segcore.results import ItemResult
+from segcore.scoring.document import settings_of
 from segcore.scoring.score import score_masks
 from segcore.scoring.summary import ImageScore
 from segcore.scoring.table import from_parquet
 from segcore.store import Label, Workspace
+
+
+class OutdatedError(StoreError):
+    """The mask that a report scored stands no more; its counts do, and are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +35,29 @@ class Side:
     mask: str
     classes: tuple[ClassInfo, ...]
     images: tuple[ImageScore, ...]
+    boundary: Mapping[str, Any] | None
+    """`tolerance` and `halo_px` that its boundaries were asked for with; None where they were not measured."""
     items: tuple[ItemResult, ...] = ()
     """What became of each image, where it was scored now."""
     is_volatile: bool = False
     """True for a report: its masks may be others by now."""
 
-    def mask_of(self, image_id: str, digest: str | None) -> Label:
-        """The mask of an image.
+    def mask_of(self, score: ImageScore) -> Label:
+        """The mask that was scored.
 
         Raises:
-            StoreError: if there is none, or another than the one that was scored.
+            OutdatedError: if it is a report's, and was made again or removed since.
+            StoreError: if there is none, or it is damaged.
         """
-        label = self.workspace.label(image_id, self.mask)
-        if self.is_volatile and label.digest != digest:
-            raise StoreError(f"mask {self.mask} is another by now than that of {self.name}")
+        image_id = score.image_id
+        try:
+            label = self.workspace.label(image_id, self.mask)
+        except StoreError as error:
+            if self.is_volatile and self.mask not in self.workspace.label_names(image_id):
+                raise OutdatedError("is there no more") from error
+            raise
+        if self.is_volatile and label.digest != score.mask_digest:
+            raise OutdatedError("was made again since")
         return label
 
 
@@ -60,10 +76,12 @@ def find_side(workspace: Workspace, given: str, config: ReportConfig, progress: 
     place = _report_place(workspace, given)
     if place is not None:
         return _of_report(*place, given, config)
-    scored = score_masks(workspace, score_config(config, given), progress)
+    rules = score_config(config, given)
+    scored = score_masks(workspace, rules, progress)
     classes = scored.images[0].classes if scored.images else ()
     what = f"in {workspace.uri}, scored now"
-    return Side(scored.mask, what, workspace, scored.mask, classes, scored.images, scored.items)
+    boundary = settings_of(rules)["boundary"]
+    return Side(scored.mask, what, workspace, scored.mask, classes, scored.images, boundary, scored.items)
 
 
 def _report_place(workspace: Workspace, given: str) -> tuple[Workspace, str] | None:
@@ -93,4 +111,5 @@ def _of_report(workspace: Workspace, run: str, given: str, config: ReportConfig)
     )
     mask, created = str(table.head["mask"]), str(table.head["created"])
     what = f"of {created[:16].replace('T', ' ')} UTC, mask {mask} in {workspace.uri}"
-    return Side(f"report {run}", what, workspace, mask, table.classes, images, is_volatile=True)
+    boundary = table.head["settings"]["boundary"]
+    return Side(f"report {run}", what, workspace, mask, table.classes, images, boundary, is_volatile=True)

@@ -216,12 +216,16 @@ class ComparisonContent:
     classes: tuple[ClassInfo, ...]
     failures: tuple[Failure, ...]
     compared: Mapping[str, Any] | None
-    """As under `against`; None where no image of both has a target."""
+    """As `since` in report.json, with a part for each split; None where no image of both has a target."""
     images: tuple[ComparedImage, ...]
     """Those that changed most first."""
     num_images_left_out: int
     detailed: tuple[ClassInfo, ...]
     pictures: tuple[PictureRow, ...]
     num_pictures_left_out: int
+    headline_split: str | None = None
+    """Whose scores go first, where images have splits."""
     notes: tuple[str, ...] = ()
     """What was not compared, and why."""
+    provenance: Mapping[str, tuple[Fact, ...]] = field(default_factory=dict)
+    """Heading -> facts: the rules, what made each mask, versions."""

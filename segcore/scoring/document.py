@@ -63,7 +63,7 @@ def document(
         "mask": name,
         "classes": [info.model_dump(mode="json") for info in classes],
         "num_images": len(scored),
-        "settings": _settings(config),
+        "settings": settings_of(config),
         **_summary(classes, with_target, config),
         "per_split": {}
         if splits == [NO_SPLIT]
@@ -94,7 +94,8 @@ def _group_entry(classes: Sequence[ClassInfo], results: Sequence[ImageScore], co
     return entry
 
 
-def _settings(config: ScoreConfig) -> dict[str, Any]:
+def settings_of(config: ScoreConfig) -> dict[str, Any]:
+    """The rules that the scores are made by."""
     boundary = {"tolerance": config.tolerance, "halo_px": config.boundary_halo_px}
     return {
         "both_empty": config.both_empty,

@@ -60,6 +60,20 @@ def compared(paired: Sequence[tuple[ImageScore, ImageScore]], name: str, config:
     return comparison(ours[0].classes, ours, Against(name, theirs), config)
 
 
+def compared_by_split(
+    paired: Sequence[tuple[ImageScore, ImageScore]], name: str, config: ScoreConfig
+) -> dict[str, Any]:
+    """As `compared`, with `per_split`: the same of the images of each split, as our image names it; {} without splits.
+
+    A split of which no pixel is held against a target is not named, as in the document of scores.
+    """
+    scored = [pair for pair in paired if pair[0].is_scored and pair[1].is_scored]
+    splits = sorted({pair[0].split for pair in scored if pair[0].split})
+    of_split = {split: [pair for pair in scored if pair[0].split == split] for split in splits}
+    per_split = {split: compared(part, name, config) for split, part in of_split.items()}
+    return {**compared(paired, name, config), "per_split": per_split}
+
+
 def differences(paired: Sequence[tuple[ImageScore, ImageScore]], config: ScoreConfig) -> list[dict[str, Any]]:
     """Of every pair with a target: `image`, `split`, and under `overall` and `per_class` the `value` of the first, the
     `other`'s, and their `difference`; None where one is not defined. An image by itself has no interval.

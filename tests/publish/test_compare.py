@@ -1,6 +1,7 @@
 """Two masks side by side: masks, reports, and reports of another workspace."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from segcore.classes import ClassInfo
 from segcore.config import ReportConfig, build_config
 from segcore.errors import ConfigError, StoreError
 from segcore.publish import report
+from segcore.publish.compare import MAX_PICTURES
 from segcore.results import StageResult
 from segcore.store import Workspace
 from tests.synthetic import put_image, put_label
@@ -21,11 +23,13 @@ HOSTILE = tuple(
 )
 
 
-def _filled(folder: Path | str, shares: dict[str, tuple[float, float]], prefix: str = "") -> Workspace:
+def _filled(
+    folder: Path | str, shares: dict[str, tuple[float, float]], prefix: str = "", splits: dict[str, str] | None = None
+) -> Workspace:
     """Images of 1000 px of target, of which the masks `one` and `two` find these shares."""
     ws = Workspace.open(str(folder), create=True)
     for image_id, found in shares.items():
-        put_image(ws, prefix + image_id, np.full((1, *SIDES), 9, np.uint8))
+        put_image(ws, prefix + image_id, np.full((1, *SIDES), 9, np.uint8), split=(splits or {}).get(image_id))
         ids = np.zeros(SIDES, np.uint8)
         ids[10:30, 10:60] = 1
         put_label(ws, prefix + image_id, "target", ids, HOSTILE)
@@ -64,7 +68,37 @@ def test_it_says_the_same_as_score_against(tmp_path: Path) -> None:
     ws = _filled(tmp_path / "ws", SHARES)
     against = report(ReportConfig(workspace=ws.uri, model="one", against="two", run="r")).scores
     assert against is not None
-    assert _compare(ws, "one", "two")[1]["compared"] == against["against"]
+    assert _compare(ws, "one", "two")[1]["compared"] == {**against["against"], "per_split": {}}
+
+
+def test_the_split_that_was_not_trained_on_goes_first_as_in_a_report(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", SHARES, splits={"a": "test", "b": "train", "c": "train"})
+    result, found, page = _compare(ws, "one", "two")
+    for mask in ("two", "one"):
+        scores = report(ReportConfig(workspace=ws.uri, model=mask, run=mask)).scores
+        assert scores is not None
+        side = "value" if mask == "one" else "other"
+        for split in ("test", "train"):
+            part = found["compared"]["per_split"][split]["overall"]
+            assert part["foreground_iou"][side] == scores["per_split"][split]["overall"]["foreground_iou"]
+    assert result.details["split"] == "test"
+    assert result.details["difference"]["foreground_iou"] == pytest.approx(0.8 - 0.6)
+    assert found["compared"]["overall"]["foreground_iou"]["difference"] == pytest.approx(-0.2 / 3)
+    assert "IoU without background, test: 80.0 % against 60.0 %" in page
+    captions = ["All classes, split test, 1 image<", "All classes, all images of both<"]
+    captions += [caption.replace("All classes", "Per class") for caption in captions]
+    places = [page.index(caption) for caption in captions]
+    assert places == sorted(places)
+    _, _, page = _compare(ws, "one", "two", split="test")
+    assert "Per class, split test, 1 image<" in page
+    assert "all images of both<" not in page
+
+
+def test_without_splits_all_images_go_first(tmp_path: Path) -> None:
+    result, _, page = _compare(_filled(tmp_path / "ws", SHARES), "one", "two")
+    assert "split" not in result.details
+    assert page.count("all images of both</caption>") == 2
+    assert "IoU without background: 56.7 % against 63.3 %" in page
 
 
 @pytest.mark.parametrize("elsewhere", ["memory://elsewhere", "there"])
@@ -96,9 +130,51 @@ def test_mask_that_is_another_by_now_is_compared_but_not_shown(tmp_path: Path) -
     put_label(ws, "a", "two", np.zeros(SIDES, np.uint8), HOSTILE, version=1)
     result, found, _ = _compare(ws, "one", "before")
     assert found["num_images"] == 3
-    assert [failure["source"] for failure in found["failures"]] == ["a"]
-    assert "mask two is another by now than that of report before" in found["failures"][0]["error"]
-    assert (result.details["num_pictures"], result.exit_code) == (2, 3)
+    assert found["failures"] == []
+    assert found["notes"] == ["1 image cannot be shown: the mask of report before was made again since"]
+    assert (result.details["num_pictures"], result.exit_code) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("num", "told"), [(2, "2 images cannot"), (MAX_PICTURES + 1, "12 images of the 12 that changed most cannot")]
+)
+def test_masks_of_a_night_that_were_all_made_again_are_one_note(tmp_path: Path, num: int, told: str) -> None:
+    ws = _filled(tmp_path / "ws", {f"i{number}": (0.8, 0.4) for number in range(num)})
+    report(ReportConfig(workspace=ws.uri, model="two", run="r1"))
+    for number in range(num):
+        put_label(ws, f"i{number}", "two", np.ones(SIDES, np.uint8), HOSTILE, version=1)
+    for one, two in (("one", "r1"), ("two", "r1")):
+        result, found, page = _compare(ws, one, two)
+        note = f"{told} be shown: the mask of report r1 was made again since"
+        assert (found["notes"], found["failures"], result.exit_code) == ([note], [], 0)
+        assert {item.state for item in result.items} == {"done"}
+        assert f'<p class="note">{note}</p>' in page
+        assert "failures" not in page.split("</style>")[1]
+        assert found["compared"]["num_images"] == num
+
+
+def test_masks_of_two_reports_that_stand_no_more_say_what_became_of_each(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", {"a": (0.8, 0.4), "b": (0.8, 0.4)})
+    for mask in ("one", "two"):
+        report(ReportConfig(workspace=ws.uri, model=mask, run=f"of-{mask}"))
+    shutil.rmtree(Path(ws.uri) / "images/a.ome.zarr/labels/one")
+    put_label(ws, "a", "two", np.ones(SIDES, np.uint8), HOSTILE, version=1)
+    result, found, _ = _compare(ws, "of-one", "of-two")
+    why = "the mask of report of-one is there no more and the mask of report of-two was made again since"
+    assert found["notes"] == [f"1 image cannot be shown: {why}"]
+    assert (result.details["num_pictures"], result.exit_code) == (1, 0)
+
+
+def test_a_picture_that_cannot_be_read_has_failed(tmp_path: Path) -> None:
+    ws = _filled(tmp_path / "ws", SHARES)
+    report(ReportConfig(workspace=ws.uri, model="two", run="before"))
+    _compare(ws, "one", "before")
+    for chunk in (Path(ws.uri) / "images/a.ome.zarr/0/c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"no shard")
+    result, found, _ = _compare(ws, "one", "before")
+    assert [failed["source"] for failed in found["failures"]] == ["a"]
+    assert (found["notes"], result.exit_code) == ([], 3)
 
 
 def test_masks_without_a_target_are_shown_by_what_changed(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_comparison_is_escaped_and_says_which_minus_which() -> None:
         pictures=(PictureRow(EVIL, EVIL, (panel,) * 4),),
         num_pictures_left_out=8,
         notes=(EVIL,),
+        provenance={EVIL: (Fact(EVIL, EVIL),)},
     )
     html = render_comparison(content)
     page = _Page(html)
