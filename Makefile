@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-slow lint format reference openlayers lock clean
+.PHONY: help setup demo ui test test-slow test-mask-rcnn lint format reference openlayers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,17 @@ test: setup ## Run the tests that take seconds
 
 test-slow: setup ## Run the slow tests (kills, servers, large images, more cases)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+# torchvision's build for this torch, in a folder of its own: beside a CPU torch stand-ins take its compiled part's place.
+ZOO := .zoo
+
+$(ZOO)/.installed: requirements.lock
+	$(PIP) install --quiet --no-deps --upgrade --target $(ZOO) torchvision==0.28.0
+	@touch $@
+
+test-mask-rcnn: setup $(ZOO)/.installed ## Run the tests of Mask R-CNN, which need torchvision
+	PYTHONPATH=$(ZOO) $(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e/test_mask_rcnn.py tests/models/test_mask_rcnn.py \
+		tests/training/test_choice.py tests/training/test_detection.py
 
 lint: setup ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
