@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from segcore.classes import ClassInfo
 from segcore.report.content import Chip, Fact, ImageRow
 from segcore.report.html import change_of, number, percent, points, span, tone, units
 from segcore.results import ItemResult, headline_part
 from segcore.scoring.areas import UNIT_LABELS
+from segcore.scoring.counts import has_background
 from segcore.scoring.intervals import FEWEST
 
 MAX_ROWS = 500
@@ -22,6 +24,8 @@ HEADLINE_LABELS = {
     },
     "instances": {"pq": "panoptic quality (PQ)"},
 }
+_LABELS_OF_ALL = {"miou": "mean IoU", "mean_dice": "mean Dice", "pixel_accuracy": "pixel accuracy"}
+"""Those where no class is the background."""
 _LARGER = {"um2": ("mm2", 1e5), "m2": ("ha", 1e4), "mm3": ("ml", 1e3)}
 """Unit -> the larger one that takes over from this value on."""
 
@@ -44,6 +48,12 @@ def headline_score(entry: Mapping[str, Any]) -> float | None:
     """The score that images are ranked by: IoU without background."""
     score: float | None = entry.get("overall", {}).get(HEADLINE)
     return score
+
+
+def headline_labels(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The scores of the headline, by the parts of the document; none "without background" where there is none."""
+    classes = [ClassInfo.model_validate(value) for value in document["classes"]]
+    return HEADLINE_LABELS if has_background(classes) else {**HEADLINE_LABELS, "overall": _LABELS_OF_ALL}
 
 
 def worst_first(document: Mapping[str, Any]) -> list[str]:
@@ -70,12 +80,14 @@ def chips(
     states = [item.state for item in items]
     shown = [Chip("images scored", number(states.count("done")))]
     if states.count("skipped"):
-        shown.append(Chip("not scored", number(states.count("skipped"))))
+        reasons = {item.details.get("reason") for item in items if item.state == "skipped"}
+        why = "without a target" if reasons == {"no target"} else "not scored"
+        shown.append(Chip(why, number(states.count("skipped"))))
     shown.append(Chip("failed", number(num_failed), "bad" if num_failed else "plain"))
     split, part = headline_part(document)
     change = change_of(since, split) if since else {}
     where = f", {split}" if split else ""
-    for kind, labels in HEADLINE_LABELS.items():
+    for kind, labels in headline_labels(document).items():
         scores = part.get(kind) or {}
         for key, label in labels.items():
             if scores.get(key) is not None:
