@@ -115,6 +115,13 @@ def test_area_is_in_a_unit_that_reads_well(area: dict[str, float], text: str) ->
     assert area_text(area) == text
 
 
+def test_a_column_of_areas_has_the_unit_that_its_largest_reads_well_in() -> None:
+    areas = [{"px": 1, "m2": 125000.0, "ha": 12.5}, {"px": 1, "m2": 900.0, "ha": 0.09}, {"px": 12}]
+    images = {str(n): {**_entry(0.5), "areas": {"cell": area}} for n, area in enumerate(areas)}
+    rows = image_rows({**DOCUMENT, "per_image": images}, ())
+    assert [row.areas["cell"][0] for row in rows] == ["12.5 ha", "0.0900 ha", "12 px"]
+
+
 def test_areas_are_sorted_by_their_own_unit() -> None:
     assert [area_size(area) for area in ({"px": 9, "m2": 2.5, "ha": 2.5e-4}, {"px": 12})] == [2.5, 12]
 
