@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from segcore.results import headline_part
+from segcore.scoring.areas import LENGTH_LABELS
 
 SHOWN_SCORES = (
     *("iou", "miou", "dice", "mean_dice", "precision", "recall", "pixel_accuracy"),
@@ -51,7 +52,7 @@ def boundary_line(measure: Mapping[str, Any]) -> str:
     """By which measure boundaries were scored."""
     if measure["unit"] is None or measure["cap"] is None:
         return "boundaries: images of several pixel sizes, each measured in its own (see per_image in the JSON)"
-    unit = measure["unit"]
+    unit = LENGTH_LABELS[measure["unit"]]
     return (
         f"boundaries: hd95 and assd in {unit}, capped at {measure['cap']:.4g} {unit}; "
         f"right within {measure['tolerance']:.4g} {unit}"

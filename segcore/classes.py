@@ -20,6 +20,18 @@ PALETTE: tuple[RGB, ...] = (
 """Colours for classes that have none of their own: Okabe & Ito's, which colour-blind people can tell apart."""
 
 
+BACKGROUND = "background"
+OTHER_ZERO: RGB = (136, 34, 85)
+"""Of class 0 where it is no background (Paul Tol's wine): black is the colour of what is not looked for."""
+
+
+def default_color(number: int, name: str) -> RGB:
+    """The colour of a class that has none of its own: black if it is named background, in any case."""
+    if name.strip().lower() == BACKGROUND:
+        return PALETTE[0]
+    return (OTHER_ZERO, *PALETTE[1:])[number % len(PALETTE)]
+
+
 class ClassInfo(BaseModel):
     """One class: `id` is the pixel value in targets and masks."""
 
@@ -34,4 +46,4 @@ class ClassInfo(BaseModel):
 def default_classes(num_classes: int) -> tuple[ClassInfo, ...]:
     """Names and colours for classes of which only the number is known."""
     names = ("background", "foreground") if num_classes == 2 else tuple(f"class {i}" for i in range(num_classes))
-    return tuple(ClassInfo(id=i, name=names[i], color=PALETTE[i % len(PALETTE)]) for i in range(num_classes))
+    return tuple(ClassInfo(id=i, name=names[i], color=default_color(i, names[i])) for i in range(num_classes))

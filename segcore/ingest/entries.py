@@ -109,10 +109,21 @@ def image_id_of(uri: str, ids: str = "name") -> str:
     digest = hashlib.sha256(canonical_uri(uri).encode()).hexdigest()
     if ids == "hash":
         return digest[:16]
+    return f"{_slug(uri)}-{digest[:8]}"
+
+
+def shown_name(image_id: str, uri: str) -> str:
+    """The last part of a source's name, where the image's id tells the name too; empty where it hides it (`ids` "hash",
+    or an id that somebody gave), or is the very name.
+    """
+    name = uri.rstrip("/").rpartition("/")[2]
+    return name if image_id.startswith(f"{_slug(uri)}-") and name != image_id else ""
+
+
+def _slug(uri: str) -> str:
     place, member = split_member(uri.rstrip("/"))
     stem = Path(place).name.split(".")[0]
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{stem}-{member}" if member else stem).strip("-")[:80] or "image"
-    return f"{slug}-{digest[:8]}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{stem}-{member}" if member else stem).strip("-")[:80] or "image"
 
 
 def _how(config: IngestConfig) -> How | None:

@@ -6,7 +6,7 @@ from typing import Any
 from segcore.classes import ClassInfo
 from segcore.measurements.totals import Totals, px_of, totals_of
 from segcore.report import ObjectRow, ObjectTable
-from segcore.report.rows import area_text
+from segcore.report.rows import area_text, common_units
 
 
 def objects_document(measured: Mapping[str, Totals]) -> dict[str, Any] | None:
@@ -29,14 +29,28 @@ def object_table(measured: Mapping[str, Totals], num_masks: int, classes: Sequen
     if not measured:
         return None
     totals = totals_of(list(measured.values()))
-    rows = (_row(info, totals[info.name]) for info in classes if info.name in totals)
+    shown = [info for info in classes if info.name in totals]
+    sizes = [_sizes(totals[info.name]) for info in shown]
+    means = [_each(size, int(totals[info.name]["objects"])) for info, size in zip(shown, sizes, strict=True)]
+    of_size, of_mean = common_units(sizes), common_units(mean for mean in means if mean)
+    rows = (
+        ObjectRow(
+            info,
+            int(totals[info.name]["objects"]),
+            area_text(size, of_size),
+            area_text(mean, of_mean) if mean else None,
+            totals[info.name].get("confidence"),
+        )
+        for info, size, mean in zip(shown, sizes, means, strict=True)
+    )
     return ObjectTable(tuple(rows), len(measured), num_masks)
 
 
-def _row(info: ClassInfo, total: Mapping[str, float]) -> ObjectRow:
-    """One class; planes and volumes together are counted in pixels."""
+def _sizes(total: Mapping[str, float]) -> dict[str, float]:
+    """Of all objects of a class, by unit; planes and volumes together are counted in pixels."""
     sizes = {key.partition("_")[2]: value for key, value in total.items() if "_" in key}
-    sizes["px"] = px_of(total)
-    count = int(total["objects"])
-    each = {unit: value / count for unit, value in sizes.items()} if count else None
-    return ObjectRow(info, count, area_text(sizes), area_text(each) if each else None, total.get("confidence"))
+    return {**sizes, "px": px_of(total)}
+
+
+def _each(sizes: Mapping[str, float], count: int) -> dict[str, float] | None:
+    return {unit: value / count for unit, value in sizes.items()} if count else None

@@ -9,8 +9,9 @@ from segcore.classes import ClassInfo
 from segcore.geometry import Window
 from segcore.progress import Progress
 from segcore.report import BandTable, Failure, Panel, PictureRow, UnusualImages, pictures
+from segcore.report.content import ERRORS
 from segcore.report.html import number, percent
-from segcore.report.rows import area_text, headline_score, worst_first
+from segcore.report.rows import area_text, headline_labels, headline_score, worst_first
 from segcore.results import ItemResult
 from segcore.scoring.counts import foreground_rows
 from segcore.selection import failure
@@ -20,6 +21,8 @@ from segcore.unusual import unusual_images
 from segcore.why import band_tables, saliency_rows
 
 MAX_OVERLAYS = 24
+PLANES = {"t": "time", "z": "plane"}
+"""Axes of which a picture shows one place; counted from 1, as people do."""
 MAX_BYTES = 6 << 20
 """Of all pictures of images and tiles in a page; when they are spent, the rest is left out, and that is said."""
 
@@ -94,7 +97,7 @@ class Pictured:
     def _overlay(self, image: Image, mask: Label, target: Label | None) -> PictureRow:
         window, level = coarse_plane(image, mask.base_level)
         panels = self._panels(image, mask, target, window, level, f"of {image.image_id}")
-        return PictureRow(image.image_id, self._caption(image, mask), panels)
+        return PictureRow(image.image_id, self._caption(image, mask, window, level), panels)
 
     def _tile(self, image: Image, mask: Label, target: Label | None, tile: Mapping[str, Any]) -> PictureRow:
         assert target is not None, f"a worst tile of {image.image_id} without a target"
@@ -121,7 +124,7 @@ class Pictured:
         known = [info.id for info in self.classes]
         counted = np.isin(target_ids, known) & np.isin(mask_ids, known)
         wrong = pictures.errors(picture, target_ids, mask_ids, counted)
-        errors = Panel("errors", pictures.photo_uri(wrong), f"Wrong pixels {what}")
+        errors = Panel(ERRORS, pictures.photo_uri(wrong), f"Wrong pixels {what}")
         return first, self._flat("target", target_ids, what), over, errors
 
     def _flat(self, title: str, ids: Ids, what: str) -> Panel:
@@ -131,14 +134,18 @@ class Pictured:
     def _shares(self, ids: Ids) -> str:
         return ", ".join(f"{info.name} {percent(float((ids == info.id).mean()))}" for info in self.classes[:8])
 
-    def _caption(self, image: Image, mask: Label) -> str:
+    def _caption(self, image: Image, mask: Label, window: Window, level: int) -> str:
         entry = self.document["per_image"][image.image_id]
         height, width = mask.shape()[-2:]
         parts = [f"{width} x {height} px" + (f" at level {mask.base_level}" if mask.base_level else "")]
+        sides = zip(mask.axes, window.start, mask.shape(level), mask.shape(), strict=True)
+        planes = [(axis, start * num // held, num) for axis, start, held, num in sides if axis in PLANES and num > 1]
+        parts += [f"{PLANES[axis]} {at + 1} of {num}" for axis, at, num in planes]
         if image.split:
             parts.append(image.split)
         if headline_score(entry) is not None:
-            parts.append(f"IoU without background {percent(headline_score(entry))}")
+            label = headline_labels(self.document)["overall"]
+            parts.append(f"{next(iter(label.values()))} {percent(headline_score(entry))}")
         rows = foreground_rows(self.classes)[:6]
         parts += [f"{self.classes[r].name} {area_text(entry['areas'][self.classes[r].name])}" for r in rows]
         return " · ".join(parts)

@@ -38,12 +38,14 @@ def training_curves(workspace: Workspace, model: Mapping[str, Any]) -> Panel | N
 def provenance(
     config: ReportConfig, workspace: Workspace, document: Mapping[str, Any], mask: str, model: Mapping[str, Any]
 ) -> dict[str, tuple[Fact, ...]]:
-    """Heading -> facts: what was asked for, the model, the plan of the first mask, versions."""
+    """Heading -> facts: what was asked for, how it was scored (defaults too), the model, a plan, versions."""
     asked = config.model_dump(mode="json", exclude={"failures", "stages"}, exclude_defaults=True)
-    found = {"Report": facts(asked)}
-    if model:
-        found["Model"] = facts({key: model[key] for key in model if key not in ("classes", "format")})
+    found = {"Report": facts(asked), "Scoring": facts(document["settings"])}
     first = _first_mask(workspace, document, mask)
+    made_by = {} if first is None else first.attributes.get("model") or {}
+    about = {key: model[key] for key in model if key not in ("classes", "format")}
+    if made_by or about:
+        found["Model"] = facts({**made_by, **about})
     if first is not None:
         plan_number, image_id = first.attributes.get("plan"), first.image_id
         plan = _json(workspace.objects.get(f"state/{image_id}/{mask}/{plan_number}/plan.json"))

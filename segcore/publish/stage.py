@@ -11,6 +11,7 @@ import numpy as np
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig
 from segcore.errors import StoreError, utf8
+from segcore.ingest.entries import shown_name
 from segcore.measure import Peak
 from segcore.measurements.totals import Totals, totals_known
 from segcore.pace import Pace, paces, summed
@@ -132,7 +133,8 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
     changes = found.changed.changes if found.changed else {}
     skipped = {image_id: pace.skipped_share for image_id, pace in found.pace.items()}
     objects = {image: sum(int(row["objects"]) for row in totals.values()) for image, totals in found.measured.items()}
-    rows = image_rows(scores, found.scored.items, changes, skipped, objects)
+    sources = {image.image_id: shown_name(image.image_id, image.source) for image in found.scored.images}
+    rows = image_rows(scores, found.scored.items, changes, skipped, objects, sources)
     model = model_of(workspace, scores, mask)
     split, first = headline_part(scores)
     return ReportContent(

@@ -7,6 +7,9 @@ from typing import Any, Literal
 from segcore.classes import ClassInfo
 from segcore.results import StageTold, State
 
+ERRORS = "errors"
+"""Title of the picture of the wrong pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -38,6 +41,11 @@ class PictureRow:
     title: str
     caption: str
     panels: tuple[Panel, ...]
+
+    @property
+    def shows_errors(self) -> bool:
+        """True if one of them is of the wrong pixels; there is none without a target."""
+        return any(panel.title == ERRORS for panel in self.panels)
 
     @property
     def num_bytes(self) -> int:
@@ -81,7 +89,9 @@ class ImageRow:
     class_iou: Mapping[str, float | None]
     """Class name -> IoU; empty without a target."""
     areas: Mapping[str, tuple[str, float]]
-    """Class name -> area in the unit of the image, ready to read, and the number to sort by."""
+    """Class name -> area in the unit of the column, ready to read, and the number to sort by."""
+    source: str = ""
+    """Name of its file, where that is not told already, and not hidden."""
     change: float | None = None
     """Of the IoU without background, since the last report."""
     skipped: float | None = None

@@ -3,15 +3,17 @@
 import base64
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
 import markupsafe
 
+from segcore.classes import ClassInfo
 from segcore.report.content import ComparisonContent, ReportContent
 from segcore.scoring.areas import LENGTH_LABELS
+from segcore.scoring.counts import has_background
 from segcore.scoring.intervals import FEWEST
 
 SCORE_LABELS = {
@@ -43,6 +45,9 @@ INSTANCE_LABELS = {
 
 COMPARED_LABELS = ("pixel_accuracy", "miou", "mean_dice", "foreground_iou", "foreground_dice", "kappa")
 """Overall scores of which the difference between two masks is shown."""
+
+IMAGE_LABELS = ("foreground_iou", "miou", "pixel_accuracy")
+"""Overall scores with a column in the table of images; the change is that of the first one."""
 
 OF_WHOLE = ("instances", "probs")
 """Parts of a comparison that there are only where they were measured."""
@@ -159,6 +164,18 @@ def is_unchanged(compared: Mapping[str, Any]) -> bool:
     return all(row["value"] == row["other"] for scores in rows for row in scores.values())
 
 
+def columns_with_values(rows: Iterable[Any], part: str, names: Iterable[str]) -> list[str]:
+    """Of the names of columns, those with a value in some row.
+
+    Args:
+        rows: of a table.
+        part: the attribute of a row that holds the values, by name.
+        names: of columns.
+    """
+    found = [getattr(row, part) for row in rows]
+    return [name for name in names if any(values.get(name) is not None for values in found)]
+
+
 def without_classes(compared: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison without its rows of classes, which have a table of their own."""
     return {**compared, "per_class": {}}
@@ -188,6 +205,7 @@ def templates(folder: Path) -> jinja2.Environment:
         change_of,
         is_unchanged,
         without_classes,
+        columns_with_values,
     ):
         environment.filters[shown.__name__] = shown
     return environment
@@ -200,13 +218,19 @@ _POLICY = (
     f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode('ascii')}'"
 )
 """What a page may do: show its own pictures, and run this one script."""
-_LABELS = {
-    "score": SCORE_LABELS,
-    "instance": INSTANCE_LABELS,
-    "compared": COMPARED_LABELS,
-    "of_class": CLASS_LABELS,
-    "fewest": FEWEST,
-}
+
+
+def labels_of(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """What the page shows, and what it calls it: nothing twice where no class is the background."""
+    kept = [key for key in SCORE_LABELS if has_background(classes) or not key.startswith("foreground_")]
+    return {
+        "score": {key: SCORE_LABELS[key] for key in kept},
+        "instance": INSTANCE_LABELS,
+        "compared": tuple(key for key in COMPARED_LABELS if key in kept),
+        "of_class": CLASS_LABELS,
+        "of_image": {key: SCORE_LABELS[key] for key in IMAGE_LABELS if key in kept},
+        "fewest": FEWEST,
+    }
 
 
 def render(content: ReportContent) -> str:
@@ -222,4 +246,5 @@ def render_comparison(content: ComparisonContent) -> str:
 def _rendered(template: str, content: ReportContent | ComparisonContent) -> str:
     # The script is ours, and must stay as its digest in the policy says.
     script = markupsafe.Markup(_SCRIPT)  # noqa: S704
-    return _TEMPLATES.get_template(template).render(content=content, labels=_LABELS, policy=_POLICY, script=script)
+    labels = labels_of(content.classes)
+    return _TEMPLATES.get_template(template).render(content=content, labels=labels, policy=_POLICY, script=script)

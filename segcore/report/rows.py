@@ -1,13 +1,15 @@
 """Rows: the document of scores -> *what the page says about it*: headline, table of images, their order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from segcore.classes import ClassInfo
 from segcore.report.content import Chip, Fact, ImageRow
 from segcore.report.html import change_of, number, percent, points, span, tone, units
 from segcore.results import ItemResult, headline_part
 from segcore.scoring.areas import UNIT_LABELS
+from segcore.scoring.counts import has_background
 from segcore.scoring.intervals import FEWEST
 
 MAX_ROWS = 500
@@ -22,15 +24,30 @@ HEADLINE_LABELS = {
     },
     "instances": {"pq": "panoptic quality (PQ)"},
 }
+_LABELS_OF_ALL = {"miou": "mean IoU", "mean_dice": "mean Dice", "pixel_accuracy": "pixel accuracy"}
+"""Those where no class is the background."""
 _LARGER = {"um2": ("mm2", 1e5), "m2": ("ha", 1e4), "mm3": ("ml", 1e3)}
 """Unit -> the larger one that takes over from this value on."""
 
 
-def area_text(area: Mapping[str, float]) -> str:
-    """An area for people: `12.5 ha`; in pixels where the size of a pixel is not known."""
-    for unit, (larger, limit) in _LARGER.items():
+def common_units(areas: Iterable[Mapping[str, float]]) -> dict[str, str]:
+    """Unit -> the one that all areas of a column are told in: as the largest of them reads well."""
+    known = list(areas)
+    return {
+        unit: larger if max((area.get(unit, 0.0) for area in known), default=0.0) >= limit else unit
+        for unit, (larger, limit) in _LARGER.items()
+    }
+
+
+def area_text(area: Mapping[str, float], units: Mapping[str, str] | None = None) -> str:
+    """An area for people: `12.5 ha`; in pixels where the size of a pixel is not known.
+
+    Args:
+        area: by unit.
+        units: of its column, as `common_units` gives them; by default those of this area alone.
+    """
+    for unit, chosen in (units or common_units([area])).items():
         if unit in area:
-            chosen = larger if area[unit] >= limit else unit
             return f"{number(area[chosen])} {UNIT_LABELS[chosen]}"
     return f"{number(area['px'])} px"
 
@@ -44,6 +61,12 @@ def headline_score(entry: Mapping[str, Any]) -> float | None:
     """The score that images are ranked by: IoU without background."""
     score: float | None = entry.get("overall", {}).get(HEADLINE)
     return score
+
+
+def headline_labels(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The scores of the headline, by the parts of the document; none "without background" where there is none."""
+    classes = [ClassInfo.model_validate(value) for value in document["classes"]]
+    return HEADLINE_LABELS if has_background(classes) else {**HEADLINE_LABELS, "overall": _LABELS_OF_ALL}
 
 
 def worst_first(document: Mapping[str, Any]) -> list[str]:
@@ -70,12 +93,14 @@ def chips(
     states = [item.state for item in items]
     shown = [Chip("images scored", number(states.count("done")))]
     if states.count("skipped"):
-        shown.append(Chip("not scored", number(states.count("skipped"))))
+        reasons = {item.details.get("reason") for item in items if item.state == "skipped"}
+        why = "without a target" if reasons == {"no target"} else "not scored"
+        shown.append(Chip(why, number(states.count("skipped"))))
     shown.append(Chip("failed", number(num_failed), "bad" if num_failed else "plain"))
     split, part = headline_part(document)
     change = change_of(since, split) if since else {}
     where = f", {split}" if split else ""
-    for kind, labels in HEADLINE_LABELS.items():
+    for kind, labels in headline_labels(document).items():
         scores = part.get(kind) or {}
         for key, label in labels.items():
             if scores.get(key) is not None:
@@ -123,6 +148,7 @@ def image_rows(
     changes: Mapping[str, float] | None = None,
     skipped: Mapping[str, float] | None = None,
     num_objects: Mapping[str, int] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> tuple[ImageRow, ...]:
     """The table of images: failed ones on top, then the worst first.
 
@@ -132,7 +158,9 @@ def image_rows(
         changes: image id -> change of its score since an earlier report, where there is one.
         skipped: image id -> share of its tiles that were not inferred, where it is known.
         num_objects: image id -> how many it has, where they were measured.
+        sources: image id -> name of its file, where that is to be shown.
     """
+    sources, units = sources or {}, _units_of_classes(document)
     failed = [
         ImageRow(item.image or item.source or "?", "", "failed", item.error or "failed", {}, {}, {})
         for item in items
@@ -143,12 +171,22 @@ def image_rows(
     def row(image_id: str) -> ImageRow:
         more = {"change": changes, "skipped": skipped, "num_objects": num_objects}
         known: dict[str, Any] = {name: values.get(image_id) for name, values in more.items()}
-        return replace(_row(image_id, document["per_image"][image_id]), **known)
+        made = _row(image_id, document["per_image"][image_id], units)
+        return replace(made, source=sources.get(image_id, ""), **known)
 
     return (*failed, *map(row, worst_first(document)))
 
 
-def _row(image_id: str, entry: Mapping[str, Any]) -> ImageRow:
+def _units_of_classes(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Class name -> the units of its column."""
+    columns: dict[str, list[Mapping[str, float]]] = {}
+    for entry in document["per_image"].values():
+        for name, area in entry["areas"].items():
+            columns.setdefault(name, []).append(area)
+    return {name: common_units(areas) for name, areas in columns.items()}
+
+
+def _row(image_id: str, entry: Mapping[str, Any], units: Mapping[str, Mapping[str, str]]) -> ImageRow:
     return ImageRow(
         image=image_id,
         split=entry["split"] or "",
@@ -156,7 +194,7 @@ def _row(image_id: str, entry: Mapping[str, Any]) -> ImageRow:
         note=_note(entry),
         overall=entry.get("overall", {}),
         class_iou={name: scores["iou"] for name, scores in entry.get("per_class", {}).items()},
-        areas={name: (area_text(area), area_size(area)) for name, area in entry["areas"].items()},
+        areas={name: (area_text(area, units[name]), area_size(area)) for name, area in entry["areas"].items()},
     )
 
 

@@ -226,3 +226,8 @@ def foreground_rows(classes: Sequence[ClassInfo]) -> list[int]:
     """
     rows = [row for row, info in enumerate(classes) if info.name.strip().lower() != "background"]
     return rows or list(range(len(classes)))
+
+
+def has_background(classes: Sequence[ClassInfo]) -> bool:
+    """True if scores without background are others than those of all classes."""
+    return len(foreground_rows(classes)) < len(classes)

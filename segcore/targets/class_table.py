@@ -12,7 +12,7 @@ import fsspec
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from segcore.classes import IGNORE, PALETTE, RGB, ClassInfo
+from segcore.classes import IGNORE, RGB, ClassInfo, default_color
 from segcore.errors import ConfigError
 
 IGNORE_16 = 65535
@@ -157,7 +157,7 @@ class _Builder:
         if known is not None and known.name != name:
             raise ConfigError(f"{where}: id {number} is '{known.name}' already, got '{name}'; ids must differ")
         if known is None:
-            shown = color or PALETTE[number % len(PALETTE)]
+            shown = color or default_color(number, name)
             try:
                 self.classes[number] = ClassInfo(id=number, name=name, color=shown)
             except ValidationError as error:

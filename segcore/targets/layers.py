@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from segcore.classes import PALETTE, ClassInfo
+from segcore.classes import ClassInfo, default_color
 from segcore.errors import SourceError
 from segcore.sources.base import Pixels, Valid
 from segcore.targets.class_table import ClassTable
@@ -56,8 +56,8 @@ def named_layers(uri: str, names: Sequence[str], table: ClassTable | None, numbe
     order = {name: at for at, name in enumerate(dict.fromkeys(names), 1)}
     ids = tuple(numbers) or tuple(order[name] for name in names)
     own = dict(zip(ids, names, strict=True))
-    classes = [ClassInfo(id=0, name="background", color=PALETTE[0])]
-    classes += [ClassInfo(id=n, name=own[n], color=PALETTE[n % len(PALETTE)]) for n in sorted(own)]
+    classes = [ClassInfo(id=0, name="background", color=default_color(0, "background"))]
+    classes += [ClassInfo(id=n, name=own[n], color=default_color(n, own[n])) for n in sorted(own)]
     return Naming(ClassTable(classes=tuple(classes)), ids, 0)
 
 

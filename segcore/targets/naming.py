@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segcore.classes import PALETTE, RGB, ClassInfo
+from segcore.classes import RGB, ClassInfo, default_color
 from segcore.errors import SourceError
 from segcore.targets.class_table import IGNORE_16, MAX_NAMED, MAX_UNNAMED_ID, ClassTable
 from segcore.targets.shapes import Shapes, plain
@@ -73,7 +73,7 @@ def table_of(names: Iterable[str], colors: Mapping[str, RGB]) -> ClassTable:
     """The classes of shapes that come without a table: background, then the names in order."""
     kept = {name for name in names if name.lower() != BACKGROUND and not _means_ignore(name)}
     ordered = [BACKGROUND, *sorted(kept, key=_by_number_then_name)]
-    shown = (colors.get(name, PALETTE[number % len(PALETTE)]) for number, name in enumerate(ordered))
+    shown = (colors.get(name, default_color(number, name)) for number, name in enumerate(ordered))
     classes = (
         ClassInfo(id=i, name=name, color=color) for i, (name, color) in enumerate(zip(ordered, shown, strict=True))
     )
@@ -83,7 +83,7 @@ def table_of(names: Iterable[str], colors: Mapping[str, RGB]) -> ClassTable:
 def agreed_table(found: Iterable[Sequence[ClassInfo]]) -> ClassTable:
     """The classes of several images of shapes together, each by its name; a colour of its own wins over a default."""
     known = [info for classes in found for info in classes]
-    own = [info for info in reversed(known) if info.color != PALETTE[info.id % len(PALETTE)]]
+    own = [info for info in reversed(known) if info.color != default_color(info.id, info.name)]
     return table_of({info.name for info in known}, {info.name: info.color for info in own})
 
 

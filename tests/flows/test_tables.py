@@ -43,7 +43,7 @@ def test_lines_tell_boundaries_objects_intervals_and_the_other_mask() -> None:
         "objects      pq    ap50  target_objects  mask_objects",
         "all      0.6000  0.5000              12            11",
     ]
-    assert lines[7] == "boundaries: hd95 and assd in um, capped at 32 um; right within 1 um"
+    assert lines[7] == "boundaries: hd95 and assd in µm, capped at 32 µm; right within 1 µm"
     assert lines[8] == (
         "95 % intervals (3 images drawn 1000 times): miou 0.7000 to 0.8000, iou without background 0.6500 to 0.7500"
     )

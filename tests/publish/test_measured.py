@@ -35,6 +35,15 @@ def test_a_class_without_objects_has_none_and_takes_no_unit_away() -> None:
         assert [(row.num_objects, row.size, row.mean_size) for row in table.rows] == [expected]
 
 
+def test_a_column_has_one_unit() -> None:
+    large = {"objects": 2, "area_px": 9, "area_m2": 4e5, "area_ha": 40.0}
+    small = {"objects": 1, "area_px": 9, "area_m2": 500.0, "area_ha": 0.05}
+    table = object_table({"a": {"background": large, "foreground": small}}, 1, CLASSES)
+    assert table is not None
+    assert [row.size for row in table.rows] == ["40 ha", "0.0500 ha"]
+    assert [row.mean_size for row in table.rows] == ["20 ha", "0.0500 ha"]
+
+
 def test_masks_without_objects_have_a_table_without_rows_and_unmeasured_ones_none() -> None:
     table = object_table({"a": {}}, 1, CLASSES)
     assert table is not None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,8 @@ def test_report_without_any_target_shows_areas(tmp_path: Path) -> None:
     assert "1\u202f200 px" in page
     assert "no target" in page
     assert 'id="scores"' not in page
+    assert "Errors are red" not in page
+    assert "without a target" in page
     assert result.exit_code == 0
 
 
@@ -193,8 +196,30 @@ def test_report_of_a_named_mask_keeps_the_model_and_its_curves(tmp_path: Path) -
     ws.objects.put("runs/r7/curve.csv", b"step,loss\n0,2\n10,1\n")
     result = report(ReportConfig(workspace=ws.uri, model="foo"))
     document = json.loads(Path(result.paths[1]).read_text(encoding="utf-8"))
-    assert document["provenance"]["Model"] == {"name": "cells", "training.run": "r7"}
+    assert document["provenance"]["Model"] == {"id": "cells-01234567", "name": "cells", "training.run": "r7"}
     assert "Training of run r7" in Path(result.paths[0]).read_text(encoding="utf-8")
+
+
+def test_provenance_names_a_model_that_lies_elsewhere_and_the_settings_of_the_scores(tmp_path: Path) -> None:
+    ws = Workspace.open(str(tmp_path / "ws"), create=True)
+    put_image(ws, "only", np.ones((1, 40, 30), np.uint8))
+    put_label(ws, "only", "m", np.ones((40, 30), np.uint8), attributes={"model": {"id": "x-1", "digest": "abc"}})
+    provenance = _told(ws)["provenance"]
+    assert provenance["Model"] == {"id": "x-1", "digest": "abc"}
+    scoring = provenance["Scoring"]
+    assert (scoring["both_empty"], scoring["boundary.tolerance"], scoring["resamples"]) == ("undefined", "2px", "1000")
+
+
+def test_names_of_sources_are_shown_where_the_id_tells_them_too(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {"a-scan-0123abcd": "/in/a scan.ome.tiff", "0123456789abcdef": "/in/hidden.tif", "mine": "/in/other.tif"}
+    made = [replace(made_score(0), image_id=id_, source=uri, worst_tiles=()) for id_, uri in ids.items()]
+    monkeypatch.setattr(stage, "score_masks", lambda *_: Scored("m", tuple(made), ()))
+    monkeypatch.setattr(pictured, "MAX_OVERLAYS", 0)
+    page = Path(report(ReportConfig(workspace=workspace.uri, model="a")).paths[0]).read_text(encoding="utf-8")
+    assert "/in/" not in page
+    assert re.findall(r'<span class="source">([^<]*)<', page) == ["a scan.ome.tiff"]
 
 
 def test_picture_that_fails_as_nobody_foresaw_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,4 +344,6 @@ def test_a_tile_of_a_volume_is_named_with_its_plane(tmp_path: Path) -> None:
     put_label(ws, "a", "target", target, axes=("z", "y", "x"))
     put_label(ws, "a", "m", mask, axes=("z", "y", "x"))
     result = report(ReportConfig(workspace=ws.uri, model="m"))
-    assert "z 3, y 0, x 0: " in Path(result.paths[0]).read_text(encoding="utf-8")
+    page = Path(result.paths[0]).read_text(encoding="utf-8")
+    assert "z 3, y 0, x 0: " in page
+    assert "280 x 300 px · plane 3 of 4 · " in page

@@ -55,6 +55,18 @@ def test_pages_are_quiet_and_fit_a_phone(page: Page, folder: Path, name: str) ->
     assert page.complaints == []
 
 
+@pytest.mark.parametrize("name", ["report.html", "compare.html"])
+def test_captions_fit_a_phone_though_their_tables_do_not(page: Page, folder: Path, name: str) -> None:
+    page.show(width=PHONE)
+    page.open((folder / name).as_uri(), LOADED)
+    ends = page.value("[...document.querySelectorAll('caption')].map((it) => it.getBoundingClientRect().right)")
+    assert len(ends) > 1
+    assert max(ends) <= PHONE
+    page.value("document.querySelectorAll('.scroll').forEach((it) => it.scrollLeft = 9999)")
+    starts = page.value("[...document.querySelectorAll('caption')].map((it) => it.getBoundingClientRect().left)")
+    assert min(starts) >= 0
+
+
 def test_a_name_without_a_break_fits_a_phone(page: Page, folder: Path) -> None:
     """The names of real images are digests of 64 digits, and one stands over the plan of its mask."""
     page.show(width=PHONE)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -127,7 +128,7 @@ def test_change_since_the_last_report_is_told() -> None:
     assert "in points of a hundred, on the 2 images that both have." in page.text
     assert [cell for cell in page.all("td") if cell.get("class") == "num good"] == []
     assert "of fewer than 6 images, even an interval without 0 may come from their choice" in page.text
-    many = _Page(render(replace(_content(), since={**SINCE, "num_units": 6})))
+    many = _Page(render(replace(_content(), classes=default_classes(2), since={**SINCE, "num_units": 6})))
     assert len([cell for cell in many.all("td") if cell.get("class") == "num good"]) == len(COMPARED_LABELS)
     assert "does not come from the choice of images" in many.text
     part = replace(
@@ -168,6 +169,31 @@ def test_comparison_is_escaped_and_says_which_minus_which() -> None:
     assert "The 1 of 4 that changed most" in page.text
     assert "1 of 9 images." in page.text
     assert all(image["alt"] for image in page.all("img"))
+
+
+def test_the_table_of_images_has_no_empty_columns() -> None:
+    area = {"background": ("1 px", 1.0), "foreground": ("2 px", 2.0)}
+    bare = ImageRow("a", "", "skipped", "", {}, {}, area)
+    iou = {"miou": 0.5, "foreground_iou": 0.5, "pixel_accuracy": None}
+    scored = replace(bare, split="val", note="said", overall=iou, class_iou={"foreground": 0.5})
+    classes = default_classes(2)
+
+    def heads(rows: tuple[ImageRow, ...], classes: tuple[ClassInfo, ...]) -> list[str]:
+        html = render(replace(_content(), images=rows, classes=classes, detailed=classes[-1:]))
+        head = html[html.index("data-sort>") :].split("<tbody>")[0]
+        return re.findall(r">([^<]+)</th>", head)
+
+    assert heads((bare,), classes) == ["image", "foreground: size"]
+    some = ["image", "split", "IoU without background", "mean IoU", "foreground: IoU", "foreground: size", "note"]
+    assert heads((bare, scored), classes) == some
+    some.remove("IoU without background")
+    assert heads((bare, scored), classes[1:]) == some
+
+
+def test_scores_without_background_are_shown_where_there_is_one() -> None:
+    classes = default_classes(2)
+    assert "IoU without background" in render(replace(_content(), classes=classes))
+    assert "without background" not in render(replace(_content(), classes=classes[1:]))
 
 
 def test_page_is_accessible() -> None:

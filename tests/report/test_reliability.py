@@ -9,7 +9,7 @@ import numpy as np
 from segcore.classes import ClassInfo
 from segcore.config import ReportConfig
 from segcore.publish import report
-from segcore.report.reliability import reliability_panel, reliability_svg
+from segcore.report.reliability import SURE, reliability_panel, reliability_svg
 from segcore.store import Workspace
 from tests.synthetic import put_image, put_label, put_probs
 
@@ -51,3 +51,4 @@ def test_the_diagram_is_a_drawing_of_the_bins_that_hold_pixels() -> None:
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
     assert drawn == reliability_svg({"$a^{": (bins, "#123456")})
     assert drawn.count(b"#123456") > 2
+    assert b"stroke-dasharray" in reliability_svg({SURE: (bins, "#123456")}).split(b"#123456", 1)[0][-600:]

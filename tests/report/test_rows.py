@@ -17,7 +17,9 @@ def _entry(iou: float | None, split: str | None = None, unpredicted: int = 0) ->
     return entry
 
 
-DOCUMENT = {
+CLASSES = [{"id": 0, "name": "background", "color": (0, 0, 0)}, {"id": 1, "name": "cell", "color": (1, 2, 3)}]
+DOCUMENT: dict[str, Any] = {
+    "classes": CLASSES,
     "overall": {"foreground_iou": 0.7, "foreground_dice": 0.8, "pixel_accuracy": 0.9},
     "per_split": {
         "val": {"overall": {"foreground_iou": 0.5, "foreground_dice": 0.6, "pixel_accuracy": None}, "interval": None}
@@ -69,6 +71,24 @@ def test_rows_put_failures_on_top_and_say_what_was_left_out() -> None:
     assert rows[1].areas == {"cell": ("1\u202f200 px", 1200)}
 
 
+@pytest.mark.parametrize(
+    ("reasons", "label"), [(["no target"], "without a target"), (["no target", "x"], "not scored")]
+)
+def test_chips_say_why_there_is_no_score_where_one_reason_is_all(reasons: list[str], label: str) -> None:
+    items = [ItemResult(state="skipped", image=reason, details={"reason": reason}) for reason in reasons]
+    assert (chips(DOCUMENT, items, 0)[1].label, chips(DOCUMENT, items, 0)[1].value) == (label, str(len(reasons)))
+
+
+def test_chips_are_of_all_classes_where_none_is_the_background() -> None:
+    part = {"overall": {"foreground_iou": 0.5, "miou": 0.5, "mean_dice": 0.6, "pixel_accuracy": 0.7}, "interval": None}
+    shown = chips({**DOCUMENT, "classes": CLASSES[1:], "per_split": {"val": part}}, ITEMS, 0)[3:]
+    assert [(chip.label, chip.value) for chip in shown] == [
+        ("mean IoU, val", "50.0 %"),
+        ("mean Dice, val", "60.0 %"),
+        ("pixel accuracy, val", "70.0 %"),
+    ]
+
+
 def test_chips_prefer_images_that_were_not_trained_on() -> None:
     shown = [(chip.label, chip.value, chip.tone) for chip in chips(DOCUMENT, ITEMS, 3)]
     assert shown == [
@@ -93,6 +113,13 @@ def test_chips_prefer_images_that_were_not_trained_on() -> None:
 )
 def test_area_is_in_a_unit_that_reads_well(area: dict[str, float], text: str) -> None:
     assert area_text(area) == text
+
+
+def test_a_column_of_areas_has_the_unit_that_its_largest_reads_well_in() -> None:
+    areas = [{"px": 1, "m2": 125000.0, "ha": 12.5}, {"px": 1, "m2": 900.0, "ha": 0.09}, {"px": 12}]
+    images = {str(n): {**_entry(0.5), "areas": {"cell": area}} for n, area in enumerate(areas)}
+    rows = image_rows({**DOCUMENT, "per_image": images}, ())
+    assert [row.areas["cell"][0] for row in rows] == ["12.5 ha", "0.0900 ha", "12 px"]
 
 
 def test_areas_are_sorted_by_their_own_unit() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segcore.classes import PALETTE
+from segcore.classes import PALETTE, default_classes
 from segcore.errors import ConfigError
 from segcore.targets import load_classes
 
@@ -87,6 +87,12 @@ def test_classes_without_colours_get_default_ones(tmp_path: Path) -> None:
 def test_ids_over_254_need_uint16(tmp_path: Path) -> None:
     table = load_classes(write(tmp_path, "t.csv", "id,name\n0,a\n300,b\n65535,nothing\n"))
     assert (table.dtype, table.ignore, table.ignored_values) == ("uint16", 65535, (65535,))
+
+
+def test_only_a_background_is_black_by_default(tmp_path: Path) -> None:
+    table = load_classes(write(tmp_path, "t.csv", "name\nforest\nBackground\nwater\n"))
+    assert [found.color == PALETTE[0] for found in table.classes] == [False, True, False]
+    assert len({found.color for found in default_classes(8)}) == 8
 
 
 @pytest.mark.parametrize(
