@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: help setup demo ui test test-slow test-mask-rcnn lint format reference openlayers lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Create .venv with everything in requirements.lock (all extras but zoo)
 
@@ -43,7 +43,7 @@ test-slow: setup ## Run the slow tests (kills, servers, large images, more cases
 ZOO := .zoo
 
 $(ZOO)/.installed: requirements.lock
-	$(PIP) install --quiet --no-deps --upgrade --target $(ZOO) torchvision==0.28.0
+	$(PIP) install --quiet --no-deps --upgrade --target $(ZOO) $(TORCHVISION)
 	@touch $@
 
 test-mask-rcnn: setup $(ZOO)/.installed ## Run the tests of Mask R-CNN, which need torchvision
@@ -77,6 +77,7 @@ openlayers: ## Renew the viewer's copy of OpenLayers (needs npm)
 # A universal lock: one file for 3.11 to 3.13, with markers where they differ. CUDA packages stay out (see .installed).
 # What is locked stays, unless pyproject.toml rules it out; `make lock UV_FLAGS=--upgrade` renews all but torch.
 TORCH := torch==2.13.0
+TORCHVISION := torchvision==0.28.0
 EXTRAS = $(shell $(PYTHON) -c 'import tomllib; \
 	print(*sorted({*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]} - {"zoo"}))')
 
@@ -90,4 +91,4 @@ lock: ## Renew requirements.lock after a change of dependencies (needs uv)
 	rm requirements.lock.new
 
 clean: ## Remove .venv and the demo's workspace
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(ZOO) demo

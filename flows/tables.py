@@ -50,7 +50,7 @@ def class_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def boundary_line(measure: Mapping[str, Any]) -> str:
     """By which measure boundaries were scored."""
-    if measure["unit"] is None or measure["cap"] is None:
+    if None in (measure["unit"], measure["cap"], measure["tolerance"]):
         return "boundaries: images of several pixel sizes, each measured in its own (see per_image in the JSON)"
     unit = LENGTH_LABELS[measure["unit"]]
     return (

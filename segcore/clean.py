@@ -116,9 +116,9 @@ def _old_masks(workspace: Workspace, config: CleanConfig) -> Iterator[Old]:
     """Of each image, masks that newer ones have replaced; the champion's counts as none of them."""
     kept = {*config.keep, *_champions_mask(workspace)}
     for image_id in workspace.begun_ids():
-        bases = _bases(workspace, image_id)
-        stay = kept | {bases[name] for name in kept & bases.keys()}
-        names = [name for name in _mask_names(workspace, image_id) if name not in stay and name not in bases]
+        roots = _roots(workspace, image_id)
+        stay = kept | {roots[name] for name in kept & roots.keys()}
+        names = [name for name in _mask_names(workspace, image_id) if name not in stay and name not in roots]
         # Only a finished mask replaces another; and a lease, which somebody may take on an old one, makes it no newer.
         made = {name: workspace.objects.newest(f"state/{image_id}/{name}", but="/lease/") for name in names}
         finished = [(when, name) for name, when in made.items() if when and workspace.is_complete(image_id, name)]
@@ -154,14 +154,24 @@ def _mask_names(workspace: Workspace, image_id: str) -> list[str]:
     return sorted(name for name in masks if name.removesuffix(SCREEN) == name or name.removesuffix(SCREEN) not in masks)
 
 
-def _bases(workspace: Workspace, image_id: str) -> dict[str, str]:
-    """Finished refined masks and what they were made of, without which they cannot be opened: both stay, or go."""
-    found: dict[str, str] = {}
-    for name in _mask_names(workspace, image_id):
+def _roots(workspace: Workspace, image_id: str) -> dict[str, str]:
+    """Finished refined masks, and the mask at the beginning of each one's chain, without which none can be opened: they
+    stay, or go, together. One whose beginning is gone is a mask of its own.
+    """
+    masks = _mask_names(workspace, image_id)
+    bases: dict[str, str] = {}
+    for name in masks:
         if workspace.is_complete(image_id, name):
             base = workspace.label(image_id, name).attributes.get("mask")
-            found |= {} if base is None else {name: str(base)}
-    return found
+            bases |= {} if base is None else {name: str(base)}
+
+    def root(name: str) -> str:
+        seen = {name}
+        while (base := bases.get(name)) is not None and base not in seen:
+            seen.add(name := base)
+        return name
+
+    return {name: root(name) for name in bases if root(name) in masks and root(name) != name}
 
 
 def _belonging(workspace: Workspace, image_id: str, mask: str) -> list[str]:
@@ -169,7 +179,7 @@ def _belonging(workspace: Workspace, image_id: str, mask: str) -> list[str]:
     nothing without it.
     """
     names = set(workspace.objects.folders(f"state/{image_id}"))
-    refined = [name for name, base in _bases(workspace, image_id).items() if base == mask]
+    refined = [name for name, root in _roots(workspace, image_id).items() if root == mask]
     arrays = {array for each in (mask, mask + SCREEN, *refined) for array in (each, instances_name(each))}
     layers = {name for name in names if is_layer(name) and name.rpartition(".")[0].partition(".")[2] in arrays}
     return sorted((arrays & names) | layers, key=lambda name: (name == mask, name))

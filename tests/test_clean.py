@@ -85,13 +85,16 @@ def test_the_champions_mask_and_those_that_are_named_stay(ws: Workspace) -> None
 
 def test_a_refined_mask_stays_or_goes_with_what_it_was_made_of(ws: Workspace) -> None:
     """It cannot be opened without; and counts as none of the newest."""
-    for name in ("m3", "m4"):
+    for name in ("m3", "m3_refined", "m4", "m4_refined"):
         refine(RefineConfig(workspace=ws.uri, model=name, images=("a",), min_size="5"))
         age(ws, 1000, f"state/a/{name}_refined")
-    kept = run(ws, what=("masks",), keep=("m3_refined",))
+    kept = run(ws, what=("masks",), keep=("m3_refined_refined",))
     assert done(kept) == {("mask", "m4", "a"), ("mask", "m5", "a")}
-    assert set(ws.label_names("a")) == {"target", "m1", "m2", "m3", "m3_refined"}
-    assert select(ws, "m3_refined", ("a",))[0].error is None
+    assert set(ws.label_names("a")) == {"target", "m1", "m2", "m3", "m3_refined", "m3_refined_refined"}
+    assert select(ws, "m3_refined_refined", ("a",))[0].error is None
+    forget(ws, "a", "m3")
+    ws.objects.delete_prefix("state/a/m3")
+    assert ("mask", "m3_refined", "a") in done(run(ws, what=("masks",)))
 
 
 def test_runs_and_reports_go_but_the_newest_report_and_a_champions(ws: Workspace) -> None:

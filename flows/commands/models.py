@@ -1,6 +1,7 @@
 """`segcore models`: which networks there are, and what each is good for."""
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
@@ -87,7 +88,8 @@ def as_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def after(paper: str) -> str:
     """The paper in short: its first author and its year."""
-    return f" ({paper.split(',')[0]}, {paper[-4:]})" if paper else ""
+    years = re.findall(r"\b(?:19|20)\d\d\b", paper)
+    return f" ({paper.split(',')[0]}, {years[-1]})" if years else ""
 
 
 def in_full(row: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import fsspec
 from pydantic import BaseModel, ConfigDict
@@ -116,7 +117,8 @@ def shown_name(image_id: str, uri: str) -> str:
     """The last part of a source's name, where the image's id tells the name too; empty where it hides it (`ids` "hash",
     or an id that somebody gave), or is the very name.
     """
-    name = uri.rstrip("/").rpartition("/")[2]
+    place = urlsplit(uri).path if "://" in uri else uri  # what follows may be a signature
+    name = place.rstrip("/").rpartition("/")[2]
     return name if image_id.startswith(f"{_slug(uri)}-") and name != image_id else ""
 
 

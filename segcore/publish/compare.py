@@ -28,7 +28,7 @@ from segcore.report import (
     render_comparison,
 )
 from segcore.report.html import number, percent, points, tone
-from segcore.report.rows import HEADLINE, HEADLINE_LABELS, MAX_ROWS
+from segcore.report.rows import HEADLINE, HEADLINE_LABELS, MAX_ROWS, headline_labels
 from segcore.results import ItemResult, StageResult, headline_part
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.fit import named
@@ -140,7 +140,7 @@ def _content(
         title=f"{first} against {second}",
         created=created,
         sides=((first, one.what), (second, other.what)),
-        chips=_chips(len(found.paired), *found.headline),
+        chips=_chips(len(found.paired), *found.headline, headline_labels(one.classes)),
         classes=one.classes,
         failures=tuple(Failure(item.image or "?", item.error or "") for item in items if item.state == "failed"),
         compared=found.scored,
@@ -193,10 +193,12 @@ def _labels(one: Side, other: Side) -> tuple[str, str]:
     return (one.name, other.name) if one.name != other.name else (f"{one.name} (A)", f"{other.name} (B)")
 
 
-def _chips(num_images: int, split: str | None, scored: Mapping[str, Any]) -> tuple[Chip, ...]:
+def _chips(
+    num_images: int, split: str | None, scored: Mapping[str, Any], shown_of: Mapping[str, Mapping[str, str]]
+) -> tuple[Chip, ...]:
     shown = [Chip("images of both", number(num_images))]
     where = f", {split}" if split else ""
-    for kind, labels in HEADLINE_LABELS.items():
+    for kind, labels in shown_of.items():
         for key, label in labels.items():
             row = scored.get(kind, {}).get(key)
             if row and row["difference"] is not None:

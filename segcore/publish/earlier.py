@@ -47,11 +47,11 @@ def since(workspace: Workspace, mask: str, images: Sequence[ImageScore], config:
     for head, table in _candidates(workspace, mask) if images else ():
         if not has_same_rows(images[0].classes, table.classes):
             continue
-        same = [pair for pair in pairs(images, table.images) if pair[0].has_target]
+        same = [pair for pair in pairs(images, table.images) if pair[0].is_scored and pair[1].is_scored]
         if not same:
             continue
         document = compared_by_split(same, head.mask, config)
-        num_both = sum(one.has_target for one, _ in matched(images, table.images))
+        num_both = sum(one.is_scored and other.is_scored for one, other in matched(images, table.images))
         return Since(head, document, _changes(differences(same, config)), num_both - len(same))
     return None
 

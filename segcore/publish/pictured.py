@@ -144,7 +144,7 @@ class Pictured:
         if image.split:
             parts.append(image.split)
         if headline_score(entry) is not None:
-            label = headline_labels(self.document)["overall"]
+            label = headline_labels(self.classes)["overall"]
             parts.append(f"{next(iter(label.values()))} {percent(headline_score(entry))}")
         rows = foreground_rows(self.classes)[:6]
         parts += [f"{self.classes[r].name} {area_text(entry['areas'][self.classes[r].name])}" for r in rows]

@@ -19,7 +19,7 @@ LIBRARIES = ("numpy", "zarr", "tensorstore", "torch", "monai", "rasterio", "tiff
 def model_of(workspace: Workspace, document: Mapping[str, Any], mask: str) -> dict[str, Any]:
     """What model.json says of the model that made the first mask; {} if it lies in no package of this workspace."""
     first = _first_mask(workspace, document, mask)
-    made_by = {} if first is None else first.attributes.get("model", {})
+    made_by = {} if first is None else first.attributes.get("model") or {}
     return _json(workspace.objects.get(f"models/{made_by.get('id', mask)}/model.json"))
 
 

@@ -112,9 +112,10 @@ def units(part: Mapping[str, Any]) -> str:
 
 
 def few_units(scores: Mapping[str, Any]) -> list[str]:
-    """Of which images an interval is made of too few, by the name of their split."""
-    parts = {"all": scores, **scores["per_split"]}
-    return [name for name, part in parts.items() if part["interval"] and part["interval"]["num_units"] < FEWEST]
+    """Which intervals are made of too few images, and of how many: `test: 3 groups`."""
+    parts = [("all", scores), *scores["per_split"].items()]
+    few = ((name, part) for name, part in parts if part["interval"] and part["interval"]["num_units"] < FEWEST)
+    return [f"{name}: {units(part)}" for name, part in few]
 
 
 def boundary_words(part: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -63,9 +63,8 @@ def headline_score(entry: Mapping[str, Any]) -> float | None:
     return score
 
 
-def headline_labels(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def headline_labels(classes: Sequence[ClassInfo]) -> dict[str, dict[str, str]]:
     """The scores of the headline, by the parts of the document; none "without background" where there is none."""
-    classes = [ClassInfo.model_validate(value) for value in document["classes"]]
     return HEADLINE_LABELS if has_background(classes) else {**HEADLINE_LABELS, "overall": _LABELS_OF_ALL}
 
 
@@ -100,7 +99,8 @@ def chips(
     split, part = headline_part(document)
     change = change_of(since, split) if since else {}
     where = f", {split}" if split else ""
-    for kind, labels in headline_labels(document).items():
+    classes = [ClassInfo.model_validate(value) for value in document["classes"]]
+    for kind, labels in headline_labels(classes).items():
         scores = part.get(kind) or {}
         for key, label in labels.items():
             if scores.get(key) is not None:
@@ -190,7 +190,7 @@ def _row(image_id: str, entry: Mapping[str, Any], units: Mapping[str, Mapping[st
     return ImageRow(
         image=image_id,
         split=entry["split"] or "",
-        state="done" if entry["has_target"] else "skipped",
+        state="done" if any(map(any, entry.get("confusion", ()))) else "skipped",
         note=_note(entry),
         overall=entry.get("overall", {}),
         class_iou={name: scores["iou"] for name, scores in entry.get("per_class", {}).items()},
@@ -205,5 +205,5 @@ def _note(entry: Mapping[str, Any]) -> str:
     unpredicted = entry["excluded_px"]["unpredicted"]
     counted = sum(sum(row) for row in entry["confusion"])
     if counted == 0:
-        return "no pixel with a target is usable"
+        return "no pixel that counts"
     return f"{percent(unpredicted / (unpredicted + counted))} not predicted" if unpredicted else ""

@@ -71,9 +71,9 @@ class Counts:
         return int(self.confusion.sum())
 
     @property
-    def uncounted_px(self) -> int:
-        """All others."""
-        return self.ignored_px + self.unpredicted_px + self.invalid_px
+    def unlabelled_px(self) -> int:
+        """Pixels of which nobody said what they are."""
+        return self.ignored_px + self.invalid_px
 
     @property
     def wrong_px(self) -> int:

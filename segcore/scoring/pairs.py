@@ -55,7 +55,7 @@ def compared(paired: Sequence[tuple[ImageScore, ImageScore]], name: str, config:
         name: of the other mask.
         config: the rules.
     """
-    scored = [pair for pair in paired if pair[0].has_target]
+    scored = [pair for pair in paired if pair[0].is_scored and pair[1].is_scored]
     ours, theirs = [one for one, _ in scored], [replace(other, image_id=one.image_id) for one, other in scored]
     return comparison(ours[0].classes, ours, Against(name, theirs), config)
 
@@ -78,7 +78,7 @@ def differences(paired: Sequence[tuple[ImageScore, ImageScore]], config: ScoreCo
     """Of every pair with a target: `image`, `split`, and under `overall` and `per_class` the `value` of the first, the
     `other`'s, and their `difference`; None where one is not defined. An image by itself has no interval.
     """
-    scored = [pair for pair in paired if pair[0].has_target]
+    scored = [pair for pair in paired if pair[0].is_scored and pair[1].is_scored]
     if not scored:
         return []
     classes, empty = scored[0][0].classes, empty_score(config.both_empty)

@@ -132,7 +132,7 @@ def _each(result: ImageScore, classes: ClassSums, row: int, empty: float) -> Flo
             worst = result.boundary.ruler.cap if name in DISTANCES else 0.0
             of_class = zip(one.target > 0, one.mask > 0, result.boundary.classes, strict=True)
             for class_row, (in_target, in_mask, scores) in enumerate(of_class):
-                if in_target and not scores["target_px"] and result.counts.uncounted_px:
+                if in_target and not scores["target_px"] and result.counts.unlabelled_px:
                     continue  # sparse labels: nobody knows where the class ends
                 if scores[name] is not None:
                     found[class_row, column] = scores[name]

@@ -275,6 +275,8 @@ class SourceFile:
         try:
             with self._stream() as opened:
                 data = _at_most(opened, self.num_bytes + 1)
+        except SourceError:
+            raise
         except Exception as error:  # clients of object stores raise their own
             raise SourceError(f"{self.uri}: cannot be read ({_reason(error)})") from error
         if len(data) != self.num_bytes:

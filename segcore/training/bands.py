@@ -46,9 +46,10 @@ def with_bands(
         elif not re.fullmatch(r"\s*[+-]?\d+\s*", given):
             found[argument] = _named(argument, given, bands, plain)
     if "nir" not in found and "nir" not in {*config.arguments, *searched} and set(plain) <= VISIBLE:
+        numbers = "0" if len(bands) == 1 else f"0 to {len(bands) - 1}"
         raise ConfigError(
             f"architecture {config.architecture}: it takes near infrared, and the images' bands are "
-            f"{', '.join(bands)}; give arguments nir=0 to {len(bands) - 1} if one of them is, or choose another"
+            f"{', '.join(bands)}; give arguments nir={numbers} if one of them is, or choose another"
         )
     arguments = config.arguments | {argument: str(band) for argument, band in found.items()}
     told = {argument: f"{band}: the band {bands[band]}" for argument, band in found.items()}
