@@ -72,8 +72,11 @@ def test_names_of_classes_move_no_cursor() -> None:
 
 
 def test_lines_of_images_in_several_units_say_so() -> None:
-    document = {**_document(), "boundary": {"unit": None, "tolerance": None, "cap": None}}
-    assert any("several pixel sizes" in line for line in score_lines(document))
+    known = {"unit": "um", "tolerance": 1.0, "cap": 32.0}
+    assert any("capped at 32 µm" in line for line in score_lines({**_document(), "boundary": known}))
+    for other in ("unit", "tolerance", "cap"):
+        document = {**_document(), "boundary": {**known, other: None}}
+        assert any("several pixel sizes" in line for line in score_lines(document))
 
 
 def test_small_and_negative_numbers_are_short() -> None:

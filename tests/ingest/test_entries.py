@@ -8,7 +8,7 @@ import pytest
 
 from segcore.config import IngestConfig
 from segcore.errors import ConfigError, SourceError
-from segcore.ingest.entries import image_id_of, list_entries
+from segcore.ingest.entries import image_id_of, list_entries, shown_name
 from segcore.ingest.look import requests
 from segcore.sources.stamps import stamp
 
@@ -221,3 +221,16 @@ def test_a_target_pattern_without_a_match_says_so(tmp_path: Path) -> None:
     (entry,) = list_entries(config(tmp_path, sources=(str(tmp_path / "i"),), targets="{parent}/{stem}_mask.*"))
     with pytest.raises(SourceError, match=r"no target of .* matches this"):
         requests(entry, {})
+
+
+@pytest.mark.parametrize(
+    ("uri", "ids", "name"),
+    [
+        ("/data/Ünï.png", "name", "Ünï.png"),
+        ("/data/Ünï.png", "hash", ""),
+        ("https://host/a.tif?X-Amz-Signature=b/c", "name", "a.tif"),
+        ("s3://bucket/scans/a.svs", "name", "a.svs"),
+    ],
+)
+def test_the_name_that_is_shown_holds_no_signature_and_hides_with_the_id(uri: str, ids: str, name: str) -> None:
+    assert shown_name(image_id_of(uri, ids), uri) == name
