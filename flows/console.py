@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from flows.options import Switches
-from flows.tables import score_lines, shown, table_lines
+from flows.tables import score_lines, shown, table_lines, to_four_figures
 from segcore.progress import Progress, Silent
 from segcore.results import STATED, ItemResult, StageResult
 
@@ -187,18 +187,14 @@ def tuned_lines(details: Mapping[str, Any]) -> Iterator[str]:
     """The trials of a study as a table, the best of them, and how to train it again."""
     trials = details["trials"]
     yield f"study: {details['study']}"
-    rows = {
-        str(row["trial"]): {"state": row["state"], "score": row["score"], **_rounded(row["params"])} for row in trials
-    }
+    rows = {}
+    for row in trials:  # the command has the numbers in full
+        params = {name: to_four_figures(value) for name, value in row["params"].items()}
+        rows[str(row["trial"])] = {"state": row["state"], "score": row["score"], **params}
     yield from table_lines("trial", rows)
     if best := details.get("best"):
         yield f"best: trial {best['trial']}, run {best['run']}, model {best['model']}"
         yield f"to train with its settings: {details['command']}"
-
-
-def _rounded(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of a trial to four figures; the command has them in full."""
-    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in params.items()}
 
 
 def planned_lines(details: Mapping[str, Any]) -> Iterator[str]:

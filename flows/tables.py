@@ -95,7 +95,12 @@ def chosen(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def rounded(boundary: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a boundary; lengths may be of any size, and nobody reads their tenth figure."""
-    return {name: None if value is None else float(f"{value:.4g}") for name, value in chosen(boundary).items()}
+    return {name: to_four_figures(value) for name, value in chosen(boundary).items()}
+
+
+def to_four_figures(value: Any) -> Any:
+    """A number as short as a person wants it in a table; all else as it is."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def shown(value: Any) -> str:

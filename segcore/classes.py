@@ -25,9 +25,14 @@ OTHER_ZERO: RGB = (136, 34, 85)
 """Of class 0 where it is no background (Paul Tol's wine): black is the colour of what is not looked for."""
 
 
+def is_background(name: str) -> bool:
+    """True of the name of a class that is what nobody looks for, in any case."""
+    return name.strip().lower() == BACKGROUND
+
+
 def default_color(number: int, name: str) -> RGB:
-    """The colour of a class that has none of its own: black if it is named background, in any case."""
-    if name.strip().lower() == BACKGROUND:
+    """The colour of a class that has none of its own: black if it is the background."""
+    if is_background(name):
         return PALETTE[0]
     return (OTHER_ZERO, *PALETTE[1:])[number % len(PALETTE)]
 

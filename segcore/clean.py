@@ -9,7 +9,7 @@ A mask goes like one that is replaced: under its own lease, mark of completeness
 or none, and whoever writes it at this moment keeps it. Ages are told by the store's clock.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,11 +126,11 @@ def _old_masks(workspace: Workspace, config: CleanConfig) -> Iterator[Old]:
         for mask in sorted(set(names) - newest):
             written = workspace.objects.newest(f"state/{image_id}/{mask}")
             if written is not None:
-                yield _old_mask(workspace, image_id, mask, written)
+                yield _old_mask(workspace, image_id, mask, written, [name for name in roots if roots[name] == mask])
 
 
-def _old_mask(workspace: Workspace, image_id: str, mask: str, written: datetime) -> Old:
-    names = _belonging(workspace, image_id, mask)
+def _old_mask(workspace: Workspace, image_id: str, mask: str, written: datetime, refined: Sequence[str]) -> Old:
+    names = _belonging(workspace, image_id, mask, refined)
     states = [f"state/{image_id}/{each}" for each in (mask, *(each for each in names if each != mask))]
     prefixes = (*states, *(array_prefix(image_id, each) for each in names))
     arrays = tuple((image_id, each) for each in names)
@@ -174,12 +174,11 @@ def _roots(workspace: Workspace, image_id: str) -> dict[str, str]:
     return {name: root(name) for name in bases if root(name) in masks and root(name) != name}
 
 
-def _belonging(workspace: Workspace, image_id: str, mask: str) -> list[str]:
+def _belonging(workspace: Workspace, image_id: str, mask: str, refined: Sequence[str]) -> list[str]:
     """What was made with or of a mask: objects, screen, refined ones, layers; and last itself, so that a kill leaves
     nothing without it.
     """
     names = set(workspace.objects.folders(f"state/{image_id}"))
-    refined = [name for name, root in _roots(workspace, image_id).items() if root == mask]
     arrays = {array for each in (mask, mask + SCREEN, *refined) for array in (each, instances_name(each))}
     layers = {name for name in names if is_layer(name) and name.rpartition(".")[0].partition(".")[2] in arrays}
     return sorted((arrays & names) | layers, key=lambda name: (name == mask, name))

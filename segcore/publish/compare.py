@@ -28,7 +28,7 @@ from segcore.report import (
     render_comparison,
 )
 from segcore.report.html import number, percent, points, tone
-from segcore.report.rows import HEADLINE, HEADLINE_LABELS, MAX_ROWS, headline_labels
+from segcore.report.rows import HEADLINE, HEADLINE_LABELS, MAX_ROWS, detailed, headline_labels
 from segcore.results import ItemResult, StageResult, headline_part
 from segcore.scoring.counts import foreground_rows
 from segcore.scoring.fit import named
@@ -39,8 +39,6 @@ from segcore.shown import coarse_plane, read_ids, read_picture
 from segcore.store import Label, Workspace
 
 MAX_PICTURES = 12
-MAX_DETAILED = 6
-"""With more classes the table of images has no columns for each."""
 FORMAT = 1
 """Version of compare.json."""
 
@@ -146,7 +144,7 @@ def _content(
         compared=found.scored,
         images=tuple(_row(row) for row in found.ordered[:MAX_ROWS]),
         num_images_left_out=max(0, len(found.rows) - MAX_ROWS),
-        detailed=_detailed(one),
+        detailed=detailed(one.classes),
         pictures=changed,
         num_pictures_left_out=len(found.paired) - len(changed),
         headline_split=found.headline[0],
@@ -220,11 +218,6 @@ def _notes(one: Side, other: Side, num_paired: int) -> tuple[str, ...]:
                 "other has none with the same content and target at the same level."
             )
     return tuple(found)
-
-
-def _detailed(side: Side) -> tuple[Any, ...]:
-    rows = foreground_rows(side.classes)
-    return tuple(side.classes[row] for row in rows) if len(rows) <= MAX_DETAILED else ()
 
 
 def _row(row: Mapping[str, Any]) -> ComparedImage:

@@ -12,7 +12,7 @@ from segcore.config import ScoreConfig
 from segcore.errors import StoreError
 from segcore.report.rows import HEADLINE
 from segcore.reports import Head, heads, lineage, table_key
-from segcore.scoring.pairs import compared_by_split, differences, has_same_rows, matched, pairs
+from segcore.scoring.pairs import both_scored, compared_by_split, differences, has_same_rows, matched, pairs
 from segcore.scoring.summary import ImageScore
 from segcore.scoring.table import Table, from_parquet
 from segcore.store import Workspace
@@ -47,11 +47,11 @@ def since(workspace: Workspace, mask: str, images: Sequence[ImageScore], config:
     for head, table in _candidates(workspace, mask) if images else ():
         if not has_same_rows(images[0].classes, table.classes):
             continue
-        same = [pair for pair in pairs(images, table.images) if pair[0].is_scored and pair[1].is_scored]
+        same = both_scored(pairs(images, table.images))
         if not same:
             continue
         document = compared_by_split(same, head.mask, config)
-        num_both = sum(one.is_scored and other.is_scored for one, other in matched(images, table.images))
+        num_both = len(both_scored(matched(images, table.images)))
         return Since(head, document, _changes(differences(same, config)), num_both - len(same))
     return None
 

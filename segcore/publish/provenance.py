@@ -43,14 +43,18 @@ def provenance(
     found = {"Report": facts(asked), "Scoring": facts(document["settings"])}
     first = _first_mask(workspace, document, mask)
     made_by = {} if first is None else first.attributes.get("model") or {}
-    about = {key: model[key] for key in model if key not in ("classes", "format")}
-    if made_by or about:
-        found["Model"] = facts({**made_by, **about})
+    if told := {**made_by, **worth_telling(model)}:
+        found["Model"] = facts(told)
     if first is not None:
         plan_number, image_id = first.attributes.get("plan"), first.image_id
         plan = _json(workspace.objects.get(f"state/{image_id}/{mask}/{plan_number}/plan.json"))
         found[f"Plan of the first mask ({image_id})"] = facts(plan)
     return {**found, "Versions": versions()}
+
+
+def worth_telling(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Of model.json: without the classes, which the page shows, and the format."""
+    return {key: value for key, value in model.items() if key not in ("classes", "format")}
 
 
 def versions() -> tuple[Fact, ...]:

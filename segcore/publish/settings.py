@@ -7,11 +7,11 @@ from typing import Any
 from segcore import __version__
 from segcore.config import ReportConfig, ScoreConfig
 from segcore.errors import StoreError
-from segcore.publish.provenance import facts, model_of, versions
+from segcore.publish.provenance import facts, model_of, versions, worth_telling
 from segcore.publish.sides import Side
 from segcore.report import Fact
 from segcore.report.html import distance
-from segcore.scoring.boundary import Ruler
+from segcore.scoring.boundary import Ruler, common_lengths
 from segcore.scoring.document import settings_of
 from segcore.scoring.summary import ImageScore
 from segcore.store import Label
@@ -118,8 +118,7 @@ class _Made:
             attributes = self.mask.attributes
             told |= {key: attributes[key] for key in ("model", "ensemble", "code_version") if attributes.get(key)}
         known = [] if self.mask is None else [self.mask.image_id]
-        model = model_of(side.workspace, {"per_image": known}, side.mask)
-        package = {key: model[key] for key in model if key not in ("classes", "format")}
+        package = worth_telling(model_of(side.workspace, {"per_image": known}, side.mask))
         return facts({**told, **({"package": package} if package else {})})
 
 
@@ -128,18 +127,9 @@ def _boundary(side: Side) -> dict[str, Any] | None:
     rulers = {ruler for ruler in map(_ruler, side.images) if ruler is not None}
     if side.boundary is None or not rulers:
         return None
-    units, tolerances, caps, halos = (
-        {value(ruler) for ruler in rulers}
-        for value in (lambda it: it.unit, lambda it: it.tolerance, lambda it: it.cap, _halo_px)
-    )
-    is_one = len(units) == 1
-    return {
-        "asked": side.boundary["tolerance"],
-        "halo_px": halos.pop() if len(halos) == 1 else None,
-        "unit": units.pop() if is_one else None,
-        "tolerance": tolerances.pop() if is_one and len(tolerances) == 1 else None,
-        "cap": caps.pop() if is_one and len(caps) == 1 else None,
-    }
+    halos = set(map(_halo_px, rulers))
+    halo_px = halos.pop() if len(halos) == 1 else None
+    return {"asked": side.boundary["tolerance"], "halo_px": halo_px, **common_lengths(rulers)}
 
 
 def _length(value: float | None, unit: str | None) -> str:

@@ -25,18 +25,15 @@ from segcore.publish.sides import score_config
 from segcore.report import Failure, Panel, ReportContent, pictures, render
 from segcore.report.figures import confusion_svg
 from segcore.report.reliability import reliability_panel
-from segcore.report.rows import HEADLINE_LABELS, MAX_ROWS, chips, image_rows, pace_facts
+from segcore.report.rows import HEADLINE_LABELS, MAX_ROWS, chips, detailed, image_rows, pace_facts
 from segcore.reports import Head, table_key
 from segcore.results import ItemResult, StageResult, headline_part
-from segcore.scoring.counts import foreground_rows
 from segcore.scoring.document import document
 from segcore.scoring.score import Scored, score_masks
 from segcore.scoring.table import to_parquet
 from segcore.selection import mask_name
 from segcore.store import Workspace
 
-MAX_DETAILED = 6
-"""With more classes the table of images has no columns for each: it would not fit a page."""
 MAX_FAILURES = 200
 """Named in the page; report.json has them all."""
 FORMAT = 2
@@ -149,7 +146,7 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
         since=found.changed.as_json() if found.changed else None,
         headline_split=split,
         images=rows[:MAX_ROWS],
-        detailed=_detailed(pages.classes),
+        detailed=detailed(pages.classes),
         num_images_left_out=max(0, len(rows) - MAX_ROWS),
         objects=object_table(found.measured, len(found.scored.images), pages.classes),
         confusion=_confusion(first, pages.classes, split),
@@ -165,12 +162,6 @@ def _content(found: _Found, workspace: Workspace, pages: Pictured) -> ReportCont
         pace=pace_facts(summed(found.pace.values()), len(found.scored.images)),
         provenance=provenance(config, workspace, scores, mask, model),
     )
-
-
-def _detailed(classes: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
-    """The classes with columns of their own in the table of images: not the background, and none if there are many."""
-    rows = foreground_rows(classes)
-    return tuple(classes[row] for row in rows) if len(rows) <= MAX_DETAILED else ()
 
 
 def _failures(found: _Found, pages: Pictured) -> tuple[Failure, ...]:

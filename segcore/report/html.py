@@ -95,7 +95,7 @@ def distance(value: float | None, unit: str, cap: float | None = None) -> str:
     """
     if value is None:
         return "–"
-    text = f"{number(float(f'{value:.3g}'))} {LENGTH_LABELS[unit]}"
+    text = f"{figures(value)} {LENGTH_LABELS[unit]}"
     return text if cap is None or value < cap else f"≥ {text}"
 
 

@@ -9,11 +9,13 @@ from segcore.report.content import Chip, Fact, ImageRow
 from segcore.report.html import change_of, number, percent, points, span, tone, units
 from segcore.results import ItemResult, headline_part
 from segcore.scoring.areas import UNIT_LABELS
-from segcore.scoring.counts import has_background
+from segcore.scoring.counts import foreground_rows, has_background
 from segcore.scoring.intervals import FEWEST
 
 MAX_ROWS = 500
 """More images than this in one table help nobody; report.json has them all."""
+MAX_DETAILED = 6
+"""With more classes the table of images has no columns for each: it would not fit a page."""
 HEADLINE = "foreground_iou"
 """The score that images are ranked by: IoU without background."""
 HEADLINE_LABELS = {
@@ -66,6 +68,12 @@ def headline_score(entry: Mapping[str, Any]) -> float | None:
 def headline_labels(classes: Sequence[ClassInfo]) -> dict[str, dict[str, str]]:
     """The scores of the headline, by the parts of the document; none "without background" where there is none."""
     return HEADLINE_LABELS if has_background(classes) else {**HEADLINE_LABELS, "overall": _LABELS_OF_ALL}
+
+
+def detailed(classes: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
+    """The classes with columns of their own in the table of images: not the background, and none if there are many."""
+    rows = foreground_rows(classes)
+    return tuple(classes[row] for row in rows) if len(rows) <= MAX_DETAILED else ()
 
 
 def worst_first(document: Mapping[str, Any]) -> list[str]:

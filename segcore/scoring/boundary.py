@@ -25,6 +25,7 @@ a halo holds.
 import itertools
 import math
 from collections import Counter as Tally
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,16 @@ class Ruler:
     def halo(self) -> Ints:
         """Pixels per axis that a window has to show beyond its core: one more tells whether the last is a boundary."""
         return tuple(px + (side > 0) for px, side in zip(self.reach(self.cap), self.sides, strict=True))
+
+
+def common_lengths(rulers: Collection[Ruler]) -> dict[str, Any]:
+    """`unit`, `tolerance`, `cap` that all (at least one) have; None of what differs, and of lengths in other units."""
+    units = {ruler.unit for ruler in rulers}
+    found: dict[str, Any] = {"unit": units.pop() if len(units) == 1 else None}
+    for name in ("tolerance", "cap"):
+        lengths = {getattr(ruler, name) for ruler in rulers}
+        found[name] = lengths.pop() if found["unit"] is not None and len(lengths) == 1 else None
+    return found
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segcore.classes import ClassInfo
+from segcore.classes import ClassInfo, is_background
 from segcore.errors import StoreError
 from segcore.scoring.ratios import METRICS, ClassSums, class_ratios, overall_ratios
 
@@ -224,7 +224,7 @@ def foreground_rows(classes: Sequence[ClassInfo]) -> list[int]:
 
     Not id 0: in many tables (land cover, street scenes) 0 is a class like the others.
     """
-    rows = [row for row, info in enumerate(classes) if info.name.strip().lower() != "background"]
+    rows = [row for row, info in enumerate(classes) if not is_background(info.name)]
     return rows or list(range(len(classes)))
 
 

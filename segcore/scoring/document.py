@@ -20,13 +20,13 @@ import numpy as np
 
 from segcore.classes import ClassInfo
 from segcore.config import ScoreConfig
-from segcore.scoring.boundary import BOUNDARY_METRICS
+from segcore.scoring.boundary import BOUNDARY_METRICS, common_lengths
 from segcore.scoring.counts import Counts, plain
 from segcore.scoring.instances import InstanceCounts, num_objects
 from segcore.scoring.intervals import LEVEL, SEED, Sums, Tree, bootstrap, difference, middle, total
 from segcore.scoring.probs import NUM_BINS, OF_CLASS, reliability
 from segcore.scoring.ratios import Floats
-from segcore.scoring.summary import MEANS, ImageScore, alike, common_unit, empty_score, front, scores_of, sums_of
+from segcore.scoring.summary import MEANS, ImageScore, alike, empty_score, front, scores_of, sums_of
 
 FORMAT = 2
 """Version of the document."""
@@ -159,10 +159,7 @@ def _add_boundary(
     measured = [result.boundary for result in results if result.boundary is not None]
     if not measured:
         return
-    unit = common_unit(results)
-    lengths = {name: {getattr(boundary.ruler, name) for boundary in measured} for name in ("tolerance", "cap")}
-    common = {name: found.pop() if unit and len(found) == 1 else None for name, found in lengths.items()}
-    summary["boundary"] = {"unit": unit, **common}
+    summary["boundary"] = common_lengths([boundary.ruler for boundary in measured])
     for row, info in enumerate(classes):
         pixels = sum(boundary.classes[row][key] for boundary in measured for key in ("target_px", "mask_px"))
         capped = sum(boundary.classes[row]["capped_px"] for boundary in measured)

@@ -1,6 +1,6 @@
 """Pairs: two sets of scored images -> those that can be *held against each other*, like for like."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,11 @@ def has_same_rows(ours: Sequence[ClassInfo], theirs: Sequence[ClassInfo]) -> boo
     return one == other
 
 
+def both_scored(paired: Iterable[tuple[ImageScore, ImageScore]]) -> list[tuple[ImageScore, ImageScore]]:
+    """The pairs of which pixels of both masks are held against a target."""
+    return [(one, other) for one, other in paired if one.is_scored and other.is_scored]
+
+
 def compared(paired: Sequence[tuple[ImageScore, ImageScore]], name: str, config: ScoreConfig) -> dict[str, Any]:
     """The scores of all pairs with a target, with the interval of their difference, as `--against` gives them.
 
@@ -55,7 +60,7 @@ def compared(paired: Sequence[tuple[ImageScore, ImageScore]], name: str, config:
         name: of the other mask.
         config: the rules.
     """
-    scored = [pair for pair in paired if pair[0].is_scored and pair[1].is_scored]
+    scored = both_scored(paired)
     ours, theirs = [one for one, _ in scored], [replace(other, image_id=one.image_id) for one, other in scored]
     return comparison(ours[0].classes, ours, Against(name, theirs), config)
 
@@ -67,7 +72,7 @@ def compared_by_split(
 
     A split of which no pixel is held against a target is not named, as in the document of scores.
     """
-    scored = [pair for pair in paired if pair[0].is_scored and pair[1].is_scored]
+    scored = both_scored(paired)
     splits = sorted({pair[0].split for pair in scored if pair[0].split})
     of_split = {split: [pair for pair in scored if pair[0].split == split] for split in splits}
     per_split = {split: compared(part, name, config) for split, part in of_split.items()}
@@ -78,7 +83,7 @@ def differences(paired: Sequence[tuple[ImageScore, ImageScore]], config: ScoreCo
     """Of every pair with a target: `image`, `split`, and under `overall` and `per_class` the `value` of the first, the
     `other`'s, and their `difference`; None where one is not defined. An image by itself has no interval.
     """
-    scored = [pair for pair in paired if pair[0].is_scored and pair[1].is_scored]
+    scored = both_scored(paired)
     if not scored:
         return []
     classes, empty = scored[0][0].classes, empty_score(config.both_empty)
